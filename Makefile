@@ -1,0 +1,45 @@
+# `make demo` and `make test` are all a new clone needs: each makes .venv when it is missing or outdated.
+PYTHON ?= python3.11
+PORT ?= 7860
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-slow lint bench help
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+demo: $(VENV)/.demo  ## serve the app on http://127.0.0.1:7860 (PORT= changes it)
+	@echo "bthub: loading the models; the app will be on http://127.0.0.1:$(PORT) (Ctrl-C stops it)"
+	@PORT=$(PORT) HF_HUB_OFFLINE=1 $(BIN)/python space/app.py
+
+test: $(VENV)/.test lint  ## lint and run the tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" --durations 10
+
+test-slow: $(VENV)/.test  ## the tests that take minutes; BTHUB_LGG=<Kaggle folder> adds those on the full data
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.test  ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(VENV)/.demo  ## time every stage for one real slice on 2 cores
+	@HF_HUB_OFFLINE=1 $(BIN)/bthub bench
+
+# One environment; the stamps say what has been put into it. uv installs in seconds what pip takes minutes for.
+$(VENV)/.uv:
+	@echo "bthub: making the environment in $(VENV)"
+	@command -v $(PYTHON) >/dev/null || { echo "bthub: Python 3.11 is needed: install it, or name one with PYTHON="; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.uv requirements.txt pyproject.toml
+	@echo "bthub: installing the demo (about 6 GB with PyTorch; minutes the first time, seconds after)"
+	@$(BIN)/uv pip install --python $(BIN)/python --constraint requirements.txt --editable '.[space]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.demo
+	@echo "bthub: installing what training and the tests need"
+	@$(BIN)/uv pip install --python $(BIN)/python --constraint requirements.txt --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,23 @@
+"""bthub: a brain MRI slice in; tumor or not, how sure, where and how large out.
+
+Research software, not a medical device.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+# Public names are imported when they are first used: torch takes seconds, `bthub --help` must not.
+_HOME = {
+    "BthubError": "bthub.errors",
+    "Pipeline": "bthub.pipeline",
+    "Result": "bthub.result",
+    "load_pipeline": "bthub.pipeline",
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

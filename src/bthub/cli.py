@@ -1,0 +1,123 @@
+"""The command line: `bthub data build|info`, `evaluate`, `card`, `predict`, `bench`."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from bthub.errors import BthubError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; returns the exit code. Problems that the user can mend are one sentence on stderr, code 2."""
+    args = _parser().parse_args(argv)
+    return report_errors(lambda: args.run(args))
+
+
+def report_errors(action: Callable[[], int | None]) -> int:
+    """Run `action`; turn a `BthubError` into its sentence on stderr and exit code 2."""
+    try:
+        return action() or 0
+    except BthubError as error:
+        print(f"bthub: {error}", file=sys.stderr)
+        return 2
+
+
+# Each command imports what it needs when it runs: `bthub --help` doesn't wait for torch.
+
+
+def _data_build(args: argparse.Namespace) -> None:
+    from bthub.data.build import build
+
+    build(args.source, args.out)
+
+
+def _data_info(args: argparse.Namespace) -> None:
+    from bthub.data.info import describe
+
+    print(describe(args.dataset))
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from bthub.evaluate import evaluate, summary
+
+    print(summary(evaluate(args.run_folder, args.data, args.split, batch_size=args.batch_size)))
+
+
+def _card(args: argparse.Namespace) -> None:
+    from bthub.card import write
+
+    for run in args.runs:
+        print(write(run))
+
+
+def _predict(args: argparse.Namespace) -> int:
+    from bthub import predict
+
+    return predict.run(
+        args.images,
+        as_json=args.json,
+        out=args.out,
+        detector=args.detector,
+        localizer=args.localizer,
+        always_localize=args.always_localize,
+        spacing_mm=args.spacing,
+        batch_size=args.batch_size,
+    )
+
+
+def _bench(args: argparse.Namespace) -> None:
+    from bthub.bench import run
+
+    print(run(args.image, args.repeats))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bthub",
+        description="Detect, outline and measure brain tumors in MRI slices. Research software, not a medical device.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    data = commands.add_parser("data", help="build and inspect data sets").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    build = data.add_parser("build", help="a download (folder or zip) to Parquet that datasets.load_dataset reads")
+    build.add_argument("source", type=Path, help="LGG MRI Segmentation as downloaded, or an image-folder set")
+    build.add_argument("out", type=Path, help="folder to write; it must not exist yet")
+    build.set_defaults(run=_data_build)
+    info = data.add_parser("info", help="what is in a built data set")
+    info.add_argument("dataset", help="folder of `bthub data build`, or a Hub id")
+    info.set_defaults(run=_data_info)
+
+    evaluate = commands.add_parser("evaluate", help="measure a run on a split, and add the results to its folder")
+    evaluate.add_argument("run_folder", metavar="run", type=Path)
+    evaluate.add_argument("--data", required=True, help="folder of `bthub data build`, or a Hub id")
+    evaluate.add_argument("--split", required=True, help="validation, test or benchmark")
+    evaluate.add_argument("--batch-size", type=int, default=16)
+    evaluate.set_defaults(run=_evaluate)
+
+    card = commands.add_parser("card", help="write the model card (README.md) of runs from their files")
+    card.add_argument("runs", metavar="run", type=Path, nargs="+")
+    card.set_defaults(run=_card)
+
+    predict = commands.add_parser("predict", help="tumor or not, where and how large, for pictures and folders")
+    predict.add_argument("images", metavar="IMAGE", nargs="+", help="picture, folder of pictures, or URL")
+    predict.add_argument("--json", action="store_true", help="one JSON object a line")
+    predict.add_argument("--out", type=Path, help="folder for overlays, masks and results.jsonl")
+    predict.add_argument("--detector", help="run folder or Hub id; default: the one of this package")
+    predict.add_argument("--localizer", help="likewise")
+    predict.add_argument("--always-localize", action="store_true", help="outline also where no tumor was detected")
+    predict.add_argument("--spacing", type=float, nargs=2, metavar=("ROW_MM", "COL_MM"), help="pixel size, for mm²")
+    predict.add_argument("--batch-size", type=int, default=8)
+    predict.set_defaults(run=_predict)
+
+    bench = commands.add_parser("bench", help="time each stage on this machine")
+    bench.add_argument("--image", type=Path, help="default: a slice that comes with the clone")
+    bench.add_argument("--repeats", type=int, default=50)
+    bench.set_defaults(run=_bench)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

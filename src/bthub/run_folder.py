@@ -1,0 +1,207 @@
+"""A run folder is a Hub repo: what training writes is what everything else reads.
+
+    runs/resnet18-lgg/
+        config.json               the model: timm's format (classifier, with preprocessing) or transformers' (ResUNet)
+        model.safetensors         half-precision weights, calibration folded in
+        preprocessor_config.json  ResUNet: its image processor, with the three .py files of its remote code
+        training.json             configuration, environment, data, protocol, best epoch
+        split.csv                 every sample that the run was given, and in which split
+        history.csv               one row an epoch
+        calibration.json          what was fitted on validation: temperature and thresholds
+        metrics.json              `bthub evaluate`: one entry a protocol and split
+        predictions/              `bthub evaluate`: one row an image
+        README.md                 `bthub card`: rendered from the files above
+        checkpoint/  logs/        to resume from and to look at while training; never published
+
+The same folder, local or on the Hub, is what `pipeline()`, the apps and `publish` read.
+"""
+
+import csv
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from bthub.errors import BthubError
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+PREPROCESSOR = "preprocessor_config.json"
+TRAINING = "training.json"
+SPLIT = "split.csv"
+HISTORY = "history.csv"
+CALIBRATION = "calibration.json"
+METRICS = "metrics.json"
+PREDICTIONS = "predictions"
+CARD = "README.md"
+CHECKPOINT = "checkpoint"
+LOGS = "logs"
+
+CLASSIFICATION = "image-classification"
+SEGMENTATION = "image-segmentation"
+
+# A fork publishes its own: everything that names a repo of the project on the Hub takes the organisation from here.
+ORG = os.environ.get("BTHUB_ORG", "bthub")
+DEFAULTS = {"detector": "resnet18-lgg", "localizer": "resunet18-lgg"}
+
+# Where a clone keeps the runs it ships. In an installed wheel the folder isn't there, and the Hub is asked.
+SHIPPED_RUNS = Path(__file__).parents[2] / "runs"
+
+
+def hub_id(name: str) -> str:
+    """The Hub id of one of the project's own repos."""
+    return f"{ORG}/{name}"
+
+
+def default_run(stage: str) -> str:
+    """The run folder (in a clone) or Hub id (elsewhere) of the default `detector` or `localizer`."""
+    name = DEFAULTS[stage]
+    local = SHIPPED_RUNS / name
+    return str(local) if (local / CONFIG).is_file() else hub_id(name)
+
+
+def create(path: str | Path, resume: bool = False) -> Path:
+    """Make the folder of a new run; refuse to write over another one.
+
+    Args:
+        path: the folder to make.
+        resume: go on with the run that is there. A folder without a checkpoint is then started anew, unless it
+            already holds finished weights.
+    """
+    path = Path(path)
+    if (path / WEIGHTS).exists():
+        raise BthubError(f"{path} holds a finished run: choose another output folder, or remove this one")
+    if path.exists() and any(path.iterdir()) and not resume:
+        raise BthubError(f"{path} isn't empty: add --resume to go on with the run in it, or choose another folder")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    temporary.replace(path)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run to read. Use `RunFolder.open`.
+
+    Attributes:
+        path: where its files are on this machine.
+        id: the folder's name, or the Hub id.
+        revision: the Hub's commit, or `sha256:` and the first 12 digits of the weights' digest for a local folder.
+    """
+
+    path: Path
+    id: str
+    revision: str
+
+    @classmethod
+    def open(cls, source: "str | Path | RunFolder", revision: str | None = None) -> "RunFolder":
+        """Open a local run folder or a Hub repo.
+
+        Args:
+            source: a folder, or `org/name` on the Hub (downloaded once, then read from the cache).
+            revision: branch, tag or commit on the Hub.
+
+        Raises:
+            BthubError: nothing there, or what is there isn't a run.
+        """
+        if isinstance(source, RunFolder):
+            return source
+        if Path(source).is_dir():
+            if revision is not None:
+                raise BthubError(f"{source} is a local folder, which has no revision {revision!r}: leave revision out")
+            run = cls(Path(source), Path(source).resolve().name, "")
+            run._check()
+            digest = hashlib.sha256((run.path / WEIGHTS).read_bytes()).hexdigest()
+            return cls(run.path, run.id, f"sha256:{digest[:12]}")
+        run = cls(*_download(str(source), revision))
+        run._check()
+        return run
+
+    @property
+    def task(self) -> str:
+        """`image-classification` or `image-segmentation`."""
+        return SEGMENTATION if self.config.get("model_type") == "resunet" else CLASSIFICATION
+
+    @cached_property
+    def config(self) -> dict:
+        return self._json(CONFIG)
+
+    @cached_property
+    def training(self) -> dict:
+        return self._json(TRAINING)
+
+    @cached_property
+    def calibration(self) -> dict:
+        return self._json(CALIBRATION)
+
+    @cached_property
+    def metrics(self) -> dict:
+        return self._json(METRICS)
+
+    def predictions(self, key: str) -> list[dict[str, str]]:
+        """The rows of the predictions of `<protocol>/<split>`, for example `patient/test`."""
+        return self.rows(f"{PREDICTIONS}/{key.replace('/', '-')}.csv")
+
+    def rows(self, name: str) -> list[dict[str, str]]:
+        """The rows of a CSV file of the run."""
+        with self._file(name).open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def _json(self, name: str) -> dict:
+        try:
+            return json.loads(self._file(name).read_text())
+        except json.JSONDecodeError as error:
+            raise BthubError(f"{self.path / name} isn't valid JSON ({error}): restore it or train again") from error
+
+    def _file(self, name: str) -> Path:
+        file = self.path / name
+        if not file.is_file():
+            hint = {METRICS: "bthub evaluate writes it", CARD: "bthub card writes it"}.get(
+                name.split("/")[0], "the folder isn't a complete run"
+            )
+            raise BthubError(f"{self.id} has no {name} (looked at {file}): {hint}")
+        return file
+
+    def _check(self) -> None:
+        for name in (CONFIG, WEIGHTS):
+            self._file(name)
+        if self.task == CLASSIFICATION and "architecture" not in self.config:
+            raise BthubError(f"{self.path / CONFIG} names neither a timm architecture nor a resunet: it isn't a run")
+
+
+def _download(repo_id: str, revision: str | None) -> tuple[Path, str, str]:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        path = snapshot_download(
+            repo_id, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.py", "*.csv"]
+        )
+    except HFValidationError as error:
+        raise BthubError(f"{repo_id} is neither a folder here nor a Hub id like org/name") from error
+    except RevisionNotFoundError as error:
+        raise BthubError(f"{repo_id} has no revision {revision!r} on the Hub") from error
+    except RepositoryNotFoundError as error:
+        raise BthubError(
+            f"{repo_id} is neither a folder here nor a repo on the Hub that this token may read"
+        ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise BthubError(
+            f"{repo_id} isn't a folder here, and it couldn't be fetched from the Hub ({type(error).__name__}): "
+            "check the name and the network"
+        ) from error
+    # The last part of a snapshot's path is the commit that was fetched.
+    return Path(path), repo_id, Path(path).name
