@@ -1,0 +1,115 @@
+"""Who is in which split: committed tables, the same for everyone, also when only some patients are present.
+
+Protocol `patient` (the default) keeps all slices of a patient on one side. Protocol `slice` is the papers'
+stratified random 70 / 15 / 15 over slices; neighbouring slices of one patient then stand on both sides, which is
+the lesson it is kept for. In both, ten patients form the split `benchmark`: never trained, tuned or selected on.
+
+The tables are data, `splits/lgg_patient.csv` and `splits/lgg_slice.csv`. `draw_patient_split` and
+`draw_slice_split` are how they were drawn; a test draws them again from the full data and compares.
+"""
+
+import csv
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from bthub.errors import BthubError
+
+PROTOCOLS = ("patient", "slice")
+SPLITS = ("train", "validation", "test", "benchmark")
+SEED = 42
+TABLES = Path(__file__).parent / "splits"
+
+# The validation patients of the U-Net that the data's authors published (papers: Buda, Saha, Mazurowski 2019).
+BENCHMARK_PATIENTS = (
+    "TCGA_HT_7616_19940813",
+    "TCGA_CS_6668_20011025",
+    "TCGA_CS_4944_20010208",
+    "TCGA_HT_7879_19981009",
+    "TCGA_DU_7014_19860618",
+    "TCGA_DU_6408_19860521",
+    "TCGA_DU_6404_19850629",
+    "TCGA_DU_5851_19950428",
+    "TCGA_CS_6667_20011105",
+    "TCGA_HT_7692_19960724",
+)
+
+
+class SliceFact(NamedTuple):
+    """What drawing a split needs to know about one slice."""
+
+    patient_id: str
+    slice_index: int
+    tumor_pixels: int
+
+
+def patient_split(patient_id: str) -> str:
+    """The split of a patient under protocol `patient`."""
+    try:
+        return _patient_table()[patient_id]
+    except KeyError:
+        raise BthubError(
+            f"patient {patient_id} is in no split of {TABLES / 'lgg_patient.csv'}: the committed splits cover "
+            f"the {len(_patient_table())} patients of LGG MRI Segmentation; remove the folder or add a row"
+        ) from None
+
+
+def slice_split(patient_id: str, slice_index: int) -> str:
+    """The split of one slice under protocol `slice`; all slices of the benchmark patients are `benchmark`."""
+    if patient_id in BENCHMARK_PATIENTS:
+        return "benchmark"
+    try:
+        return _slice_table()[patient_id, slice_index]
+    except KeyError:
+        raise BthubError(
+            f"slice {slice_index} of patient {patient_id} is in no split of {TABLES / 'lgg_slice.csv'}: "
+            "it isn't part of LGG MRI Segmentation as published; remove the file or add a row"
+        ) from None
+
+
+def draw_patient_split(slices: Iterable[SliceFact]) -> dict[str, str]:
+    """Draw protocol `patient`: about 70 / 15 / 15 over patients, stratified by institution and tumor load.
+
+    Systematic sampling: the patients are put in order of institution, then of tumor load (tumor pixels per slice),
+    and cut into 15 consecutive groups of six or seven; each group gives one patient to validation and one to test,
+    at random, and the others to train. So every institution and every range of tumor load is met in each split.
+    """
+    pixels: dict[str, list[int]] = {}
+    for fact in slices:
+        if fact.patient_id not in BENCHMARK_PATIENTS:
+            pixels.setdefault(fact.patient_id, []).append(fact.tumor_pixels)
+    ordered = sorted(pixels, key=lambda patient: (patient.split("_")[1], np.mean(pixels[patient]), patient))
+    rng = np.random.default_rng(SEED)
+    table = {patient: "benchmark" for patient in BENCHMARK_PATIENTS}
+    for group in np.array_split(np.array(ordered), 15):
+        validation, test = rng.choice(len(group), size=2, replace=False)
+        for position, patient in enumerate(group.tolist()):
+            table[patient] = {validation: "validation", test: "test"}.get(position, "train")
+    return dict(sorted(table.items()))
+
+
+def draw_slice_split(slices: Iterable[SliceFact]) -> dict[tuple[str, int], str]:
+    """Draw protocol `slice`: 70 / 15 / 15 over all slices but the benchmark's, stratified by tumor / no tumor."""
+    from sklearn.model_selection import train_test_split
+
+    facts = sorted(fact for fact in slices if fact.patient_id not in BENCHMARK_PATIENTS)
+    label = [fact.tumor_pixels > 0 for fact in facts]
+    train, rest, _, rest_label = train_test_split(facts, label, train_size=0.7, stratify=label, random_state=SEED)
+    validation, test = train_test_split(rest, train_size=0.5, stratify=rest_label, random_state=SEED)
+    named = {"train": train, "validation": validation, "test": test}
+    return dict(sorted(((f.patient_id, f.slice_index), name) for name, part in named.items() for f in part))
+
+
+@cache
+def _patient_table() -> dict[str, str]:
+    with (TABLES / "lgg_patient.csv").open(newline="") as file:
+        return {row["patient_id"]: row["split"] for row in csv.DictReader(file)}
+
+
+@cache
+def _slice_table() -> dict[tuple[str, int], str]:
+    with (TABLES / "lgg_slice.csv").open(newline="") as file:
+        return {(row["patient_id"], int(row["slice_index"])): row["split"] for row in csv.DictReader(file)}
