@@ -1,0 +1,160 @@
+"""timm classifiers: make one, save one as a Hub repo, load one.
+
+The saved `config.json` is timm's own, which transformers reads too: the same folder loads with
+`timm.create_model("local-dir:...")`, with `pipeline("image-classification")` and here, and the preprocessing it
+names is the one used everywhere.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from timm.data import create_transform, resolve_data_config
+from torch import Tensor, nn
+
+from bthub.errors import BthubError
+from bthub.models import simple_cnn as _registers_simple_cnn  # noqa: F401
+from bthub.run_folder import CLASSIFICATION, CONFIG, WEIGHTS, RunFolder, write_json
+
+
+def create_classifier(
+    architecture: str, num_classes: int, *, pretrained: bool = False, drop_rate: float = 0.0
+) -> nn.Module:
+    """Make a timm classifier by name.
+
+    Args:
+        architecture: any timm name, or `simple_cnn`.
+        num_classes: outputs.
+        pretrained: ask the Hub for the ImageNet weights that timm names.
+        drop_rate: dropout before the last layer.
+    """
+    if not timm.is_model(architecture):
+        close = ", ".join(timm.list_models(f"*{architecture[:6]}*")[:6])
+        raise BthubError(f"timm has no architecture {architecture!r}" + (f"; close names: {close}" if close else ""))
+    return timm.create_model(architecture, pretrained=pretrained, num_classes=num_classes, drop_rate=drop_rate)
+
+
+def preprocessing(image_size: int) -> dict:
+    """The preprocessing that is saved with a classifier, in timm's terms.
+
+    Longest side to `image_size`, black borders, nothing cropped; pixels scaled to 0-1. The mean of 0 is what makes
+    timm's border black, as the background of a scan is.
+    """
+    return {
+        "input_size": [3, image_size, image_size],
+        "interpolation": "bilinear",
+        "crop_pct": 1.0,
+        "crop_mode": "border",
+        "mean": [0.0, 0.0, 0.0],
+        "std": [1.0, 1.0, 1.0],
+    }
+
+
+def eval_transform(pretrained_cfg: dict) -> Callable[[Image.Image], Tensor]:
+    """timm's own evaluation transform: RGB image of any size -> float (3, S, S)."""
+    return create_transform(**resolve_data_config(pretrained_cfg=pretrained_cfg, verbose=False))
+
+
+def last_linear(model: nn.Module) -> nn.Linear:
+    """The layer that makes the logits."""
+    layer = model.get_classifier()
+    if not isinstance(layer, nn.Linear):
+        raise BthubError(
+            f"the last layer of {type(model).__name__} is a {type(layer).__name__}, expected a Linear: "
+            "choose an architecture whose get_classifier() gives its last linear layer"
+        )
+    return layer
+
+
+def save_classifier(
+    folder: Path,
+    model: nn.Module,
+    architecture: str,
+    labels: Sequence[str],
+    image_size: int,
+    temperature: float,
+) -> None:
+    """Write `model.safetensors` (half precision) and `config.json`.
+
+    Args:
+        folder: the run folder.
+        model: the trained model; it isn't changed.
+        architecture: its timm name.
+        labels: class names, in the order of the outputs.
+        image_size: side of the square input.
+        temperature: logits are divided by this. It is folded into the last linear layer, so that every loader,
+            timm's and transformers' among them, gives calibrated probabilities.
+    """
+    state = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
+    layer = last_linear(model)
+    prefix = next(name for name, module in model.named_modules() if module is layer)
+    for key in (f"{prefix}.weight", f"{prefix}.bias"):
+        state[key] = state[key] / temperature
+    state = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    source = getattr(model, "pretrained_cfg", {})
+    config = {
+        "architecture": architecture,
+        "num_classes": len(labels),
+        "num_features": layer.in_features,
+        "label_names": list(labels),
+        # Weights are stored in half precision and run in single: transformers takes what is written here.
+        "dtype": "float32",
+        "pretrained_cfg": {
+            **{key: source[key] for key in ("first_conv", "classifier", "pool_size") if source.get(key)},
+            "num_classes": len(labels),
+            **preprocessing(image_size),
+        },
+    }
+    write_json(folder / CONFIG, config)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A classifier ready to use.
+
+    Attributes:
+        model: in evaluation mode, single precision.
+        transform: RGB image of any size -> float (3, S, S), made from the run's `config.json`.
+        labels: class names, in the order of the outputs.
+        device: where the model is.
+    """
+
+    model: nn.Module
+    transform: Callable[[Image.Image], Tensor]
+    labels: list[str]
+    device: str
+
+    @property
+    def tumor_index(self) -> int:
+        """The output that means tumor, for a model that tells tumor from no tumor."""
+        try:
+            return self.labels.index("tumor")
+        except ValueError:
+            raise BthubError(
+                f'this classifier knows {", ".join(self.labels)}; a detector needs the label "tumor"'
+            ) from None
+
+    @torch.inference_mode()
+    def predict(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """Calibrated probabilities (N, classes) of N RGB images, in one batch."""
+        batch = torch.stack([self.transform(image) for image in images]).to(self.device)  # (N, 3, S, S)
+        return self.model(batch).float().softmax(dim=1).cpu().numpy()
+
+
+def load_classifier(run: RunFolder, device: str = "cpu") -> Classifier:
+    """Load the classifier of a run."""
+    if run.task != CLASSIFICATION:
+        raise BthubError(f"{run.id} is a {run.task} run, expected {CLASSIFICATION}: swap detector and localizer?")
+    model = create_classifier(run.config["architecture"], run.config["num_classes"])
+    try:
+        model.load_state_dict(load_file(run.path / WEIGHTS))
+    except RuntimeError as error:
+        raise BthubError(f"the weights of {run.id} don't fit its {CONFIG}: {error}") from error
+    model = model.float().eval().to(device)
+    return Classifier(model, eval_transform(run.config["pretrained_cfg"]), run.config["label_names"], device)

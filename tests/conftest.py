@@ -1,0 +1,76 @@
+"""What the tests share: real slices, a small data set built from them, untrained runs, and the runs that ship."""
+
+import os
+
+# Before anything imports them: no test may reach a hub, and Gradio must not phone home.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+from pathlib import Path
+
+import pytest
+
+from bthub.run_folder import CALIBRATION, CONFIG, DEFAULTS, SHIPPED_RUNS, write_json
+
+KAGGLE = Path(__file__).parent / "data" / "kaggle_3m"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory):
+    """datasets keeps what it has read in a cache; the tests' own is new, so that nothing stale is read."""
+    import datasets
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets-cache"))
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="session")
+def kaggle() -> Path:
+    """Twenty real slices of four patients, laid out as Kaggle ships them."""
+    return KAGGLE
+
+
+@pytest.fixture(scope="session")
+def tiny_lgg(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set built from those slices: train, validation and test each have some."""
+    from bthub.data.build import build
+
+    out = tmp_path_factory.mktemp("tiny") / "lgg"
+    build(KAGGLE, out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """An untrained detector and an untrained localizer: complete enough to load, useless as models.
+
+    The detector's threshold is set so that it calls every picture a tumor, which makes the mask stage run.
+    """
+    import torch
+
+    from bthub.models.classifier import create_classifier, save_classifier
+    from bthub.models.localizer import save_localizer
+    from bthub.models.resunet import ResUNetConfig, ResUNetForSemanticSegmentation
+
+    torch.manual_seed(0)
+    detector, localizer = (tmp_path_factory.mktemp("runs") / name for name in ("detector", "localizer"))
+    detector.mkdir()
+    localizer.mkdir()
+    save_classifier(detector, create_classifier("resnet10t", 2), "resnet10t", ["no_tumor", "tumor"], 64, 1.0)
+    write_json(detector / CALIBRATION, {"temperature": 1.0, "threshold": 0.001})
+    config = ResUNetConfig(backbone="resnet10t", decoder_channels=[32, 16, 8, 8, 8])
+    save_localizer(localizer, ResUNetForSemanticSegmentation(config), 64, 0.5)
+    write_json(localizer / CALIBRATION, {"mask_threshold": 0.5, "min_area_share": 0.0})
+    return detector, localizer
+
+
+@pytest.fixture(scope="session")
+def shipped_runs() -> tuple[Path, Path]:
+    """The trained detector and localizer that come with the clone."""
+    runs = tuple(SHIPPED_RUNS / DEFAULTS[stage] for stage in ("detector", "localizer"))
+    for run in runs:
+        if not (run / CONFIG).is_file():
+            pytest.skip(f"{run} isn't there: train it, or fetch the whole repository")
+    return runs
