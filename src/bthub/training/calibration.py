@@ -1,0 +1,106 @@
+"""The last step of training: what is fitted on the validation split, and on nothing else."""
+
+import numpy as np
+from datasets import Dataset as Rows
+from tqdm import tqdm
+
+from bthub import metrics
+from bthub.models.classifier import Classifier
+from bthub.models.localizer import Localizer, clean_mask
+
+BATCH = 16
+THRESHOLDS = np.round(np.arange(0.05, 0.96, 0.05), 2)
+# A mask below this share of its image is taken as nothing found: 0 to 65 pixels of 256 x 256.
+MIN_AREA_SHARES = [0.0, 0.0001, 0.0002, 0.0005, 0.001]
+TOLERANCE = 0.001
+
+
+def calibrate_classifier(classifier: Classifier, rows: Rows) -> dict:
+    """Fit a temperature, and for a detector the threshold of the calibrated tumor probability.
+
+    Args:
+        classifier: with temperature 1, so that its probabilities are those of the plain logits.
+        rows: the validation split.
+
+    Returns:
+        `temperature`; `threshold`, best in balanced accuracy (None unless there are exactly two classes, one of
+        them tumor); the expected calibration error before and after.
+    """
+    labels = np.array(rows["label"][:])
+    plain = np.concatenate([classifier.predict(images) for images in _batches(rows)])  # (N, classes)
+    # softmax(log p / T) equals softmax(logits / T): the constant that log p lacks cancels out.
+    logits = np.log(np.clip(plain, 1e-12, 1))
+    temperature = metrics.fit_temperature(logits, labels)
+    scaled = np.exp(logits / temperature)
+    scaled /= scaled.sum(axis=1, keepdims=True)
+    detector = len(classifier.labels) == 2 and "tumor" in classifier.labels
+    return {
+        "split": "validation",
+        "samples": len(labels),
+        "temperature": temperature,
+        "expected_calibration_error": {
+            "before": metrics.expected_calibration_error(labels, plain),
+            "after": metrics.expected_calibration_error(labels, scaled),
+        },
+        "threshold": metrics.choose_threshold(labels == classifier.tumor_index, scaled[:, classifier.tumor_index])
+        if detector
+        else None,
+        "criterion": "balanced accuracy" if detector else None,
+    }
+
+
+def choose_operating_point(localizer: Localizer, rows: Rows) -> dict:
+    """Choose the pixel threshold with the best mean Dice over patients, and the smallest mask worth reporting.
+
+    The latter is the largest candidate that costs less than 0.001 of that Dice: it keeps specks off healthy slices.
+
+    Args:
+        localizer: with the plain head, so that its probabilities are not yet shifted.
+        rows: the validation split.
+
+    Returns:
+        `mask_threshold`, `min_area_share`, and the sweep they were chosen from.
+    """
+    candidates = [(float(t), a) for t in THRESHOLDS for a in MIN_AREA_SHARES]
+    tumor, pixels = [], []
+    predicted: dict[tuple[float, float], list[int]] = {c: [] for c in candidates}
+    both: dict[tuple[float, float], list[int]] = {c: [] for c in candidates}
+    masks = iter(rows.select_columns(["mask"]))
+    for images in _batches(rows):
+        for probability in localizer.predict(images):
+            mask = np.asarray(next(masks)["mask"]) > 0  # (H, W)
+            tumor.append(int(mask.sum()))
+            pixels.append(mask.size)
+            for threshold, share in candidates:
+                found = clean_mask(probability, share, threshold)
+                predicted[threshold, share].append(int(found.sum()))
+                both[threshold, share].append(int((found & mask).sum()))
+    sweep = {}
+    for candidate in candidates:
+        measured = metrics.segmentation(
+            tumor, predicted[candidate], both[candidate], pixels, groups=rows["patient_id"][:], resamples=0
+        )["metrics"]
+        sweep[candidate] = {
+            "mask_threshold": candidate[0],
+            "min_area_share": candidate[1],
+            "dice_volume_mean": measured["dice_volume_mean"]["value"],
+            "healthy_slices_with_mask": measured["healthy_slices_with_mask"]["value"],
+        }
+    threshold = max(candidates, key=lambda c: sweep[c]["dice_volume_mean"])[0]
+    shares = {share: sweep[threshold, share]["dice_volume_mean"] for share in MIN_AREA_SHARES}
+    share = max(share for share, dice in shares.items() if dice >= max(shares.values()) - TOLERANCE)
+    return {
+        "split": "validation",
+        "samples": len(tumor),
+        "mask_threshold": threshold,
+        "min_area_share": share,
+        "criterion": "mean Dice over patient volumes",
+        "validation_dice": shares[share],
+        "sweep": list(sweep.values()),
+    }
+
+
+def _batches(rows: Rows):
+    images = rows.select_columns(["image"])
+    for start in tqdm(range(0, len(images), BATCH), desc="calibrating on validation"):
+        yield [image.convert("RGB") for image in images[start : start + BATCH]["image"]]

@@ -1,0 +1,205 @@
+"""Both training scripts on a few real slices: resume, several processes, the folder they leave."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from bthub.data import load_split
+from bthub.data.transforms import Augmentation, Draw, EpochSampler, TrainingImages
+from bthub.errors import BthubError
+from bthub.run_folder import CHECKPOINT, HISTORY, LOGS, TRAINING, WEIGHTS, RunFolder
+from bthub.training import losses, run
+
+REPOSITORY = Path(__file__).parents[1]
+CONFIGS = sorted((REPOSITORY / "train" / "configs").glob("*.yaml"))
+CLASSIFIER = {"architecture": "simple_cnn", "epochs": 5, "image_sizes": {0: 32, 3: 64}, "batch_size": 4, "workers": 0}
+RESUNET = {
+    "backbone": "resnet10t",
+    "decoder_channels": [16, 16, 8, 8, 8],
+    "epochs": 5,
+    "image_sizes": {0: 32, 3: 64},
+    "batch_size": 4,
+    "workers": 0,
+}
+
+
+def command(script: str, config: dict, data: Path, output: Path, *more: str) -> list[str]:
+    file = output.with_suffix(".yaml")
+    file.write_text(yaml.safe_dump(config))
+    return [f"train/{script}.py", "--config", str(file), "--data", str(data), "--output", str(output), *more]
+
+
+def train(arguments: list[str], launcher: tuple[str, ...] = ()) -> None:
+    done = subprocess.run([sys.executable, *launcher, *arguments], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize(("script", "config"), [("classifier", CLASSIFIER), ("resunet", RESUNET)])
+def test_killed_and_resumed_equals_uninterrupted(script, config, tiny_lgg, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train(command(script, config, tiny_lgg, whole))
+
+    process = subprocess.Popen(
+        [sys.executable, *command(script, config, tiny_lgg, cut)], cwd=REPOSITORY, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not (cut / CHECKPOINT / "last").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    assert not (cut / WEIGHTS).exists()
+    train(command(script, config, tiny_lgg, cut, "--resume"))
+
+    expected, resumed = load_file(whole / WEIGHTS), load_file(cut / WEIGHTS)
+    assert expected.keys() == resumed.keys()
+    for key in expected:
+        assert torch.equal(expected[key], resumed[key]), key
+    assert (whole / HISTORY).read_text() == (cut / HISTORY).read_text()
+    rows = RunFolder.open(cut).rows(HISTORY)
+    assert [row["image_size"] for row in rows] == ["32"] * 3 + ["64"] * 2
+    assert len({row["train_loss"] for row in rows}) == 5
+    # The loss curves are in the tracker too, and the run says what it ran on.
+    assert list((whole / LOGS).rglob("events.out.tfevents*"))
+    record = json.loads((whole / TRAINING).read_text())
+    assert record["dataset"]["splits"]["train"]["rows"] == len(load_split(tiny_lgg, "train"))
+    assert record["best"]["epochs_trained"] == 5
+
+
+def test_two_processes_take_the_same_steps_as_one(tiny_lgg, tmp_path):
+    config = CLASSIFIER | {"epochs": 2, "image_sizes": {0: 32}}
+    one, two = tmp_path / "one", tmp_path / "two"
+    train(command("classifier", config, tiny_lgg, one))
+    launch = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1")
+    train(command("classifier", config, tiny_lgg, two), (*launch, "--mixed_precision", "no"))
+    assert json.loads((two / TRAINING).read_text())["processes"] == 2
+    expected, shared = load_file(one / WEIGHTS), load_file(two / WEIGHTS)
+    for key in expected:
+        torch.testing.assert_close(expected[key].float(), shared[key].float(), rtol=0, atol=2e-3)
+    assert len(RunFolder.open(two).rows(HISTORY)) == 2
+
+
+def test_a_finished_run_is_not_overwritten(tiny_lgg, tiny_runs, tmp_path):
+    arguments = command("classifier", CLASSIFIER, tiny_lgg, tmp_path / "x")
+    arguments[arguments.index("--output") + 1] = str(tiny_runs[0])
+    done = subprocess.run([sys.executable, *arguments], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "holds a finished run" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_committed_configurations_are_understood(file):
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    values = yaml.safe_load(file.read_text())
+    script = "resunet" if "backbone" in values else "classifier"
+    spec = spec_from_file_location(f"train_{script}", REPOSITORY / "train" / f"{script}.py")
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    config = run.build_config(module.Config, values, file.name)
+    assert run.size_at(config.image_sizes, config.epochs) % 32 == 0
+    with pytest.raises(BthubError, match="unknown key learning_rat"):
+        run.build_config(module.Config, {"learning_rat": 1}, file.name)
+
+
+def test_nested_configuration_becomes_its_dataclass():
+    import dataclasses
+
+    @dataclasses.dataclass
+    class Config:
+        augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+
+    config = run.build_config(Config, {"augmentation": {"rotation": 3}}, "x")
+    assert config.augmentation == Augmentation(rotation=3)
+    with pytest.raises(BthubError, match="x: augmentation: unknown key rotations"):
+        run.build_config(Config, {"augmentation": {"rotations": 3}}, "x")
+
+
+def test_early_stopping_counts_epochs_since_the_best():
+    progress = run.Progress()
+    assert progress.record({}, 0.5) and not progress.out_of_patience(2)
+    assert not progress.record({}, 0.4) and not progress.out_of_patience(2)
+    assert not progress.record({}, 0.5) and progress.out_of_patience(2)
+    assert (progress.best, progress.best_epoch) == (0.5, 0)
+
+
+def test_epochs_differ_and_repeat():
+    sampler = EpochSampler([True] * 3 + [False] * 9, seed=1, positive_share=0.5)
+    epochs = []
+    for epoch in (0, 1, 0):
+        sampler.start_epoch(epoch, 64)
+        epochs.append(list(sampler))
+    assert epochs[0] == epochs[2] != epochs[1]
+    for draws in epochs:
+        tumor = [draw.index for draw in draws if draw.index < 3]
+        assert len(draws) == 12 and sorted(tumor) == [0, 0, 1, 1, 2, 2]
+        assert len({draw.index for draw in draws if draw.index >= 3}) == 6
+    plain = EpochSampler([True, False, False], seed=1)
+    plain.start_epoch(0, 64)
+    assert sorted(draw.index for draw in plain) == [0, 1, 2]
+
+
+def test_image_and_mask_move_together(tiny_lgg):
+    """The mask painted into the image and the mask beside it are still the same area after augmentation."""
+    rows = load_split(tiny_lgg, "train")
+    still = Augmentation(intensity=0, missing_sequence=0)
+    images = TrainingImages(rows, still, show_progress=False)
+    index = images.labels.index(1)
+    images.images[index] = images.masks[index].expand(3, -1, -1)
+    for seed in range(5):
+        item = images[Draw(index, seed, 128)]
+        painted, mask = item["pixel_values"][0] > 0.5, item["mask"][0] > 0.5
+        overlap = 2 * (painted & mask).sum() / (painted.sum() + mask.sum())
+        assert overlap > 0.93, seed  # bilinear and nearest differ along the edge only
+        assert item["pixel_values"].shape == (3, 128, 128) and item["mask"].shape == (1, 128, 128)
+    first, again, other = (images[Draw(index, seed, 128)]["mask"] for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_a_missing_sequence_is_replaced_by_flair(tiny_lgg):
+    rows = load_split(tiny_lgg, "train")
+    fixed = dict(flip=0, rotation=0, translate=0, scale=0, shear=0, intensity=0)
+    all_missing = TrainingImages(rows, Augmentation(**fixed, missing_sequence=1), show_progress=False)
+    pixels = all_missing[Draw(0, 0, 256)]["pixel_values"]
+    flair = all_missing.images[0][1] / 255
+    for channel in pixels:
+        torch.testing.assert_close(channel, flair)
+
+
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_losses(name):
+    loss = losses.LOSSES[name]
+    mask = torch.zeros(2, 1, 8, 8)
+    mask[0, 0, 2:5, 2:5] = 1
+    good, bad = 20 * (2 * mask - 1), -20 * (2 * mask - 1)
+    assert loss(good, mask) < 0.01 < 0.5 < loss(bad, mask)
+    # Defined on empty masks, with a slope that points away from false tumor.
+    empty = torch.zeros_like(mask)
+    quiet, noisy = torch.full_like(mask, -8.0), torch.full_like(mask, 1.0).requires_grad_()
+    assert loss(quiet, empty) < loss(noisy, empty)
+    loss(noisy, empty).backward()
+    assert torch.isfinite(noisy.grad).all() and (noisy.grad > 0).all()
+    perfect = good.clone().requires_grad_()
+    loss(perfect, mask).backward()
+    assert torch.isfinite(perfect.grad).all()
+
+
+def test_focal_tversky_by_hand():
+    logits = torch.tensor([20.0, 20.0, -20.0, -20.0]).reshape(1, 1, 2, 2)
+    mask = torch.tensor([1.0, 0.0, 1.0, 1.0]).reshape(1, 1, 2, 2)  # one hit, one false, two missed
+    index = (1 + 1) / (1 + 0.7 * 2 + 0.3 * 1 + 1)
+    torch.testing.assert_close(losses.focal_tversky_loss(logits, mask), torch.tensor((1 - index) ** 0.75))
+    torch.testing.assert_close(losses.dice_loss(logits, mask), torch.tensor(1 - 2 / (1 + 0.5 * 2 + 0.5 + 1)))
+
+
+def test_class_weights_are_balanced():
+    weights = losses.balanced_class_weights(torch.tensor([0, 0, 0, 1]), 2)
+    torch.testing.assert_close(weights, torch.tensor([4 / 6, 2.0]))

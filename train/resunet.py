@@ -1,0 +1,198 @@
+"""Train a ResUNet to outline the tumor, and leave a run folder.
+
+    accelerate launch train/resunet.py --config train/configs/resunet18-lgg.yaml --output runs/resunet18-lgg
+
+The epoch with the best validation Dice (mean over patients, each patient's slices taken as one volume) is kept.
+The last step chooses, on validation again, the probability from which a pixel is tumor. The test split is not read.
+"""
+
+import sys
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.utils import set_seed
+from PIL import Image
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from transformers import get_cosine_schedule_with_warmup
+
+from bthub import metrics
+from bthub.cli import report_errors
+from bthub.data import load_split
+from bthub.data.transforms import Augmentation, EpochSampler, EvaluationImages, TrainingImages
+from bthub.models.localizer import Localizer, save_localizer
+from bthub.models.resunet import (
+    ResUNetConfig,
+    ResUNetForSemanticSegmentation,
+    ResUNetImageProcessor,
+    letterbox_box,
+)
+from bthub.run_folder import CALIBRATION, LOGS, create, write_json
+from bthub.training import run
+from bthub.training.calibration import choose_operating_point
+from bthub.training.losses import LOSSES
+
+
+@dataclass
+class Config:
+    """What is trained, on what, and how.
+
+    Attributes:
+        backbone: timm network that is the encoder.
+        pretrained: start the encoder from timm's ImageNet weights (needs the Hub).
+        decoder_channels: of the decoder's blocks, deepest first.
+        protocol: which split, `patient` or `slice`.
+        epochs: at most; `patience` is the number of epochs without a better validation Dice after which to stop.
+        image_sizes: {first epoch: side}; the last side is the one the model is saved and used with.
+        batch_size: images of one optimizer step are batch_size * accumulation, over all processes together.
+        positive_share: share of tumor slices in an epoch; null for the data's own.
+        loss: one of bthub.training.losses.LOSSES.
+    """
+
+    backbone: str = "resnet18"
+    pretrained: bool = False
+    decoder_channels: list[int] = field(default_factory=lambda: [256, 128, 64, 32, 16])
+    protocol: str = "patient"
+    epochs: int = 40
+    patience: int = 15
+    image_sizes: dict[int, int] = field(default_factory=lambda: {0: 256})
+    batch_size: int = 16
+    accumulation: int = 1
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup_epochs: float = 1
+    gradient_clip: float = 1.0
+    positive_share: float | None = 0.5
+    loss: str = "dice_bce"
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    mixed_precision: str = "no"
+    seed: int = 42
+    workers: int = 1
+
+
+def main() -> None:
+    config, args = run.parse_config(Config, __doc__.split("\n")[0])
+    output = create(args.output, args.resume)
+    # One batch is divided among the processes: the number of processes doesn't change what a step sees.
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_steps=config.accumulation,
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
+        log_with="tensorboard",
+        project_dir=output / LOGS,
+    )
+    set_seed(config.seed)
+    quiet = not accelerator.is_local_main_process
+
+    # Data.
+    with accelerator.local_main_process_first():
+        rows = {name: load_split(args.data, name, config.protocol) for name in ("train", "validation")}
+    images = TrainingImages(rows["train"], config.augmentation, show_progress=not quiet)
+    sampler = EpochSampler(images.labels, config.seed, config.positive_share)
+    train_loader = DataLoader(images, config.batch_size, sampler=sampler, num_workers=config.workers, drop_last=True)
+    size = run.size_at(config.image_sizes, config.epochs)
+    processor = ResUNetImageProcessor(size={"height": size, "width": size})
+    validation_loader = DataLoader(
+        EvaluationImages(
+            rows["validation"],
+            lambda image: processor(image, return_tensors="pt")["pixel_values"][0],
+            lambda mask: letterbox_mask(mask, size),
+        ),
+        config.batch_size,
+        num_workers=config.workers,
+    )
+    patients = rows["validation"]["patient_id"][:]
+
+    # Model, optimizer, schedule.
+    model = ResUNetForSemanticSegmentation(
+        ResUNetConfig(backbone=config.backbone, decoder_channels=config.decoder_channels)
+    )
+    if config.pretrained:
+        run.load_imagenet(model.encoder, config.backbone)
+    model = model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    steps = len(train_loader) // config.accumulation
+    scheduler = get_cosine_schedule_with_warmup(optimizer, round(config.warmup_epochs * steps), config.epochs * steps)
+    model, optimizer, train_loader, validation_loader, scheduler = accelerator.prepare(
+        model, optimizer, train_loader, validation_loader, scheduler
+    )
+    compute_loss = LOSSES[config.loss]
+
+    progress = run.Progress()
+    accelerator.register_for_checkpointing(progress)
+    if args.resume and run.load_checkpoint(accelerator, output):
+        accelerator.print(f"resumed after epoch {progress.epoch - 1}, best Dice {progress.best:.4f}")
+    accelerator.init_trackers("resunet")
+
+    while progress.epoch < config.epochs and not progress.out_of_patience(config.patience):
+        model.train()
+        sampler.start_epoch(progress.epoch, run.size_at(config.image_sizes, progress.epoch))
+        train_loss = 0.0
+        for batch in tqdm(train_loader, desc=f"epoch {progress.epoch}", disable=quiet):
+            with accelerator.accumulate(model):
+                pixels = batch["pixel_values"].to(memory_format=torch.channels_last)  # (B, 3, H, W)
+                loss = compute_loss(model(pixel_values=pixels).logits, batch["mask"])
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(model.parameters(), config.gradient_clip)
+                optimizer.step()
+                scheduler.step()
+                optimizer.zero_grad()
+            train_loss += accelerator.reduce(loss.detach(), "mean").item() / len(train_loader)
+
+        model.eval()
+        counts, validation_losses = [], []
+        for batch in tqdm(validation_loader, desc="validation", leave=False, disable=quiet):
+            with torch.inference_mode():
+                logits = model(pixel_values=batch["pixel_values"]).logits  # (B, 1, S, S)
+            mask, found = batch["mask"] > 0, logits > 0
+            pixels_of = torch.stack(
+                [mask.sum((1, 2, 3)), found.sum((1, 2, 3)), (mask & found).sum((1, 2, 3))], dim=1
+            )  # (B, 3)
+            counts.append(accelerator.gather_for_metrics(pixels_of))
+            validation_losses.append(accelerator.reduce(compute_loss(logits, batch["mask"]), "mean").item())
+        tumor, predicted, both = torch.cat(counts).cpu().numpy().T
+        measured = metrics.segmentation(
+            tumor, predicted, both, np.full(len(tumor), size**2), groups=patients, resamples=0
+        )["metrics"]
+        row = {
+            "train_loss": train_loss,
+            "validation_loss": float(np.mean(validation_losses)),
+            "validation_dice": measured["dice_volume_mean"]["value"],
+            "validation_dice_tumor_slices": measured["dice_tumor_slices"]["value"],
+            "validation_healthy_slices_with_mask": measured["healthy_slices_with_mask"]["value"],
+            "learning_rate": scheduler.get_last_lr()[0],
+            "image_size": sampler.size,
+        }
+        improved = progress.record(row, row["validation_dice"])
+        accelerator.log(row, step=progress.epoch)
+        accelerator.print(" ".join(f"{key} {value:.4g}" for key, value in progress.history[-1].items()))
+        run.save_checkpoint(accelerator, output, progress, model, improved)
+    accelerator.end_training()
+
+    # The run folder.
+    if accelerator.is_main_process:
+        best = accelerator.unwrap_model(model).to("cpu")
+        run.load_best(best, output)
+        calibration = choose_operating_point(Localizer(best.eval(), processor, 0.0, "cpu"), rows["validation"])
+        run.write_records(
+            output, config, args.data, config.protocol, rows, progress, processes=accelerator.num_processes
+        )
+        write_json(output / CALIBRATION, calibration)
+        save_localizer(output, best, size, calibration["mask_threshold"])
+        print(f"{output}: validation Dice {calibration['validation_dice']:.4f}; next: bthub evaluate {output}")
+
+
+def letterbox_mask(mask: Image.Image, size: int) -> torch.Tensor:
+    """A mask on the model's grid, (1, size, size), 0 or 1."""
+    top, left, height, width = letterbox_box(mask.height, mask.width, size)
+    grid = torch.zeros(1, size, size)
+    inner = np.asarray(mask.resize((width, height), Image.Resampling.NEAREST)) > 127
+    grid[0, top : top + height, left : left + width] = torch.from_numpy(inner)
+    return grid
+
+
+if __name__ == "__main__":
+    sys.exit(report_errors(main))
