@@ -20,10 +20,9 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
-from bthub.cli import report_errors
 from bthub.data import load_split
 from bthub.data.transforms import Augmentation, EpochSampler, EvaluationImages, TrainingImages
-from bthub.errors import BthubError
+from bthub.errors import BthubError, report_errors
 from bthub.models.classifier import Classifier, create_classifier, eval_transform, preprocessing, save_classifier
 from bthub.run_folder import CALIBRATION, LOGS, WEIGHTS, RunFolder, create, write_json
 from bthub.training import run

@@ -19,9 +19,9 @@ from tqdm import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
 from bthub import metrics
-from bthub.cli import report_errors
 from bthub.data import load_split
 from bthub.data.transforms import Augmentation, EpochSampler, EvaluationImages, TrainingImages
+from bthub.errors import report_errors
 from bthub.models.localizer import Localizer, save_localizer
 from bthub.models.resunet import (
     ResUNetConfig,

@@ -2,25 +2,15 @@
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from bthub.errors import BthubError
+from bthub.errors import report_errors
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit code. Problems that the user can mend are one sentence on stderr, code 2."""
     args = _parser().parse_args(argv)
     return report_errors(lambda: args.run(args))
-
-
-def report_errors(action: Callable[[], int | None]) -> int:
-    """Run `action`; turn a `BthubError` into its sentence on stderr and exit code 2."""
-    try:
-        return action() or 0
-    except BthubError as error:
-        print(f"bthub: {error}", file=sys.stderr)
-        return 2
 
 
 # Each command imports what it needs when it runs: `bthub --help` doesn't wait for torch.

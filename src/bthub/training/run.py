@@ -3,8 +3,6 @@
 import argparse
 import csv
 import dataclasses
-import hashlib
-import json
 import os
 import platform
 import shutil
@@ -20,6 +18,7 @@ from datasets import Dataset as Rows
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from bthub.data.identity import describe_rows
 from bthub.errors import BthubError
 from bthub.run_folder import CHECKPOINT, HISTORY, SPLIT, TRAINING, write_json
 
@@ -209,15 +208,6 @@ def write_records(
         "environment": environment(),
     }
     write_json(output / TRAINING, record)
-
-
-def describe_rows(rows: Rows) -> dict:
-    """How many rows, and a digest of their ids and labels that tells whether two runs saw the same ones."""
-    names = [n for n in ("patient_id", "slice_index", "file", "label") if n in rows.column_names]
-    columns = zip(*(rows[name][:] for name in names), strict=True)
-    digest = hashlib.sha256(json.dumps(sorted(columns)).encode()).hexdigest()
-    facts = {"rows": len(rows), "sha256": digest}
-    return facts | ({"patients": len(set(rows["patient_id"]))} if "patient_id" in names else {})
 
 
 def environment() -> dict[str, str | int]:

@@ -1,0 +1,99 @@
+"""One way through the package: data set, training, run folder, pipeline, apps. Imports never run against it."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+SOURCE = REPOSITORY / "src" / "bthub"
+# A module may import from its own layer and from those before it.
+LAYERS = [
+    {"bthub.errors"},
+    {"bthub.run_folder"},
+    {"bthub.metrics", "bthub.data"},
+    {"bthub.models"},
+    {"bthub.training"},
+    {"bthub.evaluate", "bthub.card", "bthub.result", "bthub.pipeline"},
+    {"bthub.predict", "bthub.bench"},
+    {"bthub.cli"},
+]
+
+
+def layer_of(module: str) -> int:
+    for index, members in enumerate(LAYERS):
+        if any(module == member or module.startswith(member + ".") for member in members):
+            return index
+    raise AssertionError(f"{module} is in no layer: add it to LAYERS")
+
+
+def imports(path: Path) -> set[str]:
+    """Absolute names of what a file imports, those inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names if node.module == "bthub"}
+    return found
+
+
+MODULES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(SOURCE).as_posix())
+def test_imports_run_one_way(path):
+    module = ".".join(["bthub", *path.relative_to(SOURCE).with_suffix("").parts]).removesuffix(".__init__")
+    own = layer_of(module)
+    for name in imports(path):
+        if name.startswith("bthub."):
+            assert layer_of(name) <= own, f"{module} imports {name}, which comes after it"
+        elif own <= layer_of("bthub.data") and not module.endswith("transforms"):
+            assert name.split(".")[0] not in {"torch", "timm", "transformers"}, f"{module} imports {name}"
+
+
+def test_remote_code_needs_no_bthub():
+    allowed = {"torch", "timm", "transformers", "numpy", "PIL"}  # the last two come with the others
+    files = [path for path in (SOURCE / "models" / "resunet").glob("*.py") if path.name != "__init__.py"]
+    assert len(files) == 3
+    for path in files:
+        assert {name.split(".")[0] for name in imports(path)} <= allowed, path.name
+
+
+def test_apps_hold_no_model_logic():
+    for path in (REPOSITORY / "space").glob("*.py"):
+        assert not {name.split(".")[0] for name in imports(path)} & {"torch", "timm", "transformers"}, path.name
+
+
+def test_help_does_not_wait_for_torch():
+    code = (
+        "import sys, bthub.cli\n"
+        "try: bthub.cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'datasets', 'transformers', 'gradio'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "evaluate" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["data", "info", "nowhere"], "nowhere"),
+        (["data", "build", "nowhere.zip", "out"], "nowhere.zip"),
+        (["evaluate", "nowhere", "--data", "x", "--split", "test"], "nowhere"),
+        (["card", "nowhere"], "nowhere"),
+        (["predict", "nowhere.png"], "nowhere.png"),
+    ],
+)
+def test_every_command_fails_with_a_sentence(arguments, words, capsys):
+    from bthub.cli import main
+
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert words in captured.err and "Traceback" not in captured.err and captured.out == ""
