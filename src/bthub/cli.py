@@ -31,7 +31,8 @@ def _data_info(args: argparse.Namespace) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     from bthub.evaluate import evaluate, summary
 
-    print(summary(evaluate(args.run_folder, args.data, args.split, batch_size=args.batch_size)))
+    entry = evaluate(args.run_folder, args.data, args.split, protocol=args.protocol, batch_size=args.batch_size)
+    print(summary(entry))
 
 
 def _card(args: argparse.Namespace) -> None:
@@ -84,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("run_folder", metavar="run", type=Path)
     evaluate.add_argument("--data", required=True, help="folder of `bthub data build`, or a Hub id")
     evaluate.add_argument("--split", required=True, help="validation, test or benchmark")
+    evaluate.add_argument("--protocol", help="patient or slice; default: the one that the run was trained under")
     evaluate.add_argument("--batch-size", type=int, default=16)
     evaluate.set_defaults(run=_evaluate)
 

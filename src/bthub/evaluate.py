@@ -1,0 +1,268 @@
+"""`bthub evaluate`: measure a run on a split, and add the predictions and the metrics to its folder.
+
+Nothing is fitted here: temperature, thresholds and smallest mask are what training saved. It is the only thing that
+reads a test split, and it refuses images that the run was trained or chosen on.
+"""
+
+import csv
+import platform
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset as Rows
+from PIL import Image
+from tqdm import tqdm
+
+from bthub import metrics
+from bthub.data import load_split
+from bthub.data.identity import describe_rows
+from bthub.errors import BthubError
+from bthub.models.classifier import load_classifier
+from bthub.models.localizer import clean_mask, load_localizer
+from bthub.run_folder import (
+    CALIBRATION,
+    CLASSIFICATION,
+    METRICS,
+    PREDICTIONS,
+    SPLIT,
+    TRAINING,
+    RunFolder,
+    write_json,
+)
+
+IDS = ("patient_id", "slice_index", "institution", "file")
+COUNTS = ("tumor_px", "predicted_px", "intersection_px", "pixels")
+PROBABILITY = "p_"
+"""What the columns of the classes' probabilities start with: `p_tumor`."""
+
+Predictions = list[dict[str, str]]
+"""Rows of a predictions file, as `RunFolder.predictions` gives them."""
+
+
+def evaluate(
+    run: str | Path,
+    data: str | Path,
+    split: str,
+    *,
+    protocol: str | None = None,
+    batch_size: int = 16,
+    device: str | None = None,
+) -> dict:
+    """Measure a run on a split.
+
+    Writes `predictions/<protocol>-<split>.csv` and the entry `<protocol>/<split>` of `metrics.json`; other entries
+    stay. The protocol of an image-folder set, which is split in one way only, is called `default`.
+
+    Args:
+        run: a local run folder.
+        data: folder of `bthub data build`, or a Hub id.
+        split: "validation", "test" or "benchmark"; "train" says how well the run remembers.
+        protocol: "patient" or "slice"; by default the one that the run was trained under.
+        batch_size: images in a batch.
+        device: of torch; by default the GPU where there is one.
+
+    Returns:
+        The entry that was written; see `measure` for its figures.
+
+    Raises:
+        BthubError: the run isn't a local run folder or lacks a value; the data have no such split, no images, other
+            classes, no masks for a ResUNet; or they hold images that the run was trained or chosen on.
+    """
+    if not Path(run).is_dir():
+        raise BthubError(f"{run} isn't a local folder: download the run first, results are written into it")
+    folder = RunFolder.open(run)
+    if batch_size < 1:
+        raise BthubError(f"expected a batch size of 1 or more, received {batch_size}")
+    own_protocol = _value(folder, TRAINING, "protocol")
+    protocol = protocol or own_protocol
+    rows = load_split(data, split, protocol)
+    if len(rows) == 0:
+        raise BthubError(f"{data} has no images in split {split} of protocol {protocol}: choose another split")
+    name = Path(data).name if Path(data).exists() else str(data)
+    command = f"bthub evaluate {folder.id} --data {name} --split {split}"
+    if "patient_id" not in rows.column_names:
+        protocol = "default"
+    elif protocol != own_protocol:
+        command += f" --protocol {protocol}"
+    refuse_known_images(folder, rows, split)
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if folder.task == CLASSIFICATION:
+        predictions, settings = _classify(folder, rows, batch_size, device)
+    else:
+        predictions, settings = _localize(folder, rows, batch_size, device)
+    entry = {
+        "task": folder.task,
+        **settings,
+        **measure(predictions, settings),
+        "dataset": {"name": name, **describe_rows(rows)},
+        "weights": folder.revision,
+        "command": command,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "environment": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("bthub", "torch", "timm", "transformers", "scikit-learn")},
+            "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        },
+    }
+    _write_csv(folder.path / PREDICTIONS / f"{protocol}-{split}.csv", predictions)
+    known = folder.metrics if (folder.path / METRICS).exists() else {}
+    write_json(folder.path / METRICS, {**known, f"{protocol}/{split}": entry})
+    return entry
+
+
+def measure(predictions: Predictions, settings: dict) -> dict:
+    """The figures of a predictions file: a pure function, so that anyone can check `metrics.json` against it.
+
+    Args:
+        predictions: rows with ids and, of a classifier, `label` and a probability a class, or, of a ResUNet, the
+            pixel counts.
+        settings: of a classifier `labels` and `threshold` (None where the most probable class counts); of a ResUNet
+            nothing is needed.
+
+    Returns:
+        What `metrics.classification` or `metrics.segmentation` returns, `by_institution` the same for each
+        institution by itself (empty where there are none).
+    """
+    measured = _measure(predictions, settings)
+    institutions = sorted({row["institution"] for row in predictions if "institution" in row})
+    measured["by_institution"] = {
+        name: _measure([row for row in predictions if row["institution"] == name], settings) for name in institutions
+    }
+    return measured
+
+
+def summary(entry: dict) -> str:
+    """The main results of an entry of `metrics.json` as a short table."""
+    patients = f" of {entry['groups']} patients" if "patients" in entry["dataset"] else ""
+    lines = [f"{entry['samples']} images{patients} ({entry['command']})", f"{'':42}value      95 % interval"]
+    for name, found in entry["metrics"].items():
+        value, low, high = ("-" if found[end] is None else f"{found[end]:.4f}" for end in ("value", "low", "high"))
+        lines.append(f"{metrics.readable(name):42}{value:11}{low} to {high}")
+    if "confusion_matrix" in entry:
+        lines.append("confusion matrix, rows are the reference")
+        width = max(len(label) for label in entry["labels"]) + 2
+        lines.append(" " * width + "".join(f"{label:>{width}}" for label in entry["labels"]))
+        for label, row in zip(entry["labels"], entry["confusion_matrix"], strict=True):
+            lines.append(f"{label:{width}}" + "".join(f"{count:>{width}}" for count in row))
+    else:
+        lines += [f"{metrics.readable(name):42}{count}" for name, count in entry["counts"].items()]
+    return "\n".join(lines)
+
+
+def refuse_known_images(folder: RunFolder, rows: Rows, split: str) -> None:
+    """Raise where rows of a split were seen in training; for a test, also where the run was chosen on them."""
+    forbidden = {"train": (), "validation": ("train",)}.get(split, ("train", "validation"))
+    seen = folder.rows(SPLIT)
+    if not seen:
+        raise BthubError(
+            f"{folder.path / SPLIT} lists no images, so what the run was trained on isn't known: restore it"
+        )
+    keys = [key for key in ("patient_id", "slice_index", "file") if key in seen[0]]
+    if not set(keys) <= set(rows.column_names):
+        return  # another kind of data set than the run's: no image of it can be the same
+    asked = {tuple(str(value) for value in ids) for ids in zip(*(rows[key][:] for key in keys), strict=True)}
+    for name in forbidden:
+        known = asked & {tuple(row[key] for key in keys) for row in seen if row["split"] == name}
+        if known:
+            purpose = "trained" if name == "train" else "chosen and calibrated"
+            raise BthubError(
+                f"{folder.id} was {purpose} on {len(known)} of the {len(rows)} images of split {split} "
+                f"(the first is {' '.join(min(known))}, see {SPLIT}): its figures there would flatter; "
+                "evaluate under the protocol that it was trained under"
+            )
+
+
+def _measure(predictions: Predictions, settings: dict) -> dict:
+    groups = [row["patient_id"] for row in predictions] if "patient_id" in predictions[0] else None
+    if "label" not in predictions[0]:
+        counts = (np.array([int(row[name]) for row in predictions]) for name in COUNTS)
+        return metrics.segmentation(*counts, groups=groups)
+    labels, threshold = settings["labels"], settings["threshold"]
+    return metrics.classification(
+        np.array([labels.index(row["label"]) for row in predictions]),
+        np.array([[float(row[PROBABILITY + label]) for label in labels] for row in predictions]),
+        labels,
+        positive=None if threshold is None else labels.index("tumor"),
+        threshold=threshold,
+        groups=groups,
+    )
+
+
+def _classify(folder: RunFolder, rows: Rows, batch_size: int, device: str) -> tuple[Predictions, dict]:
+    """Predictions of a classifier, and the settings they are measured with."""
+    classifier = load_classifier(folder, device)
+    names = rows.features["label"].names
+    if names != classifier.labels:
+        raise BthubError(
+            f"{folder.id} knows the classes {', '.join(classifier.labels)}, but the data have {', '.join(names)}: "
+            "evaluate it on a data set with its own classes"
+        )
+    settings = {"labels": classifier.labels, "threshold": _value(folder, CALIBRATION, "threshold")}
+    probabilities = (p for images in _batches(rows, batch_size) for p in classifier.predict(images))
+    predictions = [
+        {
+            **ids,
+            "label": names[label],
+            # digits enough to read the very same number back
+            **{PROBABILITY + name: repr(float(value)) for name, value in zip(names, p, strict=True)},
+        }
+        for ids, label, p in zip(_ids(rows), rows["label"][:], probabilities, strict=True)
+    ]
+    return predictions, settings
+
+
+def _localize(folder: RunFolder, rows: Rows, batch_size: int, device: str) -> tuple[Predictions, dict]:
+    """Predictions of a ResUNet without a detector before it, and the settings they are made with."""
+    if "mask" not in rows.column_names:
+        raise BthubError(f"{folder.id} outlines tumors, but the data have no masks: evaluate it on LGG data")
+    localizer = load_localizer(folder, device)
+    probabilities = (p for images in _batches(rows, batch_size) for p in localizer.predict(images))
+    predictions = []
+    for ids, row, probability in zip(_ids(rows), rows.select_columns(["mask"]), probabilities, strict=True):
+        reference = np.asarray(row["mask"]) > 0  # (H, W)
+        found = clean_mask(probability, localizer.min_area_share)
+        counts = (reference.sum(), found.sum(), (reference & found).sum(), reference.size)
+        predictions.append({**ids, **{name: str(int(n)) for name, n in zip(COUNTS, counts, strict=True)}})
+    return predictions, {
+        "mask_threshold": _value(folder, CALIBRATION, "mask_threshold"),
+        "min_area_share": _value(folder, CALIBRATION, "min_area_share"),
+    }
+
+
+def _batches(rows: Rows, batch_size: int) -> Iterator[list[Image.Image]]:
+    images = rows.select_columns(["image"])
+    with tqdm(total=len(rows), desc="evaluating", unit="image") as progress:
+        for start in range(0, len(rows), batch_size):
+            batch = [image.convert("RGB") for image in images[start : start + batch_size]["image"]]
+            yield batch
+            progress.update(len(batch))
+
+
+def _ids(rows: Rows) -> Iterator[dict[str, str]]:
+    names = [name for name in IDS if name in rows.column_names]
+    for values in zip(*(rows[name][:] for name in names), strict=True):
+        yield {name: str(value) for name, value in zip(names, values, strict=True)}
+
+
+def _value(folder: RunFolder, name: str, key: str) -> Any:
+    """A value of `training.json` or `calibration.json`, which must be there even when it is null."""
+    content = folder.training if name == TRAINING else folder.calibration
+    if key not in content:
+        raise BthubError(f"{folder.path / name} has no {key!r}: train the run again, it writes it")
+    return content[key]
+
+
+def _write_csv(path: Path, predictions: Predictions) -> None:
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, predictions[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(predictions)
+    temporary.replace(path)

@@ -1,0 +1,325 @@
+"""`bthub evaluate` end to end, on untrained models and a handful of real slices."""
+
+import csv
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from records import complete_run
+
+from bthub import evaluate as module
+from bthub.data import load_split
+from bthub.data.build import build
+from bthub.data.identity import describe_rows
+from bthub.errors import BthubError
+from bthub.evaluate import evaluate, measure, summary
+from bthub.models.classifier import load_classifier
+from bthub.models.localizer import Localizer, load_localizer
+from bthub.run_folder import CALIBRATION, METRICS, SPLIT, TRAINING, RunFolder, write_json
+
+
+@pytest.fixture
+def detector(tiny_runs, tiny_lgg, tmp_path):
+    return complete_run(tiny_runs[0], tmp_path / "tiny-detector", tiny_lgg)
+
+
+@pytest.fixture
+def localizer(tiny_runs, tiny_lgg, tmp_path):
+    return complete_run(tiny_runs[1], tmp_path / "tiny-localizer", tiny_lgg)
+
+
+def change_json(path: Path, **changes):
+    write_json(path, {**json.loads(path.read_text()), **changes})
+
+
+def test_detector(detector, tiny_lgg):
+    entry = evaluate(detector, tiny_lgg, "test", batch_size=2)
+    rows = load_split(tiny_lgg, "test")
+    predictions = RunFolder.open(detector).predictions("patient/test")
+    assert [(p["patient_id"], int(p["slice_index"])) for p in predictions] == list(
+        zip(rows["patient_id"], rows["slice_index"], strict=True)
+    )
+    assert [p["label"] for p in predictions] == [["no_tumor", "tumor"][label] for label in rows["label"]]
+    assert {p["institution"] for p in predictions} == set(rows["institution"])
+    # The probabilities are the classifier's own, one image at a time, and read back to the last digit.
+    classifier = load_classifier(RunFolder.open(detector))
+    for image, prediction in zip(rows["image"], predictions, strict=True):
+        expected = classifier.predict([image.convert("RGB")])[0]
+        assert [float(prediction["p_no_tumor"]), float(prediction["p_tumor"])] == pytest.approx(expected, abs=1e-6)
+        assert np.float32(prediction["p_tumor"]) == float(prediction["p_tumor"])
+
+    assert entry == json.loads((detector / METRICS).read_text())["patient/test"]
+    assert entry["samples"] == len(rows) == np.sum(entry["confusion_matrix"])
+    assert entry["groups"] == len(set(rows["patient_id"]))
+    assert entry["threshold"] == json.loads((detector / CALIBRATION).read_text())["threshold"]
+    assert entry["dataset"] == {"name": tiny_lgg.name, **describe_rows(rows)}
+    assert entry["weights"] == RunFolder.open(detector).revision
+    assert entry["command"] == f"bthub evaluate tiny-detector --data {tiny_lgg.name} --split test"
+    assert str(tiny_lgg.parent) not in (detector / METRICS).read_text()
+
+
+def test_metrics_follow_from_the_predictions(detector, localizer, tiny_lgg):
+    for run in (detector, localizer):
+        entry = evaluate(run, tiny_lgg, "test")
+        settings = {name: entry[name] for name in ("labels", "threshold") if name in entry}
+        again = measure(RunFolder.open(run).predictions("patient/test"), settings)
+        assert again == {name: entry[name] for name in again}
+        assert set(again) >= {"metrics", "samples", "groups", "by_institution"}
+
+
+def test_calibrated_threshold_is_used_not_fitted(detector, tiny_lgg):
+    for threshold, column in ((0.0, 1), (1.1, 0)):
+        change_json(detector / CALIBRATION, threshold=threshold)
+        entry = evaluate(detector, tiny_lgg, "test")
+        called = np.array(entry["confusion_matrix"]).sum(axis=0)
+        assert called[column] == entry["samples"] and entry["threshold"] == threshold
+
+
+def test_localizer(localizer, tiny_lgg, monkeypatch):
+    rows = load_split(tiny_lgg, "test")
+    references = [np.asarray(mask) > 0 for mask in rows["mask"]]
+    found = iter([r.copy() if i % 2 else np.zeros_like(r) for i, r in enumerate(references)])
+
+    # A localizer that finds every second tumor to the pixel: what is tested is what is made of its maps.
+    monkeypatch.setattr(Localizer, "predict", lambda self, images: [next(found).astype(np.float32) for _ in images])
+    change_json(localizer / CALIBRATION, min_area_share=0.0)
+    entry = evaluate(localizer, tiny_lgg, "test", batch_size=3)
+    predictions = RunFolder.open(localizer).predictions("patient/test")
+    for i, (row, reference) in enumerate(zip(predictions, references, strict=True)):
+        area = int(reference.sum())
+        kept = area if i % 2 else 0
+        assert [int(row[name]) for name in module.COUNTS] == [area, kept, kept, reference.size]
+    areas = np.array([r.sum() for r in references])
+    kept = areas[1::2].sum()
+    assert entry["metrics"]["dice_pooled"]["value"] == pytest.approx(2 * kept / (areas.sum() + kept))
+    assert entry["metrics"]["healthy_slices_with_mask"]["value"] in (0, None)
+    assert entry["counts"]["missed_tumor_slices"] == (areas[::2] > 0).sum()
+    assert entry["mask_threshold"] == json.loads((localizer / CALIBRATION).read_text())["mask_threshold"]
+
+
+def test_localizer_cleans_masks_as_the_pipeline_does(localizer, tiny_lgg, monkeypatch):
+    def speck(self, images):
+        maps = [np.zeros((image.height, image.width), np.float32) for image in images]
+        for probability in maps:
+            probability[:3, :3] = 0.9
+        return maps
+
+    monkeypatch.setattr(Localizer, "predict", speck)
+    predicted = {}
+    for share in (0.0, 0.01):
+        change_json(localizer / CALIBRATION, min_area_share=share)
+        evaluate(localizer, tiny_lgg, "test")
+        rows = RunFolder.open(localizer).predictions("patient/test")
+        predicted[share] = {row["predicted_px"] for row in rows}
+    assert predicted == {0.0: {"9"}, 0.01: {"0"}}
+
+
+def test_localizer_counts_its_own_maps(localizer, tiny_lgg):
+    evaluate(localizer, tiny_lgg, "test", batch_size=2)
+    model = load_localizer(RunFolder.open(localizer))
+    rows = load_split(tiny_lgg, "test")
+    for row, image in zip(RunFolder.open(localizer).predictions("patient/test"), rows["image"], strict=True):
+        found = int((model.predict([image.convert("RGB")])[0] > 0.5).sum())
+        # a pixel on the edge may fall to either side in another batch
+        assert abs(int(row["predicted_px"]) - found) <= 5
+
+
+def test_entries_of_other_splits_stay(detector, tiny_lgg):
+    evaluate(detector, tiny_lgg, "validation")
+    first = json.loads((detector / METRICS).read_text())
+    evaluate(detector, tiny_lgg, "test")
+    both = json.loads((detector / METRICS).read_text())
+    assert set(both) == {"patient/validation", "patient/test"}
+    assert both["patient/validation"] == first["patient/validation"]
+
+    change_json(detector / CALIBRATION, threshold=1.1)
+    evaluate(detector, tiny_lgg, "test")
+    again = json.loads((detector / METRICS).read_text())
+    assert again["patient/validation"] == first["patient/validation"]
+    assert again["patient/test"]["threshold"] == 1.1
+    assert {p.name for p in (detector / "predictions").iterdir()} == {"patient-test.csv", "patient-validation.csv"}
+    assert not list(detector.rglob("*.tmp"))
+
+
+def test_by_institution(detector, tiny_lgg):
+    entry = evaluate(detector, tiny_lgg, "train")
+    rows = load_split(tiny_lgg, "train")
+    assert set(entry["by_institution"]) == set(rows["institution"]) and len(entry["by_institution"]) > 1
+    assert sum(part["samples"] for part in entry["by_institution"].values()) == entry["samples"]
+    total = sum(np.array(part["confusion_matrix"]) for part in entry["by_institution"].values())
+    assert total.tolist() == entry["confusion_matrix"]
+
+
+def test_nothing_undefined_becomes_nan(detector, tiny_lgg):
+    def numbers(value):
+        if isinstance(value, dict):
+            return [n for v in value.values() for n in numbers(v)]
+        return [value] if isinstance(value, float) else []
+
+    assert all(math.isfinite(n) for n in numbers(evaluate(detector, tiny_lgg, "test")))
+
+
+# What is refused
+
+
+def test_training_images_are_refused(detector, tiny_lgg):
+    with (detector / SPLIT).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    test = load_split(tiny_lgg, "test")
+    leaked = {"patient_id": test["patient_id"][0], "slice_index": str(test["slice_index"][0]), "split": "train"}
+    write_split(detector, [*rows, leaked])
+    with pytest.raises(
+        BthubError, match=rf"trained on 1 of the {len(test)} images of split test.*{leaked['patient_id']}"
+    ):
+        evaluate(detector, tiny_lgg, "test")
+    assert not (detector / METRICS).exists() and not (detector / "predictions").exists()
+    evaluate(detector, tiny_lgg, "train")  # how well it remembers may be asked
+
+
+def test_test_images_that_the_run_was_chosen_on_are_refused(detector, tiny_lgg):
+    with (detector / SPLIT).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    test = load_split(tiny_lgg, "test")
+    leaked = [
+        {"patient_id": patient, "slice_index": index, "split": "validation"}
+        for patient, index in zip(test["patient_id"], test["slice_index"], strict=True)
+    ]
+    write_split(detector, rows + leaked)
+    with pytest.raises(BthubError, match="chosen and calibrated on"):
+        evaluate(detector, tiny_lgg, "test")
+    evaluate(detector, tiny_lgg, "validation")  # these it was chosen on by design
+
+
+def test_another_protocol_leaks(detector, tiny_lgg):
+    # Slices of the training patients are in protocol slice's test split.
+    with pytest.raises(BthubError, match="was trained on .* of split test"):
+        evaluate(detector, tiny_lgg, "test", protocol="slice")
+
+
+def test_another_protocol_without_leak_is_named(detector, tiny_lgg):
+    write_split(detector, [{"patient_id": "TCGA_CS_0000_19990101", "slice_index": "1", "split": "train"}])
+    entry = evaluate(detector, tiny_lgg, "train", protocol="slice")
+    assert list(json.loads((detector / METRICS).read_text())) == ["slice/train"]
+    assert entry["command"].endswith("--split train --protocol slice")
+    assert (detector / "predictions" / "slice-train.csv").exists()
+
+
+def write_split(run, rows):
+    with (run / SPLIT).open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["patient_id", "slice_index", "split"])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def test_run_of_unknown_training_images_is_refused(detector, tiny_lgg):
+    write_split(detector, [])
+    with pytest.raises(BthubError, match="split.csv lists no images"):
+        evaluate(detector, tiny_lgg, "test")
+
+
+def test_hub_run_is_refused(tiny_lgg):
+    with pytest.raises(BthubError, match="org/name isn't a local folder"):
+        evaluate("org/name", tiny_lgg, "test")
+
+
+def test_missing_split_is_refused(detector, tiny_lgg):
+    with pytest.raises(BthubError, match="benchmark"):
+        evaluate(detector, tiny_lgg, "benchmark")
+
+
+def test_empty_split_is_refused(detector, tiny_lgg, monkeypatch):
+    nothing = load_split(tiny_lgg, "test").select([])
+    monkeypatch.setattr(module, "load_split", lambda *_: nothing)
+    with pytest.raises(BthubError, match="no images in split test"):
+        evaluate(detector, tiny_lgg, "test")
+
+
+@pytest.mark.parametrize(
+    "file, key", [(CALIBRATION, "threshold"), (CALIBRATION, "mask_threshold"), (TRAINING, "protocol")]
+)
+def test_missing_value_is_named(detector, localizer, tiny_lgg, file, key):
+    run = localizer if key == "mask_threshold" else detector
+    content = json.loads((run / file).read_text())
+    del content[key]
+    write_json(run / file, content)
+    with pytest.raises(BthubError, match=rf"{file} has no '{key}'"):
+        evaluate(run, tiny_lgg, "test")
+
+
+def test_batch_must_hold_an_image(detector, tiny_lgg):
+    with pytest.raises(BthubError, match="batch size of 1 or more, received 0"):
+        evaluate(detector, tiny_lgg, "test", batch_size=0)
+
+
+# Image-folder sets
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """A built two-class set of 24 pictures, with the classes of the smaller Kaggle set."""
+    rng = np.random.default_rng(0)
+    for label in ("no", "yes"):
+        for i in range(12):
+            path = tmp_path / "pictures" / label / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 255, (40, 30, 3), dtype=np.uint8)).save(path)
+    build(tmp_path / "pictures", tmp_path / "folders")
+    return tmp_path / "folders"
+
+
+def test_image_folder_set(detector, folders):
+    change_json(detector / "config.json", label_names=["no", "yes"])
+    change_json(detector / CALIBRATION, threshold=None)
+    train, test = load_split(folders, "train"), load_split(folders, "test")
+    with (detector / SPLIT).open("w", newline="") as file:
+        csv.writer(file).writerows([["file", "split"], *((name, "train") for name in train["file"])])
+    entry = evaluate(detector, folders, "test")
+    assert list(json.loads((detector / METRICS).read_text())) == ["default/test"]
+    predictions = RunFolder.open(detector).predictions("default/test")
+    assert list(predictions[0]) == ["file", "label", "p_no", "p_yes"]
+    assert [p["file"] for p in predictions] == test["file"][:]
+    assert entry["samples"] == entry["groups"] == len(test)  # without patients every image is its own
+    assert entry["by_institution"] == {} and "patients" not in entry["dataset"]
+    assert summary(entry).startswith(f"{len(test)} images (")
+
+    with (detector / SPLIT).open("a", newline="") as file:
+        csv.writer(file).writerow([test["file"][0], "train"])
+    with pytest.raises(BthubError, match="trained on 1 of"):
+        evaluate(detector, folders, "test")
+
+
+def test_other_classes_are_refused(detector, folders):
+    with pytest.raises(BthubError, match="no_tumor, tumor, but the data have no, yes"):
+        evaluate(detector, folders, "test")
+
+
+def test_set_without_masks_is_refused(localizer, folders):
+    with pytest.raises(BthubError, match="no masks"):
+        evaluate(localizer, folders, "test")
+
+
+# Summary
+
+
+def test_summary_of_a_detector(detector, tiny_lgg):
+    entry = evaluate(detector, tiny_lgg, "train")
+    text = summary(entry)
+    assert f"{entry['samples']} images of {entry['groups']} patients" in text
+    for name in ("accuracy", "ROC AUC", "expected calibration error"):
+        assert f"\n{name}" in text
+    assert f"{entry['metrics']['accuracy']['value']:.4f}" in text
+    matrix = [[int(n) for n in line.split()[1:]] for line in text.splitlines()[-2:]]
+    assert matrix == entry["confusion_matrix"]
+    assert max(len(line) for line in text.splitlines()) < 100
+
+
+def test_summary_of_a_localizer_says_what_is_not_defined(localizer, tiny_lgg):
+    entry = evaluate(localizer, tiny_lgg, "test")
+    entry["metrics"]["dice_pooled"] = {"value": None, "low": None, "high": None}
+    text = summary(entry)
+    assert re.search(r"^Dice of all pixels +- +- to -$", text, re.MULTILINE)
+    assert re.search(rf"^healthy slices +{entry['counts']['healthy_slices']}$", text, re.MULTILINE)
