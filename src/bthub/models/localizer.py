@@ -10,7 +10,7 @@ from PIL import Image
 
 from bthub.errors import BthubError
 from bthub.models.resunet import ResUNetForSemanticSegmentation, ResUNetImageProcessor
-from bthub.run_folder import SEGMENTATION, RunFolder
+from bthub.run_folder import CALIBRATION, SEGMENTATION, RunFolder
 
 
 def save_localizer(folder: Path, model: ResUNetForSemanticSegmentation, image_size: int, threshold: float) -> None:
@@ -83,4 +83,6 @@ def load_localizer(run: RunFolder, device: str = "cpu") -> Localizer:
         raise BthubError(f"{run.id} is a {run.task} run, expected {SEGMENTATION}: swap detector and localizer?")
     model = ResUNetForSemanticSegmentation.from_pretrained(run.path, dtype=torch.float32).eval().to(device)
     processor = ResUNetImageProcessor.from_pretrained(run.path)
+    if "min_area_share" not in run.calibration:
+        raise BthubError(f"{run.id}: {CALIBRATION} has no min_area_share: train the run to its end")
     return Localizer(model, processor, run.calibration["min_area_share"], device)
