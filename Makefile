@@ -4,7 +4,7 @@ PORT ?= 7860
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint bench help
+.PHONY: demo test test-slow lint bench cards help
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -25,6 +25,10 @@ lint: $(VENV)/.test  ## ruff: rules and format
 
 bench: $(VENV)/.demo  ## time every stage for one real slice on 2 cores
 	@HF_HUB_OFFLINE=1 $(BIN)/bthub bench
+
+cards: $(VENV)/.demo  ## render the model cards of runs/ again, from their files
+	@$(BIN)/bthub card runs/*
+	@for run in runs/*; do cp $$run/README.md model_cards/$$(basename $$run).md; done
 
 # One environment; the stamps say what has been put into it. uv installs in seconds what pip takes minutes for.
 $(VENV)/.uv:

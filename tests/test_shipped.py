@@ -1,0 +1,85 @@
+"""The runs that come with the clone: whole, within the size limit, as good as they say, and their cards current."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from bthub import card, run_folder
+from bthub.data.splits import patient_split
+from bthub.evaluate import measure
+from bthub.run_folder import RunFolder
+
+REPOSITORY = Path(__file__).parents[1]
+README = REPOSITORY / "README.md"
+
+
+@pytest.fixture(scope="module")
+def runs(shipped_runs) -> list[RunFolder]:
+    return [RunFolder.open(run) for run in shipped_runs]
+
+
+def test_weights_are_small_and_in_half_precision(runs):
+    files = [run.path / run_folder.WEIGHTS for run in runs]
+    assert sum(file.stat().st_size for file in files) < 60e6
+    for file in files:
+        with safe_open(file, "pt") as weights:
+            types = {weights.get_slice(key).get_dtype() for key in weights.keys()}
+        assert types <= {"F16", "I64"}, file
+
+
+def test_nothing_of_the_benchmark_or_the_test_split_was_given_to_a_run(runs):
+    for run in runs:
+        assert run.training["protocol"] == "patient"
+        for row in run.rows(run_folder.SPLIT):
+            assert patient_split(row["patient_id"]) == row["split"] in ("train", "validation")
+
+
+def test_metrics_follow_from_the_predictions(runs):
+    for run in runs:
+        assert "patient/test" in run.metrics and "patient/validation" in run.metrics
+        for key, entry in run.metrics.items():
+            assert entry["weights"] == run.revision, f"{key} was measured with other weights"
+            again = measure(run.predictions(key), entry)
+            assert {name: entry[name] for name in again} == json.loads(json.dumps(again))
+
+
+def test_the_pair_is_useful(runs):
+    """The least that is shipped; what the runs reach is in their cards."""
+    detector, localizer = (run.metrics["patient/test"]["metrics"] for run in runs)
+    assert detector["roc_auc"]["value"] >= 0.95
+    assert localizer["dice_volume_mean"]["value"] >= 0.75
+
+
+def test_cards_are_current(runs):
+    for run in runs:
+        text = card.render(run.path)
+        assert (run.path / run_folder.CARD).read_text() == text
+        assert (REPOSITORY / "model_cards" / f"{run.id}.md").read_text() == text
+
+
+def test_figures_of_the_readme_are_measured(runs):
+    """Each number of the results table is that of `metrics.json`, rounded to the digits shown."""
+    rows = re.findall(r"^\| .*? \| `(\w+)` \| ([\d.]+) \| ([\d.]+) to ([\d.]+) \|$", README.read_text(), re.MULTILINE)
+    assert len(rows) >= 5
+    measured = {}
+    for run in runs:
+        measured |= run.metrics["patient/test"]["metrics"]
+    for name, *shown in rows:
+        for text, end in zip(shown, ("value", "low", "high"), strict=True):
+            assert text == f"{measured[name][end]:.3f}", f"{name}: {end}"
+
+
+def test_the_readme_snippet_runs(runs, monkeypatch):
+    """The Python lines of the README, as a new user would type them in the clone."""
+    monkeypatch.chdir(REPOSITORY)
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    names: dict = {}
+    for block in blocks:
+        exec(block, names)
+    result = names["result"]
+    assert result.label == "tumor" and result.area_px > 0 and result.mask.shape == (result.height, result.width)
+    json.dumps(result.to_dict())
