@@ -1,0 +1,382 @@
+"""The demo: one page around `bthub.load_pipeline`, and the same as the API endpoint `/analyze`.
+
+Layout and wording only. The page builds its result as HTML with the pictures inside it, so nothing of a result is
+written to disk; the API's overlay is, because the client downloads it as a file.
+
+    python space/app.py                          http://127.0.0.1:7860
+    PORT=8000 python space/app.py
+    BTHUB_DETECTOR=runs/a BTHUB_LOCALIZER=runs/b python space/app.py
+"""
+
+import base64
+import html
+import io
+import json
+import os
+import signal
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import gradio as gr
+from PIL import Image
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from bthub import BthubError, Pipeline, Result, load_pipeline
+from bthub.data.images import MAX_FILE_BYTES
+from bthub.result import DISCLAIMER, TUMOR
+
+HERE = Path(__file__).parent
+EXAMPLES = {
+    "Large tumor": "TCGA_DU_5871_19941206_22.png",
+    "Medium tumor": "TCGA_FG_6691_20020405_25.png",
+    "Small tumor": "TCGA_CS_4942_19970222_10.png",
+    "Faint tumor": "TCGA_HT_A61B_19991127_31.png",
+    "No tumor, low slice": "TCGA_HT_7475_19970918_14.png",
+    "No tumor, high slice": "TCGA_DU_8162_19961029_22.png",
+}
+
+# One picture at a time: torch already spreads it over the cores, and a large picture takes much memory.
+CONCURRENCY = {"concurrency_limit": 1, "concurrency_id": "models"}
+WAITING_PLACES = 32
+
+# Seconds: how often uploads and overlays are deleted, and from which age. A queued picture must outlive its wait.
+DELETE_EVERY, DELETE_AGE = 60, 300
+SHOWN_SIDE = 1024  # pixels; pictures on the page are reduced to this, the downloads are not
+
+HEADER = f"""
+<header>
+  <p class="brand"><svg viewBox="0 0 32 32" aria-hidden="true"><path d="M16 3C9 3 5 8.5 5 16s4 13 11 13 11-5.5
+  11-13S23 3 16 3z"/><path d="M16 5v22"/><circle cx="11.5" cy="12.5" r="3.5"/></svg>bthub</p>
+  <h1>Brain tumor on an MRI slice</h1>
+  <p class="lead">Give it one slice of a brain MRI. It tells whether it sees a tumor, how probable that is, where it
+  lies and how large it is.</p>
+  <p class="notice">{DISCLAIMER}</p>
+</header>
+"""
+
+EMPTY = """
+<section class="empty" aria-label="Result">
+  <svg viewBox="0 0 120 120" aria-hidden="true">
+  <path d="M60 14c-25 0-40 19-40 45s15 47 40 47 40-21 40-47-15-45-40-45z"/>
+  <path d="M60 16v88M44 34c8 6 8 14 0 20s-8 14 0 20M76 34c-8 6-8 14 0 20s8 14 0 20"/></svg>
+  <p><strong>No slice yet.</strong><br>Upload one or pick an example: the result appears here.</p>
+</section>
+"""
+
+ABOUT = f"""
+<footer class="about">
+  <section><h2>What it is</h2>
+  <p>Two neural networks, trained on slices of patients with lower-grade glioma (LGG MRI Segmentation). One
+  gives the probability of a tumor; where that reaches the threshold, the other outlines it. They know this one kind
+  of tumor and these scanners: other tumors, other scan types and other sources are beyond them.</p></section>
+  <section><h2>Your picture</h2>
+  <p>It is analyzed on the computer that serves this page, deleted within {(DELETE_EVERY + DELETE_AGE) // 60} minutes
+  and used for nothing else. There is no tracking and no history.</p></section>
+  <section><h2>The examples</h2>
+  <p>Slices that the models were not trained on, from The Cancer Imaging Archive, collection TCGA-LGG, prepared by
+  Buda, Saha and Mazurowski (2019), <a href="https://creativecommons.org/licenses/by-nc-sa/4.0/">CC BY-NC-SA 4.0</a>.
+  Code: Apache-2.0.</p></section>
+</footer>
+"""
+
+FAILURE = "Something failed on the server, whose log says what. Try again, or try another picture."
+
+# Tells screen readers the new verdict; where the result is below the input, brings it into view.
+SHOW_RESULT = """() => {
+  const verdict = document.getElementById("verdict");
+  verdict?.focus({preventScroll: true});
+  if (innerWidth < 640) verdict?.closest(".result").scrollIntoView({behavior: "smooth"});
+}"""
+
+
+def build(pipe: Pipeline) -> gr.Blocks:
+    """The page and its endpoint.
+
+    Args:
+        pipe: the loaded models.
+    """
+
+    def show(file: str | None) -> tuple[str, None]:
+        # The upload field is emptied, ready for the next picture.
+        if file is None:
+            return EMPTY, None
+        try:
+            return result_html(pipe(file), Path(file).name), None
+        except BthubError as error:
+            return error_html(sentence(error, file)), None
+
+    def analyze(image: str | None) -> tuple[Image.Image, dict]:
+        """Whether one slice of a brain MRI shows a tumor, and where. Research software, not a medical device.
+
+        Args:
+            image: a PNG, TIFF, JPEG, BMP, WebP or GIF file of one slice, up to 64 MB.
+
+        Returns:
+            The slice with the tumor marked, and what was found: label, tumor_probability, threshold, area_px,
+            bbox ([x0, y0, x1, y1] in pixels, or null), mask_png_base64 (or null), and more.
+        """
+        if image is None:
+            raise gr.Error("No picture came with the request: send one image file.", print_exception=False)
+        try:
+            result = pipe(image)
+        except BthubError as error:
+            raise gr.Error(sentence(error, image), print_exception=False) from error
+        return result.overlay(), result.to_dict()
+
+    # Served from where they are: copies would be deleted with the uploads.
+    gr.set_static_paths([HERE / "examples"])
+    with gr.Blocks(
+        title="Brain tumor on an MRI slice",
+        analytics_enabled=False,
+        delete_cache=(DELETE_EVERY, DELETE_AGE),
+        fill_width=True,
+    ) as demo:
+        gr.HTML(HEADER)
+        with gr.Row(elem_id="desk"):
+            with gr.Column(scale=4, min_width=300, elem_id="input"):
+                gr.HTML(
+                    "<h2>Your slice</h2><p>PNG, TIFF or JPEG, 8 or 16 bit, one slice a file, up to "
+                    f"{MAX_FILE_BYTES >> 20} MB.</p>"
+                )
+                upload = gr.File(label="Slice", show_label=False, height=170, elem_id="upload")
+                gr.HTML("<h2>Or an example</h2><p>Named by what experts outlined on it.</p>")
+                with gr.Row(elem_id="examples"):
+                    buttons = [
+                        gr.Button(name, icon=HERE / "examples" / file, size="sm", min_width=90)
+                        for name, file in EXAMPLES.items()
+                    ]
+            with gr.Column(scale=8, min_width=300):
+                result = gr.HTML(EMPTY, elem_id="result")
+        gr.HTML(ABOUT)
+
+        page = {"outputs": [result, upload], "show_progress_on": result, "api_visibility": "private", **CONCURRENCY}
+        events = [upload.upload(show, upload, **page)]
+        for button, file in zip(buttons, EXAMPLES.values(), strict=True):
+            events.append(button.click(partial(show, str(HERE / "examples" / file)), **page))
+        for event in events:
+            event.success(None, js=SHOW_RESULT, api_visibility="private")
+            failed = event.failure(lambda: error_html(FAILURE), outputs=result, queue=False, api_visibility="private")
+            failed.then(None, js=SHOW_RESULT, api_visibility="private")
+
+        # The endpoint has no place on the page: it hangs on no trigger.
+        overlay = gr.Image(label="overlay", format="png", visible=False)
+        found = gr.JSON(label="result", visible=False)
+        gr.on([], analyze, gr.File(label="image", visible=False), [overlay, found], api_name="analyze", **CONCURRENCY)
+    return demo.queue(max_size=WAITING_PLACES)
+
+
+def launch(demo: gr.Blocks, port: int) -> None:
+    """Start to serve the page, for this machine alone, or for everyone on a Hugging Face Space; returns at once.
+
+    Args:
+        demo: what `build` made.
+        port: TCP port.
+
+    Raises:
+        BthubError: the port is taken.
+    """
+    system_fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    try:
+        demo.launch(
+            server_name="0.0.0.0" if "SPACE_ID" in os.environ else "127.0.0.1",
+            server_port=port,
+            prevent_thread_lock=True,
+            quiet=True,
+            theme=gr.themes.Default(primary_hue="sky", neutral_hue="slate", **system_fonts),
+            css_paths=HERE / "style.css",
+            favicon_path=HERE / "favicon.svg",
+            i18n=gr.I18n(
+                en={"upload_text.drop_file": "Drop a slice here", "upload_text.click_to_upload": "Choose a file"}
+            ),
+            footer_links=["api"],
+            max_file_size=MAX_FILE_BYTES,
+            share=False,
+            run_history=False,
+            enable_monitoring=False,
+            mcp_server=False,
+            pwa=False,
+            ssr_mode=False,
+            # Gradio keeps the last outputs of this many sessions in memory, 10000 unless told, ...
+            state_session_capacity=8,
+            # ... and writes them to disk where a session asks for a link to its page: not here.
+            app_kwargs={"routes": [Route("/gradio_api/deep_link", lambda _: PlainTextResponse("Not found", 404))]},
+        )
+    except OSError as error:
+        raise BthubError(f"port {port} is not free: stop what uses it, or choose another with PORT=") from error
+
+
+def sentence(error: BthubError, file: str) -> str:
+    """The error's text with the file's name only: its folder here is nothing to the user."""
+    return str(error).replace(f"{Path(file).parent}{os.sep}", "")
+
+
+def error_html(text: str) -> str:
+    return f"""
+<section class="result error" role="alert" aria-labelledby="verdict">
+  <h2 id="verdict" tabindex="-1">This picture could not be analyzed</h2>
+  <p>{html.escape(text)}</p>
+</section>
+"""
+
+
+def result_html(result: Result, name: str) -> str:
+    """The result of one slice as the page shows it.
+
+    Args:
+        result: what the pipeline found.
+        name: the file's name.
+    """
+    tumor = result.label == TUMOR
+    probability, threshold = percent(result.tumor_probability), percent(result.threshold)
+    if not tumor:
+        verdict = "No tumor found"
+        remark = (
+            "This is not an all-clear: it is one slice, the models know one kind of tumor, and they miss some."
+            " A tumor may be on another slice."
+        )
+    elif result.bbox is None:
+        verdict = "Tumor likely"
+        remark = "The outline stayed empty: what was seen is too small or too faint to mark."
+    else:
+        verdict = "Tumor likely"
+        remark = "The marked area is an estimate by a model, not a diagnosis."
+
+    views, numbers = {}, {}
+    if result.bbox is not None:
+        x0, y0, x1, y1 = result.bbox
+        views["Overlay"] = (result.overlay(), "The slice with the suspected tumor tinted red, its box yellow")
+        numbers["Tumor area"] = f"{result.area_px:,} pixels"
+        if result.brain_share is not None:
+            numbers["Share of the brain"] = (
+                f"{percent(result.brain_share)} <small>of the head's outline on this slice, an estimate</small>"
+            )
+        numbers["Box"] = f"{x1 - x0} × {y1 - y0} pixels <small>x {x0} to {x1}, y {y0} to {y1}</small>"
+    views["Scan"] = (Image.fromarray(result.image), "The slice as it was read")
+    if result.mask is not None:
+        views["Mask"] = (Image.fromarray(result.mask), "The suspected tumor in white on black")
+    numbers["Picture"] = f"{result.width:,} × {result.height:,} pixels"
+    stages = ", ".join(f"{stage} {ms:.0f}" for stage, ms in result.milliseconds.items() if stage != "total" and ms)
+    numbers["Time"] = f"{result.milliseconds['total']:.0f} ms <small>{stages}</small>"
+    numbers["Models"] = "".join(
+        f"<div>{html.escape(model['id'])} <small>{html.escape(model['revision'])}</small></div>"
+        for model in result.models.values()
+    )
+
+    stem = Path(name).stem
+    as_json = json.dumps(result.to_dict()).encode()
+    downloads = download_html(f"{stem}.json", "application/json", as_json, "Result (JSON)")
+    if result.mask is not None:
+        downloads = download_html(f"{stem}_mask.png", "image/png", result.mask_png(), "Mask (PNG)") + downloads
+
+    return f"""
+<section class="result {"tumor" if tumor else "clear"}" aria-labelledby="verdict">
+  <div class="verdict">
+    <p class="name">{html.escape(name)}</p>
+    <h2 id="verdict" tabindex="-1">{verdict}</h2>
+    <p class="probability"><strong>{probability}</strong> probability of a tumor on this slice</p>
+    {meter_html(result.tumor_probability, result.threshold)}
+    <p class="explain">From {threshold} up, the verdict is “tumor likely”. The threshold was chosen on validation
+    slices.</p>
+    <p class="remark">{remark}</p>
+  </div>
+  <div class="findings">
+    {views_html(views)}
+    <div class="numbers">
+      <dl>{"".join(f"<div><dt>{term}</dt><dd>{value}</dd></div>" for term, value in numbers.items())}</dl>
+      <p class="downloads">{downloads}</p>
+    </div>
+  </div>
+  <p class="disclaimer">{DISCLAIMER}</p>
+</section>
+"""
+
+
+def meter_html(probability: float, threshold: float) -> str:
+    """A bar from 0 to 100 % filled up to the probability, with a mark at the threshold."""
+    mark = f"threshold {percent(threshold)}"
+    return f"""
+<div class="meter" role="meter" aria-label="Probability of a tumor" aria-valuemin="0" aria-valuemax="1"
+  aria-valuenow="{probability:.4f}" aria-valuetext="{percent(probability)}, {mark}"
+  style="--p: {probability:.4f}; --t: {threshold:.4f}">
+  <div class="track"><div class="fill"></div></div>
+  <div class="mark"></div>
+  <div class="scale" aria-hidden="true"><span>0%</span><span class="at">{mark}</span><span>100%</span></div>
+</div>
+"""
+
+
+def views_html(views: dict[str, tuple[Image.Image, str]]) -> str:
+    """Pictures of which one is shown, the first until another is chosen.
+
+    Args:
+        views: name -> picture and its description for those who cannot see it.
+    """
+    chosen = "".join(
+        f'<input type="radio" name="view" id="view-{name.lower()}"{" checked" * (i == 0)}>'
+        f'<label for="view-{name.lower()}">{name}</label>'
+        for i, name in enumerate(views)
+    )
+    pictures = "".join(
+        f'<img class="{name.lower()}" src="{png(picture)}" alt="{text}">' for name, (picture, text) in views.items()
+    )
+    return f'<div class="views"><div class="chooser" role="radiogroup" aria-label="View">{chosen}</div>{pictures}</div>'
+
+
+def png(picture: Image.Image) -> str:
+    """The picture, reduced to SHOWN_SIDE, as a data address."""
+    picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return data_address("image/png", buffer.getvalue())
+
+
+def download_html(name: str, kind: str, content: bytes, text: str) -> str:
+    return f'<a download="{html.escape(name)}" href="{data_address(kind, content)}">{text}</a>'
+
+
+def data_address(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def percent(share: float) -> str:
+    """A share as the page writes it; never 0% or 100%, which no model can promise.
+
+    Two shares that straddle the threshold can look alike after rounding; the bar and the verdict tell them apart.
+    """
+    if 0 < share < 0.001:
+        return "under 0.1%"
+    if 0.999 < share < 1:
+        return "over 99.9%"
+    return f"{share:.1%}"
+
+
+def main() -> int:
+    port = os.environ.get("PORT", "7860")
+    if not (port.isdigit() and 0 < int(port) < 65536):
+        print(f"bthub: PORT must be a number from 1 to 65535, not {port!r}", file=sys.stderr)
+        return 2
+    # When the system stops it, it leaves through the `with` below, as on Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with tempfile.TemporaryDirectory(prefix="bthub-") as folder:
+        # All that Gradio writes, half-finished uploads too, goes with this folder, which no other user can read.
+        tempfile.tempdir = folder
+        try:
+            print("bthub: loading the models", flush=True)
+            demo = build(load_pipeline(os.environ.get("BTHUB_DETECTOR"), os.environ.get("BTHUB_LOCALIZER")))
+            launch(demo, int(port))
+        except BthubError as error:
+            print(f"bthub: {error}", file=sys.stderr)
+            return 2
+        try:
+            print(f"bthub: ready on {demo.local_url} (Ctrl-C stops it)", flush=True)
+            demo.block_thread()
+        finally:
+            demo.close(verbose=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
