@@ -1,0 +1,32 @@
+"""Data sets: from a download to Parquet (`build`), what is in it (`info`), its splits (`splits`)."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["load_split"]
+
+
+def load_split(dataset: str | Path, split: str, protocol: str = "patient", revision: str | None = None) -> "Dataset":
+    """One split of a data set that `bthub data build` wrote.
+
+    Args:
+        dataset: the built folder, or the id of its repository on the Hub.
+        split: "train", "validation", "test", or for LGG "benchmark".
+        protocol: "patient" or "slice", how LGG's slices are split. Image-folder sets are split in one way and
+            take no notice of it.
+        revision: commit, branch or tag of the Hub repository; a folder has none.
+
+    Returns:
+        The rows, for LGG in the order of patient_id and slice_index. `image` decodes to a PIL image, LGG's `mask`
+        to one of mode L with 0 and 255.
+
+    Raises:
+        BthubError: there is no such data set, protocol or split, or its files are damaged.
+    """
+    # Imported here because `datasets` takes a second, and `bthub --help` should not.
+    from bthub.data.built import BuiltDataset
+
+    return BuiltDataset(dataset, revision).load(split, protocol)

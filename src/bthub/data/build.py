@@ -1,0 +1,179 @@
+"""`bthub data build`: a downloaded data set -> a Parquet folder that `datasets.load_dataset` reads."""
+
+import hashlib
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Features
+from tqdm import tqdm
+
+from bthub.data import card, folders, info, lgg
+from bthub.data.source import Source
+from bthub.data.splits import patient_split, slice_split
+from bthub.errors import BthubError
+
+CARD = "README.md"
+_ROWS_PER_GROUP = 100
+
+
+def build(source: Path, out: Path) -> None:
+    """Reads a data set as downloaded, checks every file and writes it as Parquet with a dataset card.
+
+    The same source gives the same bytes. Whatever stops it, `out` is either complete or as it was before.
+
+    Args:
+        source: the folder or zip of the LGG MRI Segmentation set, or of an image-folder classification set.
+        out: the folder to write, missing or empty.
+
+    Raises:
+        BthubError: `out` is not empty, or the source fails a check (the message names the file and the mend).
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BthubError(f"{out}: already there and not empty; remove it or give another output folder")
+    with Source(source) as files:
+        if lgg.is_lgg(files):
+            slices = lgg.find_slices(files)
+            splits = _lgg_splits(files, slices)
+            with _whole_or_nothing(out) as folder:
+                _build_lgg(files, slices, splits, folder)
+        else:
+            pictures = folders.find_images(files)
+            with _whole_or_nothing(out) as folder:
+                _build_folders(files, pictures, folder)
+
+
+@contextmanager
+def _whole_or_nothing(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that becomes `out` when the block ends, and is removed if it ends badly."""
+    # Resolved, so that a link to another disk gets its sibling there, where renaming is atomic.
+    target = out.resolve()
+    missing = [parent for parent in target.parents if not parent.exists()]
+    folder = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    try:
+        folder.mkdir(parents=True)
+        yield folder
+        if target.exists():
+            target.rmdir()
+        folder.rename(target)
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        for parent in missing:
+            if parent.is_dir() and not any(parent.iterdir()):
+                parent.rmdir()
+        if isinstance(error, OSError):
+            raise BthubError(
+                f"{out}: cannot be written ({error.strerror or error}); free some space or give another path"
+            ) from error
+        raise
+
+
+class _ParquetFiles:
+    """Parquet files of one schema, written row by row; at most one row group per file is in memory."""
+
+    def __init__(self, folder: Path, features: Features) -> None:
+        self.folder = folder
+        # This schema carries the features as metadata, so that Image and ClassLabel survive without a card.
+        self.schema = features.arrow_schema
+        self.rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        self.writers: dict[str, pq.ParquetWriter] = {}
+
+    def __enter__(self) -> "_ParquetFiles":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                for name in self.rows:
+                    self._flush(name)
+        finally:
+            for writer in self.writers.values():
+                writer.close()
+
+    def add(self, name: str, row: dict[str, Any]) -> None:
+        self.rows[name].append(row)
+        if len(self.rows[name]) == _ROWS_PER_GROUP:
+            self._flush(name)
+
+    def _flush(self, name: str) -> None:
+        rows = self.rows[name]
+        if not rows:
+            return
+        if name not in self.writers:
+            path = self.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # As `Dataset.push_to_hub` writes: chunks that the Hub deduplicates, pages that viewers can seek.
+            self.writers[name] = pq.ParquetWriter(
+                path, self.schema, use_content_defined_chunking=True, write_page_index=True
+            )
+        self.writers[name].write_table(pa.Table.from_pylist(rows, schema=self.schema))
+        rows.clear()
+
+
+def _content(folder: Path) -> str:
+    """Digest of all data files, with their places."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.parquet")):
+        with path.open("rb") as file:
+            place = path.relative_to(folder).as_posix()
+            digest.update(f"{place} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _lgg_splits(files: Source, slices: list[lgg.Slice]) -> list[tuple[str, str]]:
+    """The split of each slice under both protocols, in the order of PROTOCOLS."""
+    splits = []
+    for entry in slices:
+        try:
+            splits.append((patient_split(entry.patient_id), slice_split(entry.patient_id, entry.index)))
+        except BthubError as error:
+            raise BthubError(f"{files.where(entry.image)}: {error}") from error
+    return splits
+
+
+def _build_lgg(files: Source, slices: list[lgg.Slice], splits: list[tuple[str, str]], folder: Path) -> None:
+    facts: list[info.SliceFacts] = []
+    sizes: set[tuple[int, int]] = set()
+    digests: set[bytes] = set()
+    copied = {patient: dict.fromkeys(lgg.FILLED, True) for patient in {entry.patient_id for entry in slices}}
+    progress = tqdm(zip(slices, splits, strict=True), "Reading and checking", len(slices), unit="slice")
+    with _ParquetFiles(folder, lgg.FEATURES) as parquet:
+        for entry, (by_patient, by_slice) in progress:
+            read = lgg.read_slice(files, entry)
+            row = read.row
+            parquet.add(f"data/patient-{by_patient}/slice-{by_slice}.parquet", row)
+            facts.append(
+                info.SliceFacts(row["patient_id"], row["institution"], row["tumor_pixels"], (by_patient, by_slice))
+            )
+            sizes.add(read.size)
+            digests.add(hashlib.sha256(row["image"]["bytes"]).digest())
+            for channel, filled in read.filled.items():
+                copied[row["patient_id"]][channel] &= filled
+    patients = {channel: sum(filled[channel] for filled in copied.values()) for channel in lgg.FILLED}
+    text = card.lgg_card(facts, sizes, patients, repeats=len(slices) - len(digests), content=_content(folder))
+    (folder / CARD).write_text(text, encoding="utf-8")
+
+
+def _build_folders(files: Source, pictures: list[folders.Picture], folder: Path) -> None:
+    digests = []
+    for picture in tqdm(pictures, "Checking", unit="image"):
+        decoded = folders.decode(files.read(picture.file), files.where(picture.file))
+        digests.append(folders.pixel_digest(decoded))
+    splits = folders.draw_splits(pictures, digests)
+    classes = sorted({picture.label for picture in pictures})
+    facts = []
+    with _ParquetFiles(folder, folders.features(classes)) as parquet:
+        writing = tqdm(zip(pictures, splits, digests, strict=True), "Writing", len(pictures), unit="image")
+        for picture, split, digest in writing:
+            data = {"bytes": files.read(picture.file), "path": PurePosixPath(picture.file).name}
+            row = {"image": data, "label": classes.index(picture.label), "file": picture.file}
+            parquet.add(f"data/{split}.parquet", row)
+            facts.append(info.PictureFacts(split, picture.label, digest))
+    text = card.folders_card(files.title, facts, shipped=pictures[0].shipped is not None, content=_content(folder))
+    (folder / CARD).write_text(text, encoding="utf-8")

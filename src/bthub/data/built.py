@@ -1,0 +1,98 @@
+"""Reading what `build` wrote, from its folder or from the Hub."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from datasets import Dataset, IterableDataset, get_dataset_config_names, get_dataset_split_names, load_dataset
+from datasets.exceptions import DatasetsError
+
+from bthub.data.splits import PROTOCOLS
+from bthub.errors import BthubError
+
+
+class BuiltDataset:
+    """A data set as `build` writes it.
+
+    Args:
+        dataset: the built folder, or the id of its repository on the Hub.
+        revision: commit, branch or tag on the Hub.
+
+    Raises:
+        BthubError: there is no such data set, or the folder was not written by `build`.
+    """
+
+    def __init__(self, dataset: str | Path, revision: str | None = None) -> None:
+        self.name = str(dataset)
+        path = Path(dataset)
+        if path.exists():
+            if not (path / "README.md").is_file() or not any((path / "data").rglob("*.parquet")):
+                raise BthubError(
+                    f"{dataset}: not a built data set (no README.md with data/*.parquet); "
+                    f"write one with `bthub data build {dataset} OUT` and give OUT"
+                )
+            revision = None
+        elif not re.fullmatch(r"\w[\w.-]*/[\w.-]+", self.name):
+            raise BthubError(f"{dataset}: no such folder; give a folder that `bthub data build` wrote or a Hub id")
+        self.revision = revision
+        with self._reading():
+            self.configs = get_dataset_config_names(self.name, revision=revision)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except (DatasetsError, OSError, ValueError) as error:
+            raise BthubError(
+                f"{self.name}: cannot be read as a data set ({error}); build or download it again, "
+                "and if it is a Hub id check its spelling and the network"
+            ) from error
+
+    @property
+    def is_lgg(self) -> bool:
+        """Whether it has the two protocols of LGG; an image-folder set has one configuration, "default"."""
+        return set(PROTOCOLS) <= set(self.configs)
+
+    def config(self, protocol: str) -> str:
+        """The configuration that holds a protocol."""
+        if protocol not in PROTOCOLS:
+            raise BthubError(f"unknown protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
+        config = protocol if self.is_lgg else "default"
+        if config not in self.configs:
+            raise BthubError(
+                f"{self.name}: no configuration {config!r}, only {', '.join(self.configs)}; "
+                "write the data set with `bthub data build`"
+            )
+        return config
+
+    def splits(self, protocol: str = "patient") -> list[str]:
+        """The names of the splits that are there."""
+        config = self.config(protocol)
+        with self._reading():
+            return get_dataset_split_names(self.name, config, revision=self.revision)
+
+    def load(self, split: str, protocol: str = "patient") -> Dataset:
+        """See `bthub.data.load_split`."""
+        config, splits = self.config(protocol), self.splits(protocol)
+        if split not in splits:
+            raise BthubError(f"{self.name}: no split {split!r}; choose one of {', '.join(splits)}")
+        with self._reading():
+            rows = load_dataset(self.name, config, split=split, revision=self.revision)
+            if not self.is_lgg:
+                return rows
+            # A split may lie in several files, each sorted by itself.
+            keys = list(zip(rows["patient_id"], rows["slice_index"], strict=True))
+            return rows.select(sorted(range(len(keys)), key=keys.__getitem__))
+
+    def columns(self, split: str, columns: list[str], protocol: str = "patient") -> IterableDataset:
+        """Some columns of a split, streamed: the others are not read (from the Hub: not downloaded)."""
+        with self._reading():
+            return load_dataset(
+                self.name,
+                self.config(protocol),
+                split=split,
+                revision=self.revision,
+                streaming=True,
+                columns=columns,
+            )

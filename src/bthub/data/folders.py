@@ -1,0 +1,174 @@
+"""Image-folder classification sets, whose classes are the names of the folders that the images lie in.
+
+Either ``CLASS/image.jpg``, or ``train/CLASS/image.jpg`` and ``test/CLASS/image.jpg`` as the set's publisher
+split it.
+"""
+
+import hashlib
+import io
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+from datasets import ClassLabel, Features, Value
+from datasets import Image as ImageFeature
+from PIL import Image
+
+from bthub.data.source import Source, pick_root
+from bthub.data.splits import SEED
+from bthub.errors import BthubError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+# Named, so that a file of another kind under one of these suffixes meets no other decoder.
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
+# What publishers call the folders of their own split.
+_SHIPPED = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+_MAX_PIXELS = 64_000_000
+_HELD_OUT = 0.15
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image of a set: its path in the source, its class, and the publisher's split, if it has one."""
+
+    file: str
+    label: str
+    shipped: str | None
+
+
+def features(classes: list[str]) -> Features:
+    """The columns of an image-folder set."""
+    return Features({"image": ImageFeature(), "label": ClassLabel(names=classes), "file": Value("string")})
+
+
+def find_images(source: Source) -> list[Picture]:
+    """All images of a source, sorted by path. Nothing is read yet.
+
+    Raises:
+        BthubError: there are none, they do not lie in class folders, there is one class only, or the
+            publisher's splits have different classes.
+    """
+    roots: dict[str, list[Picture]] = defaultdict(list)
+    for name in source.names:
+        path = PurePosixPath(name)
+        if path.suffix.lower() not in SUFFIXES:
+            continue
+        label, above = path.parent.name, path.parent.parent
+        if not label or label.lower() in _SHIPPED:
+            raise BthubError(
+                f"{source.where(name)}: an image outside of the class folders; put it in a folder named after its class"
+            )
+        shipped = _SHIPPED.get(above.name.lower())
+        roots[str(above.parent if shipped else above)].append(Picture(name, label, shipped))
+    if not roots:
+        raise BthubError(
+            f"{source.path}: no images found; give the folder or zip of the LGG MRI Segmentation set, "
+            "or one folder of images per class"
+        )
+    root = pick_root(source, {root: [p.file for p in pictures] for root, pictures in roots.items()}, "classes")
+    pictures = roots[root]
+
+    by_split: dict[str | None, set[str]] = defaultdict(set)
+    for picture in pictures:
+        by_split[picture.shipped].add(picture.label)
+    classes = set().union(*by_split.values())
+    if None in by_split and len(by_split) > 1:
+        stray = next(picture for picture in pictures if picture.shipped is None)
+        raise BthubError(
+            f"{source.where(stray.file)}: a class folder beside the set's train and test folders; "
+            "move its images into these, or remove it"
+        )
+    for split, labels in by_split.items():
+        if labels != classes:
+            missing = ", ".join(sorted(classes - labels))
+            raise BthubError(f"{source.where(root)}: no images of {missing} in {split}; restore that folder")
+    if len(classes) < 2:
+        raise BthubError(
+            f"{source.where(root)}: only one class folder ({classes.pop()}) holds images; "
+            "give the folder above all classes"
+        )
+    if "train" not in by_split or len(by_split) == 1:
+        # Half a split is none: what there is gets split like a flat set.
+        pictures = [Picture(p.file, p.label, None) for p in pictures]
+    return pictures
+
+
+def decode(data: bytes, where: str) -> Image.Image:
+    """The decoded picture in an image file's bytes.
+
+    Raises:
+        BthubError: it is damaged, not an image, or absurdly large.
+    """
+    try:
+        picture = Image.open(io.BytesIO(data), formats=_FORMATS)
+        size = picture.size
+        if size[0] * size[1] <= _MAX_PIXELS:
+            picture.load()
+            return picture
+    except Exception as error:
+        # Pillow raises anything from SyntaxError to struct.error on damaged files, so no narrower net holds.
+        raise BthubError(
+            f"{where}: truncated or damaged, not a readable image ({error}); download it again or remove it"
+        ) from error
+    raise BthubError(f"{where}: {size[0]}x{size[1]} pixels is too large (at most {_MAX_PIXELS:,}); remove it")
+
+
+def pixel_digest(picture: Image.Image) -> str:
+    """The same for two pictures of the same pixels, whatever format or colour mode they were saved in."""
+    # Pillow clips pictures of more than 8 bits when it converts them, which would make different ones equal.
+    plain = picture if picture.mode.startswith(("I", "F")) else picture.convert("RGB")
+    return hashlib.sha256(f"{plain.mode} {plain.size} ".encode() + plain.tobytes()).hexdigest()
+
+
+def draw_splits(pictures: list[Picture], digest: list[str]) -> list[str]:
+    """The split of each picture, the publisher's or drawn with seed 42.
+
+    A flat set is split 70 / 15 / 15, the publisher's train 85 / 15 into train and validation if there is no
+    validation, stratified by class. Pictures of identical pixels stay together in what is drawn; the
+    publisher's test is left as it is.
+
+    Raises:
+        BthubError: a class has too few different images to be split.
+    """
+    splits = [picture.shipped for picture in pictures]
+    if "validation" in splits:
+        return splits
+    draw = ["validation"] if "test" in splits else ["validation", "test"]
+    groups: dict[str, list[int]] = defaultdict(list)
+    for i, shipped in enumerate(splits):
+        if shipped in (None, "train"):
+            groups[digest[i]].append(i)
+    by_class: dict[str, list[list[int]]] = defaultdict(list)
+    for group in groups.values():
+        by_class[pictures[group[0]].label].append(group)
+
+    rng = np.random.default_rng(SEED)
+    for label, members in sorted(by_class.items()):
+        if len(members) <= len(draw):
+            raise BthubError(
+                f"class {label!r} has only {len(members)} different images, too few to split into train and "
+                f"{' and '.join(draw)}; add images or remove the class"
+            )
+        order = [members[i] for i in rng.permutation(len(members))]
+        target = max(1, round(_HELD_OUT * sum(map(len, members))))
+        for served, split in enumerate(draw):
+            # However unequal the groups are, one is left for each split that comes after, train included.
+            kept, taken = len(draw) - served, 0
+            while len(order) > kept and taken < target:
+                group = order.pop()
+                taken += len(group)
+                for i in group:
+                    splits[i] = split
+        for group in order:
+            for i in group:
+                splits[i] = "train"
+    return splits
