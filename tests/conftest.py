@@ -61,7 +61,7 @@ def tiny_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     save_classifier(detector, create_classifier("resnet10t", 2), "resnet10t", ["no_tumor", "tumor"], 64, 1.0)
     write_json(detector / CALIBRATION, {"temperature": 1.0, "threshold": 0.001})
     config = ResUNetConfig(backbone="resnet10t", decoder_channels=[32, 16, 8, 8, 8])
-    save_localizer(localizer, ResUNetForSemanticSegmentation(config), 64, 0.5)
+    save_localizer(localizer, ResUNetForSemanticSegmentation(config), 64, 0.5, 0.0)
     write_json(localizer / CALIBRATION, {"mask_threshold": 0.5, "min_area_share": 0.0})
     return detector, localizer
 

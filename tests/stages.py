@@ -13,7 +13,7 @@ from torch import nn
 from bthub.models.classifier import Classifier, eval_transform, preprocessing
 from bthub.models.localizer import Localizer
 from bthub.models.resunet import ResUNetImageProcessor
-from bthub.pipeline import Pipeline
+from bthub.two_stage import Pipeline
 
 MODELS = {
     "detector": {"id": "brightness", "revision": "1"},
@@ -48,8 +48,9 @@ class BrightPixels(nn.Module):
 
 def make_pipeline(threshold: float = 0.5, min_area_share: float = 0.0, image_size: int = 256) -> Pipeline:
     detector = Classifier(Brightness(), eval_transform(preprocessing(64)), ["no_tumor", "tumor"], "cpu")
-    processor = ResUNetImageProcessor(size={"height": image_size, "width": image_size})
-    localizer = Localizer(BrightPixels(), processor, min_area_share, "cpu")
+    size = {"height": image_size, "width": image_size}
+    processor = ResUNetImageProcessor(size=size, min_area_share=min_area_share)
+    localizer = Localizer(BrightPixels(), processor, "cpu")
     return Pipeline(detector, localizer, threshold=threshold, models=MODELS)
 
 

@@ -19,7 +19,7 @@ from bthub.errors import BthubError
 from bthub.evaluate import evaluate, measure, summary
 from bthub.models.classifier import load_classifier
 from bthub.models.localizer import Localizer, load_localizer
-from bthub.run_folder import CALIBRATION, METRICS, SPLIT, TRAINING, RunFolder, write_json
+from bthub.run_folder import CALIBRATION, METRICS, PREPROCESSOR, SPLIT, TRAINING, RunFolder, write_json
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_localizer(localizer, tiny_lgg, monkeypatch):
 
     # A localizer that finds every second tumor to the pixel: what is tested is what is made of its maps.
     monkeypatch.setattr(Localizer, "predict", lambda self, images: [next(found).astype(np.float32) for _ in images])
-    change_json(localizer / CALIBRATION, min_area_share=0.0)
+    change_json(localizer / PREPROCESSOR, min_area_share=0.0)
     entry = evaluate(localizer, tiny_lgg, "test", batch_size=3)
     predictions = RunFolder.open(localizer).predictions("patient/test")
     for i, (row, reference) in enumerate(zip(predictions, references, strict=True)):
@@ -111,7 +111,7 @@ def test_localizer_cleans_masks_as_the_pipeline_does(localizer, tiny_lgg, monkey
     monkeypatch.setattr(Localizer, "predict", speck)
     predicted = {}
     for share in (0.0, 0.01):
-        change_json(localizer / CALIBRATION, min_area_share=share)
+        change_json(localizer / PREPROCESSOR, min_area_share=share)
         evaluate(localizer, tiny_lgg, "test")
         rows = RunFolder.open(localizer).predictions("patient/test")
         predicted[share] = {row["predicted_px"] for row in rows}

@@ -11,9 +11,9 @@ from transformers import pipeline
 
 from bthub.errors import BthubError
 from bthub.models.classifier import create_classifier, load_classifier, save_classifier
-from bthub.models.localizer import clean_mask, load_localizer, save_localizer
-from bthub.models.resunet import ResUNetConfig, ResUNetForSemanticSegmentation, letterbox_box
-from bthub.run_folder import CALIBRATION, CONFIG, WEIGHTS, RunFolder, create, write_json
+from bthub.models.localizer import load_localizer, save_localizer
+from bthub.models.resunet import ResUNetConfig, ResUNetForSemanticSegmentation, clean_mask, letterbox_box
+from bthub.run_folder import CONFIG, WEIGHTS, RunFolder, create, write_json
 
 LABELS = ["no_tumor", "tumor"]
 
@@ -115,8 +115,7 @@ def test_mask_threshold_is_folded_into_the_head(tmp_path, pictures):
     for threshold in (0.5, 0.2):
         folder = tmp_path / str(threshold)
         folder.mkdir()
-        save_localizer(folder, model, 64, threshold)
-        write_json(folder / CALIBRATION, {"min_area_share": 0.0})
+        save_localizer(folder, model, 64, threshold, 0.0)
         maps[threshold] = load_localizer(RunFolder.open(folder)).predict(pictures)[0].astype(float)
     # What reached 0.2 before now reaches 0.5: the log-odds are shifted by those of 0.2.
     shift = np.log(maps[0.2] / (1 - maps[0.2])) - np.log(maps[0.5] / (1 - maps[0.5]))

@@ -275,7 +275,7 @@ def test_an_iterator_is_consumed_batch_by_batch(pipe):
 
 def test_huge_pictures_are_batched_by_their_pixels(monkeypatch):
     pipe = make_pipeline()
-    monkeypatch.setattr("bthub.pipeline.MAX_PIXELS", 40000)  # of DARK, 200 x 200
+    monkeypatch.setattr("bthub.two_stage.MAX_PIXELS", 40000)  # of DARK, 200 x 200
     pipe([DARK] * 3, batch_size=8)
     assert pipe.detector.model.batches == [1, 1, 1]
 

@@ -176,12 +176,12 @@ def main() -> None:
     if accelerator.is_main_process:
         best = accelerator.unwrap_model(model).to("cpu")
         run.load_best(best, output)
-        calibration = choose_operating_point(Localizer(best.eval(), processor, 0.0, "cpu"), rows["validation"])
+        calibration = choose_operating_point(Localizer(best.eval(), processor, "cpu"), rows["validation"])
         run.write_records(
             output, config, args.data, config.protocol, rows, progress, processes=accelerator.num_processes
         )
         write_json(output / CALIBRATION, calibration)
-        save_localizer(output, best, size, calibration["mask_threshold"])
+        save_localizer(output, best, size, calibration["mask_threshold"], calibration["min_area_share"])
         print(f"{output}: validation Dice {calibration['validation_dice']:.4f}; next: bthub evaluate {output}")
 
 

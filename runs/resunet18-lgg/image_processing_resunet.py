@@ -18,11 +18,26 @@ def letterbox_box(height: int, width: int, size: int) -> tuple[int, int, int, in
     return (size - inner_height) // 2, (size - inner_width) // 2, inner_height, inner_width
 
 
+def clean_mask(probability: np.ndarray, min_area_share: float, threshold: float = 0.5) -> np.ndarray:
+    """Tumor probability (H, W) -> mask (H, W) bool: above the threshold, and nothing when that is too small.
+
+    Args:
+        probability: values 0-1.
+        min_area_share: a mask smaller than this share of the image is taken as nothing found.
+        threshold: 0.5 is the operating point of a saved model (the bias of its head carries the chosen one).
+    """
+    mask = probability > threshold
+    return mask if mask.sum() >= min_area_share * mask.size else np.zeros_like(mask)
+
+
 class ResUNetImageProcessor(PilBackend):
     """Letterbox: the longest side becomes `size`, the image stands in the middle, the rest is black.
 
     No statistic of the image or of its volume enters: pixels are scaled to 0-1, then normalised by the saved mean
     and standard deviation. `post_process_*` inverts the geometry, so masks have each image's own size.
+
+    Attributes:
+        min_area_share: a mask smaller than this share of its image is taken as nothing found; chosen on validation.
     """
 
     resample = PILImageResampling.BILINEAR
@@ -33,6 +48,7 @@ class ResUNetImageProcessor(PilBackend):
     do_normalize = True
     image_mean = [0.0, 0.0, 0.0]
     image_std = [1.0, 1.0, 1.0]
+    min_area_share = 0.0
 
     def _preprocess(self, images: list[np.ndarray], size, resample, image_mean, image_std, return_tensors, **kwargs):
         batch = np.zeros((len(images), 3, size.height, size.width), dtype=np.float32)
@@ -67,7 +83,10 @@ class ResUNetImageProcessor(PilBackend):
 
     def post_process_semantic_segmentation(self, outputs, target_sizes: list[tuple[int, int]]) -> list[Tensor]:
         """Maps of 0 (background) and 1 (tumor), (height, width) each."""
-        return [(p > 0.5).long() for p in self.post_process_probability(outputs, target_sizes)]
+        return [self._mask(p).long() for p in self.post_process_probability(outputs, target_sizes)]
+
+    def _mask(self, probability: Tensor, threshold: float = 0.5) -> Tensor:
+        return torch.from_numpy(clean_mask(probability.cpu().numpy(), self.min_area_share, threshold))
 
     def post_process_panoptic_segmentation(
         self,
@@ -90,7 +109,7 @@ class ResUNetImageProcessor(PilBackend):
             target_sizes = [tuple(logits.shape[-2:]) for logits in outputs.logits]
         results = []
         for probability in self.post_process_probability(outputs, target_sizes):
-            mask = probability > mask_threshold
+            mask = self._mask(probability, mask_threshold)
             score = probability.max().item()
             found = bool(mask.any()) and score >= threshold
             results.append(

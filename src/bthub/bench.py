@@ -9,7 +9,8 @@ import torch
 
 from bthub.data.images import SUFFIXES
 from bthub.errors import BthubError
-from bthub.pipeline import Pipeline, load_pipeline
+from bthub.pipeline import load_pipeline
+from bthub.two_stage import Pipeline
 
 THREADS = 2
 BATCH_SIZES = (1, 8, 16)

@@ -23,7 +23,7 @@ from bthub.data import load_split
 from bthub.data.identity import describe_rows
 from bthub.errors import BthubError
 from bthub.models.classifier import load_classifier
-from bthub.models.localizer import clean_mask, load_localizer
+from bthub.models.localizer import load_localizer
 from bthub.run_folder import (
     CALIBRATION,
     CLASSIFICATION,
@@ -222,11 +222,10 @@ def _localize(folder: RunFolder, rows: Rows, batch_size: int, device: str) -> tu
     if "mask" not in rows.column_names:
         raise BthubError(f"{folder.id} outlines tumors, but the data have no masks: evaluate it on LGG data")
     localizer = load_localizer(folder, device)
-    probabilities = (p for images in _batches(rows, batch_size) for p in localizer.predict(images))
+    masks = (mask for images in _batches(rows, batch_size) for mask in localizer.masks(images))
     predictions = []
-    for ids, row, probability in zip(_ids(rows), rows.select_columns(["mask"]), probabilities, strict=True):
+    for ids, row, found in zip(_ids(rows), rows.select_columns(["mask"]), masks, strict=True):
         reference = np.asarray(row["mask"]) > 0  # (H, W)
-        found = clean_mask(probability, localizer.min_area_share)
         counts = (reference.sum(), found.sum(), (reference & found).sum(), reference.size)
         predictions.append({**ids, **{name: str(int(n)) for name, n in zip(COUNTS, counts, strict=True)}})
     return predictions, {

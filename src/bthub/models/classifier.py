@@ -5,6 +5,7 @@ The saved `config.json` is timm's own, which transformers reads too: the same fo
 names is the one used everywhere.
 """
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
 from bthub.errors import BthubError
-from bthub.models import simple_cnn as _registers_simple_cnn  # noqa: F401
+from bthub.models.simple_cnn import modeling_simple_cnn
 from bthub.run_folder import CLASSIFICATION, CONFIG, WEIGHTS, RunFolder, write_json
 
 
@@ -111,6 +112,10 @@ def save_classifier(
             **preprocessing(image_size),
         },
     }
+    if architecture == "simple_cnn":
+        # timm doesn't have it, so its code goes with it; where bthub is installed that isn't asked for.
+        config["auto_map"] = {"AutoModelForImageClassification": "modeling_simple_cnn.SimpleCNNForImageClassification"}
+        shutil.copy(modeling_simple_cnn.__file__, folder)
     write_json(folder / CONFIG, config)
 
 

@@ -1,5 +1,7 @@
 """The ResUNet of a run, saved and loaded with transformers' own methods."""
 
+import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +11,18 @@ import torch
 from PIL import Image
 
 from bthub.errors import BthubError
-from bthub.models.resunet import ResUNetForSemanticSegmentation, ResUNetImageProcessor
-from bthub.run_folder import CALIBRATION, SEGMENTATION, RunFolder
+from bthub.models.resunet import (
+    ResUNetForSemanticSegmentation,
+    ResUNetImageProcessor,
+    clean_mask,
+    image_processing_resunet,
+)
+from bthub.run_folder import CONFIG, PREPROCESSOR, SEGMENTATION, RunFolder, write_json
 
 
-def save_localizer(folder: Path, model: ResUNetForSemanticSegmentation, image_size: int, threshold: float) -> None:
+def save_localizer(
+    folder: Path, model: ResUNetForSemanticSegmentation, image_size: int, threshold: float, min_area_share: float
+) -> None:
     """Write the weights (half precision), the configurations and the remote code.
 
     Args:
@@ -22,7 +31,8 @@ def save_localizer(folder: Path, model: ResUNetForSemanticSegmentation, image_si
         image_size: side of the square input.
         threshold: the pixel probability chosen on validation. It is folded into the head's bias, so that 0.5 is
             the operating point for every loader, `pipeline("image-segmentation")` among them.
-
+        min_area_share: a mask smaller than this share of its image is taken as nothing found; saved with the
+            preprocessing, for every loader too.
     """
     copy = ResUNetForSemanticSegmentation(model.config)
     copy.load_state_dict(model.state_dict())
@@ -33,19 +43,20 @@ def save_localizer(folder: Path, model: ResUNetForSemanticSegmentation, image_si
     config = copy.config
     config.dtype = "float32"
     config.save_pretrained(folder)
-    ResUNetImageProcessor(size={"height": image_size, "width": image_size}).save_pretrained(folder)
+    size = {"height": image_size, "width": image_size}
+    ResUNetImageProcessor(size=size, min_area_share=min_area_share).save_pretrained(folder)
+    # Named in config.json alone. Named in the preprocessor's own file, where transformers puts it, it makes
+    # `pipeline` look for a video processor too, and ask whether to trust the code although bthub is installed.
+    _edit_json(folder / PREPROCESSOR, image_processor_type=None)
+    auto_map = {**config.auto_map, "AutoImageProcessor": "image_processing_resunet.ResUNetImageProcessor"}
+    _edit_json(folder / CONFIG, auto_map=auto_map)
+    shutil.copy(image_processing_resunet.__file__, folder)
 
 
-def clean_mask(probability: np.ndarray, min_area_share: float, threshold: float = 0.5) -> np.ndarray:
-    """Tumor probability (H, W) -> mask (H, W) bool: above the threshold, and nothing when that is too small.
-
-    Args:
-        probability: values 0-1.
-        min_area_share: a mask smaller than this share of the image is taken as nothing found.
-        threshold: 0.5 is the operating point of a saved model (see `save_localizer`).
-    """
-    mask = probability > threshold
-    return mask if mask.sum() >= min_area_share * mask.size else np.zeros_like(mask)
+def _edit_json(path: Path, **changes: object) -> None:
+    """Set keys of a JSON file; None removes one."""
+    content = {**json.loads(path.read_text()), **changes}
+    write_json(path, {key: value for key, value in content.items() if value is not None})
 
 
 @dataclass(frozen=True)
@@ -54,14 +65,12 @@ class Localizer:
 
     Attributes:
         model: in evaluation mode, single precision.
-        processor: letterbox, normalisation, and their inverse.
-        min_area_share: a mask smaller than this share of its image is taken as nothing found.
+        processor: letterbox, normalisation, their inverse, and the smallest mask that counts.
         device: where the model is.
     """
 
     model: ResUNetForSemanticSegmentation
     processor: ResUNetImageProcessor
-    min_area_share: float
     device: str
 
     @torch.inference_mode()
@@ -76,6 +85,10 @@ class Localizer:
         sizes = [(image.height, image.width) for image in images]
         return [p.cpu().numpy() for p in self.processor.post_process_probability(outputs, sizes)]
 
+    def masks(self, images: Sequence[Image.Image]) -> list[np.ndarray]:
+        """Where the tumor is: one bool array (H, W) an image, at the image's own size."""
+        return [clean_mask(p, self.processor.min_area_share) for p in self.predict(images)]
+
 
 def load_localizer(run: RunFolder, device: str = "cpu") -> Localizer:
     """Load the ResUNet of a run."""
@@ -83,6 +96,4 @@ def load_localizer(run: RunFolder, device: str = "cpu") -> Localizer:
         raise BthubError(f"{run.id} is a {run.task} run, expected {SEGMENTATION}: swap detector and localizer?")
     model = ResUNetForSemanticSegmentation.from_pretrained(run.path, dtype=torch.float32).eval().to(device)
     processor = ResUNetImageProcessor.from_pretrained(run.path)
-    if "min_area_share" not in run.calibration:
-        raise BthubError(f"{run.id}: {CALIBRATION} has no min_area_share: train the run to its end")
-    return Localizer(model, processor, run.calibration["min_area_share"], device)
+    return Localizer(model, processor, device)

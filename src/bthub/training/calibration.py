@@ -6,7 +6,8 @@ from tqdm import tqdm
 
 from bthub import metrics
 from bthub.models.classifier import Classifier
-from bthub.models.localizer import Localizer, clean_mask
+from bthub.models.localizer import Localizer
+from bthub.models.resunet import clean_mask
 
 BATCH = 16
 THRESHOLDS = np.round(np.arange(0.05, 0.96, 0.05), 2)

@@ -1,7 +1,20 @@
-"""A simple CNN: the small baseline of the comparison, registered with timm so that it is made by name like the rest."""
+"""A simple CNN: the small baseline of the comparison, registered with timm so that it is made by name like the rest.
 
-from timm.models import register_model
+Remote code: torch, timm and transformers only.
+"""
+
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
+from transformers import TimmWrapperForImageClassification
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+
+# Without an entry the image-classification pipeline logs that the class isn't supported, and then runs it.
+MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES.setdefault("simple_cnn", "SimpleCNNForImageClassification")
+
+# timm reads this by its name. There are no pretrained weights to name.
+default_cfgs = generate_default_cfgs(
+    {"simple_cnn": {"input_size": (3, 256, 256), "first_conv": "features.0.0", "classifier": "fc"}}
+)
 
 
 class SimpleCNN(nn.Module):
@@ -46,8 +59,6 @@ class SimpleCNN(nn.Module):
 @register_model
 def simple_cnn(pretrained: bool = False, pretrained_cfg=None, pretrained_cfg_overlay=None, **kwargs) -> SimpleCNN:
     """Three convolutional and two fully connected layers; there are no pretrained weights."""
-    from timm.models import build_model_with_cfg
-
     return build_model_with_cfg(
         SimpleCNN,
         "simple_cnn",
@@ -56,3 +67,7 @@ def simple_cnn(pretrained: bool = False, pretrained_cfg=None, pretrained_cfg_ove
         pretrained_cfg_overlay=pretrained_cfg_overlay,
         **kwargs,
     )
+
+
+class SimpleCNNForImageClassification(TimmWrapperForImageClassification):
+    """What `AutoModelForImageClassification` loads where bthub isn't installed; importing this file is what counts."""

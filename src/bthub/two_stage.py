@@ -1,0 +1,176 @@
+"""One MRI slice in, a `Result` out: the detector says whether there is a tumor, the localizer where.
+
+The localizer runs only where the detector's calibrated probability reaches its threshold, or where the caller asks
+for it. Each picture is taken as a lone slice: no neighbour, no volume statistics.
+
+This module knows no framework: what the stages are made of is their own affair. It travels to the Hub with the
+two-stage repo, see `bthub.detect_and_localize`.
+"""
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from bthub.data.images import MAX_PIXELS, read_image
+from bthub.errors import BthubError
+from bthub.result import NO_TUMOR, TUMOR, Result, head_mask, measure
+
+Picture = str | Path | Image.Image | np.ndarray
+
+
+class Detector(Protocol):
+    """The first stage."""
+
+    tumor_index: int
+
+    def predict(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """Calibrated probabilities (N, classes) of N RGB images."""
+
+
+class Localizer(Protocol):
+    """The second stage."""
+
+    def masks(self, images: Sequence[Image.Image]) -> list[np.ndarray]:
+        """One bool array (H, W) an RGB image, at the image's own size."""
+
+
+class Pipeline:
+    """Detect, localize, measure. Made by `load_pipeline`; safe to call from several threads."""
+
+    def __init__(
+        self, detector: Detector, localizer: Localizer, *, threshold: float, models: dict[str, dict[str, str]]
+    ) -> None:
+        """
+        Args:
+            detector: a classifier with the label `tumor`.
+            localizer: the mask stage.
+            threshold: probability of tumor from which the localizer runs, 0-1.
+            models: `id` and `revision` of `detector` and `localizer`, handed on in every result.
+        """
+        self.detector = detector
+        self.localizer = localizer
+        self.threshold = threshold
+        self.models = models
+        self._tumor_index = detector.tumor_index  # fails here for a classifier of something else
+
+    def __call__(
+        self,
+        inputs: Picture | Iterable[Picture],
+        *,
+        always_localize: bool = False,
+        batch_size: int = 8,
+        spacing_mm: tuple[float, float] | None = None,
+    ) -> Result | list[Result] | Iterator[Result]:
+        """Analyze one picture or many.
+
+        Args:
+            inputs: a path, http(s) URL, PIL image or array (see `bthub.data.images.read_image`); a list or tuple
+                of them; or any other iterable, which is consumed batch by batch as the results are taken.
+            always_localize: run the localizer whatever the detector says; the label stays the detector's.
+            batch_size: pictures a batch, at least 1; fewer where they are very large.
+            spacing_mm: height and width of a pixel of the upright inputs, for `area_mm2`.
+
+        Returns:
+            A `Result` for one picture, a list for a list, else an iterator; in the order of the inputs.
+
+        Raises:
+            BthubError: an argument out of range, or a picture that cannot be read; an iterable raises it when the
+                picture's batch is read, so read with `read_image` yourself to go on after a bad picture.
+        """
+        if batch_size < 1:
+            raise BthubError(f"the batch size must be at least 1, not {batch_size}")
+        if spacing_mm is not None and not (
+            len(spacing_mm) == 2 and all(math.isfinite(v) and v > 0 for v in spacing_mm)
+        ):
+            raise BthubError(f"the pixel spacing must be two positive numbers of millimetres, not {spacing_mm}")
+        single = isinstance(inputs, (str, bytes, Path, Image.Image, np.ndarray)) or not isinstance(inputs, Iterable)
+        results = self._stream([inputs] if single else inputs, always_localize, batch_size, spacing_mm)
+        if single:
+            return next(results)
+        return list(results) if isinstance(inputs, (list, tuple)) else results
+
+    def _stream(
+        self,
+        inputs: Iterable[Picture],
+        always_localize: bool,
+        batch_size: int,
+        spacing_mm: tuple[float, float] | None,
+    ) -> Iterator[Result]:
+        iterator = iter(inputs)
+        while batch := self._read(iterator, batch_size):
+            yield from self._analyze(batch, always_localize, spacing_mm)
+
+    def _read(self, iterator: Iterator[Picture], batch_size: int) -> list[tuple[np.ndarray, float]]:
+        """The next pictures, each with the milliseconds it took. Huge ones make a batch of their own."""
+        batch, pixels = [], 0
+        while len(batch) < batch_size and pixels < MAX_PIXELS // 2:
+            start = time.perf_counter()
+            try:
+                picture = next(iterator)
+            except StopIteration:
+                break
+            image = read_image(picture)
+            batch.append((image, _milliseconds(start)))
+            pixels += image.shape[0] * image.shape[1]
+        return batch
+
+    def _analyze(
+        self,
+        batch: list[tuple[np.ndarray, float]],
+        always_localize: bool,
+        spacing_mm: tuple[float, float] | None,
+    ) -> Iterator[Result]:
+        pictures = [Image.fromarray(image) for image, _ in batch]
+        start = time.perf_counter()
+        probabilities = self.detector.predict(pictures)[:, self._tumor_index].tolist()
+        detect_ms = _milliseconds(start) / len(batch)
+
+        chosen = [i for i, p in enumerate(probabilities) if always_localize or p >= self.threshold]
+        start = time.perf_counter()
+        masks = self.localizer.masks([pictures[i] for i in chosen]) if chosen else []
+        localize_ms = _milliseconds(start) / max(1, len(chosen))
+        mask_of = dict(zip(chosen, masks, strict=True))
+
+        for i, (image, read_ms) in enumerate(batch):
+            start = time.perf_counter()
+            mask = mask_of.get(i)
+            measured = measure(np.zeros(image.shape[:2], bool) if mask is None else mask)
+            area = measured["area_px"]
+            milliseconds = {
+                "read": read_ms,
+                "detect": detect_ms,
+                "localize": localize_ms if mask is not None else 0.0,
+            }
+            brain_share = None if mask is None else _brain_share(image, area)
+            milliseconds["measure"] = _milliseconds(start)
+            yield Result(
+                label=TUMOR if probabilities[i] >= self.threshold else NO_TUMOR,
+                tumor_probability=probabilities[i],
+                threshold=self.threshold,
+                mask=mask,
+                **measured,
+                brain_share=brain_share,
+                area_mm2=None if spacing_mm is None else area * float(spacing_mm[0]) * float(spacing_mm[1]),
+                width=image.shape[1],
+                height=image.shape[0],
+                milliseconds={**milliseconds, "total": sum(milliseconds.values())},
+                models=self.models,
+                image=image,
+            )
+
+
+def _brain_share(image: np.ndarray, area_px: int) -> float | None:
+    """Tumor pixels of a slice / pixels of its head, at most 1; None if no head was found in it."""
+    if area_px == 0:
+        return 0.0
+    head = head_mask(image).mean()
+    return None if head == 0 else min(1.0, float(area_px / (image.shape[0] * image.shape[1]) / head))
+
+
+def _milliseconds(start: float) -> float:
+    return (time.perf_counter() - start) * 1000
