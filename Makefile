@@ -27,8 +27,7 @@ bench: $(VENV)/.demo  ## time every stage for one real slice on 2 cores
 	@HF_HUB_OFFLINE=1 $(BIN)/bthub bench
 
 cards: $(VENV)/.demo  ## render the model cards of runs/ again, from their files
-	@$(BIN)/bthub card runs/*
-	@for run in runs/*; do cp $$run/README.md model_cards/$$(basename $$run).md; done
+	@$(BIN)/bthub card runs/* --copies model_cards
 
 # One environment; the stamps say what has been put into it. uv installs in seconds what pip takes minutes for.
 $(VENV)/.uv:

@@ -13,12 +13,12 @@ SOURCE = REPOSITORY / "src" / "bthub"
 LAYERS = [
     {"bthub.errors"},
     {"bthub.run_folder"},
-    {"bthub.metrics", "bthub.data"},
+    {"bthub.metrics", "bthub.data", "bthub.figures"},
     {"bthub.models"},
     {"bthub.training"},
     {"bthub.evaluate", "bthub.card", "bthub.result", "bthub.two_stage", "bthub.pipeline"},
     {"bthub.detect_and_localize"},
-    {"bthub.predict", "bthub.bench"},
+    {"bthub.predict", "bthub.bench", "bthub.hub"},
     {"bthub.cli"},
 ]
 

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from records import complete_run
 from safetensors.torch import load_file
 
-from bthub import card
+from bthub import card, figures
 from bthub.errors import BthubError
 from bthub.evaluate import evaluate
 from bthub.models.classifier import create_classifier
@@ -38,6 +38,7 @@ def evaluated(tiny_runs, tiny_lgg, tmp_path_factory):
         run = complete_run(source, folder / name, tiny_lgg)
         evaluate(run, tiny_lgg, "validation")
         evaluate(run, tiny_lgg, "test")
+        figures.draw(RunFolder.open(run))
         runs.append(run)
     return runs
 
@@ -213,8 +214,8 @@ def test_validation_figures_are_no_metadata(detector):
 
 def test_snippets_load_the_repo_that_was_asked_for(run):
     assert f'="bthub/{run.name}"' in card.render(run)
-    text = card.render(run, "someone/their-copy")
-    assert "someone/their-copy" in text and f'="bthub/{run.name}"' not in text
+    text = card.render(run, "someone")
+    assert f"someone/{run.name}" in text and f'="bthub/{run.name}"' not in text
     assert ("trust_remote_code=True" in text) == ("localizer" in run.name)
     for snippet in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         compile(snippet, "snippet", "exec")

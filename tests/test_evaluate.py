@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,8 @@ def test_calibrated_threshold_is_used_not_fitted(detector, tiny_lgg):
 def test_localizer(localizer, tiny_lgg, monkeypatch):
     rows = load_split(tiny_lgg, "test")
     references = [np.asarray(mask) > 0 for mask in rows["mask"]]
-    found = iter([r.copy() if i % 2 else np.zeros_like(r) for i, r in enumerate(references)])
+    exact = [r.copy() if i % 2 else np.zeros_like(r) for i, r in enumerate(references)]
+    found = chain(exact, repeat(np.zeros_like(references[0])))  # the gallery asks once more
 
     # A localizer that finds every second tumor to the pixel: what is tested is what is made of its maps.
     monkeypatch.setattr(Localizer, "predict", lambda self, images: [next(found).astype(np.float32) for _ in images])

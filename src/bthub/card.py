@@ -1,6 +1,7 @@
 """The model card: a pure function of the run folder's files. Nothing is typed in that a file says, nothing invented."""
 
 import json
+import os
 import struct
 from collections import Counter
 from collections.abc import Iterator
@@ -11,25 +12,28 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from bthub import metrics
+from bthub import figures, metrics
 from bthub.errors import BthubError
 from bthub.run_folder import (
     CALIBRATION,
     CARD,
     CLASSIFICATION,
     CONFIG,
+    DATASET,
+    FIGURES,
     HISTORY,
     METRICS,
     PREPROCESSOR,
     SEGMENTATION,
     SPLIT,
     TRAINING,
+    TWO_STAGE,
     WEIGHTS,
     RunFolder,
     hub_id,
 )
 
-DATASET = "lgg-mri-segmentation"
+TAGS = ("medical", "mri", "brain-tumor", "lower-grade-glioma", "bthub")
 # Metrics of a run's head line, with the names that the Hub knows them by.
 HEADLINE = {
     CLASSIFICATION: {
@@ -87,24 +91,46 @@ class Record:
                 yield f"{prefix}{key}", "none" if value is None else value
 
 
-def write(run: str | Path, repo_id: str | None = None) -> Path:
-    """Write the card of a local run folder into it; returns the card's path."""
+def write(run: str | Path, org: str | None = None, copies: Path | None = None) -> Path:
+    """Draw the figures of a local run folder and write its card.
+
+    Args:
+        run: the folder.
+        org: the organisation whose repos the card names; by default the project's.
+        copies: a folder for a copy of the card, `<name>.md`, that shows the same figures.
+
+    Returns:
+        The card's path.
+    """
     if not Path(run).is_dir():
         raise BthubError(f"{run} isn't a local folder: download the run first, the card is written into it")
-    card = render(run, repo_id)
-    path = Path(run) / CARD
+    folder = RunFolder.open(run)
+    figures.draw(folder)
+    card = render(run, org)
+    _replace(Path(run) / CARD, card)
+    if copies is not None:
+        _replace(copies / f"{folder.id}.md", elsewhere(card, Path(run), copies))
+    return Path(run) / CARD
+
+
+def elsewhere(card: str, run: Path, folder: Path) -> str:
+    """A card as it must be in another folder to show the figures of its run."""
+    place = Path(os.path.relpath(run, folder)).as_posix()
+    return card.replace(f"]({FIGURES}/", f"]({place}/{FIGURES}/")
+
+
+def _replace(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(card, encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
-    return path
 
 
-def render(run: str | Path, repo_id: str | None = None) -> str:
+def render(run: str | Path, org: str | None = None) -> str:
     """The model card of a run: README.md with its metadata.
 
     Args:
         run: run folder or Hub id.
-        repo_id: id that the usage snippets load; by default that of the folder's name under the project's org.
+        org: the organisation whose repos the card names; by default the project's.
 
     Raises:
         BthubError: a file or a value is missing, the metrics were measured with other weights, or the run was
@@ -112,7 +138,6 @@ def render(run: str | Path, repo_id: str | None = None) -> str:
     """
     folder = RunFolder.open(run)
     name = folder.id.rpartition("/")[2]
-    repo_id = repo_id or hub_id(name)
     config = Record(folder.config, folder.path / CONFIG)
     training = Record(folder.training, folder.path / TRAINING)
     recipe = training["config"]
@@ -124,8 +149,8 @@ def render(run: str | Path, repo_id: str | None = None) -> str:
         .get_template("model_card.md.j2")
         .render(
             name=name,
-            repo_id=repo_id,
-            dataset_id=hub_id(DATASET),
+            repo_id=hub_id(name, org),
+            dataset_id=hub_id(DATASET, org),
             task=folder.task,
             revision=folder.revision,
             config=config,
@@ -138,21 +163,71 @@ def render(run: str | Path, repo_id: str | None = None) -> str:
             weights=_weights(folder.path / WEIGHTS),
             splits=_splits(folder, training["protocol"], results),
             best_epoch=_best_epoch(folder, training["best"]["epoch"]),
-            results=[_result(entry, folder.task) for entry in results],
+            results=[_result(entry, folder) for entry in results],
+            history=_figure(folder, "history", required=True),
+            emissions=training.optional("emissions") if "emissions" in training.keys() else None,
             headline={metric: metrics.readable(metric) for metric in HEADLINE[folder.task]},
             coverage=f"{100 * metrics.COVERAGE:.0f} %",
         )
     )
-    return f"---\n{_metadata(folder, name, config, results).to_yaml()}\n---\n\n{body}"
+    metadata = _metadata(folder, name, config, results, encoder and Path(encoder).name, org)
+    return f"---\n{metadata.to_yaml()}\n---\n\n{body}"
 
 
-def _metadata(folder: RunFolder, name: str, config: Record, results: list[Record]) -> ModelCardData:
+def render_two_stage(detector: RunFolder, localizer: RunFolder, commits: dict[str, str], org: str | None = None) -> str:
+    """The card of the repo that names a detector and a localizer.
+
+    Args:
+        detector, localizer: the runs, evaluated on test.
+        commits: of `detector` and `localizer` on the Hub.
+        org: the organisation that all three belong to; by default the project's.
+    """
+    protocol = detector.training["protocol"]
+    stages = []
+    for name, run in (("detector", detector), ("localizer", localizer)):
+        entry = next((e for e in _results(run) if (e["protocol"], e["split"]) == (protocol, "test")), None)
+        if entry is None:
+            raise BthubError(f"{run.id} has no results on test: run bthub evaluate {run.path} --data ... --split test")
+        stages.append(
+            {
+                "name": name,
+                "repo_id": hub_id(run.id, org),
+                "commit": commits[name],
+                "metrics": [(metrics.readable(metric), entry["metrics"][metric]) for metric in HEADLINE[run.task]],
+            }
+        )
+    body = (
+        _environment()
+        .get_template("two_stage_card.md.j2")
+        .render(
+            name=TWO_STAGE,
+            repo_id=hub_id(TWO_STAGE, org),
+            protocol=protocol,
+            stages=stages,
+            threshold=Record(detector.calibration, detector.path / CALIBRATION)["threshold"],
+            coverage=f"{100 * metrics.COVERAGE:.0f} %",
+        )
+    )
+    metadata = ModelCardData(
+        license="cc-by-nc-sa-4.0",
+        library_name="transformers",
+        pipeline_tag=SEGMENTATION,
+        tags=["detect-and-localize", CLASSIFICATION, *TAGS],
+        datasets=[hub_id(DATASET, org)],
+        base_model=[stage["repo_id"] for stage in stages],
+    )
+    return f"---\n{metadata.to_yaml()}\n---\n\n{body}"
+
+
+def _metadata(
+    folder: RunFolder, name: str, config: Record, results: list[Record], encoder: str | None, org: str | None
+) -> ModelCardData:
     """The card's YAML, with the figures on unseen splits as `model-index`."""
     headline = HEADLINE[folder.task]
     evaluations = [
         EvalResult(
             task_type=folder.task,
-            dataset_type=hub_id(DATASET),
+            dataset_type=hub_id(DATASET, org),
             dataset_name="LGG MRI Segmentation",
             dataset_config=entry["protocol"],
             dataset_split=entry["split"],
@@ -170,8 +245,9 @@ def _metadata(folder: RunFolder, name: str, config: Record, results: list[Record
         license="cc-by-nc-sa-4.0",
         library_name="timm" if folder.task == CLASSIFICATION else "transformers",
         pipeline_tag=folder.task,
-        tags=[folder.task, network, "medical", "mri", "brain-tumor", "lower-grade-glioma", "bthub"],
-        datasets=[hub_id(DATASET)],
+        tags=[folder.task, network, *TAGS],
+        datasets=[hub_id(DATASET, org)],
+        base_model=encoder and hub_id(encoder, org),
         metrics=list(headline.values()),
         model_name=name,
         # an empty list would become a model-index without results, which the Hub refuses
@@ -200,9 +276,23 @@ def _local_revision(folder: RunFolder) -> str:
     return RunFolder.open(folder.path).revision
 
 
-def _result(entry: Record, task: str) -> dict:
+def _figure(folder: RunFolder, name: str, required: bool) -> str | None:
+    """Path in the repo of a figure, if it is there."""
+    path = f"{FIGURES}/{name}.png"
+    if (folder.path / path).is_file():
+        return path
+    if required:
+        raise BthubError(f"{folder.id} has no {path}, and the card shows it: bthub card draws it")
+    return None
+
+
+def _result(entry: Record, folder: RunFolder) -> dict:
     """An entry as the template shows it."""
+    task, name = folder.task, figures.name_of(f"{entry['protocol']}/{entry['split']}")
     shown = {key: entry[key] for key in ("protocol", "split", "samples", "groups", "date")}
+    shown["figure"] = _figure(folder, name, required=True)
+    # where no slice has anything to outline there is no gallery
+    shown["gallery"] = _figure(folder, f"{name}-gallery", required=False)
     shown["metrics"] = [(metrics.readable(name), entry["metrics"][name]) for name in entry["metrics"].keys()]
     if task == CLASSIFICATION:
         shown |= {key: entry[key] for key in ("labels", "confusion_matrix")}

@@ -1,4 +1,4 @@
-"""The command line: `bthub data build|info`, `evaluate`, `card`, `predict`, `bench`."""
+"""The command line: `bthub data build|info`, `evaluate`, `card`, `publish`, `predict`, `bench`."""
 
 import argparse
 import sys
@@ -39,7 +39,14 @@ def _card(args: argparse.Namespace) -> None:
     from bthub.card import write
 
     for run in args.runs:
-        print(write(run))
+        print(write(run, copies=args.copies))
+
+
+def _publish(args: argparse.Namespace) -> None:
+    from bthub.hub import publish
+    from bthub.run_folder import ORG
+
+    publish(args.what, args.org or ORG, private=args.private, dry_run=args.dry_run, data=args.data)
 
 
 def _predict(args: argparse.Namespace) -> int:
@@ -91,7 +98,25 @@ def _parser() -> argparse.ArgumentParser:
 
     card = commands.add_parser("card", help="write the model card (README.md) of runs from their files")
     card.add_argument("runs", metavar="run", type=Path, nargs="+")
+    card.add_argument("--copies", type=Path, help="folder for a copy of each card")
     card.set_defaults(run=_card)
+
+    publish = commands.add_parser(
+        "publish",
+        help="runs, data set, apps and their collection to the Hugging Face Hub",
+        description="Bring repos on the Hub to the state that is here, each in one commit. First: hf auth login.",
+    )
+    publish.add_argument(
+        "what",
+        metavar="WHAT",
+        nargs="+",
+        help="run folders, dataset, two-stage, space, dashboard, collection; or all, of the clone",
+    )
+    publish.add_argument("--org", help="organisation or user; default: the project's, or BTHUB_ORG")
+    publish.add_argument("--private", action="store_true", help="repos that are new become private")
+    publish.add_argument("--dry-run", action="store_true", help="write nothing, print what would change")
+    publish.add_argument("--data", default="data/lgg", help="folder of `bthub data build`; default: %(default)s")
+    publish.set_defaults(run=_publish)
 
     predict = commands.add_parser("predict", help="tumor or not, where and how large, for pictures and folders")
     predict.add_argument("images", metavar="IMAGE", nargs="+", help="picture, folder of pictures, or URL")

@@ -18,7 +18,7 @@ from datasets import Dataset as Rows
 from PIL import Image
 from tqdm import tqdm
 
-from bthub import metrics
+from bthub import figures, metrics
 from bthub.data import load_split
 from bthub.data.identity import describe_rows
 from bthub.errors import BthubError
@@ -37,6 +37,7 @@ from bthub.run_folder import (
 
 IDS = ("patient_id", "slice_index", "institution", "file")
 COUNTS = ("tumor_px", "predicted_px", "intersection_px", "pixels")
+GALLERY = 8
 PROBABILITY = "p_"
 """What the columns of the classes' probabilities start with: `p_tumor`."""
 
@@ -113,6 +114,7 @@ def evaluate(
     _write_csv(folder.path / PREDICTIONS / f"{protocol}-{split}.csv", predictions)
     known = folder.metrics if (folder.path / METRICS).exists() else {}
     write_json(folder.path / METRICS, {**known, f"{protocol}/{split}": entry})
+    _gallery(folder, f"{protocol}/{split}", rows, predictions, device)
     return entry
 
 
@@ -176,6 +178,29 @@ def refuse_known_images(folder: RunFolder, rows: Rows, split: str) -> None:
                 f"(the first is {' '.join(min(known))}, see {SPLIT}): its figures there would flatter; "
                 "evaluate under the protocol that it was trained under"
             )
+
+
+def _gallery(folder: RunFolder, key: str, rows: Rows, predictions: Predictions, device: str) -> None:
+    """Draw GALLERY slices, evenly spaced from the one that the run does best to the one that it does worst."""
+    if folder.task == CLASSIFICATION:
+        # Sorted by the probability that the run gave to what is true.
+        scores = [float(row[PROBABILITY + row["label"]]) for row in predictions]
+        titles = [f"{row['label']}, given {score:.2f}" for row, score in zip(predictions, scores, strict=True)]
+    else:
+        counts = [[int(row[name]) for name in COUNTS] for row in predictions]
+        # Of slices without tumor and without mask there is nothing to see.
+        scores = [2 * both / (tumor + found) if tumor + found else np.nan for tumor, found, both, _ in counts]
+        titles = [f"Dice {score:.2f}" for score in scores]
+    order = [i for i in np.argsort(-np.array(scores), kind="stable") if not np.isnan(scores[i])]
+    chosen = [int(order[i]) for i in np.linspace(0, len(order) - 1, min(GALLERY, len(order))).round().astype(int)]
+    if not chosen:
+        return
+    pictures = [rows[i]["image"].convert("RGB") for i in chosen]
+    outlines = {}
+    if folder.task != CLASSIFICATION:
+        outlines["reference"] = [np.asarray(rows[i]["mask"]) > 0 for i in chosen]
+        outlines["found"] = load_localizer(folder, device).masks(pictures)
+    figures.draw_gallery(folder, key, pictures, [titles[i] for i in chosen], **outlines)
 
 
 def _measure(predictions: Predictions, settings: dict) -> dict:

@@ -10,6 +10,7 @@
         calibration.json          what was fitted on validation: temperature and thresholds
         metrics.json              `bthub evaluate`: one entry a protocol and split
         predictions/              `bthub evaluate`: one row an image
+        figures/                  `bthub evaluate` and `bthub card`: what the card shows
         README.md                 `bthub card`: rendered from the files above
         checkpoint/  logs/        to resume from and to look at while training; never published
 
@@ -35,6 +36,7 @@ HISTORY = "history.csv"
 CALIBRATION = "calibration.json"
 METRICS = "metrics.json"
 PREDICTIONS = "predictions"
+FIGURES = "figures"
 CARD = "README.md"
 CHECKPOINT = "checkpoint"
 LOGS = "logs"
@@ -42,17 +44,21 @@ LOGS = "logs"
 CLASSIFICATION = "image-classification"
 SEGMENTATION = "image-segmentation"
 
-# A fork publishes its own: everything that names a repo of the project on the Hub takes the organisation from here.
-ORG = os.environ.get("BTHUB_ORG", "bthub")
+# A fork publishes its own: whatever names a repo of the project on the Hub takes the organisation from here.
+# `bthub publish --org` writes this file into the copy of the package that goes with the apps.
+ORG_FILE = Path(__file__).with_name("ORG")
+ORG = os.environ.get("BTHUB_ORG") or ORG_FILE.read_text().strip()
 DEFAULTS = {"detector": "resnet18-lgg", "localizer": "resunet18-lgg"}
+DATASET = "lgg-mri-segmentation"
+TWO_STAGE = "detect-and-localize-lgg"
 
 # Where a clone keeps the runs it ships. In an installed wheel the folder isn't there, and the Hub is asked.
 SHIPPED_RUNS = Path(__file__).parents[2] / "runs"
 
 
-def hub_id(name: str) -> str:
-    """The Hub id of one of the project's own repos."""
-    return f"{ORG}/{name}"
+def hub_id(name: str, org: str | None = None) -> str:
+    """The Hub id of one of the project's own repos, under another organisation if that is given."""
+    return f"{org or ORG}/{name}"
 
 
 def default_run(stage: str) -> str:

@@ -1,0 +1,256 @@
+"""`bthub publish` against a Hub on loopback: one commit a repo, none without a change, and what can go wrong."""
+
+import json
+import shutil
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from hub_server import HubServer
+from huggingface_hub import DatasetCard, HfApi, ModelCard, SpaceCard
+from records import complete_run
+
+from bthub import card, hub
+from bthub.errors import BthubError
+from bthub.evaluate import evaluate
+from bthub.run_folder import CARD, CHECKPOINT, DATASET, HISTORY, LOGS, SPLIT, TWO_STAGE, WEIGHTS
+
+
+@pytest.fixture(scope="module")
+def evaluated(tiny_runs, tiny_lgg, tmp_path_factory) -> Path:
+    """A `runs` folder with the tiny pair under the default names, evaluated, with what must never be published."""
+    runs = tmp_path_factory.mktemp("clone") / "runs"
+    runs.mkdir()
+    for source, name in zip(tiny_runs, ("resnet18-lgg", "resunet18-lgg"), strict=True):
+        run = complete_run(source, runs / name, tiny_lgg)
+        evaluate(run, tiny_lgg, "test")
+        card.write(run)
+        for secret in (f"{CHECKPOINT}/last/model.safetensors", f"{LOGS}/events", ".env", "token.txt", "notes.json"):
+            (run / secret).parent.mkdir(parents=True, exist_ok=True)
+            (run / secret).write_text("hf_secret")
+    return runs
+
+
+@pytest.fixture
+def runs(evaluated, tmp_path, monkeypatch) -> Path:
+    copy = shutil.copytree(evaluated, tmp_path / "runs")
+    monkeypatch.setattr(hub, "SHIPPED_RUNS", copy)
+    return copy
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", "nowhere")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(hub, "WAIT_SECONDS", 0.01)
+    with HubServer(orgs=("bthub", "school")) as server:
+        use(monkeypatch, server, server.write_token)
+        yield server
+
+
+def use(monkeypatch, server: HubServer, token: str | None) -> None:
+    monkeypatch.setattr(hub, "HfApi", lambda: HfApi(endpoint=server.url, token=token))
+
+
+def publish(*what: str | Path, **options) -> list[str]:
+    said = []
+    hub.publish([str(name) for name in what], say=said.append, **options)
+    return said
+
+
+def test_everything_once_and_then_nothing(server, runs, tiny_lgg):
+    publish("all", org="school", data=tiny_lgg)
+    apps = {("space", f"school/{name}"): sdk for name, sdk in hub.APPS.values()}
+    models = {("model", f"school/{name}") for name in (TWO_STAGE, "resnet18-lgg", "resunet18-lgg")}
+    assert set(server.repos) == models | set(apps) | {("dataset", f"school/{DATASET}")}
+    for key, repo in server.repos.items():
+        assert len(server.commits(*key)) == 2, "the Hub's own commit, and ours"
+        assert repo.sdk == apps.get(key) and not repo.private
+    (collection,) = server.collections.values()
+    assert {item["id"] for item in collection["items"]} == {repo_id for _, repo_id in server.repos}
+
+    before = {key: server.commits(*key)[0].oid for key in server.repos}
+    posts = server.count("POST", "/commit/") + server.count("POST", "/collections")
+    said = publish("all", org="school", data=tiny_lgg)
+    assert all(line.endswith("unchanged") for line in said) and len(said) == 7
+    assert {key: server.commits(*key)[0].oid for key in server.repos} == before
+    assert server.count("POST", "/commit/") + server.count("POST", "/collections") == posts
+
+
+def test_the_folder_is_the_repo_and_nothing_else_goes(server, runs):
+    publish(runs / "resnet18-lgg", runs / "resunet18-lgg")
+    for name in ("resnet18-lgg", "resunet18-lgg"):
+        files = server.files("model", f"bthub/{name}")
+        assert not any(b"hf_secret" in data for data in files.values())
+        for path, data in files.items():
+            assert path == ".gitattributes" or (runs / name / path).read_bytes() == data
+        there = {p.relative_to(runs / name).as_posix() for p in (runs / name).rglob("*") if p.is_file()}
+        secret = {p for p in there if p.startswith((CHECKPOINT, LOGS)) or p in (".env", "token.txt", "notes.json")}
+        assert set(files) - {".gitattributes"} == there - secret
+
+
+def test_only_what_differs_is_sent(server, runs):
+    run = runs / "resnet18-lgg"
+    publish(run)
+    uploads = server.count("PUT", "/")
+    (run / SPLIT).write_text((run / SPLIT).read_text() + "\n")
+    (run / "figures" / "history.png").rename(run / "figures" / "old.png")
+    shutil.copy(run / "figures" / "old.png", run / "figures" / "history.png")
+    (said,) = publish(run)
+    assert "2 files written, 0 removed" in said
+    (run / "figures" / "old.png").unlink()
+    (said,) = publish(run)
+    assert "0 files written, 1 removed" in said
+    assert "figures/old.png" not in server.files("model", "bthub/resnet18-lgg")
+    assert len(server.commits("model", "bthub/resnet18-lgg")) == 4
+    assert server.count("PUT", "/") == uploads, "the weights did not change"
+
+
+def test_a_dry_run_writes_nothing(server, runs, tiny_lgg):
+    said = publish("all", data=tiny_lgg, dry_run=True, private=True)
+    assert server.repos == {} and server.collections == {}
+    assert {request.method for request in server.requests} == {"GET"}
+    assert f"+ {WEIGHTS}" in "\n".join(said) and "make it (private)" in said[0]
+    publish("all", data=tiny_lgg)
+    (runs / "resnet18-lgg" / SPLIT).write_text((runs / "resnet18-lgg" / SPLIT).read_text() + "\n")
+    requests = len(server.requests)
+    said = publish(runs / "resnet18-lgg", dry_run=True)
+    assert said == ["model bthub/resnet18-lgg: would change\n  + split.csv"]
+    assert {request.method for request in server.requests[requests:]} == {"GET"}
+
+
+def test_private(server, runs):
+    publish(runs / "resnet18-lgg", private=True)
+    assert server.repos["model", "bthub/resnet18-lgg"].private
+
+
+def test_a_fork_publishes_its_own(server, runs, tiny_lgg):
+    publish("all", org="school", data=tiny_lgg)
+    for name, _ in hub.APPS.values():
+        files = server.files("space", f"school/{name}")
+        assert files["bthub/ORG"] == b"school\n"
+        readme = SpaceCard(files[CARD].decode())
+        assert set(readme.data.models) >= {"school/resnet18-lgg", "school/resunet18-lgg"}
+        assert readme.data.datasets == [f"school/{DATASET}"]
+        assert {"app.py", "serve.py"} & set(files) and "bthub/two_stage.py" in files
+        assert not any("__pycache__" in path for path in files)
+    for name in ("resnet18-lgg", "resunet18-lgg", TWO_STAGE):
+        readme = server.files("model", f"school/{name}")[CARD].decode()
+        assert "bthub/" not in readme.replace("school/", "") and f"school/{name}" in readme
+    config = json.loads(server.files("model", f"school/{TWO_STAGE}")["config.json"])
+    assert config["detector"] == {
+        "id": "school/resnet18-lgg",
+        "revision": server.commits("model", "school/resnet18-lgg")[0].oid,
+    }
+    readme = server.files("dataset", f"school/{DATASET}")[CARD].decode()
+    assert f'load_dataset("school/{DATASET}"' in readme and "PATH_OR_HUB_ID" not in readme
+
+
+def test_cards_hold_valid_metadata(server, runs, tiny_lgg):
+    """The server checks them as the Hub does when they are committed; here, that they say what they must."""
+    publish("all", data=tiny_lgg)
+    for name in ("resnet18-lgg", "resunet18-lgg", TWO_STAGE):
+        data = ModelCard(server.files("model", f"bthub/{name}")[CARD].decode()).data
+        assert data.license == "cc-by-nc-sa-4.0" and data.pipeline_tag and data.library_name
+        assert data.datasets == [f"bthub/{DATASET}"]
+    assert data.base_model == ["bthub/resnet18-lgg", "bthub/resunet18-lgg"]
+    assert DatasetCard(server.files("dataset", f"bthub/{DATASET}")[CARD].decode()).data.license == "cc-by-nc-sa-4.0"
+
+
+def test_the_stages_can_move_on(server, runs):
+    publish(runs / "resnet18-lgg", runs / "resunet18-lgg", "two-stage")
+    (runs / "resnet18-lgg" / HISTORY).write_text((runs / "resnet18-lgg" / HISTORY).read_text() + "\n")
+    said = publish(runs / "resnet18-lgg", runs / "resunet18-lgg", "two-stage")
+    assert ["unchanged" in line for line in said] == [False, True, False]
+    config = json.loads(server.files("model", f"bthub/{TWO_STAGE}")["config.json"])
+    assert config["detector"]["revision"] == server.commits("model", "bthub/resnet18-lgg")[0].oid
+
+
+@pytest.mark.parametrize(
+    ("token", "org", "words"),
+    [
+        (None, "bthub", "no Hub token|doesn't take this token"),
+        ("read_token", "bthub", "may only read"),
+        ("expired_token", "bthub", "has expired"),
+        ("stranger_token", "bthub", "doesn't belong to bthub"),
+        ("write_token", "elsewhere", "doesn't belong to elsewhere"),
+    ],
+)
+def test_tokens(server, runs, monkeypatch, token, org, words):
+    use(monkeypatch, server, token and getattr(server, token))
+    with pytest.raises(BthubError, match=words):
+        publish(runs / "resnet18-lgg", org=org)
+    assert server.repos == {}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "kind", "status"),
+    [
+        ("POST", "/commit/", "status", 500),
+        ("POST", "/commit/", "status", 503),
+        ("POST", "/commit/", "lost", 500),
+        ("POST", "/commit/", "lost", None),
+        ("POST", "/commit/", "cut", None),
+        ("PUT", "/", "cut", None),
+        ("PUT", "/", "status", 500),
+        ("POST", "/api/repos/create", "lost", 500),
+        ("GET", "/tree/", "status", 502),
+        ("POST", "/commit/", "slow", None),
+    ],
+)
+def test_a_fault_that_passes_is_survived(server, runs, method, path, kind, status):
+    server.fault(method, path, kind, status)
+    publish(runs / "resnet18-lgg")
+    assert len(server.commits("model", "bthub/resnet18-lgg")) == 2
+    files = server.files("model", "bthub/resnet18-lgg")
+    assert files[WEIGHTS] == (runs / "resnet18-lgg" / WEIGHTS).read_bytes() and CARD in files
+    assert publish(runs / "resnet18-lgg") == ["model bthub/resnet18-lgg: unchanged"]
+
+
+def test_a_fault_that_stays_is_told_and_nothing_is_half_written(server, runs):
+    fault = server.fault("POST", "resunet18-lgg/commit/", "status", 500, times=None)
+    with pytest.raises(BthubError, match="HTTP 500.*run this again"):
+        publish(runs / "resnet18-lgg", runs / "resunet18-lgg")
+    assert len(server.commits("model", "bthub/resnet18-lgg")) == 2
+    assert set(server.files("model", "bthub/resunet18-lgg")) == {".gitattributes"}
+    server.faults.remove(fault)
+    said = publish(runs / "resnet18-lgg", runs / "resunet18-lgg")
+    assert said[0].endswith("unchanged") and "commit" in said[1]
+
+
+def test_a_token_that_expires_on_the_way(server, runs):
+    server.expire(server.write_token, after=4)
+    with pytest.raises(BthubError, match="expired"):
+        publish(runs / "resnet18-lgg", runs / "resunet18-lgg")
+    assert all(set(server.files(*key)) == {".gitattributes"} or WEIGHTS in server.files(*key) for key in server.repos)
+
+
+def test_what_is_not_complete_is_not_published(server, runs, tiny_lgg, tmp_path):
+    (runs / "resnet18-lgg" / HISTORY).unlink()
+    with pytest.raises(BthubError, match=HISTORY):
+        publish(runs / "resunet18-lgg", runs / "resnet18-lgg")
+    with pytest.raises(BthubError, match="neither a run folder nor one of"):
+        publish("nowhere")
+    with pytest.raises(BthubError, match="--data"):
+        publish("dataset", data=tmp_path / "nowhere")
+    with pytest.raises(BthubError, match="publish runs/resnet18-lgg first"):
+        publish("two-stage")
+    assert server.repos == {}
+
+
+def test_other_sets_are_not_published(server, tmp_path):
+    from PIL import Image
+
+    from bthub.data.build import build
+
+    for label in ("no", "yes"):
+        for i in range(4):
+            path = tmp_path / "set" / label / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (16, 16), (i, 0, 100 * (label == "yes"))).save(path)
+    build(tmp_path / "set", tmp_path / "built")
+    with pytest.raises(BthubError, match="licence"):
+        publish("dataset", data=tmp_path / "built")
+    assert server.repos == {}
