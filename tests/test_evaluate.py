@@ -13,6 +13,7 @@ from PIL import Image
 from records import complete_run
 
 from bthub import evaluate as module
+from bthub import metrics
 from bthub.data import load_split
 from bthub.data.build import build
 from bthub.data.identity import describe_rows
@@ -66,10 +67,57 @@ def test_detector(detector, tiny_lgg):
 def test_metrics_follow_from_the_predictions(detector, localizer, tiny_lgg):
     for run in (detector, localizer):
         entry = evaluate(run, tiny_lgg, "test")
-        settings = {name: entry[name] for name in ("labels", "threshold") if name in entry}
+        settings = {name: entry[name] for name in ("labels", "threshold", "temperature") if name in entry}
         again = measure(RunFolder.open(run).predictions("patient/test"), settings)
         assert again == {name: entry[name] for name in again}
         assert set(again) >= {"metrics", "samples", "groups", "by_institution"}
+
+
+def test_tumor_sizes_and_top_losses(detector, localizer, tiny_lgg):
+    rows = load_split(tiny_lgg, "test")
+    pixels = np.array(rows["tumor_pixels"])
+    for run in (detector, localizer):
+        entry = evaluate(run, tiny_lgg, "test")
+        for name, (least, below) in module.TUMOR_SIZES.items():
+            count = int(((pixels >= least) & (pixels < (below or np.inf))).sum())
+            assert entry["by_tumor_size"].get(name, {"samples": 0})["samples"] == count
+        assert sum(part["samples"] for part in entry["by_tumor_size"].values()) == (pixels > 0).sum() > 0
+        losses = [row["loss"] for row in entry["top_losses"]]
+        assert losses == sorted(losses, reverse=True) and 0 < len(losses) <= module.TOP_LOSSES
+        every = [module.loss_of(row) for row in RunFolder.open(run).predictions("patient/test")]
+        assert losses[0] == max(loss for loss in every if loss is not None)
+        assert {"patient_id", "slice_index"} <= set(entry["top_losses"][0])
+
+
+def test_calibration_error_without_the_temperature(detector, tiny_lgg):
+    """Dividing logits by 1 changes nothing; the temperature that was folded in can be taken out again."""
+    change_json(detector / CALIBRATION, temperature=1.0)
+    entry = evaluate(detector, tiny_lgg, "test")["metrics"]
+    assert entry["ece_uncalibrated"] == pytest.approx(entry["ece"])
+    change_json(detector / CALIBRATION, temperature=3.0)
+    entry = evaluate(detector, tiny_lgg, "test")["metrics"]
+    rows = RunFolder.open(detector).predictions("patient/test")
+    odds = np.array([[float(row["p_no_tumor"]), float(row["p_tumor"])] for row in rows]) ** 3
+    truth = np.array([row["label"] == "tumor" for row in rows])
+    plain = metrics.expected_calibration_error(truth, odds / odds.sum(axis=1, keepdims=True))
+    assert entry["ece_uncalibrated"]["value"] == pytest.approx(plain) != entry["ece"]["value"]
+
+
+def test_hausdorff_distance(localizer, tiny_lgg, monkeypatch):
+    """A mask that is the reference moved by five pixels is five pixels away; no mask has no distance."""
+    assert module._hd95(np.eye(9, dtype=bool), np.eye(9, dtype=bool)) == 0
+    square = np.zeros((64, 64), dtype=bool)
+    square[20:40, 20:40] = True
+    assert module._hd95(square, np.roll(square, 5, axis=1)) == pytest.approx(5)
+    rows = load_split(tiny_lgg, "test")
+    references = [np.asarray(mask) > 0 for mask in rows["mask"]]
+    moved = chain([np.roll(r, 5, axis=1) for r in references], repeat(np.zeros_like(references[0])))
+    monkeypatch.setattr(Localizer, "masks", lambda self, images: [next(moved) for _ in images])
+    entry = evaluate(localizer, tiny_lgg, "test")
+    for row, reference in zip(RunFolder.open(localizer).predictions("patient/test"), references, strict=True):
+        assert (row[module.HD95] != "") == reference.any()
+        assert row[module.HD95] == "" or 0 < float(row[module.HD95]) <= 5
+    assert 0 < entry["metrics"]["hd95_px"]["value"] <= 5
 
 
 def test_calibrated_threshold_is_used_not_fitted(detector, tiny_lgg):

@@ -196,6 +196,14 @@ def test_calibration_error_of_many_classes_is_that_of_the_most_probable():
     )
 
 
+def test_distances_must_be_where_both_masks_are():
+    counts = [np.array(n) for n in ([5, 0, 7], [5, 0, 0], [5, 0, 0], [64, 64, 64])]
+    found = metrics.segmentation(*counts, hd95_px=np.array([2.5, np.nan, np.nan]), groups=["a", "a", "b"])
+    assert found["metrics"]["hd95_px"]["value"] == 2.5
+    with pytest.raises(ValueError, match="distance for each slice"):
+        metrics.segmentation(*counts, hd95_px=np.array([2.5, np.nan, 1.0]))
+
+
 def test_calibration_error_is_small_for_honest_probabilities():
     rng = np.random.default_rng(0)
     p = rng.random(20_000)

@@ -5,7 +5,9 @@ reads a test split, and it refuses images that the run was trained or chosen on.
 """
 
 import csv
+import math
 import platform
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -37,6 +39,11 @@ from bthub.run_folder import (
 
 IDS = ("patient_id", "slice_index", "institution", "file")
 COUNTS = ("tumor_px", "predicted_px", "intersection_px", "pixels")
+HD95 = "hd95_px"
+"""Column of the 95th-percentile Hausdorff distance; empty where there isn't a reference and a mask."""
+TUMOR_SIZES = {"small": (1, 500), "medium": (500, 2000), "large": (2000, None)}
+"""Pixels of tumor on a slice, from and below, by which tumor slices are told apart."""
+TOP_LOSSES = 6
 GALLERY = 8
 PROBABILITY = "p_"
 """What the columns of the classes' probabilities start with: `p_tumor`."""
@@ -124,19 +131,38 @@ def measure(predictions: Predictions, settings: dict) -> dict:
     Args:
         predictions: rows with ids and, of a classifier, `label` and a probability a class, or, of a ResUNet, the
             pixel counts.
-        settings: of a classifier `labels` and `threshold` (None where the most probable class counts); of a ResUNet
-            nothing is needed.
+        settings: of a classifier `labels`, `temperature` and `threshold` (None where the most probable class
+            counts); of a ResUNet nothing is needed.
 
     Returns:
         What `metrics.classification` or `metrics.segmentation` returns, `by_institution` the same for each
-        institution by itself (empty where there are none).
+        institution by itself, `by_tumor_size` for the tumor slices of each of TUMOR_SIZES (empty where there are
+        none), and `top_losses`, the images it does worst, with their loss: of a classifier the negative logarithm of
+        the probability of what is true, of a ResUNet 1 - Dice.
     """
     measured = _measure(predictions, settings)
     institutions = sorted({row["institution"] for row in predictions if "institution" in row})
     measured["by_institution"] = {
         name: _measure([row for row in predictions if row["institution"] == name], settings) for name in institutions
     }
+    measured["by_tumor_size"] = {}
+    for name, (least, below) in TUMOR_SIZES.items():
+        pixels = [int(row.get("tumor_px", 0)) for row in predictions]
+        rows = [row for row, n in zip(predictions, pixels, strict=True) if least <= n and (below is None or n < below)]
+        if rows:
+            measured["by_tumor_size"][name] = {"tumor_px": [least, below], **_measure(rows, settings)}
+    losses = [(loss, row) for row in predictions if (loss := loss_of(row)) is not None]
+    worst = sorted(losses, key=lambda pair: -pair[0])[:TOP_LOSSES]
+    measured["top_losses"] = [{**{k: row[k] for k in (*IDS, "label") if k in row}, "loss": loss} for loss, row in worst]
     return measured
+
+
+def loss_of(row: dict[str, str]) -> float | None:
+    """How badly a run does on one image, from its row of a predictions file; None where there is nothing to tell."""
+    if "label" in row:
+        return -math.log(max(float(row[PROBABILITY + row["label"]]), sys.float_info.min))
+    tumor, found, both, _ = (int(row[name]) for name in COUNTS)
+    return 1 - 2 * both / (tumor + found) if tumor + found else None
 
 
 def summary(entry: dict) -> str:
@@ -207,7 +233,8 @@ def _measure(predictions: Predictions, settings: dict) -> dict:
     groups = [row["patient_id"] for row in predictions] if "patient_id" in predictions[0] else None
     if "label" not in predictions[0]:
         counts = (np.array([int(row[name]) for row in predictions]) for name in COUNTS)
-        return metrics.segmentation(*counts, groups=groups)
+        distances = np.array([float(row[HD95] or "nan") for row in predictions])
+        return metrics.segmentation(*counts, hd95_px=distances, groups=groups)
     labels, threshold = settings["labels"], settings["threshold"]
     return metrics.classification(
         np.array([labels.index(row["label"]) for row in predictions]),
@@ -215,6 +242,7 @@ def _measure(predictions: Predictions, settings: dict) -> dict:
         labels,
         positive=None if threshold is None else labels.index("tumor"),
         threshold=threshold,
+        temperature=settings["temperature"],
         groups=groups,
     )
 
@@ -228,16 +256,19 @@ def _classify(folder: RunFolder, rows: Rows, batch_size: int, device: str) -> tu
             f"{folder.id} knows the classes {', '.join(classifier.labels)}, but the data have {', '.join(names)}: "
             "evaluate it on a data set with its own classes"
         )
-    settings = {"labels": classifier.labels, "threshold": _value(folder, CALIBRATION, "threshold")}
+    fitted = {key: _value(folder, CALIBRATION, key) for key in ("temperature", "threshold")}
+    settings = {"labels": classifier.labels, **fitted}
+    sizes = rows["tumor_pixels"][:] if "tumor_pixels" in rows.column_names else None
     probabilities = (p for images in _batches(rows, batch_size) for p in classifier.predict(images))
     predictions = [
         {
             **ids,
+            **({} if sizes is None else {"tumor_px": str(sizes[i])}),
             "label": names[label],
             # digits enough to read the very same number back
             **{PROBABILITY + name: repr(float(value)) for name, value in zip(names, p, strict=True)},
         }
-        for ids, label, p in zip(_ids(rows), rows["label"][:], probabilities, strict=True)
+        for i, (ids, label, p) in enumerate(zip(_ids(rows), rows["label"][:], probabilities, strict=True))
     ]
     return predictions, settings
 
@@ -252,11 +283,22 @@ def _localize(folder: RunFolder, rows: Rows, batch_size: int, device: str) -> tu
     for ids, row, found in zip(_ids(rows), rows.select_columns(["mask"]), masks, strict=True):
         reference = np.asarray(row["mask"]) > 0  # (H, W)
         counts = (reference.sum(), found.sum(), (reference & found).sum(), reference.size)
-        predictions.append({**ids, **{name: str(int(n)) for name, n in zip(COUNTS, counts, strict=True)}})
+        distance = repr(_hd95(reference, found)) if reference.any() and found.any() else ""
+        counted = {name: str(int(n)) for name, n in zip(COUNTS, counts, strict=True)}
+        predictions.append({**ids, **counted, HD95: distance})
     return predictions, {
         "mask_threshold": _value(folder, CALIBRATION, "mask_threshold"),
         "min_area_share": _value(folder, CALIBRATION, "min_area_share"),
     }
+
+
+def _hd95(reference: np.ndarray, found: np.ndarray) -> float:
+    """95th-percentile Hausdorff distance of two masks (H, W) that are not empty, in pixels."""
+    # Imported here because it takes a second and only a ResUNet needs it.
+    from monai.metrics import compute_hausdorff_distance
+
+    pair = (torch.from_numpy(mask)[None, None] for mask in (found, reference))  # (1, 1, H, W)
+    return compute_hausdorff_distance(*pair, include_background=True, percentile=95).item()
 
 
 def _batches(rows: Rows, batch_size: int) -> Iterator[list[Image.Image]]:

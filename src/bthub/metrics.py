@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
@@ -38,6 +38,7 @@ _NAMES = {
     "roc_auc": "ROC AUC",
     "brier": "Brier score",
     "ece": "expected calibration error",
+    "ece_uncalibrated": "expected calibration error without the temperature",
     "dice_volume_mean": "Dice per patient, mean",
     "dice_volume_median": "Dice per patient, median",
     "iou_volume_mean": "IoU per patient, mean",
@@ -49,6 +50,7 @@ _NAMES = {
     "tumor_slices_missed": "share of tumor slices without a mask",
     "healthy_slices_with_mask": "share of healthy slices with a mask",
     "healthy_mask_px": "mask on healthy slices, mean pixels",
+    "hd95_px": "95th-percentile Hausdorff distance, mean pixels",
 }
 
 Interval = dict[str, float | None]
@@ -62,6 +64,7 @@ def classification(
     *,
     positive: int | None = None,
     threshold: float | None = None,
+    temperature: float | None = None,
     groups: Sequence[str] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -80,6 +83,8 @@ def classification(
         labels: names of the classes.
         positive: index of the positive class, for two classes.
         threshold: operating threshold on its probability, needed with `positive`.
+        temperature: that the logits were divided by. With it, the calibration error that there would be without is
+            measured too.
         groups: (N,) patient of each image, or None where images are independent.
 
     Returns:
@@ -110,6 +115,11 @@ def classification(
     drawn, member = _resample(groups, len(y), resamples, seed)
     values, class_accuracy = _classification_values(y, p, predicted, scored)
     samples, class_samples = _classification_resamples(y, p, predicted, scored, drawn[:, member])
+    if temperature is not None:
+        plain = softmax(temperature * np.log(np.maximum(p, np.finfo(float).tiny)), axis=1)
+        outcome, confidence = _what_calibration_is_about(y, plain, scored[-1])
+        values["ece_uncalibrated"] = expected_calibration_error(y, plain, scored[-1])
+        samples["ece_uncalibrated"] = _calibration_errors(outcome, confidence, drawn[:, member])
     return {
         "samples": len(y),
         "groups": drawn.shape[1],
@@ -127,6 +137,7 @@ def segmentation(
     intersection_px: np.ndarray,
     pixels: np.ndarray,
     *,
+    hd95_px: np.ndarray | None = None,
     groups: Sequence[str] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -144,9 +155,12 @@ def segmentation(
         tumor_slices_missed: share of the slices with tumor that got no mask.
         healthy_slices_with_mask: share of the slices without tumor that got any mask.
         healthy_mask_px: mean predicted area of the slices without tumor, in pixels.
+        hd95_px: mean over slices with tumor and a mask of the 95th-percentile Hausdorff distance between the two
+            outlines, in pixels; of the others there is none, and the Dice of missed slices tells of them.
 
     Args:
         tumor_px, predicted_px, intersection_px, pixels: (N,) counts in pixels.
+        hd95_px: (N,) distances in pixels, NaN where there isn't a reference and a prediction.
         groups: (N,) patient of each slice; None makes each slice its own volume.
 
     Returns:
@@ -170,6 +184,13 @@ def segmentation(
     everyone = np.ones((1, len(volumes)), dtype=drawn.dtype)
     values = _segmentation_values(slices, volumes, member, everyone)
     samples = _segmentation_values(slices, volumes, member, drawn)
+    if hd95_px is not None:
+        distance = np.asarray(hd95_px, dtype=float)
+        measured = ~np.isnan(distance)
+        if np.any(measured != (tumor > 0) & (predicted > 0)):
+            raise ValueError("expected a distance for each slice with a reference and a prediction, and for no other")
+        for found, weights in ((values, everyone[:, member]), (samples, drawn[:, member])):
+            found["hd95_px"] = _ratio(weights @ np.where(measured, distance, 0), weights @ measured)
     healthy = tumor == 0
     healthy_volumes = volumes[:, 0] == 0
     return {
