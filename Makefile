@@ -4,7 +4,7 @@ PORT ?= 7860
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint bench cards help
+.PHONY: demo dashboard test test-slow lint bench cards reproduce help
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -12,6 +12,12 @@ help:  ## this list
 demo: $(VENV)/.demo  ## serve the app on http://127.0.0.1:7860 (PORT= changes it)
 	@echo "bthub: loading the models; the app will be on http://127.0.0.1:$(PORT) (Ctrl-C stops it)"
 	@PORT=$(PORT) HF_HUB_OFFLINE=1 $(BIN)/python space/app.py
+
+# Its own default: both can run at the same time.
+dashboard: PORT := $(if $(filter file,$(origin PORT)),8501,$(PORT))
+dashboard: $(VENV)/.dashboard  ## compare the trained models on http://127.0.0.1:8501 (PORT= changes it)
+	@echo "bthub: the dashboard will be on http://127.0.0.1:$(PORT) (Ctrl-C stops it)"
+	@PORT=$(PORT) HF_HUB_OFFLINE=1 $(BIN)/python dashboard/serve.py
 
 test: $(VENV)/.test lint  ## lint and run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" --durations 10
@@ -29,6 +35,9 @@ bench: $(VENV)/.demo  ## time every stage for one real slice on 2 cores
 cards: $(VENV)/.demo  ## render the model cards of runs/ again, from their files
 	@$(BIN)/bthub card runs/* --copies model_cards
 
+reproduce: $(VENV)/.test  ## train and evaluate a row of train/rows.yaml again: RUN=resnet50-lgg (DATA= where its data set is)
+	@$(BIN)/python train/reproduce.py $(or $(RUN),--list) $(if $(DATA),--data $(DATA))
+
 # One environment; the stamps say what has been put into it. uv installs in seconds what pip takes minutes for.
 $(VENV)/.uv:
 	@echo "bthub: making the environment in $(VENV)"
@@ -40,6 +49,11 @@ $(VENV)/.uv:
 $(VENV)/.demo: $(VENV)/.uv requirements.txt pyproject.toml
 	@echo "bthub: installing the demo (about 6 GB with PyTorch; minutes the first time, seconds after)"
 	@$(BIN)/uv pip install --python $(BIN)/python --constraint requirements.txt --editable '.[space]'
+	@touch $@
+
+$(VENV)/.dashboard: $(VENV)/.uv requirements.txt pyproject.toml
+	@echo "bthub: installing the dashboard (about 6 GB with PyTorch; minutes the first time, seconds after)"
+	@$(BIN)/uv pip install --python $(BIN)/python --constraint requirements.txt --editable '.[dashboard]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.demo

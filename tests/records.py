@@ -4,6 +4,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from bthub import cost
 from bthub.data import load_split
 from bthub.run_folder import CALIBRATION, SEGMENTATION, RunFolder, write_json
 from bthub.training import run
@@ -47,4 +48,5 @@ def complete_run(source: Path, target: Path, data: Path) -> Path:
             "criterion": "balanced accuracy",
         }
     write_json(target / CALIBRATION, validation | fitted)
+    cost.write(target)
     return target

@@ -179,7 +179,7 @@ def test_initial_weights(detector):
     assert row(card.render(detector), "initial weights") == ["random"]
     change(detector / TRAINING, lambda content: content["config"].update(encoder_from="somewhere/resunet-x"))
     assert row(card.render(detector), "initial weights") == ["the encoder of `resunet-x`"]
-    change(detector / TRAINING, lambda content: content["config"].update(pretrained=True))
+    change(detector / TRAINING, lambda content: content["config"].update(pretrained=True, encoder_from=None))
     assert row(card.render(detector), "initial weights") == ["ImageNet, from timm"]
 
 

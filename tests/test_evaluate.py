@@ -14,6 +14,7 @@ from records import complete_run
 
 from bthub import evaluate as module
 from bthub import metrics
+from bthub.cost import write as write_cost
 from bthub.data import load_split
 from bthub.data.build import build
 from bthub.data.identity import describe_rows
@@ -21,7 +22,7 @@ from bthub.errors import BthubError
 from bthub.evaluate import evaluate, measure, summary
 from bthub.models.classifier import load_classifier
 from bthub.models.localizer import Localizer, load_localizer
-from bthub.run_folder import CALIBRATION, METRICS, PREPROCESSOR, SPLIT, TRAINING, RunFolder, write_json
+from bthub.run_folder import CALIBRATION, METRICS, PREPROCESSOR, SPLIT, TRAINING, WEIGHTS, RunFolder, write_json
 
 
 @pytest.fixture
@@ -118,6 +119,24 @@ def test_hausdorff_distance(localizer, tiny_lgg, monkeypatch):
         assert (row[module.HD95] != "") == reference.any()
         assert row[module.HD95] == "" or 0 < float(row[module.HD95]) <= 5
     assert 0 < entry["metrics"]["hd95_px"]["value"] <= 5
+
+
+def test_cost(detector, localizer):
+    """Counted by hand for a network of one convolution; for the runs, what must hold of any network."""
+    import torch
+    from torch import nn
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        nn.Conv2d(3, 8, 3, padding=1)(torch.zeros(1, 3, 16, 16))
+    assert counter.get_total_flops() // 2 == 3 * 8 * 9 * 16 * 16
+    for run in (detector, localizer):
+        found = write_cost(run)
+        assert RunFolder.open(run).cost == found
+        assert found["file_bytes"] == (run / WEIGHTS).stat().st_size
+        assert found["file_bytes"] >= 2 * found["parameters"] > 1e6
+        assert found["multiply_adds"] > found["parameters"]
+        assert 0 < found["latency_ms"] <= found["latency_p95_ms"]
 
 
 def test_calibrated_threshold_is_used_not_fitted(detector, tiny_lgg):

@@ -49,7 +49,7 @@ def simple_cnn(tiny_lgg, tiny_runs, tmp_path_factory) -> Path:
     """An untrained simple CNN as a complete run."""
     import torch
 
-    from bthub import card
+    from bthub import card, cost
     from bthub.evaluate import evaluate
     from bthub.models.classifier import create_classifier, save_classifier
 
@@ -60,6 +60,7 @@ def simple_cnn(tiny_lgg, tiny_runs, tmp_path_factory) -> Path:
         (run / path).unlink()
     save_classifier(run, create_classifier("simple_cnn", 2), "simple_cnn", ["no_tumor", "tumor"], 64, 1.0)
     evaluate(run, tiny_lgg, "test")
+    cost.write(run)
     card.write(run)
     shutil.rmtree(run / "logs", ignore_errors=True)
     return run

@@ -23,10 +23,12 @@ from bthub.run_folder import (
     CALIBRATION,
     CARD,
     CONFIG,
+    COST,
     DATASET,
     DEFAULTS,
     FIGURES,
     HISTORY,
+    LR_FINDER,
     METRICS,
     ORG,
     ORG_FILE,
@@ -41,12 +43,12 @@ from bthub.run_folder import (
     hub_id,
 )
 
-RUN_FILES = (WEIGHTS, CONFIG, PREPROCESSOR, CALIBRATION, TRAINING, SPLIT, HISTORY, METRICS, f"{PREDICTIONS}/*.csv")
-RUN_FILES += (f"{FIGURES}/*.png", "*.py")  # the .py files are its remote code
+RUN_FILES = (WEIGHTS, CONFIG, PREPROCESSOR, CALIBRATION, TRAINING, SPLIT, HISTORY, LR_FINDER, METRICS, COST)
+RUN_FILES += (f"{PREDICTIONS}/*.csv", f"{FIGURES}/*.png", "*.py")  # the .py files are its remote code
 DATASET_FILES = (CARD, "data/**/*.parquet")
 PACKAGE_FILES = ("**/*.py", "**/*.csv", "**/*.md", "**/*.j2", "**/*.yaml")
-APP_FILES = ("*.py", "*.css", "*.svg", "requirements.txt", "Dockerfile", ".streamlit/config.toml", "pages/*.py")
-APP_FILES += ("examples/*.png", "examples/README.md", "slices/*.png", "slices/README.md")
+APP_FILES = ("*.py", "*.css", "*.svg", "requirements.txt", "Dockerfile", ".streamlit/config.toml", "views/*.py")
+APP_FILES += ("examples/*.png", "examples/README.md", "slices/*.png", "slices/*.csv", "slices/README.md")
 APPS = {"space": ("brain-tumor-mri", "gradio"), "dashboard": ("brain-tumor-dashboard", "docker")}
 COLLECTION = "bthub: brain tumors on MRI slices"
 # What the Hub itself puts into a new repo.

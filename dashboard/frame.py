@@ -1,0 +1,322 @@
+"""What every page shares: the runs, the choice of what is shown, messages, captions and downloads."""
+
+import base64
+import html
+import io
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import altair as alt
+import pandas as pd
+import streamlit as st
+import yaml
+from PIL import Image
+
+import charts
+from bthub import compare
+from bthub.compare import Evaluation
+from bthub.errors import BthubError
+from bthub.metrics import readable
+from bthub.run_folder import CLASSIFICATION, PREDICTIONS, SEGMENTATION, SHIPPED_RUNS, RunFolder, hub_id
+
+HERE = Path(__file__).parent
+# The words of bthub.result, which takes half a second to import.
+DISCLAIMER = "Research software, not a medical device: do not use it to diagnose or treat anyone."
+# Shown first where there is a choice.
+PREFERRED = ("patient", "test")
+COMMANDS = {
+    CLASSIFICATION: "accelerate launch train/classifier.py --config train/configs/resnet18-lgg.yaml --output runs/NAME",
+    SEGMENTATION: "accelerate launch train/resunet.py --config train/configs/resunet18-lgg.yaml --output runs/NAME",
+}
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class View:
+    """What the page is asked to show.
+
+    Attributes:
+        runs: the chosen ones, by name.
+        every: all that could be read, by name. Their order gives each its colour, chosen or not.
+        evaluation: the data set, protocol and split.
+    """
+
+    runs: dict[str, RunFolder]
+    every: dict[str, RunFolder]
+    evaluation: Evaluation
+
+    def of(self, task: str) -> dict[str, RunFolder]:
+        """The chosen runs of one task."""
+        return {name: run for name, run in self.runs.items() if run.task == task}
+
+
+# -- runs
+
+
+def sources() -> list[str]:
+    """Folders and Hub ids of the runs: those asked for, else the clone's, else those that the Space's card names."""
+    asked = os.environ.get("BTHUB_RUNS", "").split()
+    return asked or compare.shipped_runs() or [hub_id(name) for name in card_models()]
+
+
+def card_models() -> list[str]:
+    """Names of the models in the card of this Space, without their organisation."""
+    card = yaml.safe_load((HERE / "README.md").read_text(encoding="utf-8").split("---")[1])
+    return [model.rpartition("/")[2] for model in card["models"]]
+
+
+def load_runs() -> tuple[dict[str, RunFolder], list[str]]:
+    """The runs by name, and what is wrong with those that can't be shown."""
+    runs, problems = {}, []
+    for source in sources():
+        try:
+            run = _open(source, files_of(source))
+            name = compare.name(run)
+            if name in runs:
+                raise BthubError(f"{source} has the name of {runs[name].path}: rename one of the two folders")
+            compare.network(run)
+            runs[name] = run
+        except BthubError as error:
+            problems.append(str(error))
+    return runs, problems
+
+
+def files_of(source: str | Path) -> tuple:
+    """Names, times and sizes of a local run's files: what is kept of a run is valid as long as these are the same."""
+    folder = Path(source)
+    found = [*folder.glob("*.*"), *(folder / PREDICTIONS).glob("*.csv")] if folder.is_dir() else []
+    return tuple(sorted((file.name, (stat := file.stat()).st_mtime_ns, stat.st_size) for file in found))
+
+
+@st.cache_resource(show_spinner="Reading a run")
+def _open(source: str, files: tuple) -> RunFolder:
+    return compare.open_run(source)
+
+
+def cached(function: Callable[..., Found], run: RunFolder, *arguments: Any) -> Found:
+    """`function(run, *arguments)`, computed once for the files that the run has now. Don't change what it returns."""
+    return _cached(function, run, function.__qualname__, str(run.path), files_of(run.path), *arguments)
+
+
+@st.cache_resource(show_spinner=False, max_entries=1000)
+def _cached(_function: Callable, _run: RunFolder, name: str, path: str, files: tuple, *arguments: Any) -> Any:
+    return _function(_run, *arguments)
+
+
+def collect(runs: dict[str, RunFolder], function: Callable[..., Found], *arguments: Any) -> dict[str, Found]:
+    """`function` of each run by name; a run that can't give it gets a message on the page instead."""
+    found, problems = {}, []
+    for name, run in runs.items():
+        try:
+            found[name] = cached(function, run, *arguments)
+        except BthubError as error:
+            problems.append(str(error))
+    say(problems)
+    return found
+
+
+# -- the choice
+
+
+def choose(runs: dict[str, RunFolder], problems: list[str]) -> View:
+    """The bar under the title: models, data set, protocol and split, all of them in the address."""
+    evaluations: list[Evaluation] = []
+    readable = {}
+    for name, run in runs.items():
+        try:
+            evaluations += cached(compare.evaluations, run)
+            readable[name] = run
+        except BthubError as error:
+            problems.append(str(error))
+    if not evaluations:
+        say(problems)
+        st.info(
+            "No run has figures yet. Train one and measure it:\n\n"
+            f"```sh\n{COMMANDS[CLASSIFICATION]}\nbthub evaluate runs/NAME --data data/lgg --split test\n```\n\n"
+            "or name some with the environment variable `BTHUB_RUNS`."
+        )
+        st.stop()
+    columns = st.columns([5, 1.4, 1.6], vertical_alignment="bottom")
+    names = columns[0].multiselect(
+        "Models",
+        list(readable),
+        default=list(readable),
+        key="models",
+        bind="query-params",
+        placeholder="Choose models",
+        help="Each keeps its colour on every page.",
+    )
+    data = _first(evaluations, "data")
+    if len(data) > 1:
+        chosen_data = st.segmented_control(
+            "Data set", data, default=data[0], required=True, key="data", bind="query-params"
+        )
+    else:
+        chosen_data = data[0]
+    evaluations = [e for e in evaluations if e.data == chosen_data]
+    protocol = columns[1].selectbox(
+        "Protocol",
+        _first(evaluations, "protocol"),
+        key="protocol",
+        bind="query-params",
+        help="patient: all slices of a patient are on one side. slice: they are dealt out at random. "
+        "default: the set names no patients.",
+    )
+    split = columns[2].selectbox(
+        "Split",
+        _first([e for e in evaluations if e.protocol == protocol], "split"),
+        key="split",
+        bind="query-params",
+        help="test: nothing was trained, tuned or selected on it. validation: epochs and thresholds were chosen on it.",
+    )
+    say(problems)
+    evaluation = Evaluation(chosen_data, protocol, split)
+    measured = [name for name in names if evaluation in cached(compare.evaluations, runs[name])]
+    if others := [name for name in names if name not in measured]:
+        st.caption(
+            f"Without figures for {evaluation.key} of {chosen_data}, so not in view: {', '.join(others)}. "
+            f"`bthub evaluate RUN --data {chosen_data} --split {split}` measures one that was trained on this protocol."
+        )
+    view = View({name: runs[name] for name in measured}, runs, evaluation)
+    st.session_state["view"] = view
+    if not measured:
+        st.info("Choose at least one model above.")
+        st.stop()
+    return view
+
+
+def view() -> View:
+    """What `choose` returned for this session."""
+    return st.session_state["view"]
+
+
+def _first(evaluations: Sequence[Evaluation], field: str) -> list[str]:
+    """The values of a field, each once, the preferred one first."""
+    values = list(dict.fromkeys(getattr(evaluation, field) for evaluation in evaluations))
+    return sorted(values, key=lambda value: value not in PREFERRED)
+
+
+# -- words and files
+
+
+def say(problems: Sequence[str]) -> None:
+    """Messages about runs that can't be shown; the others still are."""
+    for text in problems:
+        # Where the clone lies is nothing to those who look at the page.
+        text = text.replace(f"{SHIPPED_RUNS.parent}/", "")
+        st.warning(text if len(text) < 400 else f"{text[:400]} …", icon=":material/rule_folder:")
+
+
+def missing(what: str, command: str) -> None:
+    """Say what isn't there yet, and the command that makes it."""
+    st.info(f"{what}\n\n```sh\n{command}\n```", icon=":material/pending:")
+
+
+def figure(
+    chart: alt.TopLevelMixin, *, caption: str, alternative: str, rows: Sequence[dict], file: str, key: bool = True
+) -> None:
+    """A chart with how to read it, its words for those who can't see it, and its numbers to take away.
+
+    Args:
+        chart: of `charts`.
+        caption: how to read it.
+        alternative: what it shows.
+        rows: its numbers.
+        file: the download's name.
+        key: whether the models' colours stand above it; not needed where their names are on an axis.
+    """
+    if key:
+        shown = {row["model"] for row in rows}
+        palette = charts.colours(list(view().every))
+        marks = "".join(
+            f'<li style="--who: {colour}">{html.escape(name)}</li>' for name, colour in palette.items() if name in shown
+        )
+        st.html(f'<ul class="key">{marks}</ul>')
+    st.altair_chart(chart, width="stretch", alt=alternative)
+    note(caption, rows, file)
+
+
+def note(caption: str, rows: Sequence[dict], file: str) -> None:
+    """A caption with a download of the rows that it is about."""
+    with st.container(horizontal=True, vertical_alignment="top", gap="small", key=f"note {file}"):
+        st.caption(caption)
+        st.download_button(
+            "CSV",
+            pd.DataFrame(rows).to_csv(index=False),
+            file,
+            "text/csv",
+            key=f"download {file}",
+            help=f"The numbers as {file}",
+            on_click="ignore",
+            type="tertiary",
+            icon=":material/download:",
+        )
+
+
+def percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def titled(metric: str) -> str:
+    """A metric's name as a heading."""
+    text = readable(metric)
+    return text[0].upper() + text[1:]
+
+
+class Tile(NamedTuple):
+    """A picture of a gallery: `title` and `text` stand under it, `alternative` is for those who can't see it.
+
+    `colour` marks whose it is.
+    """
+
+    image: Image.Image
+    title: str
+    text: str
+    alternative: str
+    colour: str = "transparent"
+
+
+def gallery(tiles: Iterable[Tile]) -> None:
+    """Pictures in as many columns as fit."""
+    figures = []
+    for tile in tiles:
+        file = io.BytesIO()
+        tile.image.save(file, "JPEG", quality=88)
+        figures.append(
+            f'<figure style="--who: {tile.colour}">'
+            f'<img src="data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}" '
+            f'alt="{html.escape(tile.alternative)}">'
+            f"<figcaption><strong>{html.escape(tile.title)}</strong> {html.escape(tile.text)}</figcaption></figure>"
+        )
+    st.html(f'<div class="gallery">{"".join(figures)}</div>')
+
+
+def confusions(matrices: dict[str, tuple[Sequence[str], Sequence[Sequence[int]]]], names: Sequence[str]) -> None:
+    """Confusion matrices side by side, as tables: rows are the truth; a cell is the darker the larger its row's share.
+
+    Args:
+        matrices: labels and counts of each model.
+        names: all models, which fix the colours.
+    """
+    palette = charts.colours(names)
+    tables = []
+    for name, (labels, counts) in matrices.items():
+        head = "".join(f"<th scope=col>{html.escape(label.replace('_', ' '))}</th>" for label in labels)
+        body = ""
+        for label, row in zip(labels, counts, strict=True):
+            whole, own = max(sum(row), 1), labels.index(label)
+            cells = "".join(
+                f'<td class="{"right" if i == own else "wrong"}" style="--share: {count / whole:.3f}">'
+                f"{count:,}<small>{100 * count / whole:.1f} %</small></td>"
+                for i, count in enumerate(row)
+            )
+            body += f"<tr><th scope=row>{html.escape(label.replace('_', ' '))}</th>{cells}</tr>"
+        tables.append(
+            f'<table style="--who: {palette[name]}"><caption>{html.escape(name)}</caption>'
+            f"<thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>"
+        )
+    st.html(f'<div class="matrices">{"".join(tables)}</div>')

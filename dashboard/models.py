@@ -1,0 +1,70 @@
+"""Models at work, for the pages that need them: torch is imported by the first of these calls, and only then."""
+
+import numpy as np
+import streamlit as st
+from PIL import Image
+
+import frame
+from bthub.errors import BthubError
+from bthub.run_folder import WEIGHTS, RunFolder
+
+
+def ready(runs: dict[str, RunFolder]) -> dict[str, RunFolder]:
+    """The runs whose weights are there; a message for the others, whose figures alone came with the clone."""
+    lacking = [name for name, run in runs.items() if not (run.path / WEIGHTS).is_file()]
+    frame.say(
+        [
+            f"{name} has no {WEIGHTS} here, so it can't look at a slice: its card says how to train it again"
+            for name in lacking
+        ]
+    )
+    return {name: run for name, run in runs.items() if name not in lacking}
+
+
+def look(run: RunFolder, image: Image.Image, key: tuple[str, ...]) -> tuple[np.ndarray, dict[str, float]]:
+    """Grad-CAM (H, W) of a classifier for one slice, and its probability of each class."""
+    return _look(run, image, str(run.path), frame.files_of(run.path), key)
+
+
+def draw(run: RunFolder, image: Image.Image, key: tuple[str, ...]) -> np.ndarray:
+    """What a ResUNet outlines on one slice: (H, W) bool."""
+    return _draw(run, image, str(run.path), frame.files_of(run.path), key)
+
+
+@st.cache_resource(show_spinner=False, max_entries=2000)
+def _look(
+    _run: RunFolder, _image: Image.Image, path: str, files: tuple, key: tuple[str, ...]
+) -> tuple[np.ndarray, dict[str, float]]:
+    from bthub.explain import heatmaps
+
+    classifier = _classifier(_run, path, files)
+    probabilities = dict(zip(classifier.labels, map(float, classifier.predict([_image])[0]), strict=True))
+    # For a model of several tumor types: the evidence for what it calls.
+    label = "tumor" if "tumor" in probabilities else max(probabilities, key=probabilities.get)
+    return heatmaps(classifier, [_image], label)[0], probabilities
+
+
+@st.cache_resource(show_spinner=False, max_entries=2000)
+def _draw(_run: RunFolder, _image: Image.Image, path: str, files: tuple, key: tuple[str, ...]) -> np.ndarray:
+    return _localizer(_run, path, files).masks([_image])[0]
+
+
+# A model takes tens to hundreds of megabytes: a few stay loaded.
+@st.cache_resource(show_spinner="Loading a classifier", max_entries=12)
+def _classifier(_run: RunFolder, path: str, files: tuple):
+    from bthub.models.classifier import load_classifier
+
+    try:
+        return load_classifier(_run)
+    except (KeyError, OSError) as error:
+        raise BthubError(f"{_run.id} can't be loaded ({error}): restore its files or train it again") from error
+
+
+@st.cache_resource(show_spinner="Loading a localizer", max_entries=4)
+def _localizer(_run: RunFolder, path: str, files: tuple):
+    from bthub.models.localizer import load_localizer
+
+    try:
+        return load_localizer(_run)
+    except (KeyError, OSError) as error:
+        raise BthubError(f"{_run.id} can't be loaded ({error}): restore its files or train it again") from error

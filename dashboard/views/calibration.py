@@ -1,0 +1,158 @@
+"""Calibration: can a stated probability be believed? Before and after temperature scaling, and the review band."""
+
+import numpy as np
+import streamlit as st
+
+import charts
+import frame
+from bthub import compare
+from bthub.compare import Evaluation, Scores
+from bthub.run_folder import CLASSIFICATION, RunFolder
+
+WIDTHS = np.round(np.linspace(0, 0.5, 26), 3)
+
+
+def both(run: RunFolder, evaluation: Evaluation) -> dict:
+    """Reliability and calibration error of a run, before and after its temperature."""
+    found, temperature = compare.scores(run, evaluation), compare.temperature(run)
+    plain = compare.uncalibrated(found.p, temperature)
+    return {
+        "temperature": temperature,
+        "before": compare.calibration_error(found, plain),
+        "after": compare.calibration_error(found, found.p),
+        "rows": [
+            {"scaling": scaling, **row}
+            for scaling, p in (("before", plain), ("after", found.p))
+            for row in compare.reliability(found, p)
+        ],
+    }
+
+
+def main() -> None:
+    view = frame.view()
+    st.markdown(
+        "A model that says 80 % should be right about 8 times in 10. **Temperature scaling** divides the model's "
+        "logits by one number, fitted on validation; it changes how sure the model says it is, hardly ever what it "
+        "calls."
+    )
+    found = frame.collect(view.of(CLASSIFICATION), both, view.evaluation)
+    if not found:
+        st.info("Choose a classifier that was measured on this split.")
+        return
+    left, right = st.columns(2, gap="large")
+    with left:
+        before = st.toggle("Show before scaling", value=len(found) < 4, key="before", bind="query-params")
+        rows = [
+            {"model": name, **row}
+            for name, result in found.items()
+            for row in result["rows"]
+            if before or row["scaling"] == "after"
+        ]
+        frame.figure(
+            charts.reliability(rows, list(view.every), before),
+            caption="How to read it: on the dotted diagonal, what is stated is what happens. Below it the model is "
+            "surer than it should be, above it not sure enough. A large dot stands for many slices; a small one can "
+            "lie anywhere by chance. With two classes it is the probability of tumor, with more that of the class "
+            "called.",
+            alternative="Reliability diagram of " + ", ".join(found),
+            rows=rows,
+            file="reliability.csv",
+        )
+    with right:
+        st.subheader("Expected calibration error")
+        errors = [
+            {"model": name, **{key: result[key] for key in ("before", "after", "temperature")}}
+            for name, result in found.items()
+        ]
+        st.dataframe(
+            errors,
+            hide_index=True,
+            alt="Calibration error of each model before and after temperature scaling",
+            column_config={
+                "model": st.column_config.TextColumn("Model", pinned=True),
+                "before": st.column_config.NumberColumn("Before", format="%.4f", help=compare.DEFINITIONS["ece"]),
+                "after": st.column_config.NumberColumn("After", format="%.4f", help=compare.DEFINITIONS["ece"]),
+                "temperature": st.column_config.NumberColumn(
+                    "Temperature",
+                    format="%.3f",
+                    help="Above 1 the model had been too sure, below 1 not sure enough.",
+                ),
+            },
+        )
+        frame.note(
+            "How to read it: the mean distance from the diagonal, each of 15 bins weighing as many slices as it holds. "
+            "0 is perfect; around 0.02 is good. On another split than validation it can get worse by scaling: the "
+            "temperature was fitted elsewhere.",
+            errors,
+            "calibration-error.csv",
+        )
+    detectors = {
+        name: frame.cached(compare.scores, view.runs[name], view.evaluation)
+        for name in found
+        if frame.cached(compare.scores, view.runs[name], view.evaluation).threshold is not None
+    }
+    if detectors:
+        review(view, detectors)
+
+
+@st.fragment
+def review(view: frame.View, found: dict[str, Scores]) -> None:
+    st.subheader("The review band")
+    st.markdown(
+        "A model need not answer every slice. Those whose probability lies within a band around its threshold go to a "
+        "person."
+    )
+    width = st.slider(
+        "Half the width of the band around each model's threshold",
+        0.0,
+        0.5,
+        0.1,
+        0.02,
+        key="band",
+        bind="query-params",
+    )
+    names = list(view.every)
+
+    def at(name: str, half: float) -> dict:
+        middle = found[name].threshold
+        low, high = max(0.0, middle - half), min(1.0, middle + half)
+        return {"model": name, "width": half, "low": low, "high": high, **compare.review(found[name], low, high)}
+
+    points = [at(name, width) for name in found]
+    curve = [row for name in found for half in WIDTHS if (row := at(name, float(half)))["reviewed"] <= 0.5]
+    left, right = st.columns(2, gap="large")
+    with left:
+        frame.figure(
+            charts.errors_by_review(curve, [p for p in points if p["errors"] is not None] or points, names),
+            caption="How to read it: the further right, the more slices a person looks at; the lower, the fewer errors "
+            "are left among the rest. A steep start means that the model knows when it doesn't know.",
+            alternative="Errors left by share of slices reviewed: "
+            + "; ".join(f"{p['model']} reviews {frame.percent(p['reviewed'])}" for p in points),
+            rows=curve,
+            file="review-band.csv",
+        )
+    with right:
+        st.dataframe(
+            points,
+            hide_index=True,
+            column_order=["model", "low", "high", "reviewed", "errors", "missed", "false_alarms"],
+            alt="What is left to each model with this band",
+            column_config={
+                "model": st.column_config.TextColumn("Model", pinned=True),
+                "low": st.column_config.NumberColumn("From", format="%.3f"),
+                "high": st.column_config.NumberColumn("To below", format="%.3f"),
+                "reviewed": st.column_config.NumberColumn("To a person", format="percent"),
+                "errors": st.column_config.NumberColumn("Errors left", format="percent"),
+                "missed": st.column_config.NumberColumn("Missed tumors left"),
+                "false_alarms": st.column_config.NumberColumn("False alarms left"),
+            },
+        )
+        saved = {name: band for name in found if (band := view.runs[name].calibration.get("review_band"))}
+        st.caption(
+            "Saved with the run: " + "; ".join(f"{name} {band[0]:.2f} to {band[1]:.2f}" for name, band in saved.items())
+            if saved
+            else "No chosen run has a band of its own: where `calibration.json` has a `review_band`, it is shown here."
+        )
+
+
+main()

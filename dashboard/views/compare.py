@@ -1,0 +1,182 @@
+"""Compare: the table of models, their intervals, and what quality costs."""
+
+import pandas as pd
+import streamlit as st
+
+import charts
+import frame
+from bthub import compare
+from bthub.metrics import readable
+from bthub.run_folder import CLASSIFICATION, SEGMENTATION
+
+TITLES = {CLASSIFICATION: "Classifiers: is there a tumor?", SEGMENTATION: "Localizers: where is it?"}
+# Of the many metrics, those that say most; a toggle shows the rest.
+MAIN = {
+    CLASSIFICATION: ["roc_auc", "balanced_accuracy", "accuracy", "recall", "specificity", "ece"],
+    SEGMENTATION: [
+        "dice_volume_mean",
+        "dice_volume_median",
+        "iou_volume_mean",
+        "tumor_slices_missed",
+        "healthy_slices_with_mask",
+    ],
+}
+UNITS = {"parameters": (1e6, "M"), "file_bytes": (1e6, "MB"), "multiply_adds": (1e9, "G"), "latency_ms": (1, "ms")}
+
+
+def section(task: str) -> None:
+    """The comparison of one kind of model."""
+    view = frame.view()
+    found = frame.collect(view.of(task), compare.row, view.evaluation)
+    if not found:
+        return
+    rows = list(found.values())
+    st.subheader(TITLES[task])
+    everything = st.toggle("All metrics", key=f"all {task}")
+    metrics = [key for key in rows[0] if f"{key}_low" in rows[0]]
+    shown = metrics if everything else [key for key in MAIN[task] if key in metrics]
+    table(rows, shown, task)
+
+    left, right = st.columns(2, gap="large")
+    with left:
+        metric = st.selectbox("Quality", metrics, metrics.index(MAIN[task][0]), frame.titled, key=f"metric {task}")
+        st.caption(compare.DEFINITIONS.get(metric, ""))
+        intervals(rows, metric, task)
+    with right:
+        known = [cost for cost in compare.COSTS if any(row[cost] is not None for row in rows)]
+        if known:
+            cost = st.selectbox("Cost", known, format_func=heading, key=f"cost {task}")
+            st.caption(compare.DEFINITIONS[cost])
+            scatter(rows, metric, cost, task)
+        unknown = [compare.COSTS[cost] for cost in compare.COSTS if cost not in known]
+        if unknown:
+            st.caption(f"Not in any chosen run: {' and '.join(unknown)}. `bthub cost RUN` measures them.")
+    if task == CLASSIFICATION:
+        matrices(view)
+
+
+def table(rows: list[dict], metrics: list[str], task: str) -> None:
+    """The sortable table: metric with interval, the best of each column marked with a star."""
+    columns = [*metrics, *compare.COSTS]
+    best = {column: compare.best(rows, column) for column in columns}
+    data = pd.DataFrame(rows)[["model", *columns, "network", "start"]]
+    style = data.style.hide(axis="index")
+    for column in columns:
+        texts = {row[column]: text(row, column, best[column] if len(rows) > 1 else None) for row in rows}
+        style = style.format(lambda value, texts=texts: texts.get(value, "–"), subset=[column])
+        style = style.set_properties(
+            subset=(data.index[data[column] == best[column]], [column])
+            if len(rows) > 1
+            else (data.index[:0], [column]),
+            **{"font-weight": "700", "background-color": "rgba(15, 157, 119, .18)"},
+        )
+    titles = {"model": "Model", "network": "Network", "start": "First weights"}
+    st.dataframe(
+        style,
+        hide_index=True,
+        key=f"table {task}",
+        alt=f"{len(rows)} models with {', '.join(map(readable, metrics))} and their costs",
+        column_config={
+            **{name: st.column_config.TextColumn(title, pinned=name == "model") for name, title in titles.items()},
+            **{
+                name: st.column_config.NumberColumn(
+                    heading(name),
+                    help=compare.DEFINITIONS.get(name),
+                    # Auto width measures the plain text, and the best is bold with a star.
+                    width=215 if name in metrics else 120,
+                )
+                for name in columns
+            },
+        },
+    )
+    direction = [readable(column) for column in metrics if column in compare.LOWER_IS_BETTER]
+    evaluation = frame.view().evaluation
+    frame.note(
+        f"How to read it: each figure with its 95 % interval, which says where it would lie with other patients; ★ "
+        f"marks the best of a column (the lowest for {', '.join([*direction, 'costs'])}). "
+        f"Where intervals overlap widely, the order may be chance. A click on a column's name sorts, resting on it "
+        f"explains. {rows[0]['samples']:,} images of {rows[0]['groups']:,} groups (patients, where the set names "
+        f"them), {evaluation.data}, {evaluation.key}.",
+        rows,
+        f"compare-{task}.csv",
+    )
+
+
+def heading(column: str) -> str:
+    """The name of a metric or a cost."""
+    return compare.COSTS[column].capitalize() if column in compare.COSTS else frame.titled(column)
+
+
+def text(row: dict, column: str, best: float | None) -> str:
+    """A cell: the value in its unit, or with its interval."""
+    value = row[column]
+    if value is None:
+        return "–"
+    star = "★ " if value == best else ""
+    if column in UNITS:
+        divisor, unit = UNITS[column]
+        return f"{star}{value / divisor:,.1f} {unit}"
+    digits = 1 if value >= 10 else 3
+    low, high = row[f"{column}_low"], row[f"{column}_high"]
+    ends = "" if low is None else f" ({low:.{digits}f}–{high:.{digits}f})"
+    return f"{star}{value:.{digits}f}{ends}"
+
+
+def intervals(rows: list[dict], metric: str, task: str) -> None:
+    names = list(frame.view().every)
+    points = [
+        {"model": r["model"], "value": r[metric], "low": r[f"{metric}_low"], "high": r[f"{metric}_high"]}
+        for r in rows
+        if r[metric] is not None
+    ]
+    if not points:
+        st.caption("Not defined on this split.")
+        return
+    said = "; ".join(f"{p['model']} {p['value']:.3f}" for p in points)
+    frame.figure(
+        charts.intervals(points, names, frame.titled(metric)),
+        caption="How to read it: the dot is the value, the bar its 95 % interval over patients. Bars that lie apart "
+        "are a real difference.",
+        alternative=f"Dots with intervals: {readable(metric)} of {said}",
+        rows=points,
+        file=f"intervals-{task}.csv",
+        key=False,
+    )
+
+
+def scatter(rows: list[dict], metric: str, cost: str, task: str) -> None:
+    names = list(frame.view().every)
+    points = [
+        {
+            "model": r["model"],
+            "cost": r[cost],
+            "value": r[metric],
+            "low": r[f"{metric}_low"],
+            "high": r[f"{metric}_high"],
+        }
+        for r in rows
+        if r[cost] and r[metric] is not None
+    ]
+    if not points:
+        return
+    said = "; ".join(f"{p['model']} {p['cost']:,.0f} and {p['value']:.3f}" for p in points)
+    frame.figure(
+        charts.cost_against_quality(points, names, heading(cost), frame.titled(metric)),
+        caption="How to read it: a step to the right is a dearer model. Worth it are those that no other one beats on "
+        "both axes.",
+        alternative=f"Scatter of {compare.COSTS[cost]} against {readable(metric)}: {said}",
+        rows=points,
+        file=f"cost-{task}.csv",
+    )
+
+
+def matrices(view: frame.View) -> None:
+    with st.expander("Confusion matrices"):
+        frame.confusions(frame.collect(view.of(CLASSIFICATION), compare.confusion, view.evaluation), list(view.every))
+        st.caption(
+            "How to read it: a row is what the slices are, a column what the model called them, at its own threshold."
+        )
+
+
+for kind in (CLASSIFICATION, SEGMENTATION):
+    section(kind)

@@ -1,0 +1,157 @@
+"""Leakage: the same model split by slice and by patient, and why the figures differ."""
+
+import streamlit as st
+
+import charts
+import frame
+from bthub import compare
+from bthub.metrics import readable
+from bthub.run_folder import CLASSIFICATION, SEGMENTATION
+
+METRICS = {
+    CLASSIFICATION: ["accuracy", "roc_auc", "f1"],
+    SEGMENTATION: ["dice_tumor_slices_pooled", "iou_pooled", "dice_volume_mean"],
+}
+PATIENTS = 14
+
+
+def main() -> None:
+    view = frame.view()
+    leaking, tests = compare.with_neighbour_in_train("slice")
+    clean, patient_tests = compare.with_neighbour_in_train("patient")
+    st.markdown(
+        "A scan is a pile of slices a few millimetres apart, and two neighbours look almost alike. Papers often deal "
+        "the slices out at random. Then nearly every test slice has its twin in the training set, and a model that "
+        "merely *remembers patients* looks as good as one that *knows tumors*. Split by patient, the test asks what a "
+        "clinic would ask: what about somebody new? This page shows all runs and both protocols, whatever is chosen "
+        "above."
+    )
+    columns = st.columns(2)
+    columns[0].metric(
+        "Test slices with a neighbour in training, split by slice",
+        f"{leaking / tests:.0%}",
+        f"{leaking} of {tests}",
+        delta_color="off",
+        delta_arrow="off",
+        border=True,
+    )
+    columns[1].metric(
+        "The same, split by patient",
+        f"{clean / patient_tests:.0%}",
+        f"{clean} of {patient_tests}",
+        delta_color="off",
+        delta_arrow="off",
+        border=True,
+    )
+    strips()
+    measured(view)
+
+
+def strips() -> None:
+    rows = compare.split_map()
+    # Of each split some patients: enough to see the pattern, few enough to read.
+    first = {}
+    for row in rows:
+        first.setdefault(row["patient"], {}).setdefault(row["patient_id"])
+    shown = {
+        patient for split in ("train", "validation", "test") for patient in list(first[split])[: PATIENTS // 3 + 1]
+    }
+    rows = [row for row in rows if row["patient_id"] in shown]
+    for column, chart, protocol in zip(
+        st.columns(2, gap="medium"), charts.split_strips(rows), ("patient", "slice"), strict=True
+    ):
+        column.altair_chart(
+            chart, width="stretch", alt=f"Splits of the slices of {len(shown)} patients under protocol {protocol}"
+        )
+    frame.note(
+        f"How to read it: a line is a patient ({len(shown)} of 100, from each split some), a cell a slice. Split by "
+        "patient, a line has one colour. Split by slice, red test cells sit between blue training cells: their "
+        "neighbours are known.",
+        rows,
+        "splits.csv",
+    )
+
+
+def measured(view: frame.View) -> None:
+    st.subheader("What it does to the figures")
+    known = frame.collect(view.every, compare.trained_on)
+    pairs = compare.leakage_pairs(view.every[name] for name in known)
+    if not pairs:
+        frame.missing(
+            "It takes one network trained and measured under both protocols. No such pair is among the runs yet. For a "
+            "ResUNet and a detector split by slice:",
+            f"{frame.COMMANDS[SEGMENTATION]}-slice --set protocol=slice\n"
+            f"{frame.COMMANDS[CLASSIFICATION]}-slice --set protocol=slice encoder_from=runs/NAME-slice\n"
+            "bthub evaluate runs/NAME-slice --data data/lgg --split test",
+        )
+        return
+    for task, metrics in METRICS.items():
+        own = [pair for pair in pairs if pair.patient.task == task]
+        rows = [row for pair in own for row in both(pair)]
+        if not rows:
+            continue
+        metric = st.segmented_control(
+            "Metric", metrics, default=metrics[0], required=True, format_func=frame.titled, key=f"leakage {task}"
+        )
+        st.caption(compare.DEFINITIONS[metric])
+        points = [row for row in rows if row["metric"] == metric] + reported(metric)
+        frame.figure(
+            charts.leakage(points, f"{frame.titled(metric)} on the test split"),
+            caption="How to read it: the same network, trained and tested under either protocol; the dashed line "
+            "between the dots is what leaks. Grey dots are what papers report, all split by slice or image. Bars are "
+            "95 % intervals over patients.",
+            alternative=f"{readable(metric)} by protocol: "
+            + "; ".join(f"{p['network']}, {p['protocol']}: {p['value']:.3f}" for p in points),
+            rows=points,
+            file=f"leakage-{task}.csv",
+            key=False,
+        )
+    told = [
+        f"{pair.network}: the recipes also differ in {', '.join(pair.differences)}"
+        for pair in pairs
+        if pair.differences
+    ]
+    if told:
+        st.caption("Not only the protocol: " + "; ".join(told) + ".")
+
+
+def both(pair: compare.Pair) -> list[dict]:
+    """The figures of both runs of a pair on their own test split; none where either lacks them."""
+    rows = []
+    for protocol, run in (("patient", pair.patient), ("slice", pair.slice)):
+        evaluation = next((e for e in compare.evaluations(run) if e.key == f"{protocol}/test"), None)
+        if evaluation is None:
+            frame.missing(
+                f"{compare.name(run)} was not measured on {protocol}/test yet:",
+                f"bthub evaluate runs/{compare.name(run)} --data data/lgg --split test",
+            )
+            return []
+        found = frame.collect({compare.name(run): run}, compare.figures, evaluation)
+        for figures in found.values():
+            rows += [
+                {"network": pair.network, "protocol": protocol, "model": compare.name(run), "metric": name, **value}
+                for name, value in figures.items()
+                if value["value"] is not None
+            ]
+    return rows
+
+
+def reported(metric: str) -> list[dict]:
+    """What papers on the same data report in this metric."""
+    return [
+        {
+            "network": f"{figure['what'].split(',')[0]} ({key})",
+            "protocol": "paper",
+            "model": paper["title"],
+            "metric": metric,
+            "value": figure["value"],
+            "low": None,
+            "high": None,
+        }
+        for key, paper in compare.papers().items()
+        for figure in paper["figures"]
+        if paper["data"].startswith("LGG") and key != "references" and figure["like"]["metric"] == metric
+    ]
+
+
+main()

@@ -1,0 +1,169 @@
+"""Learning: loss and metric by epoch, the learning-rate finder, and what the first weights are worth."""
+
+import streamlit as st
+
+import charts
+import frame
+from bthub import compare
+from bthub.metrics import readable
+from bthub.run_folder import CLASSIFICATION, SEGMENTATION, RunFolder
+
+# The validation metric that chose the epoch, by task, and the figure that first weights are compared by.
+CHOSEN_BY = {CLASSIFICATION: "validation_f1", SEGMENTATION: "validation_dice"}
+COMPARED_BY = {CLASSIFICATION: "balanced_accuracy", SEGMENTATION: "dice_volume_mean"}
+TITLES = {CLASSIFICATION: "Classifiers", SEGMENTATION: "Localizers"}
+
+
+def epochs(task: str, runs: dict[str, RunFolder]) -> None:
+    names = list(frame.view().every)
+    histories = frame.collect(runs, compare.history)
+    kept = frame.collect({name: runs[name] for name in histories}, compare.best_epoch)
+    histories = {name: lines for name, lines in histories.items() if name in kept and lines}
+    if not histories:
+        return
+    st.subheader(TITLES[task])
+    metrics = sorted(
+        {key for lines in histories.values() for key in lines[0] if key.startswith("validation_")}
+        - {"validation_loss"},
+        key=lambda key: key != CHOSEN_BY[task],
+    )
+    metric = st.selectbox(
+        "Metric beside the loss",
+        metrics,
+        format_func=titled,
+        key=f"metric {task}",
+        width=320,
+    )
+    left, right = st.columns(2, gap="large")
+    with left:
+        st.markdown("**Loss**")
+        rows = [
+            row
+            for name, lines in histories.items()
+            for of in ("train", "validation")
+            for row in points(name, lines, f"{of}_loss", of)
+        ]
+        frame.figure(
+            charts.by_epoch(rows, names, "loss", marks(histories, kept, "validation_loss")),
+            caption="How to read it: dashed is training, solid validation; the dot is the epoch that was kept. "
+            "Training that goes on falling while validation rises is learning by heart. Losses of different recipes "
+            "(class weights, smoothing) don't compare. A jump is often a change of image size, see the tooltip.",
+            alternative=f"Training and validation loss by epoch of {', '.join(histories)}",
+            rows=rows,
+            file=f"loss-{task}.csv",
+        )
+    with right:
+        st.markdown(f"**{titled(metric)} on validation**")
+        rows = [row for name, lines in histories.items() for row in points(name, lines, metric, "validation")]
+        frame.figure(
+            charts.by_epoch(rows, names, titled(metric), marks(histories, kept, metric)),
+            caption=f"How to read it: measured on the validation split after each epoch. The dot is the epoch that was "
+            f"kept, the best in {titled(CHOSEN_BY[task])}.",
+            alternative=f"{readable(metric)} by epoch of {', '.join(histories)}",
+            rows=rows,
+            file=f"metric-{task}.csv",
+        )
+
+
+def titled(column: str) -> str:
+    return frame.titled(column.removeprefix("validation_"))
+
+
+def points(name: str, lines: list[dict], column: str, of: str) -> list[dict]:
+    return [
+        {
+            "model": name,
+            "epoch": int(line["epoch"]),
+            "of": of,
+            "value": line[column],
+            "image_size": int(line.get("image_size", 0)),
+        }
+        for line in lines
+        if column in line
+    ]
+
+
+def marks(histories: dict[str, list[dict]], kept: dict[str, int], column: str) -> list[dict]:
+    return [
+        {"model": name, "epoch": kept[name], "value": line[column]}
+        for name, lines in histories.items()
+        for line in lines
+        if int(line["epoch"]) == kept[name] and column in line
+    ]
+
+
+def finder() -> None:
+    view = frame.view()
+    st.subheader("Learning-rate finder")
+    found = {name: lines for name, lines in frame.collect(view.runs, compare.lr_finder).items() if lines}
+    if not found:
+        frame.missing(
+            f"No chosen run has a learning-rate range test. Where a recipe makes one, it is the file "
+            f"`{compare.LR_FINDER}` of the run (columns `learning_rate` and `loss`), and its curve appears here. The "
+            "rate is raised step by step over a few hundred batches; a good one lies in the valley before the loss "
+            "climbs. To train a run at another rate:",
+            f"{frame.COMMANDS[CLASSIFICATION]} --set learning_rate=0.0001",
+        )
+        return
+    rows = [{"model": name, **line} for name, lines in found.items() for line in lines]
+    rates = frame.collect({name: view.runs[name] for name in found}, compare.learning_rate)
+    used = [{"model": n, "learning_rate": rate} for n, rate in rates.items()]
+    frame.figure(
+        charts.learning_rates(rows, list(view.every), used),
+        caption="How to read it: the loss while the rate is raised. The dashed line is the rate that was trained with.",
+        alternative=f"Loss by learning rate of {', '.join(found)}",
+        rows=rows,
+        file="learning-rates.csv",
+    )
+
+
+def first_weights() -> None:
+    view = frame.view()
+    st.subheader("Pretrained against from scratch")
+    shown = False
+    for task, metric in COMPARED_BY.items():
+        figures = frame.collect(view.of(task), compare.row, view.evaluation)
+        known = frame.collect({name: view.runs[name] for name in figures}, compare.trained_on)
+        groups = compare.by_initialisation(view.runs[name] for name in known)
+        rows = [
+            {
+                "network": network,
+                "model": line["model"],
+                "start": line["start"],
+                **{
+                    end: line[key]
+                    for end, key in (("value", metric), ("low", f"{metric}_low"), ("high", f"{metric}_high"))
+                },
+            }
+            for network, runs in groups.items()
+            for line in (figures[compare.name(run)] for run in runs)
+        ]
+        if rows:
+            shown = True
+            frame.figure(
+                charts.by_start(rows, list(view.every), frame.titled(metric)),
+                caption="How to read it: the same network from different first weights. The distance between its dots "
+                "is what they are worth; bars are 95 % intervals over patients.",
+                alternative=f"{readable(metric)} by first weights: "
+                + "; ".join(f"{r['network']} from {r['start']} {r['value']:.3f}" for r in rows),
+                rows=rows,
+                file=f"first-weights-{task}.csv",
+            )
+    if not shown:
+        have = "; ".join(
+            f"{name} started from {start}" for name, start in frame.collect(view.runs, compare.initialisation).items()
+        )
+        frame.missing(
+            f"It takes two runs of one network that started from different weights. So far: {have}. For one from "
+            "random weights, and with a network for ImageNet's:",
+            f"{frame.COMMANDS[CLASSIFICATION]} --set encoder_from=null pretrained=false\n"
+            f"{frame.COMMANDS[CLASSIFICATION]} --set encoder_from=null pretrained=true\n"
+            "bthub evaluate runs/NAME --data data/lgg --split test",
+        )
+
+
+st.markdown("How each model got where it is: one line an epoch, from the run's own record.")
+for kind in TITLES:
+    epochs(kind, frame.view().of(kind))
+finder()
+first_weights()

@@ -1,0 +1,139 @@
+"""Localization: Dice by patient and by tumor size, and the masks themselves, the worst first."""
+
+import streamlit as st
+
+import charts
+import frame
+import models
+import pictures
+from bthub import compare
+from bthub.errors import BthubError
+from bthub.run_folder import SEGMENTATION, RunFolder
+
+SHOWN = 12
+KINDS = {
+    "Tumor slices": ("drawn", "missed"),
+    "Missed tumors": ("missed",),
+    "Masks on healthy slices": ("false mask",),
+}
+
+
+def main() -> None:
+    view = frame.view()
+    st.markdown(
+        "**Dice** is twice the overlap of two outlines divided by their two areas: 1 where they are the same, 0 where "
+        "they don't meet. Two expert readers of this data set agree at about 0.84."
+    )
+    found = frame.collect(view.of(SEGMENTATION), compare.masks, view.evaluation)
+    if not found:
+        st.info("Choose a ResUNet that was measured on this split. To train one:")
+        st.code(frame.COMMANDS[SEGMENTATION], "sh")
+        return
+    left, right = st.columns([1, 1], gap="large")
+    with left:
+        patients(view, found)
+    with right:
+        sizes(view, found)
+    gallery(view, found)
+
+
+def patients(view: frame.View, found: dict[str, list[dict]]) -> None:
+    st.subheader("By patient")
+    rows = [{"model": name, **line} for name, lines in found.items() for line in compare.dice_by_patient(lines)]
+    if not rows:
+        st.caption("No patient of this split has a tumor.")
+        return
+    means = [
+        {"model": name, "value": figures["dice_volume_mean"]["value"]}
+        for name, figures in frame.collect({n: view.runs[n] for n in found}, compare.figures, view.evaluation).items()
+        if "dice_volume_mean" in figures
+    ]
+    frame.figure(
+        charts.dice_by_patient(rows, list(view.every), means),
+        caption="How to read it: a dot is one patient, all slices together, the worst on top; a large dot is a large "
+        "tumor. The dashed line is the mean, which the comparison shows.",
+        alternative="Dice of each patient; "
+        + "; ".join(f"{m['model']} has a mean of {m['value']:.3f}" for m in means)
+        + f"; the worst is {rows[0]['patient_id']} with {rows[0]['dice']:.3f}",
+        rows=rows,
+        file="dice-by-patient.csv",
+    )
+
+
+def sizes(view: frame.View, found: dict[str, list[dict]]) -> None:
+    st.subheader("By size of the tumor")
+    rows = [
+        {"model": name, "size": line["size"], "dice": line["dice"], "tumor_px": line["tumor_px"]}
+        for name, lines in found.items()
+        for line in lines
+        if line["tumor_px"]
+    ]
+    if not rows:
+        st.caption("No slice of this split has a tumor.")
+        return
+    frame.figure(
+        charts.dice_by_size(rows, list(view.every), list(compare.SIZES)),
+        caption="How to read it: each tick is a slice; the box holds the middle half of them, its line is the median. "
+        "Small tumors have long edges for their area, so the same care gives a lower Dice; a tick at 0 is a missed "
+        "tumor.",
+        alternative="Dice of each tumor slice by the tumor's size",
+        rows=rows,
+        file="dice-by-size.csv",
+    )
+
+
+def gallery(view: frame.View, found: dict[str, list[dict]]) -> None:
+    st.subheader("The masks, worst first")
+    at_hand = pictures.slices(view.evaluation)
+    controls = st.columns([2, 2, 2, 2], vertical_alignment="bottom")
+    name = controls[0].selectbox("Model", list(found), key="gallery_model", bind="query-params")
+    kind = controls[1].selectbox("Slices", list(KINDS), key="gallery_kind", bind="query-params")
+    institutions = sorted({line["institution"] for line in found[name] if "institution" in line})
+    institution = controls[2].selectbox("Institution", ["All", *institutions], key="institution", bind="query-params")
+    live = controls[3].toggle("Draw its masks", value=True, help="Loads the model, which takes seconds the first time.")
+    lines = [
+        line
+        for line in sorted(found[name], key=lambda line: (line["dice"] or 0, -line["predicted_px"]))
+        if line["kind"] in KINDS[kind] and institution in ("All", line.get("institution"))
+    ]
+    shown = [line for line in lines if compare.image_key(line) in at_hand.keys][:SHOWN]
+    st.caption(
+        f"{len(lines)} such slices in this split; "
+        + (f"the {len(shown)} worst" if at_hand.all_there else f"{len(shown)} of them come with the dashboard")
+        + ". Cyan is the experts' outline, red the model's."
+        + ("" if at_hand.all_there else " All of them: name a data set with `BTHUB_DATA`.")
+    )
+    run = view.runs[name]
+    live = live and name in models.ready({name: run})
+    try:
+        with st.spinner("The model draws"):
+            frame.gallery([tile(at_hand, run, line, live) for line in shown])
+    except BthubError as error:
+        frame.say([str(error)])
+    with st.expander(f"All {len(lines)} slices as a table"):
+        st.dataframe(
+            lines,
+            hide_index=True,
+            column_order=["patient_id", "slice_index", "institution", "dice", "tumor_px", "predicted_px", "kind"],
+            column_config={"dice": st.column_config.NumberColumn("Dice", format="%.3f")},
+            alt="The slices with their Dice, worst first",
+        )
+    if lines:
+        frame.note("Every slice with its counts of pixels, worst first.", lines, f"masks-{name}.csv")
+
+
+def tile(at_hand: pictures.Slices, run: RunFolder, line: dict, live: bool) -> frame.Tile:
+    """A slice with both outlines."""
+    key = compare.image_key(line)
+    image = at_hand.image(key)
+    drawn = models.draw(run, image, key) if live else None
+    said = f"Dice {line['dice']:.2f}" if line["kind"] == "drawn" else line["kind"]
+    return frame.Tile(
+        pictures.outlined(image, {pictures.TRUE: at_hand.mask(key), pictures.DRAWN: drawn}),
+        said,
+        f"{pictures.label(key)} · tumor {line['tumor_px']:,} px, drawn {line['predicted_px']:,} px",
+        f"{pictures.label(key)}: {said}",
+    )
+
+
+main()

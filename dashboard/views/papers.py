@@ -1,0 +1,84 @@
+"""Papers: what five systems report, against what was measured here."""
+
+import html
+from collections.abc import Iterable
+
+import streamlit as st
+
+import frame
+from bthub import compare
+from bthub.run_folder import CLASSIFICATION, RunFolder
+
+
+def main() -> None:
+    st.markdown(
+        "What published systems report, and what the runs here measured in the same metric, on their test splits. A "
+        "difference has a reason: another split, another data set, another recipe. Each is named. This page shows all "
+        "runs and both protocols, whatever is chosen above."
+    )
+    every = frame.view().every
+    runs = [every[name] for name in frame.collect(every, readable)]
+    downloads = []
+    for key, paper in compare.papers().items():
+        rows = [row for figure in paper["figures"] for row in compared(figure, runs)]
+        downloads += [{"paper": key, **row} for row in rows]
+        with st.container(border=True):
+            st.subheader(paper["title"], anchor=key)
+            st.markdown(f"**Data** {paper['data']}  \n**Split** {paper['split']}  \n**Recipe** {paper['recipe']}")
+            st.html(table(paper["figures"], rows))
+    frame.note(
+        "How to read it: a paper's figure stands beside each run here that is comparable in network, task and kind of "
+        "data. “No run yet” is where none is; `train/configs` has the recipes.",
+        downloads,
+        "papers.csv",
+    )
+
+
+def compared(figure: dict, runs: Iterable[RunFolder]) -> list[dict]:
+    """A row for each run that the figure can be held against."""
+    rows = []
+    for run, protocol, value in compare.measured_like(figure, runs):
+        difference = None if figure["value"] is None else value["value"] - figure["value"]
+        head = {"what": figure["what"], "reported": figure["value"]}
+        rows.append({**head, "model": compare.name(run), "protocol": protocol, **value, "difference": difference})
+    return rows
+
+
+def readable(run: RunFolder) -> bool:
+    """True; a run whose figures can't be read raises, and is named once instead of beside every figure."""
+    for evaluation in compare.evaluations(run):
+        compare.row(run, evaluation)
+        if run.task == CLASSIFICATION:
+            compare.confusion(run, evaluation)
+    return True
+
+
+def table(figures: list[dict], rows: list[dict]) -> str:
+    """A paper's figures, each with what was measured here and why it may differ."""
+    body = ""
+    for figure in figures:
+        value = "–" if figure["value"] is None else f"{figure['value']:.4f}"
+        here = "<br>".join(measured(row) for row in rows if row["what"] == figure["what"])
+        body += (
+            f"<tr><th scope=row>{html.escape(figure['what'])}</th><td class=number>{value}</td>"
+            f"<td>{here or '<span class=none>no run yet</span>'}</td><td>{html.escape(figure['note'])}</td></tr>"
+        )
+    return (
+        "<div class=scroll tabindex=0><table class=figures><thead><tr>"
+        "<th scope=col>Reported</th><th scope=col>Paper</th><th scope=col>Measured here, with 95 % interval</th>"
+        "<th scope=col>Why they may differ</th></tr></thead>"
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def measured(row: dict) -> str:
+    """A run's figure in a line."""
+    ends = "" if row["low"] is None else f" ({row['low']:.3f} – {row['high']:.3f})"
+    away = "" if row["difference"] is None else f", {row['difference']:+.3f}"
+    return (
+        f"<span class=number><b>{row['value']:.4f}</b>{ends}{away}</span> "
+        f"<small>{html.escape(row['model'])}, split by {html.escape(row['protocol'])}</small>"
+    )
+
+
+main()

@@ -1,0 +1,206 @@
+"""Threshold: one slider moves the operating point of all chosen detectors."""
+
+import numpy as np
+import streamlit as st
+
+import charts
+import frame
+from bthub import compare
+from bthub.compare import Evaluation, Scores
+from bthub.errors import BthubError
+from bthub.run_folder import CLASSIFICATION
+
+ONE, OWN, CHEAPEST = "One for all", "Each its own", "Cheapest for each"
+GRID = np.round(np.linspace(0, 1, 101), 3)
+
+
+def main() -> None:
+    view = frame.view()
+    st.markdown(
+        "A detector gives a probability; the **threshold** turns it into a verdict. Lower it and fewer tumors are "
+        "missed, at the price of more false alarms."
+    )
+    found = frame.collect(view.of(CLASSIFICATION), compare.detector_scores, view.evaluation)
+    if not found:
+        st.info("Choose a model that tells tumor from no tumor, measured on this split.")
+        return
+    try:
+        lines = {name: frame.cached(_curves, view.runs[name], view.evaluation) for name in found}
+    except BthubError as error:
+        st.info(str(error))
+        return
+    operate(view, found, lines)
+
+
+def _curves(run, evaluation: Evaluation) -> tuple[list[dict], list[dict]]:
+    return compare.curves(compare.detector_scores(run, evaluation))
+
+
+# Only this part runs again when a slider moves.
+@st.fragment
+def operate(view: frame.View, found: dict[str, Scores], lines: dict) -> None:
+    names = list(view.every)
+    how = st.segmented_control(
+        "Threshold",
+        [ONE, OWN, CHEAPEST],
+        default=ONE,
+        required=True,
+        key="how",
+        bind="query-params",
+        help="One for all: the slider. Each its own: what training chose on validation, best in balanced accuracy. "
+        "Cheapest: the lowest cost on validation, for the cost beside.",
+    )
+    controls = st.columns([3, 1], gap="large", vertical_alignment="bottom")
+    slider = controls[0].slider(
+        "Probability from which a tumor is called",
+        0.0,
+        1.0,
+        0.5,
+        0.01,
+        key="threshold",
+        bind="query-params",
+        disabled=how != ONE,
+    )
+    miss_cost = controls[1].number_input(
+        "Cost of a missed tumor, in false alarms",
+        1.0,
+        1000.0,
+        10.0,
+        1.0,
+        format="%.0f",
+        key="miss_cost",
+        bind="query-params",
+        help="A false alarm costs 1. What a miss costs is for people to say, not for a model.",
+    )
+
+    cheapest, chosen_on = cheapest_thresholds(view, found, miss_cost)
+    thresholds = {
+        name: {ONE: slider, OWN: scores.threshold, CHEAPEST: cheapest[name]}[how] for name, scores in found.items()
+    }
+    points = [
+        {
+            "model": name,
+            **compare.at_threshold(scores, thresholds[name]),
+            "cost": 1000 * compare.expected_cost(scores, thresholds[name], miss_cost),
+            "cheapest": cheapest[name],
+        }
+        for name, scores in found.items()
+    ]
+
+    frame.confusions(
+        {
+            p["model"]: (["no tumor", "tumor"], [[p["passed"], p["false_alarms"]], [p["missed"], p["found"]]])
+            for p in points
+        },
+        names,
+    )
+    st.caption("How to read it: a row is what the slices are, a column what the model called them at this threshold.")
+    table(points)
+    if how == ONE or chosen_on != "validation":
+        where = (
+            "on validation" if chosen_on == "validation" else "on this very split, which flatters: no run has others"
+        )
+        st.caption(
+            f"For a miss that costs {miss_cost:.0f} false alarms the cheapest threshold, chosen {where}, is "
+            + ", ".join(f"{name} **{value:.3f}**" for name, value in cheapest.items())
+            + "."
+        )
+
+    left, right = st.columns(2, gap="large")
+    said = "; ".join(f"{p['model']} at {p['threshold']:.2f}" for p in points)
+    with left:
+        st.subheader("ROC curve")
+        rows = labelled(lines, 0)
+        frame.figure(
+            charts.operating_curve(
+                rows,
+                points,
+                names,
+                ("false_positive_rate", "false alarms among healthy slices"),
+                ("recall", "recall: tumors found"),
+            ),
+            caption="How to read it: each threshold is a point of the curve; the dot is the present one. Nearer to the "
+            "top left is better.",
+            alternative=f"ROC curves with operating points: {said}",
+            rows=rows,
+            file="roc.csv",
+        )
+    with right:
+        st.subheader("Precision-recall curve")
+        rows = labelled(lines, 1)
+        frame.figure(
+            charts.operating_curve(
+                rows,
+                [p for p in points if p["precision"] is not None] or points,
+                names,
+                ("recall", "recall: tumors found"),
+                ("precision", "precision"),
+            ),
+            caption="How to read it: nearer to the top right is better. It shows false alarms that the ROC curve hides "
+            "when most slices are healthy.",
+            alternative=f"Precision-recall curves with operating points: {said}",
+            rows=rows,
+            file="precision-recall.csv",
+        )
+    st.subheader("What it costs")
+    rows = [
+        {"model": name, "threshold": float(t), "cost": 1000 * compare.expected_cost(scores, t, miss_cost)}
+        for name, scores in found.items()
+        for t in GRID
+    ]
+    frame.figure(
+        charts.cost_by_threshold(rows, points, names),
+        caption="How to read it: the valley is where this cost is lowest on the split in view; the dot is the present "
+        "threshold. A flat valley forgives a badly chosen threshold.",
+        alternative=f"Cost of 1,000 slices by threshold, a miss costing {miss_cost:.0f} false alarms: {said}",
+        rows=rows,
+        file="cost-by-threshold.csv",
+    )
+
+
+def cheapest_thresholds(view: frame.View, found: dict[str, Scores], miss_cost: float) -> tuple[dict[str, float], str]:
+    """The cheapest threshold of each model, and the split it was chosen on: validation where all have it."""
+    validation = view.evaluation._replace(split="validation")
+    measured = all(validation in frame.cached(compare.evaluations, view.runs[name]) for name in found)
+    if not measured:
+        return {name: compare.cheapest_threshold(s, miss_cost) for name, s in found.items()}, view.evaluation.split
+    chosen = {
+        name: compare.cheapest_threshold(frame.cached(compare.detector_scores, view.runs[name], validation), miss_cost)
+        for name in found
+    }
+    return chosen, "validation"
+
+
+def labelled(lines: dict, which: int) -> list[dict]:
+    return [{"model": name, "order": i, **row} for name, both in lines.items() for i, row in enumerate(both[which])]
+
+
+def table(points: list[dict]) -> None:
+    share = {
+        key: st.column_config.NumberColumn(title, format="%.3f", help=compare.DEFINITIONS[key])
+        for key, title in {
+            "precision": "Precision",
+            "recall": "Recall",
+            "specificity": "Specificity",
+            "f1": "F1",
+        }.items()
+    }
+    st.dataframe(
+        points,
+        hide_index=True,
+        column_order=["model", "threshold", *share, "missed", "false_alarms", "cost"],
+        alt="Precision, recall, specificity and F1 of each model at its threshold",
+        column_config={
+            "model": st.column_config.TextColumn("Model", pinned=True),
+            "threshold": st.column_config.NumberColumn("Threshold", format="%.3f"),
+            **share,
+            "missed": st.column_config.NumberColumn("Missed tumors", help="Tumor slices called healthy."),
+            "false_alarms": st.column_config.NumberColumn("False alarms", help="Healthy slices called tumor."),
+            "cost": st.column_config.NumberColumn(
+                "Cost of 1,000 slices", format="%.0f", help="In false alarms, a missed tumor counting as set above."
+            ),
+        },
+    )
+
+
+main()

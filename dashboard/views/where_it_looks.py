@@ -1,0 +1,156 @@
+"""Where it looks: Grad-CAM of every chosen classifier on one slice, beside what is there and what is drawn."""
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+from PIL.Image import Image
+
+import charts
+import frame
+import models
+import pictures
+from bthub import compare
+from bthub.errors import BthubError
+from bthub.run_folder import SEGMENTATION, RunFolder
+
+
+def main() -> None:
+    view = frame.view()
+    st.markdown(
+        "A model can be right for the wrong reason. **Grad-CAM** shows which parts of the slice raised the tumor's "
+        "score in the last convolutional stage. It is coarse, a few cells across: it says where the evidence lay, and "
+        "is no outline."
+    )
+    found = pictures.slices(view.evaluation)
+    keys = choose(found)
+    if not keys:
+        return
+    key = st.selectbox(
+        "Slice",
+        [" ".join(key) for key in keys],
+        format_func=lambda text: describe(tuple(text.split(" ")), found),
+        key="slice",
+        bind="query-params",
+        help="Arrow keys go through the list.",
+    )
+    show(view, found, tuple(key.split(" ")))
+
+
+def choose(found: pictures.Slices) -> list[pictures.Key]:
+    kind = st.segmented_control(
+        "Show", ["Tumor", "Healthy", "All"], default="Tumor", required=True, key="kind", bind="query-params"
+    )
+    if not found.all_there:
+        st.caption(
+            f"{len(found.keys)} test slices of protocol patient come with the dashboard. All of a split: name a data "
+            "set with `BTHUB_DATA`."
+        )
+    return [key for key, area in found.keys.items() if kind == "All" or (area > 0) == (kind == "Tumor")]
+
+
+def describe(key: pictures.Key, found: pictures.Slices) -> str:
+    area = found.keys[key]
+    return f"{pictures.label(key)} · {f'tumor of {area:,} px' if area else 'no tumor'}"
+
+
+def show(view: frame.View, found: pictures.Slices, key: pictures.Key) -> None:
+    image, mask = found.image(key), found.mask(key)
+    area = f"{mask.sum():,} px" if mask is not None and mask.any() else "none"
+    palette = charts.colours(list(view.every))
+    tiles = [
+        frame.Tile(image, "The slice", "as the models get it", f"MRI slice, {pictures.label(key)}"),
+        frame.Tile(
+            pictures.outlined(image, {pictures.TRUE: mask}),
+            "Experts' outline",
+            area,
+            f"The slice with the experts' outline in cyan, {area}",
+        ),
+    ]
+    rows, problems = [], []
+    with st.spinner("The models look at the slice"):
+        for name, run in models.ready(view.runs).items():
+            try:
+                if run.task == SEGMENTATION:
+                    tiles.append(drawn(name, run, image, mask, key, palette[name]))
+                else:
+                    rows.append(tell(name, *models.look(run, image, key), mask))
+                    tiles.append(looked(rows[-1], run, image, mask, key, palette[name]))
+            except BthubError as error:
+                problems.append(f"{name}: {error}")
+    frame.gallery(tiles)
+    frame.say(problems)
+    share = frame.percent(float(mask.mean()) if mask is not None and mask.any() else None)
+    caption = (
+        "How to read it: bright is where the evidence for a tumor lay; cyan is the experts' outline, red what a "
+        "ResUNet drew. **Agreement** is the share of the heat that lies inside the experts' outline. A model that "
+        f"looked nowhere in particular would score the tumor's share of the picture, here {share}."
+    )
+    if rows:
+        st.dataframe(
+            pd.DataFrame(rows),
+            hide_index=True,
+            alt="Probability and agreement of each classifier",
+            column_config={
+                "model": st.column_config.TextColumn("Model", pinned=True),
+                "called": "Class shown",
+                "probability": st.column_config.NumberColumn("Its probability", format="percent"),
+                "agreement": st.column_config.NumberColumn("Agreement with the outline", format="percent"),
+                "chance": st.column_config.NumberColumn("By chance", format="percent"),
+            },
+        )
+        frame.note(caption, rows, "where-it-looks.csv")
+    else:
+        st.caption(caption)
+
+
+def drawn(
+    name: str, run: RunFolder, image: Image, mask: np.ndarray | None, key: pictures.Key, colour: str
+) -> frame.Tile:
+    """What a ResUNet outlines."""
+    found = models.draw(run, image, key)
+    said = f"{found.sum():,} px"
+    if mask is not None and mask.any():
+        said += f", Dice {2 * (found & mask).sum() / (found.sum() + mask.sum()):.2f}"
+    outlined = pictures.outlined(image, {pictures.TRUE: mask, pictures.DRAWN: found})
+    return frame.Tile(
+        outlined, name, f"{said}{trained_on(run, key)}", f"Outline drawn by {name} in red: {said}", colour
+    )
+
+
+def looked(
+    row: dict, run: RunFolder, image: Image, mask: np.ndarray | None, key: pictures.Key, colour: str
+) -> frame.Tile:
+    """Where a classifier looks."""
+    from bthub.explain import overlay
+
+    heatmap, _ = models.look(run, image, key)
+    said = f"{row['called']} {frame.percent(row['probability'])}"
+    if row["agreement"] is not None:
+        said += f", agreement {frame.percent(row['agreement'])}"
+    heat = pictures.outlined(overlay(image, heatmap), {pictures.TRUE: mask})
+    return frame.Tile(
+        heat, row["model"], f"{said}{trained_on(run, key)}", f"Heat map of {row['model']}: {said}", colour
+    )
+
+
+def tell(name: str, heatmap: np.ndarray, probabilities: dict[str, float], mask: np.ndarray | None) -> dict:
+    """What a classifier says, and how much of its heat map lies on the tumor."""
+    from bthub.explain import agreement
+
+    label = "tumor" if "tumor" in probabilities else max(probabilities, key=probabilities.get)
+    return {
+        "model": name,
+        "called": label,
+        "probability": probabilities[label],
+        "agreement": None if mask is None else agreement(heatmap, mask),
+        "chance": float(mask.mean()) if mask is not None and mask.any() else None,
+    }
+
+
+def trained_on(run: RunFolder, key: pictures.Key) -> str:
+    """A warning where the run was given this very slice."""
+    split = compare.seen(run, key)
+    return f" · was in its {split} split" if split else ""
+
+
+main()

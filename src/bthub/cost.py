@@ -1,0 +1,73 @@
+"""What a run costs: parameters, size of its weights, multiply-adds and time for one slice."""
+
+import os
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from bthub.errors import BthubError
+from bthub.models.classifier import load_classifier
+from bthub.models.localizer import load_localizer
+from bthub.run_folder import CLASSIFICATION, COST, WEIGHTS, RunFolder, write_json
+
+THREADS = 2
+WARM_UP, REPEATS = 3, 20
+
+
+def write(path: str | Path) -> dict:
+    """Write `cost.json` into a local run folder; returns its content. The time is that of an otherwise idle machine."""
+    if not Path(path).is_dir():
+        raise BthubError(f"{path} isn't a local folder: download the run first, its cost is written into it")
+    run = RunFolder.open(path)
+    found = cost(run)
+    write_json(run.path / COST, found)
+    return found
+
+
+def cost(run: RunFolder) -> dict:
+    """Count and time a run's network on the CPU, for one slice at the input size it was saved with.
+
+    Returns:
+        `parameters` (learned numbers), `file_bytes` (of the weights as saved), `image_size` (side of the input),
+        `multiply_adds` (of convolutions and matrix products), `latency_ms` and `latency_p95_ms` (median and 95th
+        percentile of REPEATS passes in single precision, without the preprocessing), `threads`, `machine_cpus`.
+    """
+    if run.task == CLASSIFICATION:
+        model, size = load_classifier(run).model, run.config["pretrained_cfg"]["input_size"][-1]
+    else:
+        localizer = load_localizer(run)
+        model, size = localizer.model, localizer.processor.size["height"]
+    pixels = torch.zeros(1, 3, size, size)
+    milliseconds = _time(model, pixels)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model(pixels)
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "file_bytes": (run.path / WEIGHTS).stat().st_size,
+        "image_size": size,
+        # a multiply-add is two floating-point operations
+        "multiply_adds": counter.get_total_flops() // 2,
+        "latency_ms": round(milliseconds.quantile(0.5).item(), 2),
+        "latency_p95_ms": round(milliseconds.quantile(0.95).item(), 2),
+        "threads": THREADS,
+        "machine_cpus": os.cpu_count(),
+    }
+
+
+@torch.inference_mode()
+def _time(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+    """Milliseconds of each of REPEATS passes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        taken = []
+        for _ in range(WARM_UP + REPEATS):
+            start = time.perf_counter()
+            model(pixels)
+            taken.append(1000 * (time.perf_counter() - start))
+    finally:
+        torch.set_num_threads(threads)
+    return torch.tensor(taken[WARM_UP:])

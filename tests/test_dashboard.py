@@ -1,0 +1,366 @@
+"""The dashboard's pages, run in this process: what they show is what the run folders say."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from PIL import Image
+from streamlit.testing.v1 import AppTest
+
+from bthub.data.splits import patient_split
+from bthub.result import DISCLAIMER
+from bthub.run_folder import DEFAULTS, METRICS, ORG, hub_id, write_json
+
+ROOT = Path(__file__).parents[1]
+DASHBOARD = ROOT / "dashboard"
+PAGES = sorted(path.stem for path in (DASHBOARD / "views").glob("*.py"))
+NEEDS_TORCH = {"where_it_looks", "localization"}
+
+Open = Callable[..., AppTest]
+
+
+@pytest.fixture(autouse=True)
+def modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The dashboard's own modules, importable as where streamlit runs it, and gone afterwards."""
+    monkeypatch.syspath_prepend(DASHBOARD)
+    monkeypatch.delenv("BTHUB_DATA", raising=False)
+    yield
+    for name in ("charts", "frame", "models", "pictures"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def show(shipped_runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Open:
+    """Opens a page on some runs, by default the shipped pair."""
+
+    def show(page: str = "compare", runs: list[Path] | None = None, **query: str) -> AppTest:
+        monkeypatch.setenv("BTHUB_RUNS", " ".join(map(str, runs or shipped_runs)))
+        app = AppTest.from_file(DASHBOARD / "app.py", default_timeout=120)
+        for key, value in query.items():
+            app.query_params[key] = value
+        app.run()
+        if page != "compare":
+            app.switch_page(f"views/{page}.py").run()
+        assert not app.exception, app.exception[0].message
+        return app
+
+    return show
+
+
+@pytest.fixture
+def copy(shipped_runs: tuple[Path, Path], tmp_path: Path) -> Path:
+    """A copy of the shipped detector that a test may spoil."""
+    ignored = shutil.ignore_patterns("checkpoint", "logs")
+    return Path(shutil.copytree(shipped_runs[0], tmp_path / "copy", ignore=ignored))
+
+
+def words(app: AppTest) -> str:
+    """Everything that a page says, charts' and tables' content excepted."""
+    kinds = ("markdown", "caption", "title", "subheader", "info", "warning", "success", "error")
+    said = [element.value for kind in kinds for element in getattr(app, kind)]
+    return "\n".join(said + [element.proto.body for element in app.get("html")])
+
+
+def table(app: AppTest, index: int = 0):
+    return app.dataframe[index].value
+
+
+# -- every page
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_opens_and_says_what_it_is_not(show: Open, page: str):
+    app = show(page)
+    assert len(app.title) == 1
+    assert words(app).count(DISCLAIMER) == 2
+    assert not app.warning
+    # Whatever has numbers can be taken away, and says how it is read; every picture has words.
+    assert page == "quiz" or app.get("download_button")
+    charts = app.get("vega_lite_chart")
+    assert all(chart.proto.alt for chart in charts)
+    assert not charts or any(caption.value.startswith("How to read it") for caption in app.caption)
+    for element in app.get("html"):
+        assert all('alt="' in picture for picture in re.findall(r"<img [^>]*>", element.proto.body))
+
+
+def test_pages_that_need_no_model_import_no_torch():
+    code = (
+        "import sys; from streamlit.testing.v1 import AppTest\n"
+        f"sys.path.insert(0, {str(DASHBOARD)!r})\n"
+        f"app = AppTest.from_file({str(DASHBOARD / 'app.py')!r}, default_timeout=120).run()\n"
+        f"for page in {[page for page in PAGES if page not in NEEDS_TORCH]!r}:\n"
+        "    app.switch_page(f'views/{page}.py').run()\n"
+        "    assert not app.exception, (page, app.exception[0].message)\n"
+        "heavy = {'torch', 'datasets', 'timm', 'transformers'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_disclaimer_is_that_of_the_package():
+    import frame
+
+    assert frame.DISCLAIMER == DISCLAIMER
+
+
+# -- figures are read
+
+
+def test_a_changed_metrics_file_changes_the_page(show: Open, copy: Path):
+    app = show(runs=[copy])
+    content = json.loads((copy / METRICS).read_text())
+    assert table(app)["roc_auc"][0] == content["patient/test"]["metrics"]["roc_auc"]["value"]
+
+    content["patient/test"]["metrics"]["roc_auc"] = {"value": 0.54321, "low": 0.5, "high": 0.6}
+    write_json(copy / METRICS, content)
+    app.run()
+
+    assert table(app)["roc_auc"][0] == 0.54321
+
+
+def test_the_choice_is_in_the_address(show: Open, shipped_runs: tuple[Path, Path]):
+    app = show(models="resnet18-lgg", split="validation")
+    assert app.multiselect(key="models").value == ["resnet18-lgg"]
+    content = json.loads((shipped_runs[0] / METRICS).read_text())
+    assert len(app.dataframe) == 1
+    assert table(app)["roc_auc"][0] == content["patient/validation"]["metrics"]["roc_auc"]["value"]
+    app.multiselect(key="models").set_value(["resunet18-lgg"]).run()
+    assert "dice_volume_mean" in table(app)
+
+
+def test_the_choice_stays_from_page_to_page(show: Open):
+    app = show()
+    app.multiselect(key="models").set_value(["resunet18-lgg"]).run()
+    app.switch_page("views/localization.py").run()
+    assert app.multiselect(key="models").value == ["resunet18-lgg"]
+
+
+# -- runs that can't be shown
+
+
+def test_a_broken_run_is_named_and_the_others_still_show(show: Open, shipped_runs, copy: Path, tmp_path: Path):
+    partial = tmp_path / "partial"
+    partial.mkdir()
+    (partial / "config.json").write_text("{}")
+    (copy / METRICS).write_text("{ half of")
+    app = show(runs=[shipped_runs[0], copy, partial, tmp_path / "nowhere"])
+    said = "\n".join(warning.value for warning in app.warning)
+    assert len(app.warning) == 3
+    assert "copy" in said and "isn't valid JSON" in said
+    assert "partial has no model.safetensors" in said
+    assert "nowhere is neither a folder here nor a Hub id" in said
+    assert list(table(app)["model"]) == ["resnet18-lgg"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_run_of_an_older_layout_is_named_on_every_page(show: Open, shipped_runs, copy: Path, page: str):
+    content = json.loads((copy / METRICS).read_text())
+    for entry in content.values():
+        entry["metrics"] = {"accuracy": 0.9}
+        del entry["threshold"], entry["labels"]
+    write_json(copy / METRICS, content)
+    for file in ("history.csv", "predictions/patient-test.csv", "predictions/patient-validation.csv"):
+        (copy / file).write_text("step,score\n1,a\n")
+    (copy / "calibration.json").write_text("{}")
+    (copy / "training.json").write_text("{}")
+    app = show(page, [*shipped_runs, copy])
+    # Pages about masks alone don't look at a classifier.
+    assert page in ("localization", "where_it_looks") or any("copy" in warning.value for warning in app.warning)
+
+
+def test_no_run_at_all(show: Open, tmp_path: Path):
+    app = show(runs=[tmp_path / "nowhere"])
+    assert "No run has figures yet" in words(app) and "nowhere" in words(app)
+
+
+def test_two_runs_of_one_name(show: Open, shipped_runs, tmp_path: Path):
+    twin = tmp_path / "resnet18-lgg"
+    shutil.copytree(shipped_runs[0], twin, ignore=shutil.ignore_patterns("checkpoint", "logs"))
+    app = show(runs=[shipped_runs[0], twin])
+    assert "rename one of the two folders" in app.warning[0].value
+
+
+# -- pages
+
+
+def test_threshold_moves_everything(show: Open):
+    app = show("threshold")
+    before = table(app).iloc[0]
+    app.slider(key="threshold").set_value(0.05).run()
+    after = table(app).iloc[0]
+    assert after["threshold"] == 0.05
+    assert after["recall"] >= before["recall"] and after["specificity"] < before["specificity"]
+    app.number_input(key="miss_cost").set_value(50.0).run()
+    assert table(app).iloc[0]["cost"] != after["cost"]
+    app.get("button_group")[0].set_value("Each its own").run()
+    assert table(app).iloc[0]["threshold"] == pytest.approx(0.373266, abs=1e-5)
+
+
+def test_calibration_shows_what_training_found(show: Open, shipped_runs):
+    app = show("calibration", split="validation")
+    row = table(app).iloc[0]
+    calibration = json.loads((shipped_runs[0] / "calibration.json").read_text())
+    assert row["temperature"] == calibration["temperature"]
+    assert row["before"] == pytest.approx(calibration["expected_calibration_error"]["before"], abs=2e-3)
+
+
+def test_learning_shows_a_finder_and_first_weights_where_they_are(show: Open, shipped_runs, copy: Path):
+    said = words(show("learning"))
+    assert "lr_finder.csv" in said and "--set encoder_from=null" in said
+    (copy / "lr_finder.csv").write_text("learning_rate,loss\n1e-5,0.7\n1e-4,0.5\n1e-3,0.9\n")
+    training = json.loads((copy / "training.json").read_text())
+    training["config"]["encoder_from"] = None
+    write_json(copy / "training.json", training)
+    said = words(show("learning", [*shipped_runs, copy]))
+    assert "--set" not in said
+
+
+def test_leakage_shows_a_pair_where_there_is_one(show: Open, shipped_runs, copy: Path):
+    assert "--set protocol=slice" in words(show("leakage"))
+    training = json.loads((copy / "training.json").read_text())
+    training["protocol"] = "slice"
+    write_json(copy / "training.json", training)
+    content = json.loads((copy / METRICS).read_text())
+    write_json(copy / METRICS, {key.replace("patient", "slice"): entry for key, entry in content.items()})
+    for split in ("test", "validation"):
+        (copy / f"predictions/patient-{split}.csv").rename(copy / f"predictions/slice-{split}.csv")
+    app = show("leakage", [*shipped_runs, copy])
+    assert "--set" not in words(app)
+    assert any("leakage" in button.proto.id for button in app.get("download_button"))
+
+
+def test_papers_stand_beside_what_was_measured(show: Open, shipped_runs):
+    said = words(show("papers"))
+    value = json.loads((shipped_runs[1] / METRICS).read_text())["patient/test"]["metrics"]["dice_volume_mean"]["value"]
+    assert f"{value:.4f}" in said and "0.8360" in said and "no run yet" in said
+
+
+def test_where_it_looks_compares_with_the_mask(show: Open):
+    app = show("where_it_looks")
+    row = table(app).iloc[0]
+    assert row["model"] == "resnet18-lgg" and 0 <= row["agreement"] <= 1 and 0 < row["chance"] < 0.2
+    assert "Heat map of resnet18-lgg" in words(app) and "Outline drawn by resunet18-lgg" in words(app)
+
+
+def test_a_run_without_weights_shows_figures_but_cannot_look(show: Open, copy: Path):
+    (copy / "model.safetensors").unlink()
+    assert not show(runs=[copy]).warning
+    assert "copy has no model.safetensors here" in words(show("where_it_looks", [copy]))
+
+
+def test_top_losses_are_filtered(show: Open, shipped_runs):
+    app = show("top_losses")
+    every = len(table(app))
+    app.get("button_group")[0].set_value(["missed"]).run()
+    (_, missed_row) = json.loads((shipped_runs[0] / METRICS).read_text())["patient/test"]["confusion_matrix"]
+    assert len(table(app)) == missed_row[0] < every
+    assert set(table(app)["kind"]) == {"missed"}
+
+
+def test_quiz_is_played_to_the_end(show: Open):
+    app = show("quiz", quiz="7")
+    asked = []
+    for _ in range(20):
+        asked.append(app.session_state["shown"])
+        next(button for button in app.button if button.label == "Tumor").click().run()
+        assert "there is" in words(app)
+        next(button for button in app.button if button.label in ("Next slice", "See the result")).click().run()
+    assert len(set(asked)) == 20
+    assert "10 of 20 right" in words(app) and "0 tumors missed, 10 false alarms" in words(app)
+    # The same number asks for the same slices.
+    again = show("quiz", quiz="7")
+    assert again.session_state["shown"] == asked[0]
+
+
+# -- what ships
+
+
+def test_the_shipped_slices():
+    import pictures
+
+    slices = pictures.ShippedSlices()
+    assert 20 <= len(slices.keys) <= 30
+    assert sum(file.stat().st_size for file in pictures.SHIPPED.iterdir()) < 4e6
+    for (patient, index), area in slices.keys.items():
+        assert patient_split(patient) == "test"
+        assert slices.mask((patient, index)).sum() == area
+        assert slices.image((patient, index)).size == (256, 256)
+    notice = (pictures.SHIPPED / "README.md").read_text()
+    assert "CC BY-NC-SA 4.0" in notice and "Buda" in notice
+
+
+def test_a_data_set_of_its_own_is_used(show: Open, tiny_lgg: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("BTHUB_DATA", str(tiny_lgg))
+    app = show("top_losses")
+    assert "name a data set" not in words(app)
+
+
+def test_outlines_are_drawn_around_a_mask():
+    import pictures
+
+    mask = np.zeros((16, 16), bool)
+    mask[4:8, 4:8] = True
+    drawn = np.asarray(pictures.outlined(Image.new("RGB", (16, 16)), {pictures.TRUE: mask}))
+    assert drawn.shape == (32, 32, 3)
+    coloured = (drawn == pictures.TRUE).all(axis=2)
+    assert coloured[8, 7] and not coloured[10, 10] and not coloured[2, 2]
+
+
+def test_colours_are_seen_in_both_themes():
+    import charts
+
+    config = tomllib.loads((DASHBOARD / ".streamlit" / "config.toml").read_text())
+    backgrounds = [config["theme"][mode]["backgroundColor"] for mode in ("light", "dark")]
+    assert len(set(charts.PALETTE)) == len(charts.PALETTE) >= 10
+    for colour in charts.PALETTE:
+        for background in backgrounds:
+            assert contrast(colour, background) >= 2.9, (colour, background)
+
+
+def contrast(one: str, other: str) -> float:
+    """Contrast ratio of two colours as WCAG 2 defines it."""
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def luminance(colour: str) -> float:
+    parts = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def test_the_space_card_and_its_requirements():
+    card = yaml.safe_load((DASHBOARD / "README.md").read_text().split("---")[1])
+    assert card["sdk"] == "docker" and len(card["short_description"]) <= 60
+    dockerfile = (DASHBOARD / "Dockerfile").read_text()
+    assert f"PORT={card['app_port']}" in dockerfile and "HOST=0.0.0.0" in dockerfile
+    assert all(model.startswith(f"{ORG}/") for model in card["models"])
+    assert {hub_id(name) for name in DEFAULTS.values()} <= set(card["models"])
+    pinned = {
+        Requirement(line).name.lower().replace("_", "-"): str(Requirement(line).specifier)
+        for line in (ROOT / "requirements.txt").read_text().splitlines()
+        if "==" in line
+    }
+    for line in (DASHBOARD / "requirements.txt").read_text().splitlines():
+        if "==" in line:
+            wanted = Requirement(line)
+            assert pinned[wanted.name.lower().replace("_", "-")] == str(wanted.specifier)
+
+
+def test_without_a_clone_the_runs_are_those_of_the_card(monkeypatch: pytest.MonkeyPatch):
+    import frame
+    from bthub import compare
+
+    monkeypatch.delenv("BTHUB_RUNS", raising=False)
+    monkeypatch.setattr(compare, "SHIPPED_RUNS", Path("nowhere"))
+    assert frame.sources() == [hub_id(name) for name in frame.card_models()]
