@@ -35,8 +35,8 @@ bench: $(VENV)/.demo  ## time every stage for one real slice on 2 cores
 cards: $(VENV)/.demo  ## render the model cards of runs/ again, from their files
 	@$(BIN)/bthub card runs/* --copies model_cards
 
-reproduce: $(VENV)/.test  ## train and evaluate a row of train/rows.yaml again: RUN=resnet50-lgg (DATA= where its data set is)
-	@$(BIN)/python train/reproduce.py $(or $(RUN),--list) $(if $(DATA),--data $(DATA))
+reproduce: $(VENV)/.test  ## train and evaluate a row of train/rows.yaml again: RUN=resnet50-lgg (DATA= its data set, SET='key=value ...')
+	@$(BIN)/python train/reproduce.py $(or $(RUN),--list) $(if $(DATA),--data $(DATA)) $(if $(SET),--set $(SET))
 
 # One environment; the stamps say what has been put into it. uv installs in seconds what pip takes minutes for.
 $(VENV)/.uv:

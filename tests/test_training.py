@@ -20,8 +20,11 @@ from bthub.run_folder import CHECKPOINT, HISTORY, LOGS, TRAINING, WEIGHTS, RunFo
 from bthub.training import losses, run
 
 REPOSITORY = Path(__file__).parents[1]
-CONFIGS = sorted((REPOSITORY / "train" / "configs").glob("*.yaml"))
+CONFIGS = sorted((REPOSITORY / "train" / "configs").rglob("*.yaml"))
 CLASSIFIER = {"architecture": "simple_cnn", "epochs": 5, "image_sizes": {0: 32, 3: 64}, "batch_size": 4, "workers": 0}
+# Resumed in the frozen phase: the learning-rate finder isn't asked again, and the body is unfrozen when its time comes.
+FROZEN = CLASSIFIER | {"freeze_epochs": 2, "trainable_layers": 2, "drop_rate": 0.5}
+FROZEN |= {"optimizer": "sgd", "schedule": "one_cycle", "lr_finder": "valley", "lr_finder_steps": 20}
 RESUNET = {
     "backbone": "resnet10t",
     "decoder_channels": [16, 16, 8, 8, 8],
@@ -49,7 +52,9 @@ def train(arguments: list[str], launcher: tuple[str, ...] = ()) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.mark.parametrize(("script", "config"), [("classifier", CLASSIFIER), ("resunet", RESUNET)])
+@pytest.mark.parametrize(
+    ("script", "config"), [("classifier", CLASSIFIER), ("classifier", FROZEN), ("resunet", RESUNET)]
+)
 def test_killed_and_resumed_equals_uninterrupted(script, config, tiny_lgg, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train(command(script, config, tiny_lgg, whole))

@@ -6,28 +6,44 @@ The epoch with the best validation F1 (of tumor; for more than two classes the m
 fits, on validation again, a temperature and the threshold of the tumor probability. The test split is not read.
 """
 
+import copy
+import csv
 import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.utils import set_seed
-from safetensors.torch import load_file
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from sklearn.metrics import f1_score
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import get_cosine_schedule_with_warmup
 
 from bthub.data import load_split
 from bthub.data.transforms import Augmentation, EpochSampler, EvaluationImages, TrainingImages
 from bthub.errors import BthubError, report_errors
 from bthub.models.classifier import Classifier, create_classifier, eval_transform, preprocessing, save_classifier
-from bthub.run_folder import CALIBRATION, LOGS, WEIGHTS, RunFolder, create, write_json
-from bthub.training import run
+from bthub.run_folder import CALIBRATION, LOGS, LR_FINDER, create, write_json
+from bthub.training import freezing, lr_finder, run
 from bthub.training.calibration import calibrate_classifier
 from bthub.training.losses import balanced_class_weights
+from bthub.training.optimization import create_optimizer, create_schedule
+
+
+@dataclass
+class Head:
+    """Dense layers with ReLU between the pooled features and the last layer.
+
+    Attributes:
+        widths: their outputs, in order; null for the architecture's own head.
+        dropout: share dropped after each of them; none where it is empty.
+    """
+
+    widths: list[int] | None = None
+    dropout: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -36,28 +52,46 @@ class Config:
 
     Attributes:
         architecture: any timm name, or `simple_cnn`.
+        head: dense layers, for the architectures that `bthub.models.mlp_head.BACKBONES` names.
         pretrained: start from timm's ImageNet weights (needs the Hub).
         encoder_from: start from the encoder of this ResUNet run, which must have the same backbone and splits.
+        weights_from: start from this `.safetensors` file, or from this run, which must have the same splits.
         protocol: which split, `patient` or `slice`; image-folder sets have but one.
         epochs: at most; `patience` is the number of epochs without a better validation F1 after which to stop.
         image_sizes: {first epoch: side}; the last side is the one the model is saved and used with.
         batch_size: images of one optimizer step are batch_size * accumulation, over all processes together.
+        freeze_epochs: for so many epochs only the head learns.
+        trainable_layers: after that the head and so many of the last layers learn (see `bthub.training.freezing`);
+            null for all, 0 for none but the head.
+        optimizer: adamw, or sgd with momentum 0.9.
+        schedule: of the learning rate: cosine (after a warm-up), constant or one_cycle.
+        lr_finder: null, or valley: the learning rate is what fastai's range test suggests, `learning_rate` isn't used.
+        lr_finder_steps: batches that the range test trains a copy of the model on.
+        gradient_clip: longest gradient; null for no limit.
         class_weights: weigh classes in the loss by how rare they are.
     """
 
     architecture: str = "resnet18"
+    head: Head = field(default_factory=Head)
     pretrained: bool = False
     encoder_from: str | None = None
+    weights_from: str | None = None
     protocol: str = "patient"
     epochs: int = 20
     patience: int = 8
     image_sizes: dict[int, int] = field(default_factory=lambda: {0: 256})
     batch_size: int = 32
     accumulation: int = 1
+    freeze_epochs: int = 0
+    trainable_layers: int | None = None
+    optimizer: str = "adamw"
+    schedule: str = "cosine"
     learning_rate: float = 1e-3
+    lr_finder: str | None = None
+    lr_finder_steps: int = 100
     weight_decay: float = 0.01
     warmup_epochs: float = 1
-    gradient_clip: float = 1.0
+    gradient_clip: float | None = 1.0
     drop_rate: float = 0.0
     label_smoothing: float = 0.0
     class_weights: bool = True
@@ -67,16 +101,19 @@ class Config:
     workers: int = 1
 
 
-def main() -> None:
-    config, args = run.parse_config(Config, __doc__.split("\n")[0])
+def main(arguments: Sequence[str] | None = None) -> None:
+    config, args = run.parse_config(Config, __doc__.split("\n")[0], arguments)
     output = create(args.output, args.resume)
     # One batch is divided among the processes: the number of processes doesn't change what a step sees.
+    freezes = config.freeze_epochs > 0 or config.trainable_layers is not None
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=config.accumulation,
         dataloader_config=DataLoaderConfiguration(split_batches=True),
         log_with="tensorboard",
         project_dir=output / LOGS,
+        # Several processes wait for every gradient unless they are told that frozen layers have none.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)] if freezes else None,
     )
     set_seed(config.seed)
     quiet = not accelerator.is_local_main_process
@@ -84,6 +121,8 @@ def main() -> None:
     # Data.
     with accelerator.local_main_process_first():
         rows = {name: load_split(args.data, name, config.protocol) for name in ("train", "validation")}
+    if args.dry_run:
+        rows = {name: run.few(split) for name, split in rows.items()}
     labels = rows["train"].features["label"].names
     images = TrainingImages(rows["train"].remove_columns(unused(rows["train"])), config.augmentation, not quiet)
     sampler = EpochSampler(images.labels, config.seed)
@@ -96,16 +135,29 @@ def main() -> None:
 
     # Model, loss, optimizer, schedule.
     model = create_classifier(
-        config.architecture, len(labels), pretrained=config.pretrained, drop_rate=config.drop_rate
+        config.architecture,
+        len(labels),
+        pretrained=config.pretrained,
+        drop_rate=config.drop_rate,
+        head_widths=config.head.widths,
+        head_dropout=config.head.dropout,
     )
+    if config.weights_from:
+        run.load_matching(model, run.initial_weights(config.weights_from, config.protocol), config.weights_from)
     if config.encoder_from:
-        load_encoder(model, config.encoder_from, config.protocol)
+        run.load_encoder(model, config.encoder_from, config.protocol)
     model = model.to(memory_format=torch.channels_last)
     weights = balanced_class_weights(torch.tensor(images.labels), len(labels)) if config.class_weights else None
     compute_loss = nn.CrossEntropyLoss(weights, label_smoothing=config.label_smoothing).to(accelerator.device)
-    optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
-    steps = len(train_loader) // config.accumulation
-    scheduler = get_cosine_schedule_with_warmup(optimizer, round(config.warmup_epochs * steps), config.epochs * steps)
+    learning_rate = config.learning_rate
+    if config.lr_finder:
+        sampler.start_epoch(0, run.size_at(config.image_sizes, 0))
+        with accelerator.main_process_first():  # the others read what the first one has found
+            learning_rate = find_learning_rate(output, model, train_loader, compute_loss, config, accelerator)
+        accelerator.print(f"learning rate {learning_rate:.2e}, the {config.lr_finder} of {output / LR_FINDER}")
+    optimizer = create_optimizer(config.optimizer, model.parameters(), learning_rate, config.weight_decay)
+    steps = -(-len(train_loader) // config.accumulation)
+    scheduler = create_schedule(config.schedule, optimizer, round(config.warmup_epochs * steps), config.epochs * steps)
     model, optimizer, train_loader, validation_loader, scheduler = accelerator.prepare(
         model, optimizer, train_loader, validation_loader, scheduler
     )
@@ -117,7 +169,8 @@ def main() -> None:
     accelerator.init_trackers("classifier")
 
     while progress.epoch < config.epochs and not progress.out_of_patience(config.patience):
-        model.train()
+        freezing.train_last(accelerator.unwrap_model(model), layers_to_train(config, progress.epoch))
+        freezing.train_mode(model)
         sampler.start_epoch(progress.epoch, run.size_at(config.image_sizes, progress.epoch))
         train_loss = 0.0
         for batch in tqdm(train_loader, desc=f"epoch {progress.epoch}", disable=quiet):
@@ -125,7 +178,7 @@ def main() -> None:
                 pixels = batch["pixel_values"].to(memory_format=torch.channels_last)  # (B, 3, H, W)
                 loss = compute_loss(model(pixels), batch["labels"])
                 accelerator.backward(loss)
-                if accelerator.sync_gradients:
+                if accelerator.sync_gradients and config.gradient_clip:
                     accelerator.clip_grad_norm_(model.parameters(), config.gradient_clip)
                 optimizer.step()
                 scheduler.step()
@@ -164,7 +217,15 @@ def main() -> None:
         run.load_best(best, output)
         calibration = calibrate_classifier(Classifier(best.eval(), transform, labels, "cpu"), rows["validation"])
         run.write_records(
-            output, config, args.data, config.protocol, rows, progress, processes=accelerator.num_processes
+            output,
+            config,
+            args.data,
+            config.protocol,
+            rows,
+            progress,
+            learning_rate=learning_rate,
+            trainable_parameters=freezing.trainable_parameters(best),
+            processes=accelerator.num_processes,
         )
         write_json(output / CALIBRATION, calibration)
         save_classifier(output, best, config.architecture, labels, size, calibration["temperature"])
@@ -176,17 +237,40 @@ def unused(rows) -> list[str]:
     return [name for name in rows.column_names if name not in ("image", "label")]
 
 
-def load_encoder(model: nn.Module, source: str, protocol: str) -> None:
-    """Start from the encoder of a ResUNet run; only of one that was kept away from the same patients."""
-    encoder = RunFolder.open(source)
-    if encoder.training["protocol"] != protocol:
-        raise BthubError(
-            f"{source} was trained on the protocol {encoder.training['protocol']!r}, this run is on {protocol!r}: "
-            "its encoder has seen slices that this run is validated and tested on"
-        )
-    state = load_file(encoder.path / WEIGHTS)
-    state = {key.removeprefix("encoder."): v.float() for key, v in state.items() if key.startswith("encoder.")}
-    run.load_matching(model, state, f"the encoder of {source}")
+def layers_to_train(config: Config, epoch: int) -> int | None:
+    """How many of the body's last layers learn in an epoch; None for all."""
+    return 0 if epoch < config.freeze_epochs else config.trainable_layers
+
+
+def find_learning_rate(
+    output: Path,
+    model: nn.Module,
+    batches: Iterable[dict],
+    compute_loss: Callable[[Tensor, Tensor], Tensor],
+    config: Config,
+    accelerator: Accelerator,
+) -> float:
+    """What a range test on a copy of the model suggests, or has suggested before this run was resumed."""
+    if config.lr_finder != "valley":
+        raise BthubError(f"lr_finder {config.lr_finder!r}: expected valley")
+    file = output / LR_FINDER
+    if not file.exists():
+        trial = copy.deepcopy(model).to(accelerator.device)
+        freezing.train_last(trial, layers_to_train(config, 0))
+        freezing.train_mode(trial)
+        optimizer = create_optimizer(config.optimizer, trial.parameters(), config.learning_rate, config.weight_decay)
+
+        def loss_of(batch: dict) -> Tensor:
+            with accelerator.autocast():
+                logits = trial(batch["pixel_values"].to(accelerator.device))
+            return compute_loss(logits.float(), batch["labels"].to(accelerator.device))
+
+        # Dropout is drawn here too: training goes on from where it would be without this test.
+        with torch.random.fork_rng():
+            rows = lr_finder.range_test(loss_of, optimizer, batches, config.lr_finder_steps)
+        run.write_rows(file, rows)
+    with file.open(newline="") as lines:
+        return lr_finder.suggest([{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ The last step chooses, on validation again, the probability from which a pixel i
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -42,6 +43,7 @@ class Config:
     Attributes:
         backbone: timm network that is the encoder.
         pretrained: start the encoder from timm's ImageNet weights (needs the Hub).
+        encoder_from: start the encoder from that of this ResUNet run, which must have the same backbone and splits.
         decoder_channels: of the decoder's blocks, deepest first.
         protocol: which split, `patient` or `slice`.
         epochs: at most; `patience` is the number of epochs without a better validation Dice after which to stop.
@@ -53,6 +55,7 @@ class Config:
 
     backbone: str = "resnet18"
     pretrained: bool = False
+    encoder_from: str | None = None
     decoder_channels: list[int] = field(default_factory=lambda: [256, 128, 64, 32, 16])
     protocol: str = "patient"
     epochs: int = 40
@@ -72,8 +75,8 @@ class Config:
     workers: int = 1
 
 
-def main() -> None:
-    config, args = run.parse_config(Config, __doc__.split("\n")[0])
+def main(arguments: Sequence[str] | None = None) -> None:
+    config, args = run.parse_config(Config, __doc__.split("\n")[0], arguments)
     output = create(args.output, args.resume)
     # One batch is divided among the processes: the number of processes doesn't change what a step sees.
     accelerator = Accelerator(
@@ -89,6 +92,8 @@ def main() -> None:
     # Data.
     with accelerator.local_main_process_first():
         rows = {name: load_split(args.data, name, config.protocol) for name in ("train", "validation")}
+    if args.dry_run:
+        rows = {name: run.few(split) for name, split in rows.items()}
     images = TrainingImages(rows["train"], config.augmentation, show_progress=not quiet)
     sampler = EpochSampler(images.labels, config.seed, config.positive_share)
     train_loader = DataLoader(images, config.batch_size, sampler=sampler, num_workers=config.workers, drop_last=True)
@@ -111,6 +116,8 @@ def main() -> None:
     )
     if config.pretrained:
         run.load_imagenet(model.encoder, config.backbone)
+    if config.encoder_from:
+        run.load_encoder(model.encoder, config.encoder_from, config.protocol)
     model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     steps = len(train_loader) // config.accumulation

@@ -19,6 +19,7 @@ from bthub.run_folder import (
     CARD,
     CLASSIFICATION,
     CONFIG,
+    COST,
     DATASET,
     FIGURES,
     HISTORY,
@@ -52,6 +53,8 @@ HEADLINE = {
         "healthy_slices_with_mask": "false_positive_rate",
     },
 }
+# What is told of tumor slices by the size of the tumor.
+SIZE_METRICS = {CLASSIFICATION: ("recall",), SEGMENTATION: ("dice_tumor_slices", "tumor_slices_missed", "hd95_px")}
 # Splits on which nothing was trained, chosen or calibrated: only their figures become metadata.
 UNSEEN = ("test", "benchmark")
 # Saved beside the parameters, but measured by batch normalisation, not learned.
@@ -143,6 +146,7 @@ def render(run: str | Path, org: str | None = None) -> str:
     recipe = training["config"]
     # only classifiers may start from another run's encoder
     encoder = recipe.optional("encoder_from") if "encoder_from" in recipe.keys() else None
+    weights_from = recipe.optional("weights_from") if "weights_from" in recipe.keys() else None
     results = _results(folder)
     body = (
         _environment()
@@ -156,15 +160,18 @@ def render(run: str | Path, org: str | None = None) -> str:
             config=config,
             remote_code="auto_map" in folder.config,
             encoder_from=encoder and Path(encoder).name,
+            weights_from=weights_from and Path(weights_from).name,
             preprocessor=_preprocessor(folder.path / PREPROCESSOR) if folder.task == SEGMENTATION else None,
             training=training,
             protocol=training["protocol"],
             calibration=Record(folder.calibration, folder.path / CALIBRATION),
             weights=_weights(folder.path / WEIGHTS),
+            cost=Record(folder.cost, folder.path / COST),
             splits=_splits(folder, training["protocol"], results),
             best_epoch=_best_epoch(folder, training["best"]["epoch"]),
             results=[_result(entry, folder) for entry in results],
             history=_figure(folder, "history", required=True),
+            lr_finder=_figure(folder, "lr_finder", required=False),
             emissions=training.optional("emissions") if "emissions" in training.keys() else None,
             headline={metric: metrics.readable(metric) for metric in HEADLINE[folder.task]},
             coverage=f"{100 * metrics.COVERAGE:.0f} %",
@@ -300,6 +307,18 @@ def _result(entry: Record, folder: RunFolder) -> dict:
     else:
         shown["class_accuracy"] = []
         shown["counts"] = [(metrics.readable(name), entry["counts"][name]) for name in entry["counts"].keys()]
+    measured = SIZE_METRICS[task]
+    shown["size_metrics"] = [metrics.readable(metric) for metric in measured]
+    shown["sizes"] = [
+        {
+            "name": name,
+            "least": part["tumor_px"][0],
+            "samples": part["samples"],
+            "figures": [part["metrics"][metric] for metric in measured],
+        }
+        for name in entry["by_tumor_size"].keys()
+        for part in [entry["by_tumor_size"][name]]
+    ]
     shown["institutions"] = [
         {
             "name": name,

@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
 def _data_build(args: argparse.Namespace) -> None:
     from bthub.data.build import build
 
-    build(args.source, args.out)
+    build(args.source, args.out, args.validation, args.test)
 
 
 def _data_info(args: argparse.Namespace) -> None:
@@ -33,6 +33,14 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     entry = evaluate(args.run_folder, args.data, args.split, protocol=args.protocol, batch_size=args.batch_size)
     print(summary(entry))
+
+
+def _cost(args: argparse.Namespace) -> None:
+    from bthub.cost import write
+
+    for run in args.runs:
+        found = write(run)
+        print(f"{run}: {found['multiply_adds'] / 1e9:.2f} billion multiply-adds, {found['latency_ms']} ms a slice")
 
 
 def _card(args: argparse.Namespace) -> None:
@@ -83,6 +91,13 @@ def _parser() -> argparse.ArgumentParser:
     build = data.add_parser("build", help="a download (folder or zip) to Parquet that datasets.load_dataset reads")
     build.add_argument("source", type=Path, help="LGG MRI Segmentation as downloaded, or an image-folder set")
     build.add_argument("out", type=Path, help="folder to write; it must not exist yet")
+    for split in ("validation", "test"):
+        build.add_argument(
+            f"--{split}",
+            type=float,
+            metavar="SHARE",
+            help=f"share of {split}, 0 for none, in an image-folder set without its own split; default: 0.15",
+        )
     build.set_defaults(run=_data_build)
     info = data.add_parser("info", help="what is in a built data set")
     info.add_argument("dataset", help="folder of `bthub data build`, or a Hub id")
@@ -95,6 +110,10 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--protocol", help="patient or slice; default: the one that the run was trained under")
     evaluate.add_argument("--batch-size", type=int, default=16)
     evaluate.set_defaults(run=_evaluate)
+
+    cost = commands.add_parser("cost", help="count and time the networks of runs; the machine should be idle")
+    cost.add_argument("runs", metavar="run", type=Path, nargs="+")
+    cost.set_defaults(run=_cost)
 
     card = commands.add_parser("card", help="write the model card (README.md) of runs from their files")
     card.add_argument("runs", metavar="run", type=Path, nargs="+")

@@ -1,6 +1,7 @@
 """The pictures of a model card, drawn from the files of a run folder; the gallery also from the slices themselves.
 
 figures/
+    lr_finder.png                   the learning-rate finder's losses, if it was asked, and what it suggested
     history.png                     losses and the chosen metric, epoch by epoch
     <protocol>-<split>.png          curves, calibration, confusion matrix; of a ResUNet Dice by patient and by size
     <protocol>-<split>-gallery.png  slices from the best to the worst, `bthub evaluate` draws it
@@ -16,7 +17,7 @@ from PIL import Image
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from bthub.run_folder import CLASSIFICATION, FIGURES, HISTORY, RunFolder
+from bthub.run_folder import CLASSIFICATION, FIGURES, HISTORY, LR_FINDER, RunFolder
 
 DPI = 100
 _BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#888888"  # told apart with any colour vision
@@ -28,8 +29,10 @@ def name_of(key: str) -> str:
 
 
 def draw(run: RunFolder) -> None:
-    """Draw `history.png`, and the figures of every split that the run was evaluated on."""
+    """Draw `history.png`, that of the learning-rate finder, and the figures of every split that was evaluated."""
     draw_history(run)
+    if (run.path / LR_FINDER).is_file():
+        draw_lr_finder(run)
     for key in run.metrics:
         draw_results(run, key)
 
@@ -53,6 +56,21 @@ def draw_history(run: RunFolder) -> None:
         axes.axvline(best, color=_GREY, linestyle=":", label="kept epoch")
         axes.legend()
     _save(figure, run, "history")
+
+
+def draw_lr_finder(run: RunFolder) -> None:
+    """Loss by learning rate in the range test before training, and the rate that was taken from it."""
+    rows = run.rows(LR_FINDER)
+    rates = _column(rows, "learning_rate")
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(rates, _column(rows, "loss"), color=_GREY, linewidth=1, alpha=0.6, label="loss of the batch")
+    axes.plot(rates, _column(rows, "smoothed_loss"), color=_BLUE, label="smoothed")
+    taken = run.training["learning_rate"]
+    axes.axvline(taken, color=_ORANGE, linestyle=":", label=f"valley: {taken:.1e}")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss", title="Learning-rate finder")
+    axes.legend()
+    _save(figure, run, "lr_finder")
 
 
 def draw_results(run: RunFolder, key: str) -> None:

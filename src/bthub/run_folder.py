@@ -7,9 +7,11 @@
         training.json             configuration, environment, data, protocol, best epoch
         split.csv                 every sample that the run was given, and in which split
         history.csv               one row an epoch
+        lr_finder.csv             one row a step of the learning-rate finder, where the recipe asks for it
         calibration.json          what was fitted on validation: temperature and thresholds
         metrics.json              `bthub evaluate`: one entry a protocol and split
         predictions/              `bthub evaluate`: one row an image
+        cost.json                 `bthub cost`: parameters, multiply-adds, size, time
         figures/                  `bthub evaluate` and `bthub card`: what the card shows
         README.md                 `bthub card`: rendered from the files above
         checkpoint/  logs/        to resume from and to look at while training; never published
@@ -33,8 +35,10 @@ PREPROCESSOR = "preprocessor_config.json"
 TRAINING = "training.json"
 SPLIT = "split.csv"
 HISTORY = "history.csv"
+LR_FINDER = "lr_finder.csv"
 CALIBRATION = "calibration.json"
 METRICS = "metrics.json"
+COST = "cost.json"
 PREDICTIONS = "predictions"
 FIGURES = "figures"
 CARD = "README.md"
@@ -151,6 +155,10 @@ class RunFolder:
     def metrics(self) -> dict:
         return self._json(METRICS)
 
+    @cached_property
+    def cost(self) -> dict:
+        return self._json(COST)
+
     def predictions(self, key: str) -> list[dict[str, str]]:
         """The rows of the predictions of `<protocol>/<split>`, for example `patient/test`."""
         return self.rows(f"{PREDICTIONS}/{key.replace('/', '-')}.csv")
@@ -169,9 +177,11 @@ class RunFolder:
     def _file(self, name: str) -> Path:
         file = self.path / name
         if not file.is_file():
-            hint = {METRICS: "bthub evaluate writes it", CARD: "bthub card writes it"}.get(
-                name.split("/")[0], "the folder isn't a complete run"
-            )
+            hint = {
+                METRICS: "bthub evaluate writes it",
+                COST: "bthub cost writes it",
+                CARD: "bthub card writes it",
+            }.get(name.split("/")[0], "the folder isn't a complete run")
             raise BthubError(f"{self.id} has no {name} (looked at {file}): {hint}")
         return file
 

@@ -23,7 +23,7 @@ CARD = "README.md"
 _ROWS_PER_GROUP = 100
 
 
-def build(source: Path, out: Path) -> None:
+def build(source: Path, out: Path, validation: float | None = None, test: float | None = None) -> None:
     """Reads a data set as downloaded, checks every file and writes it as Parquet with a dataset card.
 
     The same source gives the same bytes. Whatever stops it, `out` is either complete or as it was before.
@@ -31,14 +31,23 @@ def build(source: Path, out: Path) -> None:
     Args:
         source: the folder or zip of the LGG MRI Segmentation set, or of an image-folder classification set.
         out: the folder to write, missing or empty.
+        validation, test: shares held out of an image-folder set where it has no split of its own; 0 for none, None
+            for `folders.HELD_OUT`. LGG's splits are committed.
 
     Raises:
-        BthubError: `out` is not empty, or the source fails a check (the message names the file and the mend).
+        BthubError: `out` is not empty, a share can't be held out, or the source fails a check (the message names the
+            file and the mend).
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BthubError(f"{out}: already there and not empty; remove it or give another output folder")
+    asked = {split: share for split, share in (("validation", validation), ("test", test)) if share is not None}
+    held_out = folders.HELD_OUT | asked
+    if min(held_out.values()) < 0 or sum(held_out.values()) >= 1 or held_out["validation"] == 0:
+        raise BthubError(f"can't hold out {held_out}: validation needs a share, and something must be left for train")
     with Source(source) as files:
         if lgg.is_lgg(files):
+            if asked:
+                raise BthubError(f"{source}: the splits of LGG MRI Segmentation are committed, leave the shares out")
             slices = lgg.find_slices(files)
             splits = _lgg_splits(files, slices)
             with _whole_or_nothing(out) as folder:
@@ -46,7 +55,7 @@ def build(source: Path, out: Path) -> None:
         else:
             pictures = folders.find_images(files)
             with _whole_or_nothing(out) as folder:
-                _build_folders(files, pictures, folder)
+                _build_folders(files, pictures, folder, held_out)
 
 
 @contextmanager
@@ -160,12 +169,12 @@ def _build_lgg(files: Source, slices: list[lgg.Slice], splits: list[tuple[str, s
     (folder / CARD).write_text(text, encoding="utf-8")
 
 
-def _build_folders(files: Source, pictures: list[folders.Picture], folder: Path) -> None:
+def _build_folders(files: Source, pictures: list[folders.Picture], folder: Path, held_out: dict[str, float]) -> None:
     digests = []
     for picture in tqdm(pictures, "Checking", unit="image"):
         decoded = folders.decode(files.read(picture.file), files.where(picture.file))
         digests.append(folders.pixel_digest(decoded))
-    splits = folders.draw_splits(pictures, digests)
+    splits = folders.draw_splits(pictures, digests, held_out)
     classes = sorted({picture.label for picture in pictures})
     facts = []
     with _ParquetFiles(folder, folders.features(classes)) as parquet:
@@ -175,5 +184,7 @@ def _build_folders(files: Source, pictures: list[folders.Picture], folder: Path)
             row = {"image": data, "label": classes.index(picture.label), "file": picture.file}
             parquet.add(f"data/{split}.parquet", row)
             facts.append(info.PictureFacts(split, picture.label, digest))
-    text = card.folders_card(files.title, facts, shipped=pictures[0].shipped is not None, content=_content(folder))
+    text = card.folders_card(
+        files.title, facts, shipped=pictures[0].shipped is not None, held_out=held_out, content=_content(folder)
+    )
     (folder / CARD).write_text(text, encoding="utf-8")

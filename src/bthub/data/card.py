@@ -65,13 +65,16 @@ def lgg_card(
     )
 
 
-def folders_card(name: str, pictures: list[info.PictureFacts], shipped: bool, content: str) -> str:
+def folders_card(
+    name: str, pictures: list[info.PictureFacts], shipped: bool, held_out: dict[str, float], content: str
+) -> str:
     """The card of an image-folder set.
 
     Args:
         name: of the folder or zip that it was read from.
         pictures: of every image what is counted.
         shipped: whether the set came with a split of its own.
+        held_out: the shares that were drawn for validation and test where it has none.
         content: digest of the data files.
     """
     there = {facts.split for facts in pictures}
@@ -91,6 +94,8 @@ def folders_card(name: str, pictures: list[info.PictureFacts], shipped: bool, co
         count=len(pictures),
         classes=sorted({facts.label for facts in pictures}),
         shipped=shipped,
+        percent={split: f"{100 * share:.0f}" for split, share in held_out.items()}
+        | {"train": f"{100 * (1 - sum(held_out.values())):.0f}"},
         table=info.picture_table(pictures).markdown(),
         duplicates=info.duplicate_lines(pictures),
     )

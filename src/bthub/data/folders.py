@@ -7,8 +7,10 @@ split it.
 import hashlib
 import io
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from types import MappingProxyType
 
 import numpy as np
 from datasets import ClassLabel, Features, Value
@@ -33,7 +35,8 @@ _SHIPPED = {
     "testing": "test",
 }
 _MAX_PIXELS = 64_000_000
-_HELD_OUT = 0.15
+# Shares held out of what the publisher hasn't split.
+HELD_OUT = {"validation": 0.15, "test": 0.15}
 
 
 @dataclass(frozen=True)
@@ -129,12 +132,19 @@ def pixel_digest(picture: Image.Image) -> str:
     return hashlib.sha256(f"{plain.mode} {plain.size} ".encode() + plain.tobytes()).hexdigest()
 
 
-def draw_splits(pictures: list[Picture], digest: list[str]) -> list[str]:
+def draw_splits(
+    pictures: list[Picture], digest: list[str], held_out: Mapping[str, float] = MappingProxyType(HELD_OUT)
+) -> list[str]:
     """The split of each picture, the publisher's or drawn with seed 42.
 
     A flat set is split 70 / 15 / 15, the publisher's train 85 / 15 into train and validation if there is no
     validation, stratified by class. Pictures of identical pixels stay together in what is drawn; the
     publisher's test is left as it is.
+
+    Args:
+        pictures: of a set.
+        digest: of each picture's pixels.
+        held_out: shares of `validation` and `test`; a split whose share is 0 isn't drawn.
 
     Raises:
         BthubError: a class has too few different images to be split.
@@ -142,7 +152,7 @@ def draw_splits(pictures: list[Picture], digest: list[str]) -> list[str]:
     splits = [picture.shipped for picture in pictures]
     if "validation" in splits:
         return splits
-    draw = ["validation"] if "test" in splits else ["validation", "test"]
+    draw = [split for split, share in held_out.items() if share > 0 and split not in splits]
     groups: dict[str, list[int]] = defaultdict(list)
     for i, shipped in enumerate(splits):
         if shipped in (None, "train"):
@@ -159,8 +169,8 @@ def draw_splits(pictures: list[Picture], digest: list[str]) -> list[str]:
                 f"{' and '.join(draw)}; add images or remove the class"
             )
         order = [members[i] for i in rng.permutation(len(members))]
-        target = max(1, round(_HELD_OUT * sum(map(len, members))))
         for served, split in enumerate(draw):
+            target = max(1, round(held_out[split] * sum(map(len, members))))
             # However unequal the groups are, one is left for each split that comes after, train included.
             kept, taken = len(draw) - served, 0
             while len(order) > kept and taken < target:

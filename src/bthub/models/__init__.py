@@ -8,5 +8,6 @@
 which then ask for no remote code.
 """
 
+from bthub.models import mlp_head as _mlp_head  # noqa: F401
 from bthub.models import resunet as _resunet  # noqa: F401
 from bthub.models import simple_cnn as _simple_cnn  # noqa: F401

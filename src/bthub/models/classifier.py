@@ -16,28 +16,69 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from timm.data import create_transform, resolve_data_config
+from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from bthub.errors import BthubError
+from bthub.models.mlp_head import BACKBONES, MlpHead, modeling_mlp_head
 from bthub.models.simple_cnn import modeling_simple_cnn
 from bthub.run_folder import CLASSIFICATION, CONFIG, WEIGHTS, RunFolder, write_json
 
 
 def create_classifier(
-    architecture: str, num_classes: int, *, pretrained: bool = False, drop_rate: float = 0.0
+    architecture: str,
+    num_classes: int,
+    *,
+    pretrained: bool = False,
+    drop_rate: float = 0.0,
+    head_widths: Sequence[int] | None = None,
+    head_dropout: Sequence[float] = (),
 ) -> nn.Module:
     """Make a timm classifier by name.
 
     Args:
         architecture: any timm name, or `simple_cnn`.
         num_classes: outputs.
-        pretrained: ask the Hub for the ImageNet weights that timm names.
-        drop_rate: dropout before the last layer.
+        pretrained: ask the Hub for the ImageNet weights that timm names. What they expect of their input is folded
+            into the first layer, so that they take what `preprocessing` gives.
+        drop_rate: dropout before the head.
+        head_widths: outputs of dense layers between the pooled features and the last layer, for the architectures
+            that `mlp_head.BACKBONES` names; None for the architecture's own head.
+        head_dropout: share dropped after each of them.
     """
     if not timm.is_model(architecture):
         close = ", ".join(timm.list_models(f"*{architecture[:6]}*")[:6])
         raise BthubError(f"timm has no architecture {architecture!r}" + (f"; close names: {close}" if close else ""))
-    return timm.create_model(architecture, pretrained=pretrained, num_classes=num_classes, drop_rate=drop_rate)
+    options = {"num_classes": num_classes, "drop_rate": drop_rate}
+    if head_widths is None:
+        model = timm.create_model(architecture, pretrained=pretrained, **options)
+    else:
+        if architecture not in BACKBONES:
+            raise BthubError(f"no dense layers go on {architecture!r}, only on {', '.join(BACKBONES)}")
+        options |= {"head_widths": head_widths, "head_dropout": head_dropout, "pretrained_backbone": pretrained}
+        model = timm.create_model(f"{architecture}_mlp_head", **options)
+    if pretrained:
+        fold_normalization(model, timm.models.get_pretrained_cfg(architecture))
+    return model
+
+
+def fold_normalization(model: nn.Module, pretrained_cfg: PretrainedCfg) -> None:
+    """Fold "subtract the mean, divide by the deviation" of pretrained weights into the first convolution.
+
+    The model then takes pixels of 0 to 1. All is as before but at the very edge, where the convolution's padding now
+    is black, as a slice's background is, and not the mean colour.
+    """
+    mean, std = torch.tensor(pretrained_cfg.mean), torch.tensor(pretrained_cfg.std)
+    first = model.get_submodule(pretrained_cfg.first_conv)
+    with torch.no_grad():
+        first.weight /= std.reshape(1, 3, 1, 1)
+        shift = (first.weight * mean.reshape(1, 3, 1, 1)).sum((1, 2, 3))  # (out channels,)
+        if first.bias is not None:
+            first.bias -= shift
+        else:
+            # Without a bias there is batch normalisation, which takes the same constant off.
+            norm = next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+            norm.running_mean += shift
 
 
 def preprocessing(image_size: int) -> dict:
@@ -64,6 +105,8 @@ def eval_transform(pretrained_cfg: dict) -> Callable[[Image.Image], Tensor]:
 def last_linear(model: nn.Module) -> nn.Linear:
     """The layer that makes the logits."""
     layer = model.get_classifier()
+    if isinstance(layer, MlpHead):
+        return layer.fc
     if not isinstance(layer, nn.Linear):
         raise BthubError(
             f"the last layer of {type(model).__name__} is a {type(layer).__name__}, expected a Linear: "
@@ -85,7 +128,7 @@ def save_classifier(
     Args:
         folder: the run folder.
         model: the trained model; it isn't changed.
-        architecture: its timm name.
+        architecture: its timm name, that of the backbone for a model with dense layers.
         labels: class names, in the order of the outputs.
         image_size: side of the square input.
         temperature: logits are divided by this. It is folded into the last linear layer, so that every loader,
@@ -116,6 +159,12 @@ def save_classifier(
         # timm doesn't have it, so its code goes with it; where bthub is installed that isn't asked for.
         config["auto_map"] = {"AutoModelForImageClassification": "modeling_simple_cnn.SimpleCNNForImageClassification"}
         shutil.copy(modeling_simple_cnn.__file__, folder)
+    head = model.get_classifier()
+    if isinstance(head, MlpHead):
+        config["architecture"] = f"{architecture}_mlp_head"
+        config["model_args"] = {"head_widths": head.widths, "head_dropout": head.dropout}
+        config["auto_map"] = {"AutoModelForImageClassification": "modeling_mlp_head.MlpHeadForImageClassification"}
+        shutil.copy(modeling_mlp_head.__file__, folder)
     write_json(folder / CONFIG, config)
 
 
@@ -156,7 +205,11 @@ def load_classifier(run: RunFolder, device: str = "cpu") -> Classifier:
     """Load the classifier of a run."""
     if run.task != CLASSIFICATION:
         raise BthubError(f"{run.id} is a {run.task} run, expected {CLASSIFICATION}: swap detector and localizer?")
-    model = create_classifier(run.config["architecture"], run.config["num_classes"])
+    options = run.config.get("model_args", {})
+    architecture = run.config["architecture"]
+    if "head_widths" in options:
+        architecture = architecture.removesuffix("_mlp_head")
+    model = create_classifier(architecture, run.config["num_classes"], **options)
     try:
         model.load_state_dict(load_file(run.path / WEIGHTS))
     except RuntimeError as error:

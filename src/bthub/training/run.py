@@ -6,11 +6,12 @@ import dataclasses
 import os
 import platform
 import shutil
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import timm
+import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator
@@ -20,17 +21,26 @@ from torch import nn
 
 from bthub.data.identity import describe_rows
 from bthub.errors import BthubError
-from bthub.run_folder import CHECKPOINT, HISTORY, SPLIT, TRAINING, write_json
+from bthub.models.classifier import create_classifier
+from bthub.run_folder import CHECKPOINT, HISTORY, SPLIT, TRAINING, WEIGHTS, RunFolder, write_json
 
 BEST = "best.safetensors"
 LAST = "last"
+DRY_ROWS = 8
 
 
-def parse_config(kind: type, description: str) -> tuple[Any, argparse.Namespace]:
+def parse_config(
+    kind: type, description: str, arguments: Sequence[str] | None = None
+) -> tuple[Any, argparse.Namespace]:
     """The configuration of a script: its dataclass's defaults, then the YAML file, then `--set key=value`.
 
+    Args:
+        kind: the dataclass.
+        description: one line for `--help`.
+        arguments: None for those of the command line.
+
     Returns:
-        An instance of `kind`, and the other arguments: `data`, `output`, `resume`.
+        An instance of `kind`, and the other arguments: `data`, `output`, `resume`, `dry_run`.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--config", type=Path, required=True, help="YAML file, see train/configs")
@@ -38,7 +48,10 @@ def parse_config(kind: type, description: str) -> tuple[Any, argparse.Namespace]
     parser.add_argument("--output", type=Path, required=True, help="the run folder to write")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change a value")
-    args = parser.parse_args()
+    parser.add_argument(
+        "--dry-run", action="store_true", help="two steps on a few tiny images from random weights: does it run at all?"
+    )
+    args = parser.parse_args(arguments)
     try:
         values = yaml.safe_load(args.config.read_text()) or {}
     except (OSError, yaml.YAMLError) as error:
@@ -48,7 +61,36 @@ def parse_config(kind: type, description: str) -> tuple[Any, argparse.Namespace]
         if not equals:
             raise BthubError(f"--set {setting}: expected KEY=VALUE")
         values[key] = yaml.safe_load(value)
-    return build_config(kind, values, str(args.config)), args
+    config = build_config(kind, values, str(args.config))
+    return (shrink(config) if args.dry_run else config), args
+
+
+def shrink(config: Any) -> Any:
+    """The same recipe for a dry run: tiny, brief, and from random weights, because others may not be there yet."""
+    freezes = getattr(config, "freeze_epochs", 0) > 0
+    tiny = {
+        "pretrained": False,
+        "encoder_from": None,
+        "weights_from": None,
+        # Both phases of a recipe that freezes are gone through.
+        "epochs": 2 if freezes else 1,
+        "freeze_epochs": int(freezes),
+        "lr_finder_steps": 10,
+        "image_sizes": {0: 64},
+        "batch_size": DRY_ROWS // 2,
+        "accumulation": 1,
+        "workers": 0,
+    }
+    fields = {field.name for field in dataclasses.fields(config)}
+    return dataclasses.replace(config, **{key: value for key, value in tiny.items() if key in fields})
+
+
+def few(rows: Rows) -> Rows:
+    """What a dry run sees of a split: DRY_ROWS of its rows, as many of each class as there are."""
+    labels = np.array(rows["label"][:])
+    # The first of each class, then the second of each, and so on.
+    rank = [int((labels[:i] == label).sum()) for i, label in enumerate(labels)]
+    return rows.select(sorted(np.argsort(rank, kind="stable")[:DRY_ROWS].tolist()))
 
 
 def build_config(kind: type, values: dict, name: str) -> Any:
@@ -144,24 +186,64 @@ def load_checkpoint(accelerator: Accelerator, output: Path) -> bool:
 
 
 def load_imagenet(model: nn.Module, architecture: str) -> None:
-    """Start from the ImageNet weights that timm names for an architecture (needs the Hub)."""
-    source = timm.create_model(architecture, pretrained=True).state_dict()
-    load_matching(model, source, f"the ImageNet weights of {architecture}")
+    """Start an encoder from the ImageNet weights that timm names for an architecture (needs the Hub)."""
+    load_matching(model, create_classifier(architecture, 2, pretrained=True).state_dict(), f"ImageNet's {architecture}")
+
+
+def load_encoder(model: nn.Module, source: str, protocol: str) -> None:
+    """Start from the encoder of a ResUNet run."""
+    state = initial_weights(source, protocol)
+    state = {key.removeprefix("encoder."): v for key, v in state.items() if key.startswith("encoder.")}
+    load_matching(model, state, f"the encoder of {source}")
+
+
+def initial_weights(source: str, protocol: str) -> dict[str, torch.Tensor]:
+    """The weights of a run, or of a `.safetensors` file with timm's names; of a run only if its protocol is this one.
+
+    Under another protocol it has been trained on slices that this run is validated and tested on.
+    """
+    if str(source).endswith(".safetensors"):
+        if not Path(source).is_file():
+            raise BthubError(f"{source} isn't there: train/imagenet.py makes such files from installed packages")
+        path = Path(source)
+    else:
+        folder = RunFolder.open(source)
+        if folder.training["protocol"] != protocol:
+            raise BthubError(
+                f"{source} was trained on the protocol {folder.training['protocol']!r}, this run is on {protocol!r}: "
+                "its weights have seen slices that this run is validated and tested on"
+            )
+        path = folder.path / WEIGHTS
+    return {key: value.float() for key, value in load_file(path).items()}
 
 
 def load_matching(model: nn.Module, source: dict[str, torch.Tensor], name: str) -> None:
-    """Copy all weights but the last layer's: the source may have more layers than the model, or lack its head."""
-    head = {
-        key for key in model.state_dict() if key not in source or source[key].shape != model.state_dict()[key].shape
-    }
-    if len(head) > 2:
+    """Copy all weights that the source has in the same shape: it may have more layers than the model, or another head.
+
+    Raises:
+        BthubError: more than a tenth of the model's weights below its head aren't among them.
+    """
+    own = model.state_dict()
+    # timm's encoders of some networks join nested names: features.conv0 is features_conv0 there.
+    names = {key.replace(".", "_"): key for key in own}
+    source = {names.get(key.replace(".", "_"), key): value for key, value in source.items()}
+    copied = {key: v for key, v in source.items() if key in own and v.shape == own[key].shape}
+    head = head_keys(model)
+    lacking = own.keys() - copied.keys() - head
+    if 10 * len(lacking) > len(own.keys() - head):
         raise BthubError(
-            f"{name} lack {len(head)} of the model's weights, {min(head)} first: is it the same architecture?"
+            f"{name} lack {len(lacking)} of the model's weights, {min(lacking)} first: is it the same architecture?"
         )
-    model.load_state_dict(
-        {key: value for key, value in source.items() if key in model.state_dict() and key not in head},
-        strict=False,
-    )
+    model.load_state_dict(copied, strict=False)
+
+
+def head_keys(model: nn.Module) -> set[str]:
+    """Names of the weights of a classifier's head; none for an encoder."""
+    if not hasattr(model, "get_classifier"):
+        return set()
+    head = model.get_classifier()
+    prefix = next(name for name, module in model.named_modules() if module is head)
+    return {f"{prefix}.{key}" for key in head.state_dict()}
 
 
 def load_best(model: nn.Module, output: Path) -> None:
@@ -170,10 +252,17 @@ def load_best(model: nn.Module, output: Path) -> None:
 
 
 def write_history(output: Path, history: list[dict]) -> None:
-    with (output / HISTORY).open("w", newline="") as file:
-        writer = csv.DictWriter(file, history[0].keys(), lineterminator="\n")
+    write_rows(output / HISTORY, history)
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    """Write a CSV file with a header; a reader sees the old file or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(history)
+        writer.writerows(rows)
+    temporary.replace(path)
 
 
 def write_records(
