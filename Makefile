@@ -33,7 +33,7 @@ bench: $(VENV)/.demo  ## time every stage for one real slice on 2 cores
 	@HF_HUB_OFFLINE=1 $(BIN)/bthub bench
 
 cards: $(VENV)/.demo  ## render the model cards of runs/ again, from their files
-	@$(BIN)/bthub card runs/* --copies model_cards
+	@$(BIN)/bthub card $(dir $(wildcard runs/*/model.safetensors)) --copies model_cards
 
 reproduce: $(VENV)/.test  ## train and evaluate a row of train/rows.yaml again: RUN=resnet50-lgg (DATA= its data set, SET='key=value ...')
 	@$(BIN)/python train/reproduce.py $(or $(RUN),--list) $(if $(DATA),--data $(DATA)) $(if $(SET),--set $(SET))

@@ -103,7 +103,7 @@ class Config:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     config, args = run.parse_config(Config, __doc__.split("\n")[0], arguments)
-    output = create(args.output, args.resume)
+    output = args.output
     # One batch is divided among the processes: the number of processes doesn't change what a step sees.
     freezes = config.freeze_epochs > 0 or config.trainable_layers is not None
     accelerator = Accelerator(
@@ -115,6 +115,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Several processes wait for every gradient unless they are told that frozen layers have none.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)] if freezes else None,
     )
+    if accelerator.is_main_process:  # the others would find the folder of the first
+        create(output, args.resume)
+    accelerator.wait_for_everyone()
     set_seed(config.seed)
     quiet = not accelerator.is_local_main_process
 

@@ -77,7 +77,7 @@ class Config:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     config, args = run.parse_config(Config, __doc__.split("\n")[0], arguments)
-    output = create(args.output, args.resume)
+    output = args.output
     # One batch is divided among the processes: the number of processes doesn't change what a step sees.
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
@@ -86,6 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         log_with="tensorboard",
         project_dir=output / LOGS,
     )
+    if accelerator.is_main_process:  # the others would find the folder of the first
+        create(output, args.resume)
+    accelerator.wait_for_everyone()
     set_seed(config.seed)
     quiet = not accelerator.is_local_main_process
 
