@@ -43,9 +43,10 @@ class Config:
     Attributes:
         backbone: timm network that is the encoder.
         pretrained: start the encoder from timm's ImageNet weights (needs the Hub).
-        encoder_from: start the encoder from that of this ResUNet run, which must have the same backbone and splits.
+        encoder_from: start the encoder from that of this ResUNet run, which must have the same backbone and splits, or
+            from this `.safetensors` file of a whole network, as train/imagenet.py writes it.
         decoder_channels: of the decoder's blocks, deepest first.
-        protocol: which split, `patient` or `slice`.
+        protocol: which split: `patient`, `slice`, or `fold-1` to `fold-5` of the cross-validation.
         epochs: at most; `patience` is the number of epochs without a better validation Dice after which to stop.
         image_sizes: {first epoch: side}; the last side is the one the model is saved and used with.
         batch_size: images of one optimizer step are batch_size * accumulation, over all processes together.

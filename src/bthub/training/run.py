@@ -191,10 +191,10 @@ def load_imagenet(model: nn.Module, architecture: str) -> None:
 
 
 def load_encoder(model: nn.Module, source: str, protocol: str) -> None:
-    """Start from the encoder of a ResUNet run."""
+    """Start from the encoder of a ResUNet run, or from a `.safetensors` file of a network, with timm's names."""
     state = initial_weights(source, protocol)
-    state = {key.removeprefix("encoder."): v for key, v in state.items() if key.startswith("encoder.")}
-    load_matching(model, state, f"the encoder of {source}")
+    encoder = {key.removeprefix("encoder."): v for key, v in state.items() if key.startswith("encoder.")}
+    load_matching(model, encoder or state, f"the encoder of {source}")
 
 
 def initial_weights(source: str, protocol: str) -> dict[str, torch.Tensor]:
