@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bthub.data import splits
+from bthub.data import load_split, splits
 from bthub.errors import BthubError
 
 
@@ -33,6 +33,33 @@ def test_slice_table():
     for (patient, _), split in table.items():
         sides.setdefault(patient, set()).add(split)
     assert sum("train" in s and "test" in s for s in sides.values()) > 60
+
+
+def test_folds_test_each_patient_once():
+    table = splits._fold_table()
+    assert table.keys() == {p for p, split in splits._patient_table().items() if split != "benchmark"}
+    tested = Counter()
+    for protocol in splits.FOLD_PROTOCOLS:
+        of = {patient: splits.fold_split(patient, protocol) for patient in table}
+        assert Counter(of.values()) == {"train": 70, "validation": 10, "test": 20}
+        tested.update(patient for patient, split in of.items() if split == "test")
+        for institution in ("CS", "DU", "FG", "HT"):
+            assert {split for p, split in of.items() if p.split("_")[1] == institution} == {*splits.SPLITS[:3]}
+        assert splits.fold_split(splits.BENCHMARK_PATIENTS[0], protocol) == "benchmark"
+    assert tested == dict.fromkeys(table, 1)
+
+
+def test_a_fold_is_made_of_what_is_there(tiny_lgg):
+    patients = {row["patient_id"] for split in ("train", "validation", "test") for row in load_split(tiny_lgg, split)}
+    for protocol in splits.FOLD_PROTOCOLS:
+        parts = {split: load_split(tiny_lgg, split, protocol) for split in ("train", "validation", "test")}
+        for split, rows in parts.items():
+            assert {splits.fold_split(p, protocol) for p in rows["patient_id"]} <= {split}
+            keys = list(zip(rows["patient_id"], rows["slice_index"], strict=True))
+            assert keys == sorted(keys)
+        assert {p for rows in parts.values() for p in rows["patient_id"]} == patients
+    with pytest.raises(BthubError, match="unknown protocol 'fold-6'"):
+        load_split(tiny_lgg, "test", "fold-6")
 
 
 def test_lookups():
@@ -83,3 +110,4 @@ def test_committed_tables_are_what_the_data_gives():
     ]
     assert splits.draw_patient_split(facts) == splits._patient_table()
     assert splits.draw_slice_split(facts) == splits._slice_table()
+    assert splits.draw_folds(facts) == splits._fold_table()

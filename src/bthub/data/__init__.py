@@ -15,8 +15,8 @@ def load_split(dataset: str | Path, split: str, protocol: str = "patient", revis
     Args:
         dataset: the built folder, or the id of its repository on the Hub.
         split: "train", "validation", "test", or for LGG "benchmark".
-        protocol: "patient" or "slice", how LGG's slices are split. Image-folder sets are split in one way and
-            take no notice of it.
+        protocol: "patient", "slice", or "fold-1" to "fold-5", how LGG's slices are split. Image-folder sets are split
+            in one way and take no notice of it.
         revision: commit, branch or tag of the Hub repository; a folder has none.
 
     Returns:

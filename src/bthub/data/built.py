@@ -5,10 +5,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from datasets import Dataset, IterableDataset, get_dataset_config_names, get_dataset_split_names, load_dataset
+from datasets import (
+    Dataset,
+    IterableDataset,
+    concatenate_datasets,
+    get_dataset_config_names,
+    get_dataset_split_names,
+    load_dataset,
+)
 from datasets.exceptions import DatasetsError
 
-from bthub.data.splits import PROTOCOLS
+from bthub.data.splits import FOLD_PROTOCOLS, PROTOCOLS, fold_split
 from bthub.errors import BthubError
 
 
@@ -56,9 +63,11 @@ class BuiltDataset:
 
     def config(self, protocol: str) -> str:
         """The configuration that holds a protocol."""
-        if protocol not in PROTOCOLS:
-            raise BthubError(f"unknown protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
-        config = protocol if self.is_lgg else "default"
+        known = PROTOCOLS + FOLD_PROTOCOLS
+        if protocol not in known:
+            raise BthubError(f"unknown protocol {protocol!r}; choose one of {', '.join(known)}")
+        # A fold's splits are made of those of protocol patient: on the Hub there is no configuration for it.
+        config = ("patient" if protocol in FOLD_PROTOCOLS else protocol) if self.is_lgg else "default"
         if config not in self.configs:
             raise BthubError(
                 f"{self.name}: no configuration {config!r}, only {', '.join(self.configs)}; "
@@ -78,12 +87,19 @@ class BuiltDataset:
         if split not in splits:
             raise BthubError(f"{self.name}: no split {split!r}; choose one of {', '.join(splits)}")
         with self._reading():
-            rows = load_dataset(self.name, config, split=split, revision=self.revision)
+            if not self.is_lgg or protocol in PROTOCOLS:
+                rows = load_dataset(self.name, config, split=split, revision=self.revision)
+            else:
+                every = [load_dataset(self.name, config, split=name, revision=self.revision) for name in splits]
+                rows = concatenate_datasets(every)
             if not self.is_lgg:
                 return rows
             # A split may lie in several files, each sorted by itself.
             keys = list(zip(rows["patient_id"], rows["slice_index"], strict=True))
-            return rows.select(sorted(range(len(keys)), key=keys.__getitem__))
+            order = sorted(range(len(keys)), key=keys.__getitem__)
+        if protocol in FOLD_PROTOCOLS:
+            order = [i for i in order if fold_split(keys[i][0], protocol) == split]
+        return rows.select(order)
 
     def columns(self, split: str, columns: list[str], protocol: str = "patient") -> IterableDataset:
         """Some columns of a split, streamed: the others are not read (from the Hub: not downloaded)."""

@@ -3,9 +3,10 @@
 Protocol `patient` (the default) keeps all slices of a patient on one side. Protocol `slice` is the papers'
 stratified random 70 / 15 / 15 over slices; neighbouring slices of one patient then stand on both sides, which is
 the lesson it is kept for. In both, ten patients form the split `benchmark`: never trained, tuned or selected on.
+Protocols `fold-1` to `fold-5` are a cross-validation over the other patients: each is in the test split of one fold.
 
-The tables are data, `splits/lgg_patient.csv` and `splits/lgg_slice.csv`. `draw_patient_split` and
-`draw_slice_split` are how they were drawn; a test draws them again from the full data and compares.
+The tables are data, `splits/lgg_patient.csv`, `lgg_slice.csv` and `lgg_folds.csv`. `draw_patient_split`,
+`draw_slice_split` and `draw_folds` are how they were drawn; a test draws them again from the full data and compares.
 """
 
 import csv
@@ -19,6 +20,8 @@ import numpy as np
 from bthub.errors import BthubError
 
 PROTOCOLS = ("patient", "slice")
+FOLDS = 5
+FOLD_PROTOCOLS = tuple(f"fold-{fold}" for fold in range(1, FOLDS + 1))
 SPLITS = ("train", "validation", "test", "benchmark")
 SEED = 42
 TABLES = Path(__file__).parent / "splits"
@@ -70,6 +73,15 @@ def slice_split(patient_id: str, slice_index: int) -> str:
         ) from None
 
 
+def fold_split(patient_id: str, protocol: str) -> str:
+    """The split of a patient under one of FOLD_PROTOCOLS."""
+    split = patient_split(patient_id)
+    if split == "benchmark":
+        return split
+    places = _fold_table()[patient_id]
+    return next((name for name in ("validation", "test") if places[name] == protocol), "train")
+
+
 def draw_patient_split(slices: Iterable[SliceFact]) -> dict[str, str]:
     """Draw protocol `patient`: about 70 / 15 / 15 over patients, stratified by institution and tumor load.
 
@@ -77,14 +89,10 @@ def draw_patient_split(slices: Iterable[SliceFact]) -> dict[str, str]:
     and cut into 15 consecutive groups of six or seven; each group gives one patient to validation and one to test,
     at random, and the others to train. So every institution and every range of tumor load is met in each split.
     """
-    pixels: dict[str, list[int]] = {}
-    for fact in slices:
-        if fact.patient_id not in BENCHMARK_PATIENTS:
-            pixels.setdefault(fact.patient_id, []).append(fact.tumor_pixels)
-    ordered = sorted(pixels, key=lambda patient: (patient.split("_")[1], np.mean(pixels[patient]), patient))
+    ordered = _by_institution_and_load(slices)
     rng = np.random.default_rng(SEED)
     table = {patient: "benchmark" for patient in BENCHMARK_PATIENTS}
-    for group in np.array_split(np.array(ordered), 15):
+    for group in np.array_split(ordered, 15):
         validation, test = rng.choice(len(group), size=2, replace=False)
         for position, patient in enumerate(group.tolist()):
             table[patient] = {validation: "validation", test: "test"}.get(position, "train")
@@ -103,6 +111,32 @@ def draw_slice_split(slices: Iterable[SliceFact]) -> dict[tuple[str, int], str]:
     return dict(sorted(((f.patient_id, f.slice_index), name) for name, part in named.items() for f in part))
 
 
+def draw_folds(slices: Iterable[SliceFact]) -> dict[str, dict[str, str]]:
+    """Draw the cross-validation: for each patient the fold whose `test`, and perhaps one whose `validation`, it is in.
+
+    The patients, ordered as for protocol `patient`, are cut into groups of five, each patient of a group is given to
+    the test split of another fold. Every second group's are in the validation split of the fold before theirs. So of
+    100 patients a fold has 20 in test, 10 in validation and 70 in train.
+    """
+    ordered = _by_institution_and_load(slices)
+    rng = np.random.default_rng(SEED)
+    table = {}
+    for number, start in enumerate(range(0, len(ordered), FOLDS)):
+        for patient, fold in zip(ordered[start : start + FOLDS].tolist(), rng.permutation(FOLDS), strict=False):
+            validation = FOLD_PROTOCOLS[fold - 1] if number % 2 == 0 else ""
+            table[patient] = {"test": FOLD_PROTOCOLS[fold], "validation": validation}
+    return dict(sorted(table.items()))
+
+
+def _by_institution_and_load(slices: Iterable[SliceFact]) -> np.ndarray:
+    """The patients, without the benchmark's, in the order of institution, then of tumor pixels per slice."""
+    pixels: dict[str, list[int]] = {}
+    for fact in slices:
+        if fact.patient_id not in BENCHMARK_PATIENTS:
+            pixels.setdefault(fact.patient_id, []).append(fact.tumor_pixels)
+    return np.array(sorted(pixels, key=lambda patient: (patient.split("_")[1], np.mean(pixels[patient]), patient)))
+
+
 @cache
 def _patient_table() -> dict[str, str]:
     with (TABLES / "lgg_patient.csv").open(newline="") as file:
@@ -113,3 +147,9 @@ def _patient_table() -> dict[str, str]:
 def _slice_table() -> dict[tuple[str, int], str]:
     with (TABLES / "lgg_slice.csv").open(newline="") as file:
         return {(row["patient_id"], int(row["slice_index"])): row["split"] for row in csv.DictReader(file)}
+
+
+@cache
+def _fold_table() -> dict[str, dict[str, str]]:
+    with (TABLES / "lgg_folds.csv").open(newline="") as file:
+        return {row.pop("patient_id"): row for row in csv.DictReader(file)}
