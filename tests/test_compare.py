@@ -12,7 +12,7 @@ from bthub import compare
 from bthub.compare import Evaluation, Scores
 from bthub.errors import BthubError
 from bthub.metrics import choose_threshold
-from bthub.run_folder import CLASSIFICATION, COST, METRICS, SEGMENTATION, RunFolder, write_json
+from bthub.run_folder import CLASSIFICATION, COST, METRICS, SEGMENTATION, TRAINING, RunFolder, write_json
 
 TEST = Evaluation("lgg", "patient", "test")
 VALIDATION = TEST._replace(split="validation")
@@ -295,8 +295,53 @@ def test_networks_from_different_first_weights(detector: RunFolder, localizer: R
     assert (
         compare.initialisation(variant(detector.path, tmp_path / "p", encoder_from=None, pretrained=True)) == "ImageNet"
     )
+    for start, words in (
+        ({"weights_from": "data/imagenet-vgg16.safetensors"}, "ImageNet"),
+        ({"encoder_from": "imagenet-tf_efficientnet_lite0.safetensors"}, "ImageNet"),
+        ({"weights_from": "runs/resnet18-lgg"}, "weights of resnet18-lgg"),
+        ({"weights_from": "mine/start.safetensors"}, "weights of start.safetensors"),
+        ({"weights_from": "data/imagenet-vgg16.safetensors", "encoder_from": "runs/a"}, "encoder of a"),
+    ):
+        name = "-".join(start) + words.replace(" ", "-")
+        run = variant(detector.path, tmp_path / name, **{"encoder_from": None, **start})
+        assert compare.initialisation(run) == words
     assert compare.by_initialisation([detector, localizer]) == {}
     assert compare.by_initialisation([detector, localizer, scratch]) == {"resnet18": [detector, scratch]}
+    pictures = [image_folder_run(detector.path, tmp_path / name) for name in ("pictures", "pictures-scratch")]
+    assert compare.by_initialisation([detector, *pictures]) == {}
+    training = json.loads((pictures[1].path / TRAINING).read_text())
+    training["config"]["encoder_from"] = None
+    write_json(pictures[1].path / TRAINING, training)
+    pictures[1] = compare.open_run(pictures[1].path)
+    assert compare.by_initialisation([detector, scratch, *pictures]) == {
+        "resnet18, lgg": [detector, scratch],
+        "resnet18, pictures": pictures,
+    }
+
+
+def image_folder_run(source: Path, target: Path) -> RunFolder:
+    """A copy of a run, as if it had been trained on an image-folder set: no patients, whatever protocol was asked."""
+    run = variant(source, target)
+    training = json.loads((target / TRAINING).read_text())
+    training["dataset"]["name"] = "pictures"
+    for facts in training["dataset"]["splits"].values():
+        del facts["patients"]
+    write_json(target / TRAINING, training)
+    return compare.open_run(run.path)
+
+
+def test_an_image_folder_run_is_in_no_leakage_pair(detector: RunFolder, tmp_path: Path):
+    sliced = variant(detector.path, tmp_path / "a-slice", protocol="slice")
+    pictures = image_folder_run(detector.path, tmp_path / "pictures")
+    assert compare.trained_on(pictures) == ("default", "pictures")
+    assert compare.leakage_pairs([pictures, sliced]) == []
+    start = {"encoder_from": None, "weights_from": "data/imagenet-vgg16.safetensors"}
+    pretrained = variant(detector.path, tmp_path / "pretrained", **start)
+    (pair,) = compare.leakage_pairs([pretrained, sliced])
+    assert pair.differences == ["encoder_from", "weights_from"]
+    also = variant(detector.path, tmp_path / "also", protocol="slice", **start)
+    (pair,) = compare.leakage_pairs([pretrained, detector, also])
+    assert pair.patient is pretrained and pair.differences == []
 
 
 def test_only_a_split_by_slice_leaks():

@@ -142,18 +142,31 @@ def network(run: RunFolder) -> str:
 
 
 def initialisation(run: RunFolder) -> str:
-    """What the first weights were: random, ImageNet, or the encoder of another run."""
+    """What the first weights were: random, ImageNet, or the encoder or all weights of another run or file."""
     with _reading(run, TRAINING):
         config = run.training["config"]
-        if config.get("encoder_from"):
-            return f"encoder of {Path(config['encoder_from']).name}"
+        # An encoder comes last: it is loaded over other weights.
+        for key, part in (("encoder_from", "encoder"), ("weights_from", "weights")):
+            if config.get(key):
+                source = Path(config[key]).name
+                return "ImageNet" if imagenet_file(source) else f"{part} of {source}"
         return "ImageNet" if config["pretrained"] else "random"
 
 
+def imagenet_file(source: str) -> bool:
+    """Whether `encoder_from` or `weights_from` names a file of train/imagenet.py."""
+    return Path(source).match("imagenet-*.safetensors")
+
+
 def trained_on(run: RunFolder) -> tuple[str | None, str]:
-    """The protocol and the name of the data set that a run was trained on."""
+    """The protocol and the name of the data set that a run was trained on.
+
+    An image-folder set names no patients and has one split: its protocol is `default`, whatever the recipe says.
+    """
     with _reading(run, TRAINING):
-        return run.training["protocol"], Path(run.training["dataset"]["name"]).name
+        dataset = run.training["dataset"]
+        patients = "patients" in dataset["splits"]["train"]
+        return run.training["protocol"] if patients else "default", Path(dataset["name"]).name
 
 
 def learning_rate(run: RunFolder) -> float:
@@ -598,10 +611,13 @@ def by_initialisation(runs: Iterable[RunFolder]) -> dict[str, list[RunFolder]]:
     groups: dict[tuple, list[RunFolder]] = {}
     for run in runs:
         groups.setdefault((network(run), *trained_on(run)), []).append(run)
+    groups = {key: group for key, group in groups.items() if len({initialisation(run) for run in group}) > 1}
+    several = len({data for _, _, data in groups}) > 1
     return {
-        key[0] if key[1] in (None, "patient") else f"{key[0]}, protocol {key[1]}": group
-        for key, group in groups.items()
-        if len({initialisation(run) for run in group}) > 1
+        known
+        + (f", protocol {protocol}" if protocol not in (None, "patient", "default") else "")
+        + (f", {data}" if several else ""): group
+        for (known, protocol, data), group in groups.items()
     }
 
 
@@ -635,7 +651,9 @@ def _differences(one: RunFolder, other: RunFolder) -> list[str]:
     # What a slice run starts from is itself trained on the slice protocol: another name, not another recipe.
     a, b = ({**run.training["config"]} for run in (one, other))
     for config in (a, b):
-        config["encoder_from"] = bool(config.get("encoder_from"))
+        for key in ("encoder_from", "weights_from"):
+            source = config.get(key)
+            config[key] = source and (Path(source).name if imagenet_file(source) else "another run")
         config.pop("protocol", None)
     return sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
 
@@ -687,7 +705,7 @@ def measured_like(figure: dict, runs: Iterable[RunFolder]) -> Iterator[tuple[Run
         figure: of a paper, with `like`: the task, networks, classes and metric of comparable runs.
 
     Yields:
-        Run, protocol, and the interval of the metric, on test splits.
+        Run, protocol, and the interval of the metric, on test splits, or on the split that `like` names.
     """
     like = figure["like"]
     for run in runs:
@@ -697,7 +715,7 @@ def measured_like(figure: dict, runs: Iterable[RunFolder]) -> Iterator[tuple[Run
             continue
         for evaluation in evaluations(run):
             found = figures(run, evaluation)
-            if evaluation.split != "test" or like["metric"] not in found:
+            if evaluation.split != like.get("split", "test") or like["metric"] not in found:
                 continue
             # The classes tell the data sets apart: their names are up to who built them.
             if run.task == CLASSIFICATION and len(confusion(run, evaluation)[0]) != like.get("classes", 2):
