@@ -4,7 +4,7 @@ PORT ?= 7860
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo dashboard test test-slow lint bench cards reproduce help
+.PHONY: demo dashboard test test-slow lint bench cards results reproduce help
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -34,6 +34,11 @@ bench: $(VENV)/.demo  ## time every stage for one real slice on 2 cores
 
 cards: $(VENV)/.demo  ## render the model cards of runs/ again, from their files
 	@$(BIN)/bthub card $(dir $(wildcard runs/*/model.safetensors)) --copies model_cards
+
+results: $(VENV)/.demo  ## compare the runs of runs/ again: results/
+	@$(BIN)/bthub compare runs/* >/dev/null
+	@$(BIN)/bthub two-stage runs/resnet18-lgg runs/resunet18-lgg
+	@$(BIN)/bthub two-stage runs/resnet18-lgg-slice runs/resunet18-lgg-slice
 
 reproduce: $(VENV)/.test  ## train and evaluate a row of train/rows.yaml again: RUN=resnet50-lgg (DATA= its data set, SET='key=value ...')
 	@$(BIN)/python train/reproduce.py $(or $(RUN),--list) $(if $(DATA),--data $(DATA)) $(if $(SET),--set $(SET))

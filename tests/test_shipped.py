@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from bthub import card, run_folder
+from bthub import card, compare, joint, run_folder, tables
 from bthub.data.splits import patient_split
 from bthub.evaluate import measure
 from bthub.run_folder import RunFolder
 
 REPOSITORY = Path(__file__).parents[1]
 README = REPOSITORY / "README.md"
+RESULTS = REPOSITORY / "results"
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,25 @@ def test_cards_are_current(runs):
         assert (run.path / run_folder.CARD).read_text() == text
         cards = REPOSITORY / "model_cards"
         assert (cards / f"{run.id}.md").read_text() == card.elsewhere(text, run.path, cards)
+
+
+def test_results_are_current(tmp_path):
+    """What `make results` has written is what the runs give."""
+    shipped = [compare.open_run(path) for path in compare.shipped_runs()]
+    tables.write(shipped, tmp_path)
+    for file in tmp_path.iterdir():
+        assert (RESULTS / file.name).read_text() == file.read_text(), f"make results: {file.name}"
+    by_name = {run.id: run for run in shipped}
+    for file in RESULTS.glob("two-stage-*.json"):
+        entry = json.loads(file.read_text())
+        pair = (by_name[entry[stage]["name"]] for stage in ("detector", "localizer"))
+        assert entry == json.loads(json.dumps(joint.two_stage(*pair, split=entry["split"]))), (
+            f"make results: {file.name}"
+        )
+    for file in RESULTS.glob("cross-validation.json"):
+        entry = json.loads(file.read_text())
+        again = joint.cross_validation([by_name[fold["name"]] for fold in entry["runs"]])
+        assert entry == json.loads(json.dumps(again)), f"make results: {file.name}"
 
 
 def test_figures_of_the_readme_are_measured(runs):

@@ -1,4 +1,4 @@
-"""The command line: `bthub data build|info`, `evaluate`, `card`, `publish`, `predict`, `bench`."""
+"""The command line: `bthub data build|info`, `evaluate`, `compare`, `card`, `publish`, `predict`, `bench`."""
 
 import argparse
 import sys
@@ -41,6 +41,49 @@ def _cost(args: argparse.Namespace) -> None:
     for run in args.runs:
         found = write(run)
         print(f"{run}: {found['multiply_adds'] / 1e9:.2f} billion multiply-adds, {found['latency_ms']} ms a slice")
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from bthub import tables
+    from bthub.compare import open_run
+
+    print(tables.write([open_run(run) for run in args.runs], args.out, args.split))
+
+
+def _two_stage(args: argparse.Namespace) -> None:
+    from bthub import joint
+    from bthub.compare import open_run
+    from bthub.evaluate import figures_table
+
+    entry = joint.two_stage(open_run(args.detector), open_run(args.localizer), args.split)
+    _write_result(args.out / f"two-stage-{entry['protocol']}-{args.split}.json", entry)
+    print("\n".join(figures_table(entry)))
+
+
+def _cross_validate(args: argparse.Namespace) -> None:
+    from bthub import joint
+    from bthub.compare import open_run
+    from bthub.evaluate import figures_table
+
+    entry = joint.cross_validation([open_run(run) for run in args.runs])
+    _write_result(args.out / "cross-validation.json", entry)
+    print("\n".join(figures_table(entry)))
+
+
+def _write_result(path: Path, entry: dict) -> None:
+    from bthub.run_folder import write_json
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, entry)
+    print(path)
+
+
+def _explain(args: argparse.Namespace) -> None:
+    from bthub.explain import explain, summary
+
+    for run in args.runs:
+        entry = explain(run, args.data, args.split, protocol=args.protocol, batch_size=args.batch_size)
+        print(f"{run}: {summary(entry)}")
 
 
 def _card(args: argparse.Namespace) -> None:
@@ -114,6 +157,35 @@ def _parser() -> argparse.ArgumentParser:
     cost = commands.add_parser("cost", help="count and time the networks of runs; the machine should be idle")
     cost.add_argument("runs", metavar="run", type=Path, nargs="+")
     cost.set_defaults(run=_cost)
+
+    results = {"type": Path, "default": Path("results"), "help": "folder for what is written; default: %(default)s"}
+    table = commands.add_parser("compare", help="runs side by side: tables, and which differences are noise")
+    table.add_argument("runs", metavar="run", nargs="+", help="run folder, also one without weights, or Hub id")
+    table.add_argument("--split", default="test")
+    table.add_argument("--out", **results)
+    table.set_defaults(run=_compare)
+
+    joined = commands.add_parser("two-stage", help="figures of detect-then-localize, from the predictions of two runs")
+    joined.add_argument("detector")
+    joined.add_argument("localizer")
+    joined.add_argument("--split", default="test")
+    joined.add_argument("--out", **results)
+    joined.set_defaults(run=_two_stage)
+
+    folds = commands.add_parser(
+        "cross-validate", help="figures of all folds together, from the predictions of a run each"
+    )
+    folds.add_argument("runs", metavar="run", nargs="+")
+    folds.add_argument("--out", **results)
+    folds.set_defaults(run=_cross_validate)
+
+    explain = commands.add_parser("explain", help="how much of a detector's Grad-CAM lies on the tumor, over a split")
+    explain.add_argument("runs", metavar="run", type=Path, nargs="+")
+    explain.add_argument("--data", required=True, help="the LGG set: folder of `bthub data build`, or a Hub id")
+    explain.add_argument("--split", required=True, help="validation, test or benchmark")
+    explain.add_argument("--protocol", help="patient, slice or a fold; default: the one that the run was trained under")
+    explain.add_argument("--batch-size", type=int, default=16)
+    explain.set_defaults(run=_explain)
 
     card = commands.add_parser("card", help="write the model card (README.md) of runs from their files")
     card.add_argument("runs", metavar="run", type=Path, nargs="+")

@@ -4,7 +4,6 @@ Nothing is fitted here: temperature, thresholds and smallest mask are what train
 reads a test split, and it refuses images that the run was trained or chosen on.
 """
 
-import csv
 import math
 import platform
 import sys
@@ -35,6 +34,7 @@ from bthub.run_folder import (
     TRAINING,
     RunFolder,
     write_json,
+    write_rows,
 )
 
 IDS = ("patient_id", "slice_index", "institution", "file")
@@ -118,7 +118,8 @@ def evaluate(
             "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         },
     }
-    _write_csv(folder.path / PREDICTIONS / f"{protocol}-{split}.csv", predictions)
+    (folder.path / PREDICTIONS).mkdir(exist_ok=True)
+    write_rows(folder.path / PREDICTIONS / f"{protocol}-{split}.csv", predictions)
     known = folder.metrics if (folder.path / METRICS).exists() else {}
     write_json(folder.path / METRICS, {**known, f"{protocol}/{split}": entry})
     _gallery(folder, f"{protocol}/{split}", rows, predictions, device)
@@ -168,10 +169,7 @@ def loss_of(row: dict[str, str]) -> float | None:
 def summary(entry: dict) -> str:
     """The main results of an entry of `metrics.json` as a short table."""
     patients = f" of {entry['groups']} patients" if "patients" in entry["dataset"] else ""
-    lines = [f"{entry['samples']} images{patients} ({entry['command']})", f"{'':42}value      95 % interval"]
-    for name, found in entry["metrics"].items():
-        value, low, high = ("-" if found[end] is None else f"{found[end]:.4f}" for end in ("value", "low", "high"))
-        lines.append(f"{metrics.readable(name):42}{value:11}{low} to {high}")
+    lines = [f"{entry['samples']} images{patients} ({entry['command']})", *figures_table(entry)]
     if "confusion_matrix" in entry:
         lines.append("confusion matrix, rows are the reference")
         width = max(len(label) for label in entry["labels"]) + 2
@@ -179,8 +177,17 @@ def summary(entry: dict) -> str:
         for label, row in zip(entry["labels"], entry["confusion_matrix"], strict=True):
             lines.append(f"{label:{width}}" + "".join(f"{count:>{width}}" for count in row))
     else:
-        lines += [f"{metrics.readable(name):42}{count}" for name, count in entry["counts"].items()]
+        lines += [f"{metrics.readable(name):48}{count}" for name, count in entry["counts"].items()]
     return "\n".join(lines)
+
+
+def figures_table(measured: dict) -> list[str]:
+    """Lines of a table of metrics with their intervals."""
+    lines = [f"{'':48}value      95 % interval"]
+    for name, found in measured["metrics"].items():
+        value, low, high = ("-" if found[end] is None else f"{found[end]:.4f}" for end in ("value", "low", "high"))
+        lines.append(f"{metrics.readable(name):48}{value:11}{low} to {high}")
+    return lines
 
 
 def refuse_known_images(folder: RunFolder, rows: Rows, split: str) -> None:
@@ -229,12 +236,17 @@ def _gallery(folder: RunFolder, key: str, rows: Rows, predictions: Predictions, 
     figures.draw_gallery(folder, key, pictures, [titles[i] for i in chosen], **outlines)
 
 
-def _measure(predictions: Predictions, settings: dict) -> dict:
+def resampled(predictions: Predictions, settings: dict) -> dict:
+    """The figures alone, with the resamples that `metrics.difference` compares two runs by."""
+    return _measure(predictions, settings, keep_resamples=True)
+
+
+def _measure(predictions: Predictions, settings: dict, keep_resamples: bool = False) -> dict:
     groups = [row["patient_id"] for row in predictions] if "patient_id" in predictions[0] else None
     if "label" not in predictions[0]:
         counts = (np.array([int(row[name]) for row in predictions]) for name in COUNTS)
         distances = np.array([float(row[HD95] or "nan") for row in predictions])
-        return metrics.segmentation(*counts, hd95_px=distances, groups=groups)
+        return metrics.segmentation(*counts, hd95_px=distances, groups=groups, keep_resamples=keep_resamples)
     labels, threshold = settings["labels"], settings["threshold"]
     return metrics.classification(
         np.array([labels.index(row["label"]) for row in predictions]),
@@ -244,6 +256,7 @@ def _measure(predictions: Predictions, settings: dict) -> dict:
         threshold=threshold,
         temperature=settings["temperature"],
         groups=groups,
+        keep_resamples=keep_resamples,
     )
 
 
@@ -322,13 +335,3 @@ def _value(folder: RunFolder, name: str, key: str) -> Any:
     if key not in content:
         raise BthubError(f"{folder.path / name} has no {key!r}: train the run again, it writes it")
     return content[key]
-
-
-def _write_csv(path: Path, predictions: Predictions) -> None:
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, predictions[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(predictions)
-    temporary.replace(path)

@@ -68,6 +68,7 @@ def classification(
     groups: Sequence[str] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    keep_resamples: bool = False,
 ) -> dict:
     """Measure a classifier.
 
@@ -86,11 +87,12 @@ def classification(
         temperature: that the logits were divided by. With it, the calibration error that there would be without is
             measured too.
         groups: (N,) patient of each image, or None where images are independent.
+        keep_resamples: for `difference`.
 
     Returns:
         `samples`, `groups` (counts), `labels`, `threshold`, `metrics` and `class_accuracy` (each name with
         its `Interval`; the class accuracy is the recall of that class), `confusion_matrix` (rows are the
-        reference).
+        reference). With `keep_resamples` also `resampled`, each metric's values (R,).
 
     Raises:
         ValueError: no samples, or arrays that don't fit each other.
@@ -128,6 +130,7 @@ def classification(
         "metrics": {name: interval(value, samples[name]) for name, value in values.items()},
         "class_accuracy": {label: interval(class_accuracy[k], class_samples[:, k]) for k, label in enumerate(labels)},
         "confusion_matrix": confusion_matrix(y, predicted, labels=range(classes)).tolist(),
+        **({"resampled": samples} if keep_resamples else {}),
     }
 
 
@@ -141,6 +144,7 @@ def segmentation(
     groups: Sequence[str] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    keep_resamples: bool = False,
 ) -> dict:
     """Measure masks from the pixel counts of each slice: reference, prediction, both, and the whole slice.
 
@@ -162,9 +166,11 @@ def segmentation(
         tumor_px, predicted_px, intersection_px, pixels: (N,) counts in pixels.
         hd95_px: (N,) distances in pixels, NaN where there isn't a reference and a prediction.
         groups: (N,) patient of each slice; None makes each slice its own volume.
+        keep_resamples: for `difference`.
 
     Returns:
-        `samples`, `groups`, `metrics`, and `counts` of slices and volumes of each kind (marked: with a mask).
+        `samples`, `groups`, `metrics`, and `counts` of slices and volumes of each kind (marked: with a mask). With
+        `keep_resamples` also `resampled`, each metric's values (R,).
 
     Raises:
         ValueError: no samples, or counts that can't be.
@@ -206,7 +212,27 @@ def segmentation(
             "volumes_without_tumor": int(healthy_volumes.sum()),
             "marked_volumes_without_tumor": int((healthy_volumes & (volumes[:, 1] > 0)).sum()),
         },
+        **({"resampled": samples} if keep_resamples else {}),
     }
+
+
+def difference(one: dict, other: dict, metric: str) -> Interval:
+    """How much more `one` has of a metric than `other`, measured on the same images: a paired bootstrap.
+
+    Both are resampled by the same draws of patients, so what makes a patient hard for everyone cancels out. An interval
+    that holds 0 says that the two can't be told apart on these patients.
+
+    Args:
+        one, other: of `classification` or `segmentation` with `keep_resamples`, with the same groups and seed.
+        metric: a name of `metrics`.
+    """
+    values = [measured["metrics"][metric]["value"] for measured in (one, other)]
+    resampled = [np.asarray(measured["resampled"][metric], dtype=float) for measured in (one, other)]
+    if one["groups"] != other["groups"] or len(resampled[0]) != len(resampled[1]):
+        raise ValueError(f"expected the same groups, received {one['groups']} and {other['groups']}")
+    if None in values:
+        return interval(float("nan"), resampled[0])
+    return interval(values[0] - values[1], resampled[0] - resampled[1])
 
 
 def expected_calibration_error(y_true: np.ndarray, probabilities: np.ndarray, positive: int = 1) -> float:
@@ -243,6 +269,29 @@ def interval(value: float, samples: np.ndarray) -> Interval:
     return {"value": float(value), "low": float(low), "high": float(high)}
 
 
+def centre(
+    values: np.ndarray, groups: Sequence[str] | None = None, *, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, Interval]:
+    """`mean` and `median` of one value an image, each with its `Interval`.
+
+    Args:
+        values: (N,).
+        groups: (N,) patient of each image, or None where images are independent.
+
+    Raises:
+        ValueError: no values.
+    """
+    values = np.asarray(values, dtype=float)
+    if len(values) == 0:
+        raise ValueError("there are no values to summarise")
+    drawn, member = _resample(groups, len(values), resamples, seed)
+    weights = drawn[:, member]
+    return {
+        "mean": interval(float(values.mean()), _ratio(weights @ values, weights.sum(axis=1))),
+        "median": interval(float(np.median(values)), _medians(values, weights)),
+    }
+
+
 def choose_threshold(y_true: np.ndarray, p_tumor: np.ndarray) -> float:
     """The threshold on the tumor probability (called tumor when reached) with the best balanced accuracy.
 
@@ -265,9 +314,49 @@ def choose_threshold(y_true: np.ndarray, p_tumor: np.ndarray) -> float:
     spared = np.searchsorted(np.sort(p[~y]), upper) / (~y).sum()
     best = np.isclose(found + spared, (found + spared).max(), rtol=0, atol=1e-12)
     widest = np.argmax(np.where(best, upper - lower, -1))
-    middle = (lower[widest] + upper[widest]) / 2
-    # between neighbouring floats the middle may round down onto a probability that must stay below
-    return float(middle if middle > lower[widest] else upper[widest])
+    return _middle(lower[widest], upper[widest])
+
+
+def review_band(y_true: np.ndarray, p_tumor: np.ndarray, threshold: float, error: float = 0.01) -> tuple[float, float]:
+    """The band around a threshold in which a person should look: outside it, a call is wrong as rarely as asked.
+
+    Below `low` lie at most `error` of the tumor images, and at most `error` of the healthy images reach `high`. Of all
+    such bands that hold the threshold it is the narrowest, give or take the gap between two neighbouring
+    probabilities: an end other than the threshold is the middle of its gap, as in `choose_threshold`.
+
+    Args:
+        y_true: (N,) 1 or True where there is a tumor.
+        p_tumor: (N,) probabilities.
+        threshold: from which an image is called tumor.
+        error: share of the images of either kind, at least 0 and below 1.
+
+    Returns:
+        `low` and `high`, `low <= threshold <= high`; an image is uncertain where `low <= p < high`. Equal where no
+        image needs to be. `high` is just above 1 where too many healthy images have a probability of 1.
+
+    Raises:
+        ValueError: there aren't both images with and without tumor, or `error` is out of range.
+    """
+    y, p = np.asarray(y_true).astype(bool), np.asarray(p_tumor, dtype=np.float64)
+    if y.all() or not y.any():
+        raise ValueError("choosing a review band needs images with and without tumor")
+    if not 0 <= error < 1:
+        raise ValueError(f"expected a share of errors from 0 to below 1, received {error}")
+    tumor, healthy = np.sort(p[y]), np.sort(p[~y])[::-1]
+    # A product such as 0.29 * 100 comes out just below the whole number that it stands for.
+    first_kept, first_spared = tumor[int(error * len(tumor) + 1e-9)], healthy[int(error * len(healthy) + 1e-9)]
+    low = high = float(threshold)
+    if first_kept < threshold:
+        low = _middle(p[p < first_kept].max(initial=0.0), first_kept)
+    if first_spared >= threshold:
+        high = _middle(first_spared, p[p > first_spared].min(initial=max(1.0, np.nextafter(first_spared, 2))))
+    return low, high
+
+
+def _middle(lower: float, upper: float) -> float:
+    """A number above `lower`, up to `upper`: their middle, but between neighbouring floats that may round down."""
+    middle = (lower + upper) / 2
+    return float(middle if middle > lower else upper)
 
 
 def fit_temperature(logits: np.ndarray, y_true: np.ndarray) -> float:

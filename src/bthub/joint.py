@@ -1,0 +1,114 @@
+"""Figures of several runs together, from the predictions in their folders: nothing is loaded, nothing is fitted."""
+
+from collections.abc import Sequence
+
+from bthub.data.splits import FOLD_PROTOCOLS
+from bthub.errors import BthubError
+from bthub.evaluate import COUNTS, HD95, IDS, PROBABILITY, Predictions, measure
+from bthub.result import TUMOR
+from bthub.run_folder import CALIBRATION, CLASSIFICATION, METRICS, SEGMENTATION, TRAINING, RunFolder
+
+_NO_MASK = {COUNTS[1]: "0", COUNTS[2]: "0", HD95: ""}
+
+
+def two_stage(detector: RunFolder, localizer: RunFolder, split: str = "test") -> dict:
+    """Detect, then localize: the localizer's masks count where the detector said tumor, elsewhere nothing is drawn.
+
+    Args:
+        detector, localizer: runs of one protocol, both evaluated on `split`.
+
+    Returns:
+        What `evaluate.measure` gives for the masks that are left, after `detector`, `localizer` (name, weights), the
+        detector's `threshold`, `protocol` and `split`.
+
+    Raises:
+        BthubError: a run is of the other kind, wasn't evaluated there, or they were measured on different images.
+    """
+    if (detector.task, localizer.task) != (CLASSIFICATION, SEGMENTATION):
+        raise BthubError(
+            f"expected a detector and a localizer, received {detector.id} ({detector.task}) and {localizer.id} "
+            f"({localizer.task}): give the detector first"
+        )
+    protocol = detector.training["protocol"]
+    key = f"{protocol}/{split}"
+    entries = {"detector": _entry(detector, key), "localizer": _entry(localizer, key)}
+    threshold = detector.calibration.get("threshold")
+    if threshold is None:
+        raise BthubError(f"{detector.id}: {CALIBRATION} has no threshold, so it isn't a detector")
+    gate = {_image(row): float(row[PROBABILITY + TUMOR]) >= threshold for row in detector.predictions(key)}
+    rows = localizer.predictions(key)
+    if gate.keys() != {_image(row) for row in rows}:
+        raise BthubError(
+            f"{detector.id} and {localizer.id} were evaluated on different images: evaluate both on one set"
+        )
+    kept = [row if gate[_image(row)] else {**row, **_NO_MASK} for row in rows]
+    return {
+        **{
+            stage: {"name": run.id, "weights": entries[stage]["weights"]} for stage, run in _stages(detector, localizer)
+        },
+        "threshold": threshold,
+        "protocol": protocol,
+        "split": split,
+        "dataset": entries["localizer"]["dataset"],
+        "command": f"bthub two-stage runs/{detector.id} runs/{localizer.id} --split {split}",
+        **measure(kept, {}),
+    }
+
+
+def cross_validation(runs: Sequence[RunFolder]) -> dict:
+    """The test splits of all folds together: each patient once, by the run that didn't know them.
+
+    Args:
+        runs: one a fold, of one recipe, each evaluated on test.
+
+    Returns:
+        What `evaluate.measure` gives for all patients, after `runs` (name, weights, protocol, and the fold's own
+        metrics) and the common `config`.
+
+    Raises:
+        BthubError: a fold is missing or there twice, the recipes differ, or a run wasn't evaluated.
+    """
+    by_protocol = {run.training["protocol"]: run for run in runs}
+    if sorted(by_protocol) != sorted(FOLD_PROTOCOLS) or len(runs) != len(FOLD_PROTOCOLS):
+        named = ", ".join(f"{run.id} ({run.training['protocol']})" for run in runs)
+        raise BthubError(f"expected a run for each of {', '.join(FOLD_PROTOCOLS)}, received {named}")
+    recipes = {run.id: {k: v for k, v in run.training["config"].items() if k != "protocol"} for run in runs}
+    first, *others = recipes.items()
+    for name, recipe in others:
+        different = sorted(key for key in recipe.keys() | first[1].keys() if recipe.get(key) != first[1].get(key))
+        if different:
+            raise BthubError(f"{name} and {first[0]} differ in {', '.join(different)} ({TRAINING}): train one recipe")
+    pooled: Predictions = []
+    folds = []
+    for protocol in FOLD_PROTOCOLS:
+        run, key = by_protocol[protocol], f"{protocol}/test"
+        entry = _entry(run, key)
+        settings = {name: entry[name] for name in ("labels", "threshold", "temperature") if name in entry}
+        pooled += run.predictions(key)
+        folds.append({"name": run.id, "protocol": protocol, "weights": entry["weights"], "metrics": entry["metrics"]})
+    if runs[0].task == CLASSIFICATION:
+        # Each fold has its own threshold: probabilities of different models can be ranked together, calls can't.
+        raise BthubError(
+            "cross-validation is summarised for localizers: a detector's folds have thresholds of their own"
+        )
+    images = [_image(row) for row in pooled]
+    if len(set(images)) != len(images):
+        raise BthubError("an image is in the test split of two folds: evaluate the folds on one data set")
+    command = "bthub cross-validate " + " ".join(f"runs/{fold['name']}" for fold in folds)
+    return {"runs": folds, "config": first[1], "command": command, **measure(pooled, settings)}
+
+
+def _stages(detector: RunFolder, localizer: RunFolder) -> list[tuple[str, RunFolder]]:
+    return [("detector", detector), ("localizer", localizer)]
+
+
+def _image(row: dict[str, str]) -> tuple[str, ...]:
+    return tuple(row[name] for name in IDS if name in row)
+
+
+def _entry(run: RunFolder, key: str) -> dict:
+    found = run.metrics.get(key)
+    if found is None:
+        split = key.rpartition("/")[2]
+        raise BthubError(f"{run.id}: {METRICS} has no {key}: run bthub evaluate {run.path} --data ... --split {split}")
+    return found

@@ -1,0 +1,174 @@
+"""`bthub compare`: runs side by side, as Markdown and CSV, with what sets them apart and what is noise.
+
+results/
+    compare.md                               every table below, to read
+    compare-<data>-<protocol>-<split>-<task>.csv
+    differences-<data>-<protocol>-<split>-<task>.csv
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from bthub import compare, metrics
+from bthub.compare import COSTS, Evaluation, Row
+from bthub.errors import BthubError
+from bthub.evaluate import resampled
+from bthub.run_folder import CLASSIFICATION, SEGMENTATION, RunFolder
+
+SHOWN = {
+    CLASSIFICATION: ("roc_auc", "accuracy", "balanced_accuracy", "precision", "recall", "specificity", "f1", "ece"),
+    SEGMENTATION: (
+        "dice_volume_mean",
+        "dice_volume_median",
+        "dice_tumor_slices",
+        "dice_pooled",
+        "iou_pooled",
+        "pixel_accuracy",
+        "hd95_px",
+        "healthy_slices_with_mask",
+    ),
+}
+"""Columns of the Markdown table; the CSV has all there are."""
+COMPARED = {
+    CLASSIFICATION: ("roc_auc", "balanced_accuracy", "accuracy"),
+    SEGMENTATION: ("dice_volume_mean", "dice_tumor_slices", "iou_pooled"),
+}
+"""Metrics that differences are taken of; the first one names the best run."""
+MEGA = 1e6
+
+
+def write(runs: Sequence[RunFolder], out: Path, split: str = "test") -> str:
+    """Compare runs that were evaluated on the same images, and write the tables.
+
+    Args:
+        runs: of any kind; those of one task, data set and protocol share a table.
+        out: folder for the files, made if it isn't there.
+        split: of the evaluations to compare.
+
+    Returns:
+        The Markdown.
+
+    Raises:
+        BthubError: none of the runs was evaluated on the split, or a run's files can't be read.
+    """
+    tables: dict[tuple[Evaluation, str], list[RunFolder]] = {}
+    for run in runs:
+        for evaluation in compare.evaluations(run):
+            if evaluation.split == split:
+                tables.setdefault((evaluation, run.task), []).append(run)
+    if not tables:
+        raise BthubError(f"none of {', '.join(run.id for run in runs)} was evaluated on split {split}")
+    out.mkdir(parents=True, exist_ok=True)
+    sections = [
+        f"# Runs compared, split {split}\n\nWritten by `bthub compare`. Intervals cover {metrics.COVERAGE:.0%} and "
+        "resample patients where the data name them, else images. Research software, not a medical device.\n"
+    ]
+    for (evaluation, task), members in sorted(tables.items(), key=lambda item: item[0]):
+        rows = ranked([compare.row(run, evaluation) for run in members], COMPARED[task][0])
+        stem = f"{evaluation.data}-{evaluation.protocol}-{evaluation.split}-{task.removeprefix('image-')}"
+        (out / f"compare-{stem}.csv").write_text(as_csv(rows))
+        sections.append(f"## {task}, {evaluation.data}, protocol {evaluation.protocol}\n\n{table(rows, SHOWN[task])}")
+        apart = differences(members, evaluation, COMPARED[task])
+        if apart:
+            (out / f"differences-{stem}.csv").write_text(as_csv(apart))
+            sections.append(difference_table(apart))
+    text = "\n".join(sections)
+    (out / "compare.md").write_text(text)
+    return text
+
+
+def ranked(rows: list[Row], metric: str) -> list[Row]:
+    """Rows by a metric, best first; those without it last."""
+    sign = 1 if metric in compare.LOWER_IS_BETTER else -1
+    return sorted(rows, key=lambda row: (row.get(metric) is None, sign * (row.get(metric) or 0)))
+
+
+def differences(runs: Sequence[RunFolder], evaluation: Evaluation, names: Iterable[str]) -> list[Row]:
+    """How far each run is from the best one, by a paired bootstrap: is it worse, or is it noise?
+
+    Returns:
+        For each metric and each run but the best: `metric`, `best`, `model`, the `difference` (best minus model) with
+        its ends `low` and `high`, and `apart`, whether its interval leaves out 0 (None without an interval).
+
+    Raises:
+        BthubError: the runs were measured on different images.
+    """
+    measured, images = {}, {}
+    for run in runs:
+        rows, settings = run.predictions(evaluation.key), compare.entry(run, evaluation)
+        images[run.id] = {compare.image_key(row) for row in rows}
+        measured[run.id] = resampled(rows, settings)
+    first = next(iter(images))
+    for name, keys in images.items():
+        if keys != images[first]:
+            raise BthubError(
+                f"{name} and {first} were measured on different images of {evaluation.key}: evaluate again"
+            )
+    found = []
+    for metric in names:
+        values = {name: m["metrics"][metric]["value"] for name, m in measured.items()}
+        known = {name: value for name, value in values.items() if value is not None}
+        if len(known) < 2:
+            continue
+        best = (min if metric in compare.LOWER_IS_BETTER else max)(known, key=known.get)
+        for name in sorted(known.keys() - {best}, key=lambda n: -known[n]):
+            away = metrics.difference(measured[best], measured[name], metric)
+            apart = None if away["low"] is None else not away["low"] <= 0 <= away["high"]
+            ends = {"difference": away["value"], "low": away["low"], "high": away["high"], "apart": apart}
+            found.append({"metric": metric, "best": best, "model": name, **ends})
+    return found
+
+
+def table(rows: Sequence[Row], names: Sequence[str]) -> str:
+    """A Markdown table: a line a run, metrics with intervals, then costs."""
+    head = [
+        "model",
+        "first weights",
+        *(metrics.readable(name) for name in names),
+        "parameters, M",
+        "G multiply-adds",
+        "ms",
+    ]
+    lines = ["| " + " | ".join(head) + " |", "| --- | --- |" + " ---: |" * (len(head) - 2)]
+    for row in rows:
+        cells = [str(row["model"]), str(row["start"])]
+        cells += [_with_interval(row.get(n), row.get(f"{n}_low"), row.get(f"{n}_high")) for n in names]
+        parameters, _, multiply_adds, latency = (row.get(cost) for cost in COSTS)
+        cells.append("" if parameters is None else f"{parameters / MEGA:.1f}")
+        cells.append("" if multiply_adds is None else f"{multiply_adds / 1e9:.2f}")
+        cells.append("" if latency is None else f"{latency:.0f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def difference_table(rows: Sequence[Row]) -> str:
+    """Markdown of `differences`."""
+    lines = [
+        "Paired differences from the best, the same draws of patients for both:\n",
+        "| metric | best | model | difference | |",
+        "| --- | --- | --- | ---: | --- |",
+    ]
+    verdicts = {True: "worse", False: "can't be told apart", None: "no interval"}
+    for row in rows:
+        value = _with_interval(row["difference"], row["low"], row["high"])
+        name = metrics.readable(row["metric"])
+        lines.append(f"| {name} | {row['best']} | {row['model']} | {value} | {verdicts[row['apart']]} |")
+    return "\n".join(lines) + "\n"
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """Rows as CSV, with every column that any of them has."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def _with_interval(value: float | None, low: float | None, high: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3f}" if low is None else f"{value:.3f} ({low:.3f} to {high:.3f})"

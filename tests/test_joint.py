@@ -1,0 +1,192 @@
+"""Figures of several runs together, against counts that can be checked by hand; tables and paired differences."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bthub import joint, metrics, tables
+from bthub.cli import main
+from bthub.compare import Evaluation, open_run
+from bthub.errors import BthubError
+from bthub.evaluate import measure
+from bthub.run_folder import CALIBRATION, CONFIG, METRICS, PREDICTIONS, TRAINING, RunFolder, write_json
+
+TEST = Evaluation("lgg", "patient", "test")
+# patient, slice, pixels of tumor, of mask, of both, and the detector's probability of tumor
+SLICES = [
+    ("p1", "1", 100, 80, 60, 0.9),
+    ("p1", "2", 50, 50, 50, 0.2),  # a good mask that the detector doesn't let through
+    ("p1", "3", 0, 0, 0, 0.1),
+    ("p2", "1", 40, 40, 20, 0.5),  # on the threshold: called
+    ("p2", "2", 0, 30, 0, 0.3),  # a false mask that the detector stops
+    ("p2", "3", 0, 10, 0, 0.7),
+]
+
+
+def run_folder(path: Path, kind: str, protocol: str, rows: list[dict[str, str]], **config: object) -> RunFolder:
+    """A run without weights: what a clone has of most runs."""
+    settings = {"labels": ["no_tumor", "tumor"], "threshold": 0.5, "temperature": 1.0} if kind == "detector" else {}
+    (path / PREDICTIONS).mkdir(parents=True)
+    write_json(path / CONFIG, {"architecture": "resnet18"} if kind == "detector" else RESUNET)
+    write_json(path / TRAINING, {"protocol": protocol, "config": TRAINED | config, "dataset": {"name": "lgg"}})
+    write_json(path / CALIBRATION, settings)
+    task = "image-classification" if kind == "detector" else "image-segmentation"
+    entry = {"task": task, **settings, **measure(rows, settings), "dataset": {"name": "lgg"}, "weights": path.name}
+    write_json(path / METRICS, {f"{protocol}/test": entry})
+    with (path / PREDICTIONS / f"{protocol}-test.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    return open_run(path)
+
+
+RESUNET = {"model_type": "resunet", "backbone": "resnet18"}
+TRAINED = {"pretrained": False, "learning_rate": 0.001}
+
+
+def mask_rows(slices: list[tuple]) -> list[dict[str, str]]:
+    counts = ("tumor_px", "predicted_px", "intersection_px")
+    return [
+        {
+            "patient_id": patient,
+            "slice_index": index,
+            **{name: str(n) for name, n in zip(counts, pixels, strict=True)},
+            "pixels": "1000",
+            "hd95_px": "3.0" if pixels[0] and pixels[1] else "",
+        }
+        for patient, index, *pixels, _ in slices
+    ]
+
+
+def verdict_rows(slices: list[tuple]) -> list[dict[str, str]]:
+    return [
+        {
+            "patient_id": patient,
+            "slice_index": index,
+            "label": "tumor" if tumor else "no_tumor",
+            "p_no_tumor": repr(1 - p),
+            "p_tumor": repr(p),
+        }
+        for patient, index, tumor, _, _, p in slices
+    ]
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[RunFolder, RunFolder]:
+    return (
+        run_folder(tmp_path / "gate", "detector", "patient", verdict_rows(SLICES)),
+        run_folder(tmp_path / "masks", "localizer", "patient", mask_rows(SLICES)),
+    )
+
+
+def test_masks_count_only_where_the_detector_says_tumor(pair):
+    found = joint.two_stage(*pair)
+    value = {name: interval["value"] for name, interval in found["metrics"].items()}
+    assert value["dice_tumor_slices"] == pytest.approx((120 / 180 + 0 + 40 / 80) / 3)
+    assert value["dice_volume_mean"] == pytest.approx((120 / 230 + 40 / 90) / 2)
+    assert value["tumor_slices_missed"] == pytest.approx(1 / 3)
+    assert value["healthy_slices_with_mask"] == pytest.approx(1 / 3)
+    assert value["healthy_mask_px"] == pytest.approx(10 / 3)
+    assert found["threshold"] == 0.5 and found["localizer"] == {"name": "masks", "weights": "masks"}
+
+
+def test_two_stage_refuses_what_does_not_belong_together(pair, tmp_path):
+    with pytest.raises(BthubError, match="give the detector first"):
+        joint.two_stage(*reversed(pair))
+    with pytest.raises(BthubError, match="has no patient/validation"):
+        joint.two_stage(*pair, split="validation")
+    other = run_folder(tmp_path / "other", "localizer", "patient", mask_rows(SLICES[:-1]))
+    with pytest.raises(BthubError, match="different images"):
+        joint.two_stage(pair[0], other)
+
+
+def folds(folder: Path, **config: object) -> list[RunFolder]:
+    slices = [[(f"p{k}", "1", 100, 100, 10 * k, 0), (f"q{k}", "1", 10, 10, 10, 0)] for k in range(1, 6)]
+    return [
+        run_folder(folder / f"fold-{k}", "localizer", f"fold-{k}", mask_rows(s), **config)
+        for k, s in enumerate(slices, 1)
+    ]
+
+
+def test_folds_together_have_every_patient_once(tmp_path):
+    runs = folds(tmp_path)
+    found = joint.cross_validation(runs[::-1])
+    assert found["groups"] == found["samples"] == 10
+    assert found["metrics"]["dice_volume_mean"]["value"] == pytest.approx((0.1 + 0.2 + 0.3 + 0.4 + 0.5 + 5) / 10)
+    assert found["metrics"]["dice_volume_median"]["value"] == pytest.approx((0.5 + 1) / 2)
+    assert [fold["protocol"] for fold in found["runs"]] == [f"fold-{k}" for k in range(1, 6)]
+
+
+def test_folds_must_be_complete_and_of_one_recipe(tmp_path):
+    runs = folds(tmp_path / "a")
+    with pytest.raises(BthubError, match="expected a run for each of fold-1"):
+        joint.cross_validation(runs[:4])
+    with pytest.raises(BthubError, match="expected a run for each of fold-1"):
+        joint.cross_validation([*runs, runs[0]])
+    with pytest.raises(BthubError, match="differ in learning_rate"):
+        joint.cross_validation([*runs[:4], folds(tmp_path / "b", learning_rate=0.1)[4]])
+
+
+def test_a_paired_difference_is_narrower_than_the_models_own_intervals():
+    rng = np.random.default_rng(0)
+    patients = np.repeat([f"p{i}" for i in range(40)], 10)
+    hardness = np.repeat(rng.uniform(0.2, 0.9, 40), 10)
+    tumor = np.full(400, 100)
+
+    def measured(gain: float) -> dict:
+        both = np.round(100 * np.clip(hardness + gain, 0, 1)).astype(int)
+        return metrics.segmentation(tumor, tumor, both, np.full(400, 1000), groups=patients, keep_resamples=True)
+
+    better, worse = measured(0.05), measured(0.0)
+    away = metrics.difference(better, worse, "dice_volume_mean")
+    assert away["value"] == pytest.approx(0.05, abs=0.001)
+    assert 0 < away["low"] <= away["value"] <= away["high"]
+    own = better["metrics"]["dice_volume_mean"]
+    assert away["high"] - away["low"] < (own["high"] - own["low"]) / 10
+    same = metrics.difference(worse, worse, "dice_volume_mean")
+    assert same == {"value": 0.0, "low": 0.0, "high": 0.0}
+    undefined = metrics.difference(better, measured(0.0), "healthy_slices_with_mask")
+    assert undefined == {"value": None, "low": None, "high": None}
+
+
+def test_compare_says_which_differences_are_noise(tmp_path):
+    rng = np.random.default_rng(1)
+    truth = [(f"p{i}", str(k), 100 if k < 4 else 0) for i in range(30) for k in range(8)]
+
+    def detector(name: str, noise: float) -> RunFolder:
+        p = [float(np.clip((0.7 if t else 0.3) + noise * rng.normal(), 0.01, 0.99)) for *_, t in truth]
+        rows = verdict_rows([(*ids, t, 0, 0, q) for (*ids, t), q in zip(truth, p, strict=True)])
+        return run_folder(tmp_path / name, "detector", "patient", rows)
+
+    runs = [detector("sharp", 0.1), detector("blunt", 0.6), detector("also-sharp", 0.1)]
+    rows = [row for row in tables.differences(runs, TEST, ("roc_auc",))]
+    verdict = {row["model"]: row["apart"] for row in rows}
+    assert verdict["blunt"] is True
+    assert False in verdict.values() and rows[0]["best"] != "blunt"
+
+    text = tables.write(runs, tmp_path / "results")
+    assert text == (tmp_path / "results" / "compare.md").read_text()
+    assert "can't be told apart" in text and "worse" in text
+    with (tmp_path / "results" / "compare-lgg-patient-test-classification.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert table[-1]["model"] == "blunt"
+    expected = json.loads((tmp_path / "blunt" / METRICS).read_text())["patient/test"]["metrics"]["roc_auc"]
+    assert float(table[-1]["roc_auc_low"]) == expected["low"]
+    assert (tmp_path / "results" / "differences-lgg-patient-test-classification.csv").exists()
+
+
+def test_commands_write_what_they_print(pair, tmp_path, capsys):
+    out = tmp_path / "results"
+    gate, masks = (str(run.path) for run in pair)
+    assert main(["two-stage", gate, masks, "--out", str(out)]) == 0
+    written = json.loads((out / "two-stage-patient-test.json").read_text())
+    assert f"{written['metrics']['dice_tumor_slices']['value']:.4f}" in capsys.readouterr().out
+    assert main(["compare", gate, masks, "--out", str(out)]) == 0
+    assert (out / "compare.md").read_text() in capsys.readouterr().out
+    assert main(["cross-validate", *(str(run.path) for run in folds(tmp_path)), "--out", str(out)]) == 0
+    assert json.loads((out / "cross-validation.json").read_text())["groups"] == 10
+    assert main(["compare", gate, "--split", "benchmark", "--out", str(out)]) == 2
+    assert "none of gate was evaluated on split benchmark" in capsys.readouterr().err
