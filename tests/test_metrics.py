@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import sklearn.metrics as sk
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bthub import metrics
@@ -456,6 +456,74 @@ def test_no_threshold_does_better(pairs):
     reached = sk.balanced_accuracy_score(y, p >= np.float64(chosen))
     for other in np.append(np.unique(p).astype(np.float64), [0.0, 1.5]):
         assert sk.balanced_accuracy_score(y, p >= other) <= reached + 1e-9
+
+
+def test_review_band_by_hand():
+    y = [0, 0, 0, 0, 1, 1, 1, 1]
+    p = [0.1, 0.2, 0.6, 0.8, 0.3, 0.4, 0.7, 0.9]
+    # No error: every tumor is from 0.3 on (the next below is 0.2), every healthy one up to 0.8 (the next above is 0.9).
+    assert metrics.review_band(y, p, 0.5, error=0) == pytest.approx((0.25, 0.85))
+    # One of four of each kind: the tumor at 0.3 and the healthy one at 0.8 are given up.
+    assert metrics.review_band(y, p, 0.5, error=0.25) == pytest.approx((0.35, 0.65))
+    # Two of four: the threshold alone does better than that, so there is no band.
+    assert metrics.review_band(y, p, 0.5, error=0.5) == (0.5, 0.5)
+
+
+def test_review_band_does_not_cut_through_ties():
+    y = [0, 0, 0, 1, 1, 1]
+    p = [0.1, 0.8, 0.8, 0.2, 0.2, 0.9]
+    # One of three may err, but the two at 0.2 lie on the same side of any value, and so do those at 0.8.
+    assert metrics.review_band(y, p, 0.5, error=0.34) == pytest.approx((0.15, 0.85))
+
+
+def test_review_band_at_the_ends():
+    # The surest tumor image has 0, the surest healthy one 1: nothing but all images is wide enough.
+    low, high = metrics.review_band([1, 1, 0, 0], [0.0, 0.9, 0.1, 1.0], 0.5, error=0)
+    assert low == 0.0 and 1.0 < high < 1.0 + 1e-9
+    # Perfectly told apart: nobody has to look.
+    assert metrics.review_band([0, 1], [0.0, 1.0], 0.5) == (0.5, 0.5)
+    # A probability that is the threshold itself is called tumor, so a healthy one there has to be looked at.
+    low, high = metrics.review_band([0, 1], [0.5, 0.9], 0.5, error=0)
+    assert (low, high) == pytest.approx((0.5, 0.7))
+
+
+@pytest.mark.parametrize(
+    ("y", "error", "message"),
+    [
+        ([1, 1], 0.01, "with and without"),
+        ([0, 0], 0.01, "with and without"),
+        ([0, 1], 1, "share"),
+        ([0, 1], -1, "share"),
+    ],
+)
+def test_review_band_refuses(y, error, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.review_band(y, [0.2, 0.8], 0.5, error)
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.floats(0, 1, width=32)), min_size=2, max_size=30),
+    st.floats(0, 1),
+    st.sampled_from([0.0, 0.01, 0.1, 0.29, 0.5, 0.99]),
+)
+@settings(deadline=None)
+def test_review_band_keeps_its_word_and_no_narrower_one_does(pairs, threshold, error):
+    y, p = np.array([a for a, _ in pairs]), np.array([b for _, b in pairs])
+    assume(y.any() and not y.all())
+    low, high = metrics.review_band(y, p, threshold, error)
+    assert low <= threshold <= high
+
+    def missed(end):
+        return (p[y] < end).mean()
+
+    def alarms(end):
+        return (p[~y] >= end).mean()
+
+    assert missed(low) <= error + 1e-9 and alarms(high) <= error + 1e-9
+    for sure in p[(p >= low) & (p < threshold)]:  # with one image fewer below the threshold
+        assert missed(np.nextafter(sure, 2)) > error
+    for sure in p[(p >= threshold) & (p < high)]:  # and above it
+        assert alarms(sure) > error
 
 
 def test_temperature_is_recovered():
