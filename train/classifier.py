@@ -26,7 +26,7 @@ from bthub.data import load_split
 from bthub.data.transforms import Augmentation, EpochSampler, EvaluationImages, TrainingImages
 from bthub.errors import BthubError, report_errors
 from bthub.models.classifier import Classifier, create_classifier, eval_transform, preprocessing, save_classifier
-from bthub.run_folder import CALIBRATION, LOGS, LR_FINDER, create, write_json
+from bthub.run_folder import CALIBRATION, LOGS, LR_FINDER, create, write_json, write_rows
 from bthub.training import freezing, lr_finder, run
 from bthub.training.calibration import calibrate_classifier
 from bthub.training.losses import balanced_class_weights
@@ -271,7 +271,7 @@ def find_learning_rate(
         # Dropout is drawn here too: training goes on from where it would be without this test.
         with torch.random.fork_rng():
             rows = lr_finder.range_test(loss_of, optimizer, batches, config.lr_finder_steps)
-        run.write_rows(file, rows)
+        write_rows(file, rows)
     with file.open(newline="") as lines:
         return lr_finder.suggest([{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)])
 

@@ -1,18 +1,158 @@
 """Where a classifier looks: Grad-CAM on its last convolutional stage, and how much of that lies on the tumor.
 
+`bthub explain` measures it over the tumor slices of a split, and adds the figures to the run's folder.
+
 Grad-CAM weighs the maps of a layer by how much each raises a class's logit (Selvaraju et al. 2017). It shows where
 the evidence lay, coarsely (a 256-pixel slice has 8 x 8 cells in ResNet-18's last stage), and isn't an outline.
 """
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import nn
+from tqdm import tqdm
 
+from bthub import metrics
 from bthub.errors import BthubError
-from bthub.models.classifier import Classifier
+from bthub.models.classifier import Classifier, load_classifier
+from bthub.result import head_mask
+from bthub.run_folder import CLASSIFICATION, GRADCAM, PREDICTIONS, RunFolder, write_json, write_rows
+
+DETECTOR = {"no_tumor", "tumor"}
+
+
+def explain(
+    run: str | Path,
+    data: str | Path,
+    split: str,
+    *,
+    protocol: str | None = None,
+    batch_size: int = 16,
+    device: str | None = None,
+) -> dict:
+    """Measure how much of a detector's Grad-CAM of "tumor" lies inside the experts' outlines.
+
+    Writes `predictions/<protocol>-<split>-gradcam.csv`, a row a tumor slice, and the entry `<protocol>/<split>` of
+    `gradcam.json`; other entries stay.
+
+    Args:
+        run: a local run folder.
+        data: the LGG set, a folder of `bthub data build` or a Hub id.
+        split: "validation", "test" or "benchmark"; "train" tells of slices that the run was trained on.
+        protocol: "patient", "slice" or a fold; by default the one that the run was trained under.
+        batch_size: images in a batch.
+        device: of torch; by default the GPU where there is one.
+
+    Returns:
+        The entry that was written: `samples`, `groups` (tumor slices with a map, patients), `empty_maps` (tumor slices
+        where nothing spoke for a tumor: they have no agreement and aren't among the samples), `agreement` (`mean` and
+        `median`, each with an interval that resamples patients; see the function of this name), `chance` (mean share of
+        the `picture` and of the `head` that the outline covers on these slices: what a map scores that is spread
+        evenly over either), `layer`, and what it was measured with.
+
+    Raises:
+        BthubError: the run isn't a local folder of a detector; the data have no masks, no tumor in this split, or
+            slices that the run was trained or chosen on; no slice has a map.
+    """
+    # Here, because the dashboard draws maps and shouldn't wait for what reads data sets.
+    from bthub.data import load_split
+    from bthub.data.identity import describe_rows
+    from bthub.evaluate import refuse_known_images
+
+    if not Path(run).is_dir():
+        raise BthubError(f"{run} isn't a local folder: download the run first, results are written into it")
+    folder = RunFolder.open(run)
+    if folder.task != CLASSIFICATION or set(folder.config["label_names"]) != DETECTOR:
+        known = ", ".join(folder.config["label_names"]) if folder.task == CLASSIFICATION else "outlines"
+        raise BthubError(
+            f"{folder.id} knows {known}: bthub explain measures detectors, which tell no_tumor from tumor on LGG slices"
+        )
+    own_protocol = folder.training["protocol"]
+    protocol = protocol or own_protocol
+    rows = load_split(data, split, protocol)
+    if "mask" not in rows.column_names:
+        raise BthubError(
+            f"{data} has no outlines to compare a map with: give the LGG set, as bthub data build wrote it"
+        )
+    refuse_known_images(folder, rows, split)
+    slices = rows.select([i for i, pixels in enumerate(rows["tumor_pixels"][:]) if pixels > 0])
+    if len(slices) == 0:
+        raise BthubError(f"{data} has no tumor in split {split} of protocol {protocol}: choose another split")
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    classifier = load_classifier(folder, device)
+    lines = []
+    with tqdm(total=len(slices), desc="explaining", unit="slice") as progress:
+        for start in range(0, len(slices), batch_size):
+            batch = slices[start : start + batch_size]
+            images = [image.convert("RGB") for image in batch["image"]]
+            for i, heatmap in enumerate(heatmaps(classifier, images)):
+                mask = np.asarray(batch["mask"][i]) > 0
+                ids = {name: str(batch[name][i]) for name in ("patient_id", "slice_index", "institution")}
+                lines.append({**ids, **_compared(images[i], heatmap, mask)})
+            progress.update(len(images))
+
+    with_map = [line for line in lines if line["agreement"] != ""]
+    if not with_map:
+        raise BthubError(
+            f"{folder.id} sees no evidence for a tumor on any slice of {split}: there is nothing to measure"
+        )
+    column = {name: np.array([float(line[name]) for line in with_map]) for name in ("agreement", *_CHANCE.values())}
+    name = Path(data).name if Path(data).exists() else str(data)
+    patients = [line["patient_id"] for line in with_map]
+    entry = {
+        "samples": len(with_map),
+        "groups": len(set(patients)),
+        "empty_maps": len(lines) - len(with_map),
+        "agreement": metrics.centre(column["agreement"], patients),
+        "chance": {of: float(column[share].mean()) for of, share in _CHANCE.items()},
+        "layer": _name_of(last_convolutional_stage(classifier.model), classifier.model),
+        "dataset": {"name": name, **describe_rows(slices)},
+        "weights": folder.revision,
+        "command": f"bthub explain {folder.id} --data {name} --split {split}"
+        + (f" --protocol {protocol}" if protocol != own_protocol else ""),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    (folder.path / PREDICTIONS).mkdir(exist_ok=True)
+    write_rows(folder.path / PREDICTIONS / f"{protocol}-{split}-gradcam.csv", lines)
+    write_json(folder.path / GRADCAM, {**folder.gradcam, f"{protocol}/{split}": entry})
+    return entry
+
+
+def summary(entry: dict) -> str:
+    """An entry of `gradcam.json` in a line."""
+    found, chance = entry["agreement"]["mean"], entry["chance"]
+    ends = "" if found["low"] is None else f" ({found['low']:.3f} to {found['high']:.3f})"
+    return (
+        f"{found['value']:.3f}{ends} of the heat lies on the tumor; by chance {chance['picture']:.3f} of the picture, "
+        f"{chance['head']:.3f} of the head; {entry['samples']} slices of {entry['groups']} patients, "
+        f"{entry['empty_maps']} without a map"
+    )
+
+
+_CHANCE = {"picture": "picture_share", "head": "head_share"}
+
+
+def _compared(image: Image.Image, heatmap: np.ndarray, mask: np.ndarray) -> dict[str, str]:
+    """The figures of a slice as a row of the file; `agreement` is empty where the map is."""
+    found, share = agreement(heatmap, mask), float(mask.mean())
+    head = float(head_mask(np.asarray(image)).mean())
+    # Where no head stands out, the whole picture is taken for it.
+    of_head = min(1.0, share / head) if head else share
+    return {
+        "tumor_px": str(int(mask.sum())),
+        "agreement": "" if found is None else repr(found),
+        "picture_share": repr(share),
+        "head_share": repr(of_head),
+    }
+
+
+def _name_of(layer: nn.Module, model: nn.Module) -> str:
+    return next(name for name, module in model.named_modules() if module is layer)
 
 
 def last_convolutional_stage(model: nn.Module) -> nn.Module:

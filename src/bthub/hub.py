@@ -27,6 +27,7 @@ from bthub.run_folder import (
     DATASET,
     DEFAULTS,
     FIGURES,
+    GRADCAM,
     HISTORY,
     LR_FINDER,
     METRICS,
@@ -43,7 +44,7 @@ from bthub.run_folder import (
     hub_id,
 )
 
-RUN_FILES = (WEIGHTS, CONFIG, PREPROCESSOR, CALIBRATION, TRAINING, SPLIT, HISTORY, LR_FINDER, METRICS, COST)
+RUN_FILES = (WEIGHTS, CONFIG, PREPROCESSOR, CALIBRATION, TRAINING, SPLIT, HISTORY, LR_FINDER, METRICS, GRADCAM, COST)
 RUN_FILES += (f"{PREDICTIONS}/*.csv", f"{FIGURES}/*.png", "*.py")  # the .py files are its remote code
 DATASET_FILES = (CARD, "data/**/*.parquet")
 PACKAGE_FILES = ("**/*.py", "**/*.csv", "**/*.md", "**/*.j2", "**/*.yaml")

@@ -10,7 +10,8 @@
         lr_finder.csv             one row a step of the learning-rate finder, where the recipe asks for it
         calibration.json          what was fitted on validation: temperature and thresholds
         metrics.json              `bthub evaluate`: one entry a protocol and split
-        predictions/              `bthub evaluate`: one row an image
+        predictions/              `bthub evaluate` and `bthub explain`: one row an image
+        gradcam.json              `bthub explain`: how much of a detector's Grad-CAM lies on the tumor
         cost.json                 `bthub cost`: parameters, multiply-adds, size, time
         figures/                  `bthub evaluate` and `bthub card`: what the card shows
         README.md                 `bthub card`: rendered from the files above
@@ -23,6 +24,7 @@ import csv
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +40,7 @@ HISTORY = "history.csv"
 LR_FINDER = "lr_finder.csv"
 CALIBRATION = "calibration.json"
 METRICS = "metrics.json"
+GRADCAM = "gradcam.json"
 COST = "cost.json"
 PREDICTIONS = "predictions"
 FIGURES = "figures"
@@ -93,6 +96,16 @@ def write_json(path: Path, content: dict) -> None:
     """Write JSON so that a reader sees the old file or the new one, never half of one."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    temporary.replace(path)
+
+
+def write_rows(path: Path, rows: Sequence[dict]) -> None:
+    """Write a CSV file with a header, in the same way."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
     temporary.replace(path)
 
 
@@ -154,6 +167,11 @@ class RunFolder:
     @cached_property
     def metrics(self) -> dict:
         return self._json(METRICS)
+
+    @cached_property
+    def gradcam(self) -> dict:
+        """The entries of `bthub explain`; none where it wasn't run."""
+        return self._json(GRADCAM) if (self.path / GRADCAM).is_file() else {}
 
     @cached_property
     def cost(self) -> dict:

@@ -22,7 +22,7 @@ from torch import nn
 from bthub.data.identity import describe_rows
 from bthub.errors import BthubError
 from bthub.models.classifier import create_classifier
-from bthub.run_folder import CHECKPOINT, HISTORY, SPLIT, TRAINING, WEIGHTS, RunFolder, write_json
+from bthub.run_folder import CHECKPOINT, HISTORY, SPLIT, TRAINING, WEIGHTS, RunFolder, write_json, write_rows
 
 BEST = "best.safetensors"
 LAST = "last"
@@ -253,16 +253,6 @@ def load_best(model: nn.Module, output: Path) -> None:
 
 def write_history(output: Path, history: list[dict]) -> None:
     write_rows(output / HISTORY, history)
-
-
-def write_rows(path: Path, rows: list[dict]) -> None:
-    """Write a CSV file with a header; a reader sees the old file or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    temporary.replace(path)
 
 
 def write_records(
