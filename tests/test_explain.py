@@ -1,16 +1,21 @@
 """Grad-CAM on small untrained models, whose geometry can be checked, and on the shipped detector."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from records import complete_run
+from safetensors.torch import load_file, save_file
 
-from bthub import explain
+from bthub import explain, hub
+from bthub.cli import main
+from bthub.data import load_split
 from bthub.errors import BthubError
 from bthub.models.classifier import Classifier, create_classifier, eval_transform, load_classifier, preprocessing
-from bthub.run_folder import RunFolder
+from bthub.run_folder import CONFIG, GRADCAM, PREDICTIONS, SPLIT, WEIGHTS, RunFolder, write_json, write_rows
 
 SIDE = 64
 
@@ -111,3 +116,85 @@ def test_the_shipped_detector_looks_at_tumors(shipped_runs: tuple[Path, Path], k
     (heatmap,) = explain.heatmaps(classifier, [image])
     # Twice what a map would score that looked everywhere alike.
     assert explain.agreement(heatmap, mask) > 2 * mask.mean()
+
+
+# -- over a split
+
+
+@pytest.fixture
+def detector(tiny_runs: tuple[Path, Path], tiny_lgg: Path, tmp_path: Path) -> Path:
+    return complete_run(tiny_runs[0], tmp_path / "tiny-detector", tiny_lgg)
+
+
+def boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Maps with a known answer: the left half of every picture, but nothing on the first of a batch of several."""
+
+    def heatmaps(classifier: Classifier, images: list[Image.Image]) -> list[np.ndarray]:
+        maps = []
+        for image in images:
+            heatmap = np.zeros((image.height, image.width), np.float32)
+            heatmap[:, : image.width // 2] = 1
+            maps.append(heatmap)
+        if len(maps) > 1:
+            maps[0][:] = 0
+        return maps
+
+    monkeypatch.setattr(explain, "heatmaps", heatmaps)
+
+
+def test_a_split_is_measured_slice_by_slice(detector: Path, tiny_lgg: Path, monkeypatch: pytest.MonkeyPatch):
+    boxes(monkeypatch)
+    rows = load_split(tiny_lgg, "test")
+    masks = [np.asarray(row["mask"]) > 0 for row in rows if row["tumor_pixels"]]
+    assert len(masks) >= 3
+    entry = explain.explain(detector, tiny_lgg, "test", batch_size=len(masks) - 1)
+
+    assert entry == RunFolder.open(detector).gradcam["patient/test"] and GRADCAM in hub.RUN_FILES
+    shares = [mask[:, : mask.shape[1] // 2].sum() / (mask.size / 2) for mask in masks]
+    lines = RunFolder.open(detector).rows(f"{PREDICTIONS}/patient-test-gradcam.csv")
+    assert [line["agreement"] for line in lines][0] == ""
+    assert [float(line["agreement"]) for line in lines[1:]] == pytest.approx(shares[1:])
+    assert [float(line["picture_share"]) for line in lines] == pytest.approx([mask.mean() for mask in masks])
+    assert all(float(line["picture_share"]) < float(line["head_share"]) < 1 for line in lines)
+    assert (entry["samples"], entry["groups"], entry["empty_maps"]) == (len(masks) - 1, 1, 1)
+    assert entry["agreement"]["mean"] == {"value": pytest.approx(np.mean(shares[1:])), "low": None, "high": None}
+    assert entry["agreement"]["median"]["value"] == pytest.approx(np.median(shares[1:]))
+    assert entry["chance"]["picture"] == pytest.approx(np.mean([mask.mean() for mask in masks[1:]]))
+    assert entry["layer"] == "layer4" and entry["weights"] == RunFolder.open(detector).revision
+    assert entry["command"] == "bthub explain tiny-detector --data lgg --split test"
+    assert f"{np.mean(shares[1:]):.3f} of the heat" in explain.summary(entry)
+
+
+def test_real_maps_over_a_split_by_the_command(
+    detector: Path, tiny_lgg: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    # The heat of an untrained model may speak for one class alone: what speaks for a tumor is made sure of.
+    weights = load_file(detector / WEIGHTS)
+    weights["fc.weight"] = torch.stack([-weights["fc.weight"][0].abs(), weights["fc.weight"][0].abs()])
+    save_file(weights, detector / WEIGHTS, metadata={"format": "pt"})
+    assert main(["explain", str(detector), "--data", str(tiny_lgg), "--split", "validation"]) == 0
+    assert main(["explain", str(detector), "--data", str(tiny_lgg), "--split", "test", "--batch-size", "1"]) == 0
+    assert "of the heat lies on the tumor" in capsys.readouterr().out
+    assert set(RunFolder.open(detector).gradcam) == {"patient/validation", "patient/test"}
+    classifier = load_classifier(RunFolder.open(detector))
+    slices = [row for row in load_split(tiny_lgg, "test") if row["tumor_pixels"]]
+    maps = explain.heatmaps(classifier, [row["image"].convert("RGB") for row in slices])
+    expected = [explain.agreement(m, np.asarray(row["mask"]) > 0) for m, row in zip(maps, slices, strict=True)]
+    lines = RunFolder.open(detector).rows(f"{PREDICTIONS}/patient-test-gradcam.csv")
+    assert [float(line["agreement"]) for line in lines] == pytest.approx(expected, rel=1e-3)
+
+
+def test_what_is_no_detector_of_slices_is_refused(tiny_runs, detector: Path, tiny_lgg: Path, tmp_path: Path):
+    localizer = complete_run(tiny_runs[1], tmp_path / "tiny-localizer", tiny_lgg)
+    with pytest.raises(BthubError, match="tiny-localizer knows outlines: bthub explain measures detectors"):
+        explain.explain(localizer, tiny_lgg, "test")
+    with pytest.raises(BthubError, match="was trained on .* images of split test"):
+        rows = RunFolder.open(detector).rows(SPLIT)
+        tested = [{**row, "split": "train"} for row in load_split(tiny_lgg, "test").select_columns(list(rows[0])[:2])]
+        write_rows(detector / SPLIT, rows + tested)
+        explain.explain(detector, tiny_lgg, "test")
+    config = json.loads((detector / CONFIG).read_text())
+    write_json(detector / CONFIG, {**config, "label_names": ["no", "yes"]})
+    with pytest.raises(BthubError, match="tiny-detector knows no, yes"):
+        explain.explain(detector, tiny_lgg, "test")
+    assert not (detector / GRADCAM).exists()

@@ -280,6 +280,18 @@ def test_intervals_are_seeded():
     assert detect(y, p, seed=1)["metrics"]["roc_auc"] != detect(y, p, seed=2)["metrics"]["roc_auc"]
 
 
+def test_mean_and_median_resample_patients():
+    values = np.array([0.0, 0.0, 0.0, 1.0])
+    found = metrics.centre(values, ["a", "a", "a", "b"])
+    # Of two patients, either may be drawn twice: nothing, or everything.
+    assert found["mean"] == {"value": 0.25, "low": 0, "high": 1}
+    assert found["median"] == {"value": 0, "low": 0, "high": 1}
+    assert metrics.centre(values)["mean"]["high"] < 1
+    assert metrics.centre(values, ["a"] * 4)["mean"] == {"value": 0.25, "low": None, "high": None}
+    with pytest.raises(ValueError, match="no values"):
+        metrics.centre([])
+
+
 def test_one_patient_has_values_but_no_intervals():
     y, p = random_binary(4, n=30)
     result = detect(y, p, groups=["same"] * 30)
