@@ -46,6 +46,8 @@ def complete_run(source: Path, target: Path, data: Path) -> Path:
             "expected_calibration_error": {"before": 0.1875, "after": 0.0625},
             "threshold": 0.4375,
             "criterion": "balanced accuracy",
+            "review_band": [0.1875, 0.8125],
+            "review_error": 0.01,
         }
     write_json(target / CALIBRATION, validation | fitted)
     cost.write(target)

@@ -1,4 +1,4 @@
-"""The command line: `bthub data build|info`, `evaluate`, `compare`, `card`, `publish`, `predict`, `bench`."""
+"""The command line: `bthub data`, `evaluate`, `calibrate`, `compare`, `card`, `publish`, `predict`, `bench`."""
 
 import argparse
 import sys
@@ -33,6 +33,14 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     entry = evaluate(args.run_folder, args.data, args.split, protocol=args.protocol, batch_size=args.batch_size)
     print(summary(entry))
+
+
+def _calibrate(args: argparse.Namespace) -> None:
+    from bthub.training.calibration import add_review_band
+
+    for run in args.runs:
+        (low, high), error = add_review_band(run).values()
+        print(f"{run}: a person looks from {low:.4f} to below {high:.4f}, for at most {error:.0%} errors outside")
 
 
 def _cost(args: argparse.Namespace) -> None:
@@ -153,6 +161,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--protocol", help="patient or slice; default: the one that the run was trained under")
     evaluate.add_argument("--batch-size", type=int, default=16)
     evaluate.set_defaults(run=_evaluate)
+
+    calibrate = commands.add_parser(
+        "calibrate", help="add the review band to detectors that lack it, from their predictions on validation"
+    )
+    calibrate.add_argument("runs", metavar="run", type=Path, nargs="+")
+    calibrate.set_defaults(run=_calibrate)
 
     cost = commands.add_parser("cost", help="count and time the networks of runs; the machine should be idle")
     cost.add_argument("runs", metavar="run", type=Path, nargs="+")

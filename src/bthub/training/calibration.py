@@ -1,31 +1,37 @@
 """The last step of training: what is fitted on the validation split, and on nothing else."""
 
+from pathlib import Path
+
 import numpy as np
 from datasets import Dataset as Rows
 from tqdm import tqdm
 
-from bthub import metrics
+from bthub import compare, metrics
+from bthub.errors import BthubError
 from bthub.models.classifier import Classifier
 from bthub.models.localizer import Localizer
 from bthub.models.resunet import clean_mask
+from bthub.run_folder import CALIBRATION, write_json
 
 BATCH = 16
 THRESHOLDS = np.round(np.arange(0.05, 0.96, 0.05), 2)
 # A mask below this share of its image is taken as nothing found: 0 to 65 pixels of 256 x 256.
 MIN_AREA_SHARES = [0.0, 0.0001, 0.0002, 0.0005, 0.001]
 TOLERANCE = 0.001
+REVIEW_ERROR = 0.01
+"""Share of the tumor and of the healthy images that may lie on the wrong side outside the review band."""
 
 
 def calibrate_classifier(classifier: Classifier, rows: Rows) -> dict:
-    """Fit a temperature, and for a detector the threshold of the calibrated tumor probability.
+    """Fit a temperature, and for a detector the threshold and the review band of the calibrated tumor probability.
 
     Args:
         classifier: with temperature 1, so that its probabilities are those of the plain logits.
         rows: the validation split.
 
     Returns:
-        `temperature`; `threshold`, best in balanced accuracy (None unless there are exactly two classes, one of
-        them tumor); the expected calibration error before and after.
+        `temperature`; `threshold`, best in balanced accuracy, and `review_band`, see `metrics.review_band` (both None
+        unless there are exactly two classes, one of them tumor); the expected calibration error before and after.
     """
     labels = np.array(rows["label"][:])
     plain = np.concatenate([classifier.predict(images) for images in _batches(rows)])  # (N, classes)
@@ -34,7 +40,11 @@ def calibrate_classifier(classifier: Classifier, rows: Rows) -> dict:
     temperature = metrics.fit_temperature(logits, labels)
     scaled = np.exp(logits / temperature)
     scaled /= scaled.sum(axis=1, keepdims=True)
-    detector = len(classifier.labels) == 2 and "tumor" in classifier.labels
+    threshold = band = None
+    if len(classifier.labels) == 2 and "tumor" in classifier.labels:
+        tumor, p_tumor = labels == classifier.tumor_index, scaled[:, classifier.tumor_index]
+        threshold = metrics.choose_threshold(tumor, p_tumor)
+        band = review_band(tumor, p_tumor, threshold)
     return {
         "split": "validation",
         "samples": len(labels),
@@ -43,11 +53,47 @@ def calibrate_classifier(classifier: Classifier, rows: Rows) -> dict:
             "before": metrics.expected_calibration_error(labels, plain),
             "after": metrics.expected_calibration_error(labels, scaled),
         },
-        "threshold": metrics.choose_threshold(labels == classifier.tumor_index, scaled[:, classifier.tumor_index])
-        if detector
-        else None,
-        "criterion": "balanced accuracy" if detector else None,
+        "threshold": threshold,
+        "criterion": None if threshold is None else "balanced accuracy",
+        **(band or {"review_band": None, "review_error": None}),
     }
+
+
+def review_band(tumor: np.ndarray, p_tumor: np.ndarray, threshold: float) -> dict:
+    """What `calibration.json` says of the review band: its ends, and the share of errors it was made for."""
+    return {
+        "review_band": list(metrics.review_band(tumor, p_tumor, threshold, REVIEW_ERROR)),
+        "review_error": REVIEW_ERROR,
+    }
+
+
+def add_review_band(path: str | Path) -> dict:
+    """Add the review band to a detector that was trained before there was one, from its own validation predictions.
+
+    Args:
+        path: a local run folder, measured on validation; its weights may be missing. Nothing else in it changes.
+
+    Returns:
+        What was added: `review_band` and `review_error`.
+
+    Raises:
+        BthubError: the run isn't a local detector, or its predictions on validation are missing or of other weights.
+    """
+    if not Path(path).is_dir():
+        raise BthubError(f"{path} isn't a local folder: download the run first, the band is written into it")
+    run = compare.open_run(path)
+    if not isinstance(run.calibration.get("threshold"), float):
+        raise BthubError(
+            f"{run.id}: {CALIBRATION} has no threshold, so it isn't a detector, and only those have a band"
+        )
+    own = (compare.trained_on(run)[0], "validation")
+    found = next((e for e in compare.evaluations(run) if (e.protocol, e.split) == own), None)
+    if found is None:
+        raise BthubError(f"{run.id} was not measured on validation: run bthub evaluate {path} --split validation first")
+    scores = compare.detector_scores(run, found)
+    band = review_band(scores.is_tumor, scores.p_tumor, run.calibration["threshold"])
+    write_json(run.path / CALIBRATION, run.calibration | band)
+    return band
 
 
 def choose_operating_point(localizer: Localizer, rows: Rows) -> dict:
