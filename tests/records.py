@@ -23,7 +23,10 @@ class Config:
 
 
 def complete_run(source: Path, target: Path, data: Path) -> Path:
-    """Copy an untrained run to `target`, as if it had been trained for two epochs on `data`."""
+    """Copy an untrained run to `target`, as if it had been trained for two epochs on `data`.
+
+    A classifier that doesn't tell no_tumor from tumor has no threshold.
+    """
     shutil.copytree(source, target)
     progress = run.Progress()
     progress.record({"train_loss": 0.75, "validation_loss": 0.625, "validation_score": 0.5}, 0.5)
@@ -49,6 +52,8 @@ def complete_run(source: Path, target: Path, data: Path) -> Path:
             "review_band": [0.1875, 0.8125],
             "review_error": 0.01,
         }
+        if "tumor" not in RunFolder.open(target).config["label_names"]:
+            fitted |= {"threshold": None, "criterion": None, "review_band": None, "review_error": None}
     write_json(target / CALIBRATION, validation | fitted)
     cost.write(target)
     return target

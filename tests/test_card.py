@@ -1,23 +1,28 @@
 """The model card says what the run folder's files say, and fails where they don't."""
 
+import itertools
 import json
 import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from huggingface_hub import ModelCard
+from PIL import Image
 from records import complete_run
 from safetensors.torch import load_file
 
-from bthub import card, figures
+from bthub import card, figures, hub
+from bthub.data.build import build
 from bthub.errors import BthubError
 from bthub.evaluate import evaluate
-from bthub.models.classifier import create_classifier
+from bthub.models.classifier import create_classifier, save_classifier
 from bthub.run_folder import (
     CALIBRATION,
     CARD,
     CONFIG,
+    GRADCAM,
     HISTORY,
     METRICS,
     PREPROCESSOR,
@@ -179,6 +184,23 @@ def test_initial_weights(detector):
     assert row(card.render(detector), "initial weights") == ["random"]
     change(detector / TRAINING, lambda content: content["config"].update(encoder_from="somewhere/resunet-x"))
     assert row(card.render(detector), "initial weights") == ["the encoder of `resunet-x`"]
+    assert ModelCard(card.render(detector)).data.base_model == "bthub/resunet-x"
+    start = {"encoder_from": None, "weights_from": "runs/resnet-x"}
+    change(detector / TRAINING, lambda content: content["config"].update(start))
+    assert row(card.render(detector), "initial weights") == ["`resnet-x`"]
+    assert ModelCard(card.render(detector)).data.base_model == "bthub/resnet-x"
+    # A file is nothing that a Hub id can be made of.
+    for file, words in (
+        ("data/imagenet-vgg16.safetensors", "ImageNet, `imagenet-vgg16.safetensors` of train/imagenet.py"),
+        ("data/mine.safetensors", "`mine.safetensors`"),
+    ):
+        for key, part in (("weights_from", ""), ("encoder_from", "the encoder of ")):
+            start = {"encoder_from": None, "weights_from": None, key: file}
+            change(detector / TRAINING, lambda content, start=start: content["config"].update(start))
+            text = card.render(detector)
+            assert row(text, "initial weights") == [words if words.startswith("ImageNet") else part + words]
+            assert ModelCard(text).data.base_model is None
+    change(detector / TRAINING, lambda content: content["config"].update(weights_from=None))
     change(detector / TRAINING, lambda content: content["config"].update(pretrained=True, encoder_from=None))
     assert row(card.render(detector), "initial weights") == ["ImageNet, from timm"]
 
@@ -295,7 +317,151 @@ def test_best_epoch_must_be_in_the_history(detector):
         card.render(detector)
 
 
-def test_data_of_unknown_terms_are_refused(detector):
-    (detector / SPLIT).write_text("file,split\nyes/1.png,train\n")
-    with pytest.raises(BthubError, match="has no patient_id"):
+# Image-folder sets
+
+
+LAYOUTS = {
+    "4class": ["glioma_tumor", "meningioma_tumor", "no_tumor", "pituitary_tumor"],
+    "253": ["no", "yes"],
+    "mine": ["left", "right", "both"],
+}
+
+
+@pytest.fixture(scope="module")
+def image_runs(tmp_path_factory) -> dict[str, Path]:
+    """An untrained classifier a set, on folders of noise; the second set has no test split, as the paper's hasn't."""
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    found = {}
+    for name, classes in LAYOUTS.items():
+        for label, i in itertools.product(classes, range(8)):
+            (folder / name / label).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (24, 32), dtype=np.uint8)).save(folder / name / label / f"{i}.png")
+        data = folder / f"{name}-built"
+        build(folder / name, data, **({"validation": 0.2, "test": 0} if name == "253" else {}))
+        (folder / f"{name}-source").mkdir()
+        model = create_classifier("resnet10t", len(classes))
+        save_classifier(folder / f"{name}-source", model, "resnet10t", sorted(classes), 64, 1.25)
+        found[name] = complete_run(folder / f"{name}-source", folder / f"resnet10t-{name}", data)
+        for split in ("validation", "test")[: 1 if name == "253" else 2]:
+            evaluate(found[name], data, split)
+        figures.draw(RunFolder.open(found[name]))
+    return found
+
+
+@pytest.fixture(params=LAYOUTS)
+def image_run(request, image_runs, tmp_path) -> Path:
+    return shutil.copytree(image_runs[request.param], tmp_path / image_runs[request.param].name)
+
+
+def test_the_card_of_an_image_set_speaks_of_images(image_run):
+    text = card.render(image_run)
+    content = ModelCard(text)
+    assert ModelCard(str(content)).data.to_dict() == content.data.to_dict()
+    test_nothing_of_the_template_is_left(image_run)
+    classes = read(image_run / CONFIG)["label_names"]
+    prose = text.split("---", 2)[2]
+    assert f"{len(classes)} classes apart" in text and ", ".join(classes) in text
+    # Nothing that is true of LGG alone.
+    for word in ("slice", "LGG", "glioma,", "FLAIR", "TCGA", "institution", "threshold of", "load_pipeline"):
+        assert word not in prose.replace("two-stage", ""), word
+    assert "the most probable class is called" in text
+    entry = read(image_run / METRICS)["default/validation"]
+    validation = text[text.index("### Validation split, protocol default") :]
+    assert f"\n{entry['samples']} images, measured at" in validation
+    assert row(validation, "F1, mean over classes")[0] == f"{entry['metrics']['f1']['value']:.3f}"
+    assert row(validation, "accuracy")[0] == f"{entry['metrics']['accuracy']['value']:.3f}"
+    for label, counts in zip(classes, entry["confusion_matrix"], strict=True):
+        assert row(validation, label) == [str(n) for n in counts]
+    for name in ("train", "validation"):
+        images = sum(line["split"] == name for line in RunFolder.open(image_run).rows(SPLIT))
+        assert row(text, name)[0] == str(images)
+    assert "Nothing is known of the patients" in text and "are too narrow" in text
+    assert not list((image_run / "figures").glob("*gallery*")) and "gallery" not in text
+
+
+def test_the_metadata_of_an_image_set(image_run):
+    data = ModelCard(card.render(image_run)).data
+    assert data.license == "unknown" and data.datasets is None and data.base_model is None
+    assert "lower-grade-glioma" not in data.tags
+    figures_on_test = read(image_run / METRICS).get("default/test")
+    if figures_on_test is None:
+        assert data.eval_results is None and "no result on a test split" in card.render(image_run)
+        return
+    assert "no result on a test split" not in card.render(image_run)
+    title = {"resnet10t-4class": "Brain Tumor Classification (MRI)"}.get(image_run.name, "mine-built")
+    assert {(r.dataset_type, r.dataset_name, r.dataset_config, r.dataset_split) for r in data.eval_results} == {
+        ("imagefolder", title, "default", "test")
+    }
+    shown = {r.metric_type: (r.metric_name, r.metric_value) for r in data.eval_results}
+    assert shown["f1"] == ("F1, mean over classes", round(figures_on_test["metrics"]["f1"]["value"], 4))
+    assert shown["accuracy"][0] == "accuracy"
+
+
+def test_only_a_known_set_is_described_beyond_its_classes(image_runs):
+    four, two, mine = (card.render(image_runs[name]) for name in LAYOUTS)
+    assert "of another origin than its training folder" in four and "of another origin" not in two + mine
+    assert "253 brain MRI images" in two
+    assert "mine-built (built as `mine-built`" in mine and "both, left, right" in mine
+    for text in (four, two, mine):
+        assert "its files state none" in text and "No image of it is shown here" in text
+
+
+def test_terms_of_the_initial_weights_go_on(image_run):
+    change(image_run / TRAINING, lambda content: content["config"].update(encoder_from="runs/resunet50-lgg"))
+    text = card.render(image_run)
+    data = ModelCard(text).data
+    assert data.license == "cc-by-nc-sa-4.0" and data.base_model == "bthub/resunet50-lgg"
+    assert "The initial weights are those of `resunet50-lgg`, derived from data under" in text
+
+
+def test_images_of_unknown_terms_are_not_published(image_run):
+    (image_run / "figures" / "default-validation-gallery.png").write_bytes(b"a picture of the set")
+    files = hub.run_publication(image_run, "bthub").files
+    assert "figures/default-validation.png" in files and not any("gallery" in name for name in files)
+
+
+# Cross-validation, Grad-CAM
+
+
+def test_a_fold_is_named_for_what_it_is(detector):
+    change(detector / TRAINING, lambda content: content.update(protocol="fold-2"))
+    content = read(detector / METRICS)
+    write_json(detector / METRICS, {key.replace("patient/", "fold-2/"): entry for key, entry in content.items()})
+    for file in (*detector.glob("predictions/patient-*"), *detector.glob("figures/patient-*")):
+        file.rename(file.with_name(file.name.replace("patient-", "fold-2-")))
+    text = card.render(detector)
+    assert "Protocol `fold-2`: all slices of a patient are on one side." in text
+    assert "one of the 5 folds" in text and "at random" not in text
+    assert row(text, "test")[0] == str(content["patient/test"]["groups"])
+    assert {r.dataset_config for r in ModelCard(text).data.eval_results} == {"fold-2"}
+
+
+def test_where_it_looks_is_told_where_it_was_measured(detector, tiny_lgg):
+    assert "Grad-CAM" not in card.render(detector)
+    entry = {
+        "samples": 7,
+        "groups": 3,
+        "empty_maps": 2,
+        "agreement": {
+            "mean": {"value": 0.25, "low": 0.125, "high": 0.375},
+            "median": {"value": 0.1875, "low": None, "high": None},
+        },
+        "chance": {"picture": 0.03125, "head": 0.0625},
+        "weights": RunFolder.open(detector).revision,
+        "command": "bthub explain it",
+    }
+    write_json(detector / GRADCAM, {"patient/test": entry})
+    text = card.render(detector)
+    (line,) = (line for line in text.split("\n\n") if "Grad-CAM" in line)
+    for figure in (
+        "0.250 of the heat",
+        "0.125 to 0.375",
+        "median 0.188",
+        "7 tumor slices of 3 patients; 2 more",
+        "0.062",
+    ):
+        assert figure in line.replace("\n", " ")
+    write_json(detector / GRADCAM, {"patient/test": entry | {"weights": "sha256:0"}})
+    with pytest.raises(BthubError, match="measured with the weights sha256:0.*run again bthub explain it"):
         card.render(detector)

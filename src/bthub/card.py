@@ -7,12 +7,14 @@ from collections import Counter
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bthub import figures, metrics
+from bthub.compare import imagenet_file
+from bthub.data.splits import FOLD_PROTOCOLS
 from bthub.errors import BthubError
 from bthub.run_folder import (
     CALIBRATION,
@@ -22,6 +24,7 @@ from bthub.run_folder import (
     COST,
     DATASET,
     FIGURES,
+    GRADCAM,
     HISTORY,
     METRICS,
     PREPROCESSOR,
@@ -34,7 +37,8 @@ from bthub.run_folder import (
     hub_id,
 )
 
-TAGS = ("medical", "mri", "brain-tumor", "lower-grade-glioma", "bthub")
+TAGS = ("medical", "mri", "brain-tumor", "bthub")
+LGG_TITLE, LGG_TAG, LGG_LICENSE = "LGG MRI Segmentation", "lower-grade-glioma", "cc-by-nc-sa-4.0"
 # Metrics of a run's head line, with the names that the Hub knows them by.
 HEADLINE = {
     CLASSIFICATION: {
@@ -55,10 +59,37 @@ HEADLINE = {
 }
 # What is told of tumor slices by the size of the tumor.
 SIZE_METRICS = {CLASSIFICATION: ("recall",), SEGMENTATION: ("dice_tumor_slices", "tumor_slices_missed", "hd95_px")}
+# Of these a classifier without a threshold has the mean over its classes, one against the rest.
+MACRO = ("precision", "recall", "specificity", "f1", "roc_auc", "average_precision")
 # Splits on which nothing was trained, chosen or calibrated: only their figures become metadata.
 UNSEEN = ("test", "benchmark")
 # Saved beside the parameters, but measured by batch normalisation, not learned.
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+class ImageSet(NamedTuple):
+    """What is known of an image-folder set beyond its images."""
+
+    title: str
+    what: str
+    limit: str
+
+
+# By their classes: what a built set is called is up to who built it.
+IMAGE_SETS = {
+    ("glioma_tumor", "meningioma_tumor", "no_tumor", "pituitary_tumor"): ImageSet(
+        "Brain Tumor Classification (MRI)",
+        "brain MRI images of three kinds of tumor and of none, as published on Kaggle with a training and a test "
+        "folder; validation is drawn from the former",
+        "The set's test folder is of another origin than its training folder: it asks more than a part of the "
+        "training folder would.",
+    ),
+    ("no", "yes"): ImageSet(
+        "Brain MRI Images for Brain Tumor Detection",
+        "253 brain MRI images with a tumor (`yes`) or without (`no`), as published on Kaggle, without a split",
+        "The set is tiny: in a split of 50 images each is 2 %.",
+    ),
+}
 
 
 class Record:
@@ -136,17 +167,17 @@ def render(run: str | Path, org: str | None = None) -> str:
         org: the organisation whose repos the card names; by default the project's.
 
     Raises:
-        BthubError: a file or a value is missing, the metrics were measured with other weights, or the run was
-            trained on data whose terms aren't known here.
+        BthubError: a file or a value is missing, or the metrics were measured with other weights.
     """
     folder = RunFolder.open(run)
     name = folder.id.rpartition("/")[2]
     config = Record(folder.config, folder.path / CONFIG)
     training = Record(folder.training, folder.path / TRAINING)
     recipe = training["config"]
-    # only classifiers may start from another run's encoder
-    encoder = recipe.optional("encoder_from") if "encoder_from" in recipe.keys() else None
-    weights_from = recipe.optional("weights_from") if "weights_from" in recipe.keys() else None
+    start, base = _start(recipe)
+    lgg = "patient_id" in _rows(folder, SPLIT)[0]
+    # An image-folder set is split in one way, whatever protocol the recipe names.
+    protocol = training["protocol"] if lgg else "default"
     results = _results(folder)
     body = (
         _environment()
@@ -159,15 +190,19 @@ def render(run: str | Path, org: str | None = None) -> str:
             revision=folder.revision,
             config=config,
             remote_code="auto_map" in folder.config,
-            encoder_from=encoder and Path(encoder).name,
-            weights_from=weights_from and Path(weights_from).name,
+            lgg=lgg,
+            unit="slice" if lgg else "image",
+            images=None if lgg else _image_set(config["label_names"], training["dataset"]["name"]),
+            start=start,
+            base=base,
             preprocessor=_preprocessor(folder.path / PREPROCESSOR) if folder.task == SEGMENTATION else None,
             training=training,
-            protocol=training["protocol"],
+            protocol=protocol,
+            folds=FOLD_PROTOCOLS,
             calibration=Record(folder.calibration, folder.path / CALIBRATION),
             weights=_weights(folder.path / WEIGHTS),
             cost=Record(folder.cost, folder.path / COST),
-            splits=_splits(folder, training["protocol"], results),
+            splits=_splits(folder, protocol, results),
             best_epoch=_best_epoch(folder, training["best"]["epoch"]),
             results=[_result(entry, folder) for entry in results],
             history=_figure(folder, "history", required=True),
@@ -177,7 +212,7 @@ def render(run: str | Path, org: str | None = None) -> str:
             coverage=f"{100 * metrics.COVERAGE:.0f} %",
         )
     )
-    metadata = _metadata(folder, name, config, results, encoder and Path(encoder).name, org)
+    metadata = _metadata(folder, name, config, results, base, lgg, org)
     return f"---\n{metadata.to_yaml()}\n---\n\n{body}"
 
 
@@ -216,30 +251,55 @@ def render_two_stage(detector: RunFolder, localizer: RunFolder, commits: dict[st
         )
     )
     metadata = ModelCardData(
-        license="cc-by-nc-sa-4.0",
+        license=LGG_LICENSE,
         library_name="transformers",
         pipeline_tag=SEGMENTATION,
-        tags=["detect-and-localize", CLASSIFICATION, *TAGS],
+        tags=["detect-and-localize", CLASSIFICATION, *TAGS, LGG_TAG],
         datasets=[hub_id(DATASET, org)],
         base_model=[stage["repo_id"] for stage in stages],
     )
     return f"---\n{metadata.to_yaml()}\n---\n\n{body}"
 
 
+def _start(recipe: Record) -> tuple[str, str | None]:
+    """The initial weights in words, and the name of the run that they are from, if they are a run's."""
+    # An encoder comes last: it is loaded over other weights.
+    for key, part in (("encoder_from", "the encoder of "), ("weights_from", "")):
+        if key in recipe.keys() and (source := recipe.optional(key)):
+            name = Path(source).name
+            if imagenet_file(source):
+                return f"ImageNet, `{name}` of train/imagenet.py", None
+            return f"{part}`{name}`", None if name.endswith(".safetensors") else name
+    return "ImageNet, from timm" if recipe["pretrained"] else "random", None
+
+
+def _image_set(labels: list[str], name: str) -> ImageSet:
+    """What is known of the image-folder set that has these classes."""
+    known = IMAGE_SETS.get(tuple(sorted(labels)))
+    return known or ImageSet(name, f"a set of images in a folder a class: {', '.join(labels)}", "")
+
+
 def _metadata(
-    folder: RunFolder, name: str, config: Record, results: list[Record], encoder: str | None, org: str | None
+    folder: RunFolder,
+    name: str,
+    config: Record,
+    results: list[Record],
+    base: str | None,
+    lgg: bool,
+    org: str | None,
 ) -> ModelCardData:
     """The card's YAML, with the figures on unseen splits as `model-index`."""
     headline = HEADLINE[folder.task]
     evaluations = [
         EvalResult(
             task_type=folder.task,
-            dataset_type=hub_id(DATASET, org),
-            dataset_name="LGG MRI Segmentation",
+            # What isn't on the Hub is called by the name of the loader that reads it.
+            dataset_type=hub_id(DATASET, org) if lgg else "imagefolder",
+            dataset_name=LGG_TITLE if lgg else _image_set(config["label_names"], entry["dataset"]["name"]).title,
             dataset_config=entry["protocol"],
             dataset_split=entry["split"],
             metric_type=metric_type,
-            metric_name=metrics.readable(metric),
+            metric_name=_name(metric, entry),
             metric_value=round(entry["metrics"][metric]["value"], 4),
         )
         for entry in results
@@ -249,12 +309,13 @@ def _metadata(
     ]
     network = config["architecture"] if folder.task == CLASSIFICATION else config["model_type"]
     return ModelCardData(
-        license="cc-by-nc-sa-4.0",
+        # Of the image-folder sets the terms aren't known; those of the initial weights are passed on.
+        license=LGG_LICENSE if lgg or base else "unknown",
         library_name="timm" if folder.task == CLASSIFICATION else "transformers",
         pipeline_tag=folder.task,
-        tags=[folder.task, network, *TAGS],
-        datasets=[hub_id(DATASET, org)],
-        base_model=encoder and hub_id(encoder, org),
+        tags=[folder.task, network, *TAGS, *([LGG_TAG] if lgg else [])],
+        datasets=[hub_id(DATASET, org)] if lgg else None,
+        base_model=base and hub_id(base, org),
         metrics=list(headline.values()),
         model_name=name,
         # an empty list would become a model-index without results, which the Hub refuses
@@ -276,6 +337,12 @@ def _results(folder: RunFolder) -> list[Record]:
         entries.append(record)
     rank = {split: i for i, split in enumerate((*UNSEEN, "validation", "train"))}
     return sorted(entries, key=lambda entry: (entry["protocol"], rank.get(entry["split"], len(rank))))
+
+
+def _name(metric: str, entry: Record) -> str:
+    """A metric's name in a card."""
+    macro = metric in MACRO and "labels" in entry.keys() and entry.optional("threshold") is None
+    return f"{metrics.readable(metric)}, mean over classes" if macro else metrics.readable(metric)
 
 
 def _local_revision(folder: RunFolder) -> str:
@@ -300,7 +367,8 @@ def _result(entry: Record, folder: RunFolder) -> dict:
     shown["figure"] = _figure(folder, name, required=True)
     # where no slice has anything to outline there is no gallery
     shown["gallery"] = _figure(folder, f"{name}-gallery", required=False)
-    shown["metrics"] = [(metrics.readable(name), entry["metrics"][name]) for name in entry["metrics"].keys()]
+    shown["metrics"] = [(_name(name, entry), entry["metrics"][name]) for name in entry["metrics"].keys()]
+    shown["gradcam"] = _gradcam(folder, f"{entry['protocol']}/{entry['split']}")
     if task == CLASSIFICATION:
         shown |= {key: entry[key] for key in ("labels", "confusion_matrix")}
         shown["class_accuracy"] = [(label, entry["class_accuracy"][label]) for label in entry["labels"]]
@@ -332,20 +400,29 @@ def _result(entry: Record, folder: RunFolder) -> dict:
     return shown
 
 
-def _splits(folder: RunFolder, protocol: str, results: list[Record]) -> list[dict]:
-    """Patients and slices of each split: what the run was given, and what it was measured on beyond that."""
-    rows = _rows(folder, SPLIT)
-    if "patient_id" not in rows[0]:
+def _gradcam(folder: RunFolder, key: str) -> Record | None:
+    """What `bthub explain` measured on a split, if it did."""
+    if key not in folder.gradcam:
+        return None
+    found = Record(folder.gradcam[key], folder.path / GRADCAM, f"{key}: ")
+    if found["weights"] != _local_revision(folder):
         raise BthubError(
-            f"{folder.path / SPLIT} has no patient_id: the card knows the terms and the description of LGG MRI "
-            "Segmentation only"
+            f"{folder.path / GRADCAM}: {key} was measured with the weights {found['weights']}, the folder has "
+            f"{_local_revision(folder)}: run again {found['command']}"
         )
-    slices = Counter(row["split"] for row in rows)
-    patients = Counter(split for split, _ in {(row["split"], row["patient_id"]) for row in rows})
-    uses = {"train": "training", "validation": "choosing the epoch, calibration, thresholds"}
-    splits = [{"name": name, "patients": patients[name], "slices": slices[name], "use": uses[name]} for name in slices]
+    return found
+
+
+def _splits(folder: RunFolder, protocol: str, results: list[Record]) -> list[dict]:
+    """Images of each split, and patients where they are named: what the run was given, and measured on beyond that."""
+    rows = _rows(folder, SPLIT)
+    images = Counter(row["split"] for row in rows)
+    patients = Counter(split for split, _ in {(row["split"], row.get("patient_id")) for row in rows})
+    chosen = "choosing the epoch, calibration"
+    uses = {"train": "training", "validation": f"{chosen}, thresholds" if "patient_id" in rows[0] else chosen}
+    splits = [{"name": name, "patients": patients[name], "images": images[name], "use": uses[name]} for name in images]
     return splits + [
-        {"name": e["split"], "patients": e["groups"], "slices": e["samples"], "use": "the results below"}
+        {"name": e["split"], "patients": e["groups"], "images": e["samples"], "use": "the results below"}
         for e in results
         if e["protocol"] == protocol and e["split"] in UNSEEN
     ]

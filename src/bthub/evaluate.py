@@ -215,6 +215,8 @@ def refuse_known_images(folder: RunFolder, rows: Rows, split: str) -> None:
 
 def _gallery(folder: RunFolder, key: str, rows: Rows, predictions: Predictions, device: str) -> None:
     """Draw GALLERY slices, evenly spaced from the one that the run does best to the one that it does worst."""
+    if "patient_id" not in rows.column_names:
+        return  # an image-folder set, whose terms may not let its images be shown with the run
     if folder.task == CLASSIFICATION:
         # Sorted by the probability that the run gave to what is true.
         scores = [float(row[PROBABILITY + row["label"]]) for row in predictions]

@@ -89,6 +89,7 @@ def draw_results(run: RunFolder, key: str) -> None:
 
 def _draw_classifier(figure: Figure, run: RunFolder, key: str) -> None:
     rows, entry = run.predictions(key), run.metrics[key]
+    unit = "slices" if "patient_id" in rows[0] else "images"
     roc, precision_recall, reliability, confusion = figure.subplots(2, 2).ravel()
     for label in entry["labels"]:
         # Two classes have one curve, that of the tumor.
@@ -106,7 +107,7 @@ def _draw_classifier(figure: Figure, run: RunFolder, key: str) -> None:
         axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":")
     roc.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC")
     precision_recall.set(xlabel="recall", ylabel="precision", title="Precision and recall")
-    reliability.set(xlabel="mean probability", ylabel="share of slices", title="Reliability, 10 bins")
+    reliability.set(xlabel="mean probability", ylabel=f"share of {unit}", title="Reliability, 10 bins")
     for axes in (roc, precision_recall, reliability):
         axes.set(xlim=(0, 1), ylim=(0, 1.02))
         axes.legend()
@@ -116,8 +117,13 @@ def _draw_classifier(figure: Figure, run: RunFolder, key: str) -> None:
         dark = count > matrix[i].sum() / 2
         confusion.text(j, i, count, ha="center", va="center", color="white" if dark else "black", fontsize=14)
     ticks = range(len(entry["labels"]))
-    confusion.set_xticks(ticks, entry["labels"])
-    confusion.set_yticks(ticks, entry["labels"], rotation=90, va="center")
+    if len(ticks) == 2:
+        confusion.set_xticks(ticks, entry["labels"])
+        confusion.set_yticks(ticks, entry["labels"], rotation=90, va="center")
+    else:
+        lines = [label.replace("_", "\n") for label in entry["labels"]]
+        confusion.set_xticks(ticks, lines)
+        confusion.set_yticks(ticks, lines)
     confusion.set(xlabel="called", ylabel="reference", title="Confusion matrix")
 
 

@@ -156,6 +156,9 @@ def run_publication(run: Path, org: str) -> Publication:
     for name in (CONFIG, WEIGHTS, CALIBRATION, TRAINING, SPLIT, HISTORY, METRICS):
         if name not in files:
             raise BthubError(f"{folder.path} has no {name}: finish its training and run bthub evaluate, then publish")
+    if "patient_id" not in folder.rows(SPLIT)[0]:
+        # The terms of image-folder sets aren't known: none of their images leaves this machine.
+        files = {path: file for path, file in files.items() if not path.endswith("-gallery.png")}
     files[CARD] = card.render(folder.path, org).encode()
     return Publication("model", hub_id(folder.id, org), files)
 
