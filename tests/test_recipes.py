@@ -14,11 +14,13 @@ import torch
 import yaml
 from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
+from records import complete_run
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import pipeline
 
 from bthub import figures, hub
+from bthub.cli import main
 from bthub.data.build import build
 from bthub.errors import BthubError
 from bthub.models.classifier import (
@@ -29,7 +31,7 @@ from bthub.models.classifier import (
     save_classifier,
 )
 from bthub.models.localizer import load_localizer
-from bthub.run_folder import CONFIG, LR_FINDER, WEIGHTS, RunFolder, write_json
+from bthub.run_folder import CARD, CONFIG, COST, GRADCAM, LR_FINDER, METRICS, WEIGHTS, RunFolder, write_json
 from bthub.training import freezing, lr_finder, run
 from bthub.training.optimization import create_optimizer, create_schedule
 
@@ -111,22 +113,67 @@ def test_every_row_runs_from_end_to_end(name, scripts, data, tmp_path):
 
 
 def test_a_reproduced_row_is_trained_by_its_script(scripts, data, monkeypatch, tmp_path):
-    """`make reproduce` starts the script and then the evaluation; what the script is given, it understands."""
+    """`make reproduce` starts the script and then what measures; what the script is given, it understands."""
     commands = []
     monkeypatch.setattr(scripts["reproduce"], "run", lambda *command: commands.append(command))
+    monkeypatch.setattr(scripts["reproduce"], "measure", lambda *arguments: commands.append(arguments))
     output = tmp_path / "run"
     monkeypatch.setattr(
         sys, "argv", ["reproduce.py", "resnet50-lgg-scratch", "--output", str(output), "--set", "seed=1"]
     )
     scripts["reproduce"].main()
-    training, evaluation = commands
+    training, measuring = commands
     assert training[:3] == ("-m", "accelerate.commands.launch", str(TRAIN / "classifier.py")) and "--resume" in training
     config, args = run.parse_config(scripts["classifier"].Config, "x", training[3:])
     assert (config.architecture, config.encoder_from, config.seed) == ("resnet50", None, 1)
-    assert args.output == output and evaluation[-1] == "test"
+    assert args.output == output and measuring == (ROWS["resnet50-lgg-scratch"], "data/lgg", output)
     monkeypatch.setattr(sys, "argv", ["reproduce.py", "nothing"])
     with pytest.raises(BthubError, match="no row 'nothing'"):
         scripts["reproduce"].main()
+
+
+def test_a_trained_row_is_measured_once(scripts, tiny_runs, tiny_lgg, data, monkeypatch, tmp_path):
+    """Evaluation on both splits, cost, Grad-CAM and card; started again, only what isn't there."""
+    reproduce, commands = scripts["reproduce"], []
+
+    def run(*arguments: str) -> None:
+        commands.append([arguments[2], *(a for a in arguments if a in ("test", "validation", "--copies"))])
+        assert arguments[:2] == ("-m", "bthub.cli") and main(list(arguments[2:])) == 0
+
+    monkeypatch.setattr(reproduce, "run", run)
+    monkeypatch.setattr(reproduce, "SHIPPED_RUNS", tmp_path / "runs")
+    monkeypatch.setattr(reproduce, "CARDS", tmp_path / "model_cards")
+    (tmp_path / "model_cards").mkdir()
+    (tmp_path / "runs").mkdir()
+    output = complete_run(tiny_runs[0], tmp_path / "runs" / "tiny", tiny_lgg)
+    (output / COST).unlink()
+    # An untrained model's maps may be empty; with these weights, whatever it sees speaks for a tumor.
+    weights = load_file(output / WEIGHTS)
+    weights["fc.weight"] = torch.stack([-weights["fc.weight"][0].abs(), weights["fc.weight"][0].abs()])
+    save_file(weights, output / WEIGHTS, metadata={"format": "pt"})
+
+    def again(row: str, data: Path, output: Path) -> list[list[str]]:
+        commands.clear()
+        monkeypatch.setattr(sys, "argv", ["reproduce.py", row, "--data", str(data), "--output", str(output)])
+        reproduce.main()
+        return commands
+
+    everything = [["evaluate", "test"], ["evaluate", "validation"], ["cost"], ["explain", "test"], ["card", "--copies"]]
+    assert again("resnet18-lgg", tiny_lgg, output) == everything
+    assert again("resnet18-lgg", tiny_lgg, output) == []
+    assert (tmp_path / "model_cards" / "tiny.md").is_file() and "Grad-CAM" in (output / CARD).read_text()
+    (output / GRADCAM).unlink()
+    assert again("resnet18-lgg", tiny_lgg, output) == [["explain", "test"], ["card", "--copies"]]
+    content = RunFolder.open(output).metrics
+    write_json(output / METRICS, {"patient/test": content["patient/test"], "patient/validation": {"weights": "old"}})
+    assert again("resnet18-lgg", tiny_lgg, output) == [["evaluate", "validation"], ["card", "--copies"]]
+
+    elsewhere = complete_run(tiny_runs[1], tmp_path / "tiny-localizer", tiny_lgg)
+    assert again("resunet18-lgg", tiny_lgg, elsewhere) == [["evaluate", "test"], ["evaluate", "validation"], ["card"]]
+    (tmp_path / "source").mkdir()
+    save_classifier(tmp_path / "source", create_classifier("resnet10t", 2), "resnet10t", ["no", "yes"], 64, 1.0)
+    pictures = complete_run(tmp_path / "source", tmp_path / "pictures", data["253"])
+    assert again("resnet34-253", data["253"], pictures) == [["evaluate", "validation"], ["card"]]
 
 
 def test_no_configuration_is_left_out():

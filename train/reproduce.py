@@ -1,10 +1,10 @@
-"""Train and evaluate one row of rows.yaml again.
+"""Train one row of rows.yaml again, measure it and write its card.
 
     python train/reproduce.py resnet50-lgg                       # into runs/resnet50-lgg
     python train/reproduce.py vgg16-lgg --set pretrained=true --output runs/vgg16-lgg-imagenet
     python train/reproduce.py --list
 
-Started again after an interruption it goes on from the last checkpoint.
+Started again after an interruption it goes on from the last checkpoint, and does of what follows what isn't there yet.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 
 from bthub.errors import BthubError, report_errors
-from bthub.run_folder import WEIGHTS
+from bthub.run_folder import CARD, COST, GRADCAM, METRICS, SHIPPED_RUNS, WEIGHTS, RunFolder
 
 HERE = Path(__file__).parent
 ROWS = HERE / "rows.yaml"
@@ -25,6 +25,7 @@ ROWS = HERE / "rows.yaml"
 # 253-image set is built 80 / 20, and like its paper's rows has validation only.
 DATA = {"lgg": "data/lgg", "4class": "data/4class", "253": "data/253"}
 SPLIT = {"lgg": "test", "4class": "test", "253": "validation"}
+CARDS = SHIPPED_RUNS.parent / "model_cards"
 
 
 def rows() -> dict[str, dict]:
@@ -63,13 +64,45 @@ def main() -> None:
         return
     if not (output / WEIGHTS).exists():
         train(row, data, output, args.set, "--resume")
-    run("-m", "bthub.cli", "evaluate", str(output), "--data", data, "--split", SPLIT[row["data"]])
+    measure(row, data, output)
 
 
 def train(row: dict, data: str, output: Path, changes: list[str], *flags: str) -> None:
     """Run the row's script."""
     arguments = training_arguments(row, data, output) + [part for change in changes for part in ("--set", change)]
     run("-m", "accelerate.commands.launch", str(HERE / f"{row['script']}.py"), *arguments, *flags)
+
+
+def measure(row: dict, data: str, output: Path) -> None:
+    """Evaluate a trained run, count and time it, look where it looks, and write its card: what isn't done yet."""
+    # The thresholds that the dashboard moves are chosen on validation.
+    for split in dict.fromkeys((SPLIT[row["data"]], "validation")):
+        if not measured(output, METRICS, split):
+            bthub("evaluate", str(output), "--data", data, "--split", split)
+    if not (output / COST).is_file():
+        bthub("cost", str(output))
+    if (row["script"], row["data"]) == ("classifier", "lgg") and not measured(output, GRADCAM, "test"):
+        bthub("explain", str(output), "--data", data, "--split", "test")
+    shipped = output.resolve().parent == SHIPPED_RUNS.resolve()
+    cards = [output / CARD, *([CARDS / f"{output.resolve().name}.md"] if shipped else [])]
+    told = [output / name for name in (METRICS, COST, GRADCAM) if (output / name).is_file()]
+    newest = max(file.stat().st_mtime_ns for file in told)
+    if any(not card.is_file() or card.stat().st_mtime_ns < newest for card in cards):
+        bthub("card", str(output), *(["--copies", str(CARDS)] if shipped else []))
+
+
+def measured(output: Path, name: str, split: str) -> bool:
+    """Whether `metrics.json` or `gradcam.json` has figures of a split, measured with the weights that are there."""
+    if not (output / name).is_file():
+        return False
+    entries = json.loads((output / name).read_text())
+    weights = RunFolder.open(output).revision
+    return any(key.endswith(f"/{split}") and entry["weights"] == weights for key, entry in entries.items())
+
+
+def bthub(*arguments: str) -> None:
+    """Run a command of bthub."""
+    run("-m", "bthub.cli", *arguments)
 
 
 def run(*arguments: str) -> None:
