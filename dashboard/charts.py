@@ -154,8 +154,13 @@ def learning_rates(rows: Rows, names: Sequence[str], used: Rows) -> alt.LayerCha
 
 def by_start(rows: Rows, names: Sequence[str], title: str) -> alt.LayerChart:
     """Each network from different first weights: rows of `network`, `start`, `model`, `value`, `low`, `high`."""
-    data = alt.Chart(pd.DataFrame([{**row, "from": f"{row['network']}, {row['start']}"} for row in rows]))
     order = [f"{row['network']}, {row['start']}" for row in rows]
+    # Two recipes for the same network and start: each has a line.
+    order = [
+        words if order.count(words) == 1 else f"{words} ({row['model']})"
+        for words, row in zip(order, rows, strict=True)
+    ]
+    data = alt.Chart(pd.DataFrame([{**row, "from": words} for words, row in zip(order, rows, strict=True)]))
     y = alt.Y("from:N", title=None, sort=order, axis=alt.Axis(labelLimit=260, grid=True))
     x = alt.X("value:Q", title=title, scale=alt.Scale(zero=False, padding=14))
     colour = _colour(names)

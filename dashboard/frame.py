@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,6 +28,8 @@ HERE = Path(__file__).parent
 DISCLAIMER = "Research software, not a medical device: do not use it to diagnose or treat anyone."
 # Shown first where there is a choice.
 PREFERRED = ("patient", "test")
+# So many models are shown at first: each has room in a chart, and a colour that is told from the others.
+AT_FIRST = 6
 COMMANDS = {
     CLASSIFICATION: "accelerate launch train/classifier.py --config train/configs/resnet18-lgg.yaml --output runs/NAME",
     SEGMENTATION: "accelerate launch train/resunet.py --config train/configs/resunet18-lgg.yaml --output runs/NAME",
@@ -41,11 +44,13 @@ class View:
 
     Attributes:
         runs: the chosen ones, by name.
+        measured: all that have figures for this evaluation, by name.
         every: all that could be read, by name. Their order gives each its colour, chosen or not.
         evaluation: the data set, protocol and split.
     """
 
     runs: dict[str, RunFolder]
+    measured: dict[str, RunFolder]
     every: dict[str, RunFolder]
     evaluation: Evaluation
 
@@ -124,14 +129,19 @@ def collect(runs: dict[str, RunFolder], function: Callable[..., Found], *argumen
 
 def choose(runs: dict[str, RunFolder], problems: list[str]) -> View:
     """The bar under the title: models, data set, protocol and split, all of them in the address."""
-    evaluations: list[Evaluation] = []
-    readable = {}
+    measured: dict[str, list[Evaluation]] = {}
+    ranks: dict[str, int] = {}
     for name, run in runs.items():
         try:
-            evaluations += cached(compare.evaluations, run)
-            readable[name] = run
+            measured[name] = cached(compare.evaluations, run)
         except BthubError as error:
             problems.append(str(error))
+        try:
+            ranks[name] = cached(compare.rank, run)
+        except BthubError:
+            ranks[name] = 3  # with the last; the pages that read its recipe say what is wrong
+    runs = {name: runs[name] for name in sorted(runs, key=ranks.__getitem__)}
+    evaluations = [evaluation for name in runs for evaluation in measured.get(name, [])]
     if not evaluations:
         say(problems)
         st.info(
@@ -141,15 +151,6 @@ def choose(runs: dict[str, RunFolder], problems: list[str]) -> View:
         )
         st.stop()
     columns = st.columns([5, 1.4, 1.6], vertical_alignment="bottom")
-    names = columns[0].multiselect(
-        "Models",
-        list(readable),
-        default=list(readable),
-        key="models",
-        bind="query-params",
-        placeholder="Choose models",
-        help="Each keeps its colour on every page.",
-    )
     data = _first(evaluations, "data")
     if len(data) > 1:
         chosen_data = st.segmented_control(
@@ -164,7 +165,7 @@ def choose(runs: dict[str, RunFolder], problems: list[str]) -> View:
         key="protocol",
         bind="query-params",
         help="patient: all slices of a patient are on one side. slice: they are dealt out at random. "
-        "default: the set names no patients.",
+        "fold: one part of a cross-validation by patient. default: the set names no patients.",
     )
     split = columns[2].selectbox(
         "Split",
@@ -175,18 +176,72 @@ def choose(runs: dict[str, RunFolder], problems: list[str]) -> View:
     )
     say(problems)
     evaluation = Evaluation(chosen_data, protocol, split)
-    measured = [name for name in names if evaluation in cached(compare.evaluations, runs[name])]
-    if others := [name for name in names if name not in measured]:
+    options = [name for name in runs if evaluation in measured.get(name, [])]
+    keep_choice(options)
+    names = columns[0].multiselect(
+        "Models",
+        options,
+        default=at_first({name: runs[name] for name in options}),
+        key="models",
+        bind="query-params",
+        placeholder="Choose models",
+        help=f"Those that were measured on this split, at first {AT_FIRST} of them at most. Each has one colour on "
+        "every page.",
+    )
+    if others := [name for name in runs if name not in options and could_be_measured(runs[name], evaluation)]:
         st.caption(
-            f"Without figures for {evaluation.key} of {chosen_data}, so not in view: {', '.join(others)}. "
-            f"`bthub evaluate RUN --data {chosen_data} --split {split}` measures one that was trained on this protocol."
+            f"Without figures for {evaluation.key} of {chosen_data}: {', '.join(others)}. "
+            f"`bthub evaluate RUN --data {chosen_data} --split {split}` measures them."
         )
-    view = View({name: runs[name] for name in measured}, runs, evaluation)
+    shown, at_hand = ({name: runs[name] for name in some} for some in (names, options))
+    view = View(shown, at_hand, coloured(runs, names), evaluation)
     st.session_state["view"] = view
-    if not measured:
+    if not names:
         st.info("Choose at least one model above.")
         st.stop()
     return view
+
+
+def at_first(runs: dict[str, RunFolder]) -> list[str]:
+    """The names of AT_FIRST runs at most, in the order of the runs, classifiers and localizers in turn."""
+    turns = [[name for name, run in runs.items() if run.task == task] for task in (CLASSIFICATION, SEGMENTATION)]
+    mixed = [name for pair in zip_longest(*turns) for name in pair if name]
+    return mixed[:AT_FIRST]
+
+
+def keep_choice(options: list[str]) -> None:
+    """Where another split has other models, go on with those of the choice that it has, if there are any."""
+    before = st.session_state.get("options")
+    if before is not None and before != options and "models" in st.session_state:
+        kept = [name for name in st.session_state["models"] if name in options]
+        if kept:
+            st.session_state["models"] = kept
+        else:
+            del st.session_state["models"]
+    st.session_state["options"] = options
+
+
+def could_be_measured(run: RunFolder, evaluation: Evaluation) -> bool:
+    """Whether a run was trained on the data and the protocol of an evaluation."""
+    try:
+        return cached(compare.trained_on, run) == (evaluation.protocol, evaluation.data)
+    except BthubError:
+        return False
+
+
+def coloured(runs: dict[str, RunFolder], chosen: Sequence[str]) -> dict[str, RunFolder]:
+    """The runs in an order that gives the chosen ones different colours; the others keep their places if they can."""
+    names, colours = list(runs), len(charts.PALETTE)
+    taken: set[int] = set()
+    for name in chosen:
+        here = names.index(name)
+        if here % colours in taken:
+            free = (i for i, other in enumerate(names) if other not in chosen and i % colours not in taken)
+            there = next(free, here)
+            names[here], names[there] = names[there], names[here]
+            here = there
+        taken.add(here % colours)
+    return {name: runs[name] for name in names}
 
 
 def view() -> View:

@@ -11,7 +11,7 @@ import streamlit as st
 from PIL import Image
 from scipy.ndimage import binary_dilation
 
-from bthub.compare import Evaluation, image_key
+from bthub.compare import HEALTHY, Evaluation, image_key
 
 SHIPPED = Path(__file__).parent / "slices"
 TRUE, DRAWN = (0, 229, 255), (255, 77, 64)
@@ -55,12 +55,11 @@ class BuiltSlices:
         columns = self._rows.column_names
         ids = ("patient_id", "slice_index") if "patient_id" in columns else ("file",)
         # An image-folder set has no masks, so no areas: 1 stands for some tumor.
-        healthy = "no_tumor"
         labels = self._rows.features["label"]
         areas = (
             self._rows["tumor_pixels"]
             if "tumor_pixels" in columns
-            else [int(labels.int2str(label) != healthy) for label in self._rows["label"]]
+            else [int(labels.int2str(label) not in HEALTHY) for label in self._rows["label"]]
         )
         found = [tuple(map(str, values)) for values in zip(*(self._rows[name][:] for name in ids), strict=True)]
         self._index = {key: i for i, key in enumerate(found)}
@@ -74,22 +73,39 @@ class BuiltSlices:
         return np.asarray(row["mask"]) > 0 if "mask" in row else None
 
 
-Slices = ShippedSlices | BuiltSlices
+class NoSlices:
+    """Nothing: of an image-folder set no image comes with the dashboard."""
+
+    all_there = False
+    keys: dict[Key, int] = {}
+
+
+Slices = ShippedSlices | BuiltSlices | NoSlices
 
 
 def slices(evaluation: Evaluation) -> Slices:
-    """The slices at hand: the split of the data set in BTHUB_DATA, else those that ship with the dashboard.
+    """The slices at hand: the split of the data set in BTHUB_DATA if that is of the evaluation's kind (with patients,
+    or image folders), else those that ship with the dashboard; none of image folders do.
 
     Raises:
         BthubError: BTHUB_DATA names no such data set or split.
     """
-    data = os.environ.get("BTHUB_DATA")
-    return _built(data, evaluation.split, evaluation.protocol) if data else _shipped()
+    data, has_patients = os.environ.get("BTHUB_DATA"), evaluation.protocol != "default"
+    if data and _is_lgg(data) == has_patients:
+        return _built(data, evaluation.split, evaluation.protocol)
+    return _shipped() if has_patients else NoSlices()
 
 
 @st.cache_resource(show_spinner=False)
 def _shipped() -> ShippedSlices:
     return ShippedSlices()
+
+
+@st.cache_resource(show_spinner=False)
+def _is_lgg(data: str) -> bool:
+    from bthub.data.built import BuiltDataset
+
+    return BuiltDataset(data).is_lgg
 
 
 @st.cache_resource(show_spinner="Reading the data set")

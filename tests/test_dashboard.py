@@ -16,9 +16,10 @@ from packaging.requirements import Requirement
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
+from bthub import metrics
 from bthub.data.splits import patient_split
 from bthub.result import DISCLAIMER
-from bthub.run_folder import DEFAULTS, METRICS, ORG, hub_id, write_json
+from bthub.run_folder import DEFAULTS, GRADCAM, METRICS, ORG, hub_id, write_json
 
 ROOT = Path(__file__).parents[1]
 DASHBOARD = ROOT / "dashboard"
@@ -280,6 +281,141 @@ def test_quiz_is_played_to_the_end(show: Open):
     # The same number asks for the same slices.
     again = show("quiz", quiz="7")
     assert again.session_state["shown"] == asked[0]
+
+
+# -- many runs
+
+
+def many(shipped_runs: tuple[Path, Path], folder: Path) -> list[Path]:
+    """The shipped pair among copies without weights: other networks, from random weights, a paper's, split by slice."""
+    detector, localizer = shipped_runs
+    made = []
+    for source, name, changes in (
+        (detector, "a-lgg-scratch", {"encoder_from": None}),
+        (detector, "b-lgg", {}),
+        (detector, "c-lgg", {"weights_from": "data/imagenet-vgg16.safetensors", "encoder_from": None}),
+        (detector, "d-lgg", {}),
+        (detector, "e-lgg", {}),
+        (detector, "fastai-resnets-34", {}),
+        (localizer, "f-lgg", {"encoder_from": "runs/x"}),
+        (localizer, "g-lgg", {"encoder_from": "runs/x"}),
+        (detector, "h-lgg-slice", {"protocol": "slice"}),
+    ):
+        target = Path(shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("checkpoint", "logs")))
+        (target / "model.safetensors").unlink()
+        training = json.loads((target / "training.json").read_text())
+        training["protocol"] = changes.get("protocol", "patient")
+        training["config"] |= changes
+        write_json(target / "training.json", training)
+        if "protocol" in changes:
+            content = json.loads((target / METRICS).read_text())
+            write_json(target / METRICS, {key.replace("patient", "slice"): entry for key, entry in content.items()})
+            for file in (target / "predictions").iterdir():
+                file.rename(file.with_name(file.name.replace("patient", "slice")))
+        made.append(target)
+    return [*made[:5], *shipped_runs, *made[5:]]
+
+
+def image_folder_run(source: Path, target: Path) -> Path:
+    """A copy of a detector without weights, as if it told four kinds apart on an image-folder set."""
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("checkpoint", "logs", "predictions", "gradcam.json"))
+    (target / "model.safetensors").unlink()
+    training = json.loads((target / "training.json").read_text())
+    training["dataset"]["name"] = "brain_tumor_4class"
+    for facts in training["dataset"]["splits"].values():
+        del facts["patients"]
+    write_json(target / "training.json", training)
+    labels = ["glioma_tumor", "meningioma_tumor", "no_tumor", "pituitary_tumor"]
+    rng = np.random.default_rng(0)
+    truth, p = rng.integers(0, 4, 60), rng.dirichlet(np.ones(4), 60)
+    lines = [
+        f"test/{labels[y]}/a ({i}).jpg,{labels[y]},{','.join(map(repr, map(float, p[i])))}" for i, y in enumerate(truth)
+    ]
+    (target / "predictions").mkdir()
+    head = f"file,label,{','.join(f'p_{label}' for label in labels)}"
+    (target / "predictions" / "default-test.csv").write_text("\n".join([head, *lines]) + "\n")
+    entry = json.loads((target / METRICS).read_text())["patient/test"]
+    measured = metrics.classification(truth, p, labels, temperature=1.25)
+    entry |= {**measured, "dataset": {"name": "brain_tumor_4class", "rows": 60}, "by_institution": {}}
+    write_json(target / METRICS, {"default/test": entry})
+    return target
+
+
+def test_at_first_the_default_pair_and_then_the_family_are_shown(show: Open, shipped_runs, tmp_path: Path):
+    app = show(runs=many(shipped_runs, tmp_path))
+    chosen = app.multiselect(key="models")
+    assert chosen.value == ["resnet18-lgg", "resunet18-lgg", "b-lgg", "f-lgg", "c-lgg", "g-lgg"]
+    assert chosen.options == [*chosen.value[:2], "b-lgg", "c-lgg", "d-lgg", "e-lgg", *chosen.value[3::2]] + [
+        "a-lgg-scratch",
+        "fastai-resnets-34",
+    ]
+    assert list(table(app)["model"]) == ["resnet18-lgg", "b-lgg", "c-lgg"]
+    chosen.set_value(["e-lgg", "f-lgg"]).run()
+    app.selectbox(key="split").set_value("validation").run()
+    assert app.multiselect(key="models").value == ["e-lgg", "f-lgg"]
+    # Another protocol has other models.
+    app.selectbox(key="protocol").set_value("slice").run()
+    assert app.multiselect(key="models").value == app.multiselect(key="models").options == ["h-lgg-slice"]
+    app.selectbox(key="protocol").set_value("patient").run()
+    assert len(app.multiselect(key="models").value) == 6
+    assert show(runs=many(shipped_runs, tmp_path / "again"), models="d-lgg").multiselect(key="models").value == [
+        "d-lgg"
+    ]
+
+
+def test_a_choice_that_a_split_has_in_part_is_kept_in_part(show: Open, shipped_runs, tmp_path: Path):
+    runs = many(shipped_runs, tmp_path)
+    content = json.loads((runs[1] / METRICS).read_text())
+    write_json(runs[1] / METRICS, {"patient/test": content["patient/test"]})
+    app = show(runs=runs)
+    app.multiselect(key="models").set_value(["b-lgg", "d-lgg"]).run()
+    app.selectbox(key="split").set_value("validation").run()
+    assert app.multiselect(key="models").value == ["d-lgg"]
+    assert "Without figures for patient/validation of lgg: b-lgg." in words(app)
+    app.multiselect(key="models").set_value([]).run()
+    assert app.multiselect(key="models").value == [] and "Choose at least one model" in words(app)
+
+
+@pytest.mark.parametrize("data", ["lgg", "brain_tumor_4class"])
+@pytest.mark.parametrize("page", PAGES)
+def test_image_folder_runs_and_slices_do_not_meet(show: Open, shipped_runs, tmp_path: Path, page: str, data: str):
+    pictures = image_folder_run(shipped_runs[0], tmp_path / "a-4class")
+    app = show(page, [pictures, *shipped_runs], data=data)
+    expected = ["a-4class"] if data == "brain_tumor_4class" else ["resnet18-lgg", "resunet18-lgg"]
+    assert app.multiselect(key="models").value == expected
+    refused = data == "brain_tumor_4class" and page in ("threshold", "quiz")  # they say that no threshold decides
+    assert len(app.warning) == refused
+    if page == "where_it_looks":
+        assert ("Heat map" in words(app)) == (data == "lgg")
+    if page == "papers":
+        assert "a-4class, split by image" in words(app)
+
+
+def test_chosen_models_have_different_colours(shipped_runs):
+    import charts
+    import frame
+
+    names = [f"m{i}" for i in range(30)]
+    runs = dict.fromkeys(names)
+    size = len(charts.PALETTE)
+    assert list(frame.coloured(runs, names[:size])) == names
+    chosen = ["m0", f"m{size}", f"m{2 * size}", "m5"]
+    colours = charts.colours(list(frame.coloured(runs, chosen)))
+    assert set(colours) == set(names) and len({colours[name] for name in chosen}) == 4
+    assert colours["m0"] == charts.PALETTE[0] and colours["m5"] == charts.PALETTE[5]
+    assert set(frame.coloured(runs, names)) == set(names)  # more than there are colours
+
+
+def test_agreement_over_a_split(show: Open, shipped_runs, copy: Path):
+    app = show("where_it_looks")
+    entry = json.loads((shipped_runs[0] / GRADCAM).read_text())["patient/test"]
+    row = table(app, 1).iloc[0]
+    assert row["mean"] == entry["agreement"]["mean"]["value"] and row["head"] == entry["chance"]["head"]
+    assert (row["low"], row["high"]) == (entry["agreement"]["mean"]["low"], entry["agreement"]["mean"]["high"])
+    write_json(copy / GRADCAM, {"patient/test": entry | {"weights": "sha256:0"}})
+    assert "was measured with the weights sha256:0" in words(show("where_it_looks", [copy]))
+    (copy / GRADCAM).unlink()
+    assert "bthub explain RUN --data lgg --split test" in words(show("where_it_looks", [copy]))
 
 
 # -- what ships

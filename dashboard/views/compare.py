@@ -91,12 +91,14 @@ def table(rows: list[dict], metrics: list[str], task: str) -> None:
     )
     direction = [readable(column) for column in metrics if column in compare.LOWER_IS_BETTER]
     evaluation = frame.view().evaluation
+    macro = task == CLASSIFICATION and evaluation.protocol == "default"
     frame.note(
         f"How to read it: each figure with its 95 % interval, which says where it would lie with other patients; ★ "
         f"marks the best of a column (the lowest for {', '.join([*direction, 'costs'])}). "
         f"Where intervals overlap widely, the order may be chance. A click on a column's name sorts, resting on it "
         f"explains. {rows[0]['samples']:,} images of {rows[0]['groups']:,} groups (patients, where the set names "
-        f"them), {evaluation.data}, {evaluation.key}.",
+        f"them), {evaluation.data}, {evaluation.key}."
+        + (" Precision, recall, specificity, F1 and AUC are means over the classes." if macro else ""),
         rows,
         f"compare-{task}.csv",
     )

@@ -120,11 +120,13 @@ def finder() -> None:
 def first_weights() -> None:
     view = frame.view()
     st.subheader("Pretrained against from scratch")
+    st.caption("All runs that were measured on this split, whatever is chosen above.")
     shown = False
     for task, metric in COMPARED_BY.items():
-        figures = frame.collect(view.of(task), compare.row, view.evaluation)
-        known = frame.collect({name: view.runs[name] for name in figures}, compare.trained_on)
-        groups = compare.by_initialisation(view.runs[name] for name in known)
+        runs = {name: run for name, run in view.measured.items() if run.task == task}
+        figures = frame.collect(runs, compare.row, view.evaluation)
+        known = frame.collect({name: runs[name] for name in figures}, compare.trained_on)
+        groups = compare.by_initialisation(runs[name] for name in known)
         rows = [
             {
                 "network": network,
@@ -135,8 +137,8 @@ def first_weights() -> None:
                     for end, key in (("value", metric), ("low", f"{metric}_low"), ("high", f"{metric}_high"))
                 },
             }
-            for network, runs in groups.items()
-            for line in (figures[compare.name(run)] for run in runs)
+            for network, group in groups.items()
+            for line in (figures[compare.name(run)] for run in group)
         ]
         if rows:
             shown = True
@@ -151,7 +153,8 @@ def first_weights() -> None:
             )
     if not shown:
         have = "; ".join(
-            f"{name} started from {start}" for name, start in frame.collect(view.runs, compare.initialisation).items()
+            f"{name} started from {start}"
+            for name, start in frame.collect(view.measured, compare.initialisation).items()
         )
         frame.missing(
             f"It takes two runs of one network that started from different weights. So far: {have}. For one from "

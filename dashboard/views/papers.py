@@ -7,7 +7,12 @@ import streamlit as st
 
 import frame
 from bthub import compare
+from bthub.data.splits import FOLD_PROTOCOLS
 from bthub.run_folder import CLASSIFICATION, RunFolder
+
+SPLIT = {"patient": "split by patient", "slice": "split by slice", "default": "split by image"} | {
+    fold: f"{fold} of {len(FOLD_PROTOCOLS)}, split by patient" for fold in FOLD_PROTOCOLS
+}
 
 
 def main() -> None:
@@ -77,7 +82,7 @@ def measured(row: dict) -> str:
     away = "" if row["difference"] is None else f", {row['difference']:+.3f}"
     return (
         f"<span class=number><b>{row['value']:.4f}</b>{ends}{away}</span> "
-        f"<small>{html.escape(row['model'])}, split by {html.escape(row['protocol'])}</small>"
+        f"<small>{html.escape(row['model'])}, {html.escape(SPLIT.get(row['protocol'], row['protocol']))}</small>"
     )
 
 

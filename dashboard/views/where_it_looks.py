@@ -11,7 +11,7 @@ import models
 import pictures
 from bthub import compare
 from bthub.errors import BthubError
-from bthub.run_folder import SEGMENTATION, RunFolder
+from bthub.run_folder import CLASSIFICATION, SEGMENTATION, RunFolder
 
 
 def main() -> None:
@@ -24,16 +24,19 @@ def main() -> None:
     found = pictures.slices(view.evaluation)
     keys = choose(found)
     if not keys:
+        over_all(view)
         return
-    key = st.selectbox(
+    named = {" ".join(key): key for key in keys}
+    text = st.selectbox(
         "Slice",
-        [" ".join(key) for key in keys],
-        format_func=lambda text: describe(tuple(text.split(" ")), found),
+        list(named),
+        format_func=lambda text: describe(named[text], found),
         key="slice",
         bind="query-params",
         help="Arrow keys go through the list.",
     )
-    show(view, found, tuple(key.split(" ")))
+    show(view, found, named[text])
+    over_all(view)
 
 
 def choose(found: pictures.Slices) -> list[pictures.Key]:
@@ -101,6 +104,54 @@ def show(view: frame.View, found: pictures.Slices, key: pictures.Key) -> None:
         frame.note(caption, rows, "where-it-looks.csv")
     else:
         st.caption(caption)
+
+
+def over_all(view: frame.View) -> None:
+    """The agreement of each chosen detector over all tumor slices of the split, where it was measured."""
+    runs = view.of(CLASSIFICATION)
+    if view.evaluation.protocol == "default" or not runs:
+        return  # without outlines there is nothing to agree with
+    st.subheader("Over all tumor slices of the split")
+    found = frame.collect(runs, compare.gradcam, view.evaluation)
+    rows = [{"model": name, **row} for name, row in found.items() if row is not None]
+    if not rows:
+        frame.missing(
+            "No chosen model was measured yet. It takes the weights and minutes:",
+            f"bthub explain RUN --data {view.evaluation.data} --split {view.evaluation.split}",
+        )
+        return
+    share = {
+        "mean": ("Agreement, mean", "Share of the heat inside the experts' outline, mean over slices."),
+        "low": ("from", "Lower end of the 95 % interval, which resamples patients."),
+        "high": ("to", "Upper end of the interval."),
+        "median": ("Median", "The slice in the middle."),
+        "picture": ("Chance, picture", "What heat spread evenly over the picture would score."),
+        "head": ("Chance, head", "What heat spread evenly over the head would score."),
+    }
+    st.dataframe(
+        pd.DataFrame(rows),
+        hide_index=True,
+        alt="Mean agreement of each classifier over the split: "
+        + "; ".join(f"{row['model']} {frame.percent(row['mean'])}" for row in rows),
+        column_config={
+            "model": st.column_config.TextColumn("Model", pinned=True),
+            **{
+                key: st.column_config.NumberColumn(title, format="percent", help=words)
+                for key, (title, words) in share.items()
+            },
+            "samples": st.column_config.NumberColumn("Slices", help="Tumor slices with a map."),
+            "groups": "Patients",
+            "empty_maps": st.column_config.NumberColumn("No heat", help="Tumor slices where nothing raised the score."),
+        },
+    )
+    lacking = [name for name in runs if name not in {row["model"] for row in rows}]
+    frame.note(
+        "How to read it: agreement well above both chance levels says that the evidence lies at the tumor; agreement "
+        "at the head's says that the map is spread over the head, by its coarse cells or because the model looks "
+        "elsewhere too." + (f" Not measured: {', '.join(lacking)}." if lacking else ""),
+        rows,
+        "agreement.csv",
+    )
 
 
 def drawn(

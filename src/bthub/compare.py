@@ -24,6 +24,8 @@ from bthub.run_folder import (
     CLASSIFICATION,
     CONFIG,
     COST,
+    DEFAULTS,
+    GRADCAM,
     HISTORY,
     METRICS,
     PREDICTIONS,
@@ -39,6 +41,8 @@ LR_FINDER = "lr_finder.csv"
 """The learning-rate range test of a run, where its recipe has one: columns `learning_rate` and `loss`."""
 
 TUMOR = "tumor"
+HEALTHY = ("no_tumor", "no")
+"""What the classes without a tumor are called."""
 PAPERS = Path(__file__).with_name("papers.yaml")
 
 # Rows of a CSV become one of these; a column that the file lacks isn't in it.
@@ -249,6 +253,41 @@ def confusion(run: RunFolder, evaluation: Evaluation) -> tuple[list[str], list[l
         return found["labels"], found["confusion_matrix"]
 
 
+def gradcam(run: RunFolder, evaluation: Evaluation) -> Row | None:
+    """How much of a detector's Grad-CAM lies on the tumor, over a split; None where `bthub explain` wasn't run on it.
+
+    Returns:
+        `mean`, `low`, `high`, `median`, `picture` and `head` (the chance levels), `samples`, `groups`, `empty_maps`.
+    """
+    with _reading(run, GRADCAM):
+        found = run.gradcam.get(evaluation.key)
+        if found is None or _evaluation(evaluation.key, found) != evaluation:
+            return None
+        if run.revision.startswith("sha256:") and found["weights"] != run.revision:
+            raise BthubError(
+                f"{name(run)}: {GRADCAM} of {evaluation.key} was measured with the weights {found['weights']}, the "
+                f"folder has {run.revision}: run again {found['command']}"
+            )
+        mean = found["agreement"]["mean"]
+        return {
+            "mean": mean["value"],
+            "low": mean["low"],
+            "high": mean["high"],
+            "median": found["agreement"]["median"]["value"],
+            **{of: found["chance"][of] for of in ("picture", "head")},
+            **{count: found[count] for count in ("samples", "groups", "empty_maps")},
+        }
+
+
+def rank(run: RunFolder) -> int:
+    """Which runs come first: the default pair, networks from pretrained weights, from random ones, papers' recipes."""
+    if name(run) in DEFAULTS.values():
+        return 0
+    if any(name(run).startswith(f"{paper}-") for paper in papers()):
+        return 3
+    return 2 if initialisation(run) == "random" else 1
+
+
 def costs(run: RunFolder) -> dict[str, float | None]:
     """What a run costs: what `bthub cost` wrote, and what its weights tell by themselves."""
     measured = {}
@@ -399,9 +438,9 @@ def top_losses(found: Scores) -> list[Row]:
 def _kind(label: str, called: str) -> str:
     if label == called:
         return "right"
-    if called == "no_tumor":
+    if called in HEALTHY:
         return "missed"
-    return "false alarm" if label == "no_tumor" else "confused"
+    return "false alarm" if label in HEALTHY else "confused"
 
 
 # -- threshold
@@ -654,7 +693,8 @@ def _differences(one: RunFolder, other: RunFolder) -> list[str]:
         for key in ("encoder_from", "weights_from"):
             source = config.get(key)
             config[key] = source and (Path(source).name if imagenet_file(source) else "another run")
-        config.pop("protocol", None)
+        for key in ("protocol", "workers"):  # how many processes read the images is no matter of the recipe
+            config.pop(key, None)
     return sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
 
 
@@ -693,6 +733,7 @@ def _slice_table() -> list[dict[str, str]]:
 # -- papers
 
 
+@cache
 def papers() -> dict[str, dict]:
     """The five systems and the references: what each reports, from the committed file."""
     return yaml.safe_load(PAPERS.read_text(encoding="utf-8"))
