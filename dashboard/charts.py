@@ -161,7 +161,7 @@ def by_start(rows: Rows, names: Sequence[str], title: str) -> alt.LayerChart:
         for words, row in zip(order, rows, strict=True)
     ]
     data = alt.Chart(pd.DataFrame([{**row, "from": words} for words, row in zip(order, rows, strict=True)]))
-    y = alt.Y("from:N", title=None, sort=order, axis=alt.Axis(labelLimit=260, grid=True))
+    y = alt.Y("from:N", title=None, sort=order, axis=alt.Axis(labelLimit=340, grid=True))
     x = alt.X("value:Q", title=title, scale=alt.Scale(zero=False, padding=14))
     colour = _colour(names)
     bar = data.mark_rule(strokeWidth=3, opacity=0.55).encode(
