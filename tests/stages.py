@@ -4,10 +4,12 @@ The detector's probability grows with the mean brightness of the letterboxed pic
 pixels tumor. Preprocessing and its inverse are the real ones.
 """
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from bthub.models.classifier import Classifier, eval_transform, preprocessing
@@ -46,12 +48,32 @@ class BrightPixels(nn.Module):
         return SimpleNamespace(logits=8 * (pixels[:, :1] - 0.5))
 
 
-def make_pipeline(threshold: float = 0.5, min_area_share: float = 0.0, image_size: int = 256) -> Pipeline:
+class DarkCorners:
+    """An input check: the corners of a slice are dark."""
+
+    def accepts(self, images: Sequence[Image.Image]) -> list[bool]:
+        return [max(image.getpixel((0, 0))) < 10 for image in images]
+
+
+def make_pipeline(
+    threshold: float = 0.5,
+    min_area_share: float = 0.0,
+    image_size: int = 256,
+    review_band: tuple[float, float] | None = None,
+    input_check: DarkCorners | None = None,
+) -> Pipeline:
     detector = Classifier(Brightness(), eval_transform(preprocessing(64)), ["no_tumor", "tumor"], "cpu")
     size = {"height": image_size, "width": image_size}
     processor = ResUNetImageProcessor(size=size, min_area_share=min_area_share)
     localizer = Localizer(BrightPixels(), processor, "cpu")
-    return Pipeline(detector, localizer, threshold=threshold, models=MODELS)
+    return Pipeline(
+        detector,
+        localizer,
+        threshold=threshold,
+        models=MODELS,
+        review_band=review_band,
+        input_check=input_check,
+    )
 
 
 def blob(height: int, width: int, box: tuple[int, int, int, int]) -> np.ndarray:

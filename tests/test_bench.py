@@ -22,7 +22,7 @@ def test_the_table(tmp_path):
     assert f"torch {torch.__version__}, 2 threads" in text
     assert "detector: brightness at 1" in text and "localizer: bright-pixels at 2" in text
     rows = dict(re.findall(r"^(\w+) +([\d.]+ +[\d.]+)$", text, flags=re.MULTILINE))
-    assert list(rows) == ["read", "detect", "localize", "measure", "total"]
+    assert list(rows) == ["read", "check", "detect", "localize", "measure", "total"]
     medians = {stage: float(numbers.split()[0]) for stage, numbers in rows.items()}
     for stage, numbers in rows.items():
         median, p95 = map(float, numbers.split())

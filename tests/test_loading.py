@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
+import skimage
 from hub_server import HubServer
 from records import complete_run
 
@@ -23,6 +24,7 @@ TUMOR, OTHER, HEALTHY = (
     str(REPOSITORY / "space" / "examples" / f"{name}.png")
     for name in ("TCGA_DU_5871_19941206_22", "TCGA_FG_6691_20020405_25", "TCGA_DU_8162_19961029_22")
 )
+CAT = str(Path(skimage.__file__).parent / "data" / "chelsea.png")
 WITHOUT_BTHUB = "import sys; sys.modules['bthub'] = None\n"
 
 
@@ -204,6 +206,25 @@ def test_two_stages_in_one_line(load, expected, published):
         stage: {"id": f"bthub/{name}", "revision": published.commits("model", f"bthub/{name}")[0].oid}
         for stage, name in (("detector", "resnet18-lgg"), ("localizer", "resunet18-lgg"))
     }
+
+
+def test_two_stages_refuse_what_is_no_slice(load, shipped_runs):
+    from bthub import NotASliceError, load_pipeline
+
+    with pytest.raises(NotASliceError) as expected:
+        load_pipeline(*shipped_runs)(CAT)
+    found = load(
+        f"""
+        {WITHOUT_BTHUB}
+        from transformers import pipeline
+        analyze = pipeline(model="bthub/detect-and-localize-lgg", trust_remote_code=True)
+        try:
+            analyze({CAT!r})
+        except Exception as error:
+            answer = [type(error).__name__, str(error), analyze({CAT!r}, check_input=False).width]
+        """
+    )
+    assert found == ["NotASliceError", str(expected.value), 451]
 
 
 def test_bthub_from_the_hub_and_offline_from_the_cache(load, expected, tmp_path, published):

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -19,6 +20,7 @@ import bthub
 from bthub.errors import BthubError
 from bthub.pipeline import load_pipeline
 from bthub.result import Result, head_mask, measure
+from bthub.run_folder import CALIBRATION, write_json
 
 DARK = blob(200, 200, (0, 0, 0, 0)) // 4  # below the gate of the test stages
 
@@ -85,6 +87,40 @@ def test_the_threshold_itself_says_tumor():
     probability = make_pipeline()(image).tumor_probability
     assert make_pipeline(threshold=probability)(image).label == "tumor"
     assert make_pipeline(threshold=np.nextafter(probability, 1))(image).label == "no_tumor"
+
+
+# -- the review band
+
+
+def test_a_probability_in_the_review_band_is_uncertain():
+    image = blob(200, 200, (60, 70, 110, 120))
+    p = make_pipeline()(image).tumor_probability
+    after = float(np.nextafter(p, 2))
+    for band, uncertain in (
+        (None, False),
+        ((p, p), False),
+        ((p, after), True),
+        ((0.0, p), False),
+        ((0.1, 1.0), True),
+        ((after, 1.0), False),
+    ):
+        result = make_pipeline(review_band=band)(image)
+        assert (result.uncertain, result.review_band) == (uncertain, band)
+        data = result.to_dict()
+        assert data["uncertain"] is uncertain
+        assert data["review_band"] == (band and pytest.approx(list(band), abs=1e-6))
+        assert json.loads(json.dumps(data)) == data
+        assert result.label == "tumor"  # the threshold decides as before
+
+
+def test_the_review_band_comes_from_the_detectors_run(tiny_runs, tmp_path):
+    assert load_pipeline(*tiny_runs, device="cpu").review_band is None  # saved before there was one
+    detector = shutil.copytree(tiny_runs[0], tmp_path / "detector")
+    write_json(detector / CALIBRATION, {"threshold": 0.5, "review_band": [0.0, 1.0]})
+    result = load_pipeline(detector, tiny_runs[1], device="cpu")(DARK)
+    assert result.uncertain and result.review_band == (0.0, 1.0)
+    write_json(detector / CALIBRATION, {"threshold": 0.5, "review_band": None})
+    assert not load_pipeline(detector, tiny_runs[1], device="cpu")(DARK).uncertain
 
 
 # -- the geometry
@@ -311,7 +347,7 @@ def test_to_dict_is_json(tiny_pipe, pipe, kaggle):
         assert json.loads(json.dumps(data, allow_nan=False)) == data
         assert data["label"] in ("tumor", "no_tumor") and "not a medical device" in data["disclaimer"]
         assert 0 <= data["tumor_probability"] <= 1
-        assert set(data["milliseconds"]) == {"read", "detect", "localize", "measure", "total"}
+        assert set(data["milliseconds"]) == {"read", "check", "detect", "localize", "measure", "total"}
         stages = {k: v for k, v in data["milliseconds"].items() if k != "total"}
         assert data["milliseconds"]["total"] == pytest.approx(sum(stages.values()), abs=0.01)
         assert stages["read"] > 0 and stages["detect"] > 0

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from stages import blob, make_pipeline
+from stages import DarkCorners, blob, make_pipeline
 
 from bthub import cli
 from bthub.data.images import read_image
@@ -23,7 +23,7 @@ HEALTHY = blob(120, 100, (0, 0, 0, 0)) // 4
 @pytest.fixture(autouse=True)
 def known_stages(monkeypatch):
     """The stages of stages.py in place of the shipped runs; the subprocess tests load real folders."""
-    monkeypatch.setattr("bthub.pipeline.load_pipeline", lambda detector, localizer: make_pipeline())
+    monkeypatch.setattr("bthub.pipeline.load_pipeline", lambda *_, **__: make_pipeline())
 
 
 @pytest.fixture
@@ -52,6 +52,38 @@ def test_human_lines(pictures, capsys):
     assert "% of the head)  box 30,40-60,80" in tumor
     assert deeper.startswith(f"{pictures}/deeper/c.PNG  tumor")
     assert err == ""
+
+
+def test_what_is_uncertain_is_said(pictures, capsys, monkeypatch):
+    monkeypatch.setattr("bthub.pipeline.load_pipeline", lambda *_, **__: make_pipeline(review_band=(0.0, 0.9)))
+    assert predict(pictures / "b_2.tif", pictures / "b_10.tif") == 0
+    healthy, tumor = capsys.readouterr().out.splitlines()
+    assert "  uncertain from 0 to 0.9, a person should look" in healthy and "a person" not in tumor
+    assert predict(pictures / "b_2.tif", "--json") == 0
+    row = json.loads(capsys.readouterr().out)
+    assert row["uncertain"] is True and row["review_band"] == [0.0, 0.9]
+
+
+def test_a_refused_picture_does_not_stop_the_others(pictures, tmp_path, capsys, monkeypatch):
+    asked = []
+
+    def load(detector, localizer, *, check_input):
+        asked.append(check_input)
+        return make_pipeline(input_check=DarkCorners())
+
+    monkeypatch.setattr("bthub.pipeline.load_pipeline", load)
+    Image.fromarray(255 - TUMOR).save(tmp_path / "inverted.png")
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    arguments = (tmp_path / "inverted.png", pictures / "b_2.tif", tmp_path / "bad.png", pictures / "b_10.tif")
+    assert predict(*arguments, "--out", tmp_path / "out") == 1
+    out, err = capsys.readouterr()
+    assert [line.split("  ")[0] for line in out.splitlines()] == [str(arguments[1]), str(arguments[3])]
+    first, second = err.splitlines()
+    assert first.startswith(f"bthub: {tmp_path}/inverted.png: this doesn't look like a slice of a brain MRI")
+    assert "bad.png: is not a picture" in second
+    assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 2
+    assert predict(tmp_path / "inverted.png", "--no-input-check") == 0
+    assert asked == [True, False]
 
 
 def test_json_lines(pictures, capsys):

@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 # Public names are imported when they are first used: torch takes seconds, `bthub --help` must not.
 _HOME = {
     "BthubError": "bthub.errors",
+    "NotASliceError": "bthub.errors",
     "Pipeline": "bthub.two_stage",
     "Result": "bthub.result",
     "load_pipeline": "bthub.pipeline",

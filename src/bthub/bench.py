@@ -14,7 +14,7 @@ from bthub.two_stage import Pipeline
 
 THREADS = 2
 BATCH_SIZES = (1, 8, 16)
-STAGES = ("read", "detect", "localize", "measure", "total")
+STAGES = ("read", "check", "detect", "localize", "measure", "total")
 
 _CLONE = Path(__file__).parents[2]
 _WARM_UP = 3

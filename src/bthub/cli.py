@@ -120,6 +120,7 @@ def _predict(args: argparse.Namespace) -> int:
         always_localize=args.always_localize,
         spacing_mm=args.spacing,
         batch_size=args.batch_size,
+        check_input=args.input_check,
     )
 
 
@@ -230,6 +231,12 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--detector", help="run folder or Hub id; default: the one of this package")
     predict.add_argument("--localizer", help="likewise")
     predict.add_argument("--always-localize", action="store_true", help="outline also where no tumor was detected")
+    predict.add_argument(
+        "--no-input-check",
+        dest="input_check",
+        action="store_false",
+        help="analyze also what doesn't look like a slice of a brain MRI",
+    )
     predict.add_argument("--spacing", type=float, nargs=2, metavar=("ROW_MM", "COL_MM"), help="pixel size, for mm²")
     predict.add_argument("--batch-size", type=int, default=8)
     predict.set_defaults(run=_predict)

@@ -8,6 +8,10 @@ class BthubError(Exception):
     """A problem the user can mend. Its text is one sentence or two: what is wrong, where, and the mend."""
 
 
+class NotASliceError(BthubError):
+    """The input check refuses a picture: it doesn't look like a slice of a brain MRI."""
+
+
 def report_errors(action: Callable[[], int | None]) -> int:
     """Run `action`; turn a `BthubError` into its sentence on stderr and exit code 2."""
     try:

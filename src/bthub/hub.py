@@ -29,6 +29,8 @@ from bthub.run_folder import (
     FIGURES,
     GRADCAM,
     HISTORY,
+    INPUT_CHECK,
+    INPUT_CHECK_WEIGHTS,
     LR_FINDER,
     METRICS,
     ORG,
@@ -45,6 +47,7 @@ from bthub.run_folder import (
 )
 
 RUN_FILES = (WEIGHTS, CONFIG, PREPROCESSOR, CALIBRATION, TRAINING, SPLIT, HISTORY, LR_FINDER, METRICS, GRADCAM, COST)
+RUN_FILES += (INPUT_CHECK, INPUT_CHECK_WEIGHTS)
 RUN_FILES += (f"{PREDICTIONS}/*.csv", f"{FIGURES}/*.png", "*.py")  # the .py files are its remote code
 DATASET_FILES = (CARD, "data/**/*.parquet")
 PACKAGE_FILES = ("**/*.py", "**/*.csv", "**/*.md", "**/*.j2", "**/*.yaml")

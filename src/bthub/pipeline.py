@@ -12,8 +12,9 @@ import torch
 
 from bthub.errors import BthubError
 from bthub.models.classifier import load_classifier
+from bthub.models.input_check import load_input_check
 from bthub.models.localizer import load_localizer
-from bthub.run_folder import CALIBRATION, RunFolder, default_run
+from bthub.run_folder import CALIBRATION, INPUT_CHECK, INPUT_CHECK_WEIGHTS, RunFolder, default_run
 from bthub.two_stage import Pipeline
 
 
@@ -23,6 +24,7 @@ def load_pipeline(
     *,
     revision: str | None = None,
     device: str | None = None,
+    check_input: bool = True,
 ) -> Pipeline:
     """Load the two stages.
 
@@ -31,9 +33,11 @@ def load_pipeline(
             or from the Hub.
         revision: branch, tag or commit on the Hub, the same for both.
         device: a torch device such as `cpu` or `cuda:1`; by default the GPU if there is one.
+        check_input: refuse pictures that don't look like a slice of a brain MRI, where the detector's run has an
+            input check.
 
     Raises:
-        BthubError: a run is missing, incomplete or of the other kind, or the device is not there.
+        BthubError: a run is missing, incomplete, damaged or of the other kind, or the device is not there.
     """
     device = _device(device)
     detector_run = RunFolder.open(default_run("detector") if detector is None else detector, revision)
@@ -42,10 +46,16 @@ def load_pipeline(
     threshold = detector_run.calibration.get("threshold")
     if not isinstance(threshold, (int, float)):
         raise BthubError(f"{detector_run.id}: {CALIBRATION} has no threshold, train the run to its end")
+    band = detector_run.calibration.get("review_band")
+    check_files = [detector_run.path / name for name in (INPUT_CHECK, INPUT_CHECK_WEIGHTS)]
     return Pipeline(
         classifier,
         load_localizer(localizer_run, device),
         threshold=float(threshold),
+        review_band=band and tuple(band),
+        input_check=load_input_check(*check_files, device)
+        if check_input and any(file.is_file() for file in check_files)
+        else None,
         models={
             "detector": {"id": detector_run.id, "revision": detector_run.revision},
             "localizer": {"id": localizer_run.id, "revision": localizer_run.revision},

@@ -6,7 +6,7 @@ import re
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
@@ -33,6 +33,7 @@ def run(
     always_localize: bool = False,
     spacing_mm: tuple[float, float] | None = None,
     batch_size: int = 8,
+    check_input: bool = True,
 ) -> int:
     """Analyze pictures and print a line each, in order. A bad one gets a sentence on stderr, the others go on.
 
@@ -44,30 +45,47 @@ def run(
             lines name those two instead of carrying the mask. Nothing in it is overwritten: an equal stem gets a
             number, and lines are added to the end.
         detector, localizer: run folder or Hub id of each stage.
-        always_localize, spacing_mm, batch_size: as for `Pipeline`.
+        always_localize, spacing_mm, batch_size, check_input: as for `Pipeline`.
 
     Returns:
-        Exit code: 0; 1 if some pictures could not be read; 2 if none could.
+        Exit code: 0; 1 if some pictures could not be read, or were refused by the input check; 2 if all were.
 
     Raises:
         BthubError: a run that cannot be loaded, an argument out of range, or a folder that cannot be written.
     """
     files, failed = _expand(images)
-    taken: deque[tuple[str, float]] = deque()  # names and reading times of what the pipeline has yet to answer
+    answered = 0
+    # Names and milliseconds of what the pipeline has yet to answer.
+    taken: deque[tuple[str, dict[str, float]]] = deque()
 
-    def readable() -> Iterator[np.ndarray]:
+    def fails(error: BthubError) -> None:
         nonlocal failed
+        _complain(error)
+        failed += 1
+        progress.update()
+
+    def readable() -> Iterator[tuple[str, np.ndarray, float]]:
         for file in files:
             start = time.perf_counter()
             try:
                 image = read_image(file)
             except BthubError as error:
-                _complain(error)
-                failed += 1
-                progress.update()
-                continue
-            taken.append((file, (time.perf_counter() - start) * 1000))
-            yield image
+                fails(error)
+            else:
+                yield file, image, _milliseconds(start)
+
+    def accepted(pictures: Iterable[tuple[str, np.ndarray, float]]) -> Iterator[np.ndarray]:
+        for file, image, read_ms in pictures:
+            start = time.perf_counter()
+            try:
+                if check_input:
+                    pipe.check([image], [display_name(file)])
+            except BthubError as error:
+                fails(error)
+            else:
+                check_ms = _milliseconds(start) if check_input and pipe.input_check is not None else 0.0
+                taken.append((file, {"read": read_ms, "check": check_ms}))
+                yield image
 
     with tqdm(total=len(files), unit="slice", disable=len(files) < _MANY) as progress:
         pictures = readable()
@@ -81,16 +99,18 @@ def run(
         from bthub.pipeline import load_pipeline
 
         logging.disable_progress_bar()  # of loading weights: standard error is for what concerns the pictures
-        pipe = load_pipeline(detector, localizer)
+        pipe = load_pipeline(detector, localizer, check_input=check_input)
         results = pipe(
-            chain([first], pictures),
+            accepted(chain([first], pictures)),
             always_localize=always_localize,
             batch_size=batch_size,
             spacing_mm=spacing_mm,
+            check_input=False,  # each was checked by itself, so that the others go on
         )
         for result in results:
-            file, read_ms = taken.popleft()
-            result = _with_read_time(result, read_ms)
+            answered += 1
+            file, known_ms = taken.popleft()
+            result = _with_times(result, known_ms)
             line = json.dumps({"file": file, **result.to_dict()}) if as_json else _describe(file, result)
             try:
                 tqdm.write(line, file=sys.stdout)
@@ -103,14 +123,18 @@ def run(
             if out is not None:
                 _save(out, file, result)
             progress.update()
-    return 1 if failed else 0
+    return 0 if not failed else 1 if answered else 2
 
 
-def _with_read_time(result: Result, read_ms: float) -> Result:
-    """The pipeline is given arrays; what it took to make them from files is known here."""
-    times = {**result.milliseconds, "read": read_ms}
+def _with_times(result: Result, known_ms: dict[str, float]) -> Result:
+    """The pipeline is given checked arrays; what it took to make them from files is known here."""
+    times = {**result.milliseconds, **known_ms}
     del times["total"]
     return replace(result, milliseconds={**times, "total": sum(times.values())})
+
+
+def _milliseconds(start: float) -> float:
+    return (time.perf_counter() - start) * 1000
 
 
 def _complain(error: BthubError) -> None:
@@ -154,6 +178,9 @@ def _describe(file: str, result: Result) -> str:
         "no tumor" if result.label == NO_TUMOR else "tumor",
         f"p={result.tumor_probability:.3f} (threshold {result.threshold:.3g})",
     ]
+    if result.uncertain:
+        low, high = result.review_band
+        parts.append(f"uncertain from {low:.3g} to {high:.3g}, a person should look")
     if result.bbox is not None:
         size = f"area {result.area_px:,} px"
         if result.area_mm2 is not None:

@@ -32,6 +32,9 @@ class Result:
             `threshold`, also if the mask then comes out empty, and also under `always_localize`.
         tumor_probability: calibrated, 0-1.
         threshold: the probability from which the detector says tumor, chosen on validation data.
+        uncertain: whether a person should look, because the probability lies in the review band.
+        review_band: (low, high) around the threshold, uncertain is what lies from `low` to below `high`; fitted on
+            validation data so that outside it few calls are wrong. None where the detector was saved without one.
         mask: bool (H, W), the upright input's own size; all False if no tumor area was found; None if the
             localizer did not run, because the detector saw no tumor.
         contour: one polygon [[x, y], ...] a connected area of the mask, its outer boundary, closed, largest first.
@@ -42,8 +45,8 @@ class Result:
             one slice, see `head_mask`.
         area_mm2: with a known pixel spacing, else None.
         width, height: of the upright input.
-        milliseconds: `read`, `detect`, `localize`, `measure` and their sum `total`. Of a batch, each picture is
-            given its even share; a stage that did not run is 0. For an iterator `read` includes waiting for it.
+        milliseconds: `read`, `check`, `detect`, `localize`, `measure` and their sum `total`. Of a batch, each picture
+            is given its even share; a stage that did not run is 0. For an iterator `read` includes waiting for it.
         models: `detector` and `localizer`, each with its `id` and `revision`.
         image: the upright input, uint8 RGB (H, W, 3).
     """
@@ -51,6 +54,8 @@ class Result:
     label: str
     tumor_probability: float
     threshold: float
+    uncertain: bool
+    review_band: tuple[float, float] | None
     mask: np.ndarray | None = field(repr=False)
     contour: list[list[list[float]]] = field(repr=False)
     bbox: list[int] | None
@@ -70,6 +75,8 @@ class Result:
             "label": self.label,
             "tumor_probability": round(self.tumor_probability, 6),
             "threshold": round(self.threshold, 6),
+            "uncertain": self.uncertain,
+            "review_band": self.review_band and [round(end, 6) for end in self.review_band],
             "bbox": self.bbox,
             "centroid": self.centroid and [round(v, 2) for v in self.centroid],
             "area_px": self.area_px,

@@ -8,7 +8,9 @@
         split.csv                 every sample that the run was given, and in which split
         history.csv               one row an epoch
         lr_finder.csv             one row a step of the learning-rate finder, where the recipe asks for it
-        calibration.json          what was fitted on validation: temperature and thresholds
+        calibration.json          what was fitted on validation: temperature, thresholds, review band
+        input_check.json          train/input_check.py: how a detector's pipeline tells what isn't a slice, and how well
+        input_check.safetensors   its network and reference features, in half precision
         metrics.json              `bthub evaluate`: one entry a protocol and split
         predictions/              `bthub evaluate` and `bthub explain`: one row an image
         gradcam.json              `bthub explain`: how much of a detector's Grad-CAM lies on the tumor
@@ -39,6 +41,8 @@ SPLIT = "split.csv"
 HISTORY = "history.csv"
 LR_FINDER = "lr_finder.csv"
 CALIBRATION = "calibration.json"
+INPUT_CHECK = "input_check.json"
+INPUT_CHECK_WEIGHTS = "input_check.safetensors"
 METRICS = "metrics.json"
 GRADCAM = "gradcam.json"
 COST = "cost.json"
@@ -163,6 +167,10 @@ class RunFolder:
     @cached_property
     def calibration(self) -> dict:
         return self._json(CALIBRATION)
+
+    @cached_property
+    def input_check(self) -> dict:
+        return self._json(INPUT_CHECK)
 
     @cached_property
     def metrics(self) -> dict:

@@ -1,7 +1,8 @@
 """One MRI slice in, a `Result` out: the detector says whether there is a tumor, the localizer where.
 
-The localizer runs only where the detector's calibrated probability reaches its threshold, or where the caller asks
-for it. Each picture is taken as a lone slice: no neighbour, no volume statistics.
+Before either of them, an input check may refuse a picture that doesn't look like a slice of a brain MRI. The localizer
+runs only where the detector's calibrated probability reaches its threshold, or where the caller asks for it. Each
+picture is taken as a lone slice: no neighbour, no volume statistics.
 
 This module knows no framework: what the stages are made of is their own affair. It travels to the Hub with the
 two-stage repo, see `bthub.detect_and_localize`.
@@ -16,8 +17,8 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from bthub.data.images import MAX_PIXELS, read_image
-from bthub.errors import BthubError
+from bthub.data.images import MAX_PIXELS, name_of, read_image
+from bthub.errors import BthubError, NotASliceError
 from bthub.result import NO_TUMOR, TUMOR, Result, head_mask, measure
 
 Picture = str | Path | Image.Image | np.ndarray
@@ -39,11 +40,25 @@ class Localizer(Protocol):
         """One bool array (H, W) an RGB image, at the image's own size."""
 
 
+class InputCheck(Protocol):
+    """What comes before them."""
+
+    def accepts(self, images: Sequence[Image.Image]) -> list[bool]:
+        """Whether each RGB image looks like a slice of a brain MRI."""
+
+
 class Pipeline:
     """Detect, localize, measure. Made by `load_pipeline`; safe to call from several threads."""
 
     def __init__(
-        self, detector: Detector, localizer: Localizer, *, threshold: float, models: dict[str, dict[str, str]]
+        self,
+        detector: Detector,
+        localizer: Localizer,
+        *,
+        threshold: float,
+        models: dict[str, dict[str, str]],
+        review_band: tuple[float, float] | None = None,
+        input_check: InputCheck | None = None,
     ) -> None:
         """
         Args:
@@ -51,11 +66,15 @@ class Pipeline:
             localizer: the mask stage.
             threshold: probability of tumor from which the localizer runs, 0-1.
             models: `id` and `revision` of `detector` and `localizer`, handed on in every result.
+            review_band: probabilities, from the first to below the second, at which a person should look.
+            input_check: refuses what isn't a slice; None takes every picture.
         """
         self.detector = detector
         self.localizer = localizer
         self.threshold = threshold
         self.models = models
+        self.review_band = review_band
+        self.input_check = input_check
         self._tumor_index = detector.tumor_index  # fails here for a classifier of something else
 
     def __call__(
@@ -65,6 +84,7 @@ class Pipeline:
         always_localize: bool = False,
         batch_size: int = 8,
         spacing_mm: tuple[float, float] | None = None,
+        check_input: bool = True,
     ) -> Result | list[Result] | Iterator[Result]:
         """Analyze one picture or many.
 
@@ -74,13 +94,15 @@ class Pipeline:
             always_localize: run the localizer whatever the detector says; the label stays the detector's.
             batch_size: pictures a batch, at least 1; fewer where they are very large.
             spacing_mm: height and width of a pixel of the upright inputs, for `area_mm2`.
+            check_input: refuse what doesn't look like a slice of a brain MRI, where the pipeline has an input check.
 
         Returns:
             A `Result` for one picture, a list for a list, else an iterator; in the order of the inputs.
 
         Raises:
-            BthubError: an argument out of range, or a picture that cannot be read; an iterable raises it when the
-                picture's batch is read, so read with `read_image` yourself to go on after a bad picture.
+            BthubError: an argument out of range, a picture that cannot be read, or one that the input check refuses
+                (`NotASliceError`); an iterable raises it when the picture's batch is read, so read with `read_image`
+                and `check` yourself to go on after a bad picture.
         """
         if batch_size < 1:
             raise BthubError(f"the batch size must be at least 1, not {batch_size}")
@@ -89,10 +111,30 @@ class Pipeline:
         ):
             raise BthubError(f"the pixel spacing must be two positive numbers of millimetres, not {spacing_mm}")
         single = isinstance(inputs, (str, bytes, Path, Image.Image, np.ndarray)) or not isinstance(inputs, Iterable)
-        results = self._stream([inputs] if single else inputs, always_localize, batch_size, spacing_mm)
+        source = [inputs] if single else inputs
+        results = self._stream(source, always_localize, batch_size, spacing_mm, check_input)
         if single:
             return next(results)
         return list(results) if isinstance(inputs, (list, tuple)) else results
+
+    def check(self, images: Sequence[np.ndarray], names: Sequence[str]) -> None:
+        """Do what comes before the detector: nothing where the pipeline has no input check.
+
+        Args:
+            images: uint8 RGB (H, W, 3), as `read_image` gives them.
+            names: what the message calls them.
+
+        Raises:
+            NotASliceError: the first picture that doesn't look like a slice of a brain MRI.
+        """
+        if self.input_check is None or not images:
+            return
+        for name, accepted in zip(names, self.input_check.accepts([Image.fromarray(i) for i in images]), strict=True):
+            if not accepted:
+                raise NotASliceError(
+                    f"{name}: this doesn't look like a slice of a brain MRI, and the models know nothing else; "
+                    "give a slice, or switch the input check off to analyze it all the same"
+                )
 
     def _stream(
         self,
@@ -100,13 +142,20 @@ class Pipeline:
         always_localize: bool,
         batch_size: int,
         spacing_mm: tuple[float, float] | None,
+        check_input: bool,
     ) -> Iterator[Result]:
         iterator = iter(inputs)
         while batch := self._read(iterator, batch_size):
-            yield from self._analyze(batch, always_localize, spacing_mm)
+            names, images, read_ms = zip(*batch, strict=True)
+            check_ms = 0.0
+            if check_input and self.input_check is not None:
+                start = time.perf_counter()
+                self.check(images, names)
+                check_ms = _milliseconds(start) / len(batch)
+            yield from self._analyze(images, read_ms, check_ms, always_localize, spacing_mm)
 
-    def _read(self, iterator: Iterator[Picture], batch_size: int) -> list[tuple[np.ndarray, float]]:
-        """The next pictures, each with the milliseconds it took. Huge ones make a batch of their own."""
+    def _read(self, iterator: Iterator[Picture], batch_size: int) -> list[tuple[str, np.ndarray, float]]:
+        """The next pictures: name, pixels, and the milliseconds it took. Huge ones make a batch of their own."""
         batch, pixels = [], 0
         while len(batch) < batch_size and pixels < MAX_PIXELS // 2:
             start = time.perf_counter()
@@ -115,20 +164,22 @@ class Pipeline:
             except StopIteration:
                 break
             image = read_image(picture)
-            batch.append((image, _milliseconds(start)))
+            batch.append((name_of(picture), image, _milliseconds(start)))
             pixels += image.shape[0] * image.shape[1]
         return batch
 
     def _analyze(
         self,
-        batch: list[tuple[np.ndarray, float]],
+        images: Sequence[np.ndarray],
+        read_ms: Sequence[float],
+        check_ms: float,
         always_localize: bool,
         spacing_mm: tuple[float, float] | None,
     ) -> Iterator[Result]:
-        pictures = [Image.fromarray(image) for image, _ in batch]
+        pictures = [Image.fromarray(image) for image in images]
         start = time.perf_counter()
         probabilities = self.detector.predict(pictures)[:, self._tumor_index].tolist()
-        detect_ms = _milliseconds(start) / len(batch)
+        detect_ms = _milliseconds(start) / len(images)
 
         chosen = [i for i, p in enumerate(probabilities) if always_localize or p >= self.threshold]
         start = time.perf_counter()
@@ -136,13 +187,15 @@ class Pipeline:
         localize_ms = _milliseconds(start) / max(1, len(chosen))
         mask_of = dict(zip(chosen, masks, strict=True))
 
-        for i, (image, read_ms) in enumerate(batch):
+        low, high = self.review_band or (0.0, 0.0)
+        for i, image in enumerate(images):
             start = time.perf_counter()
             mask = mask_of.get(i)
             measured = measure(np.zeros(image.shape[:2], bool) if mask is None else mask)
             area = measured["area_px"]
             milliseconds = {
-                "read": read_ms,
+                "read": read_ms[i],
+                "check": check_ms,
                 "detect": detect_ms,
                 "localize": localize_ms if mask is not None else 0.0,
             }
@@ -152,6 +205,8 @@ class Pipeline:
                 label=TUMOR if probabilities[i] >= self.threshold else NO_TUMOR,
                 tumor_probability=probabilities[i],
                 threshold=self.threshold,
+                uncertain=low <= probabilities[i] < high,
+                review_band=self.review_band,
                 mask=mask,
                 **measured,
                 brain_share=brain_share,

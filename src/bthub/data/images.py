@@ -86,22 +86,34 @@ def read_image(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
         BthubError: missing, unreadable, too large, not a picture, truncated, several frames, too small, too
             elongated, blank, not finite, or of a type or shape that is not a picture.
     """
+    name = name_of(source)
     if isinstance(source, np.ndarray):
-        name, samples = "the array", _check_array(source)
+        samples = _check_array(source)
     elif isinstance(source, Image.Image):
-        name = printable(getattr(source, "filename", "") or "the image")
         samples = _decode(name, _pil_samples, name, source)
-    elif isinstance(source, (str, Path)):
+    else:
         text = str(source)
-        name = display_name(text)
         content = _download(text, name) if is_url(text) else _read_file(text, name)
         samples = _decode(name, _file_samples, name, content)
-    else:
-        raise BthubError(f"a picture must be a path, a URL, a PIL image or a numpy array, not {type(source).__name__}")
     image = _to_rgb(samples, name)
     if _is_blank(image):
         raise BthubError(f"{name}: the picture is blank, all its pixels have (nearly) the same value")
     return image
+
+
+def name_of(source: str | Path | Image.Image | np.ndarray) -> str:
+    """What messages call a picture.
+
+    Raises:
+        BthubError: it isn't of a type that is read.
+    """
+    if isinstance(source, np.ndarray):
+        return "the array"
+    if isinstance(source, Image.Image):
+        return printable(getattr(source, "filename", "") or "the image")
+    if isinstance(source, (str, Path)):
+        return display_name(str(source))
+    raise BthubError(f"a picture must be a path, a URL, a PIL image or a numpy array, not {type(source).__name__}")
 
 
 def is_url(source: str) -> bool:

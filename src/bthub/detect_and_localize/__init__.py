@@ -3,7 +3,7 @@
     detect-and-localize/
         config.json               `detector` and `localizer`, each with `id` and `revision`
         *_detect_and_localize.py  remote code: configuration, model, pipeline
-        errors.py images.py result.py two_stage.py
+        errors.py images.py input_check.py result.py two_stage.py
                                   remote code: the very modules of bthub, so that the results are the same
         README.md                 its card
 
@@ -21,6 +21,7 @@ _SOURCE = Path(__file__).parents[1]
 _MODULES = (
     "errors.py",
     "data/images.py",
+    "models/input_check.py",
     "result.py",
     "two_stage.py",
     "detect_and_localize/configuration_detect_and_localize.py",

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from transformers import (
 from transformers.utils import cached_file
 
 from bthub.detect_and_localize.configuration_detect_and_localize import DetectAndLocalizeConfig
+from bthub.models.input_check import load_input_check
 
 # What a caller may say about where files come from, handed on to the stages.
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
@@ -26,6 +28,8 @@ class DetectAndLocalizeModel(PreTrainedModel):
     Attributes:
         detector, localizer: the models, each with its image processor in `detector_processor`, `localizer_processor`.
         threshold: probability of tumor from which the detector says tumor, from its `calibration.json`.
+        review_band: probabilities at which a person should look, from the same file, or None.
+        input_check: refuses what isn't a slice of a brain MRI; None where the detector's repo has none.
     """
 
     config_class = DetectAndLocalizeConfig
@@ -42,7 +46,17 @@ class DetectAndLocalizeModel(PreTrainedModel):
         self.detector_processor = AutoImageProcessor.from_pretrained(names[0], **detector)
         self.localizer_processor = AutoImageProcessor.from_pretrained(names[1], **localizer)
         with open(cached_file(names[0], "calibration.json", revision=config.detector["revision"], **hub)) as file:
-            self.threshold = float(json.load(file)["threshold"])
+            calibration = json.load(file)
+        self.threshold = float(calibration["threshold"])
+        band = calibration.get("review_band")
+        self.review_band = band and tuple(band)
+        found = [
+            cached_file(
+                names[0], name, revision=config.detector["revision"], _raise_exceptions_for_missing_entries=False, **hub
+            )
+            for name in ("input_check.json", "input_check.safetensors")
+        ]
+        self.input_check = load_input_check(*(Path(file or "nowhere") for file in found)) if any(found) else None
 
     @classmethod
     def from_pretrained(cls, name, *args, config: DetectAndLocalizeConfig | None = None, **kwargs):

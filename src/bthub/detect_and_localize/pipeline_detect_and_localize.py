@@ -20,7 +20,12 @@ class DetectAndLocalizePipeline(Pipeline):
         super().__init__(*args, **kwargs)
         stages = {name: dict(getattr(self.model.config, name)) for name in ("detector", "localizer")}
         self.stages = TwoStages(
-            DetectorStage(self.model), LocalizerStage(self.model), threshold=self.model.threshold, models=stages
+            DetectorStage(self.model),
+            LocalizerStage(self.model),
+            threshold=self.model.threshold,
+            models=stages,
+            review_band=self.model.review_band,
+            input_check=self.model.input_check,
         )
 
     def __call__(
@@ -30,7 +35,7 @@ class DetectAndLocalizePipeline(Pipeline):
 
         Args:
             inputs: a path, URL, PIL image or array; a list of them; or any other iterable.
-            options: `always_localize`, `batch_size` and `spacing_mm`, see `bthub.two_stage.Pipeline`.
+            options: `always_localize`, `batch_size`, `spacing_mm` and `check_input`, see `bthub.two_stage.Pipeline`.
         """
         options.setdefault("batch_size", self._batch_size or 1)
         return self.stages(inputs, **options)

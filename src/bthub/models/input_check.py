@@ -1,0 +1,108 @@
+"""Is a picture a slice of a brain MRI at all? What lies far from every slice that was seen is refused.
+
+A picture is letterboxed to a small square and described by the features of an ImageNet network, scaled to unit length.
+Its distance to the k-th nearest of the slices kept for reference decides; no label enters. train/input_check.py fits
+and measures it. This module travels to the Hub with the two-stage repo, see `bthub.detect_and_localize`.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from bthub.errors import BthubError
+
+_NETWORK = "network."
+_REFERENCES = "references"
+
+
+def letterbox(image: Image.Image, size: int) -> Tensor:
+    """An RGB image of any size -> float (3, size, size), 0-1: the longest side to `size`, by area, black borders."""
+    scale = size / max(image.size)
+    small = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.BOX)
+    square = Image.new("RGB", (size, size))
+    square.paste(small, ((size - small.width) // 2, (size - small.height) // 2))
+    return torch.from_numpy(np.array(square)).permute(2, 0, 1) / 255
+
+
+@torch.inference_mode()
+def describe(network: nn.Module, images: Sequence[Image.Image], size: int) -> Tensor:
+    """Features (N, F) of RGB images, each of unit length, in one batch."""
+    device = next(network.parameters()).device
+    return normalize(network(torch.stack([letterbox(image, size) for image in images]).to(device)).float())
+
+
+@dataclass(frozen=True)
+class InputCheck:
+    """An input check ready to use.
+
+    Attributes:
+        network: in evaluation mode, single precision: float (N, 3, S, S), 0-1 -> features (N, F).
+        size: side S of the square that it sees, in pixels.
+        references: (R, F) features of slices.
+        neighbours: k, which of the nearest references the distance is measured to.
+        threshold: the largest distance that is accepted.
+    """
+
+    network: nn.Module
+    size: int
+    references: Tensor
+    neighbours: int
+    threshold: float
+
+    @torch.inference_mode()
+    def distances(self, features: Tensor) -> np.ndarray:
+        """Distance (N,) of features (N, F) of `describe` to their k-th nearest reference, 0 to 2."""
+        return torch.cdist(features, self.references).kthvalue(self.neighbours, dim=1).values.cpu().numpy()
+
+    def accepts(self, images: Sequence[Image.Image]) -> list[bool]:
+        """Whether each RGB image looks like a slice of a brain MRI."""
+        return (self.distances(describe(self.network, images, self.size)) <= self.threshold).tolist()
+
+
+def save_input_check(check: InputCheck, weights: Path) -> None:
+    """Write the tensors in half precision; the JSON beside them is `train/input_check.py`'s affair."""
+    state = {f"{_NETWORK}{name}": value for name, value in check.network.state_dict().items()}
+    state[_REFERENCES] = check.references
+    halved = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+    save_file({name: value.contiguous() for name, value in halved.items()}, weights, metadata={"format": "pt"})
+
+
+def load_input_check(settings: Path, weights: Path, device: str = "cpu") -> InputCheck:
+    """Load an input check.
+
+    Args:
+        settings: JSON with `architecture` (a timm name), `image_size`, `neighbours` and `threshold`.
+        weights: the tensors of `save_input_check`.
+        device: of torch.
+
+    Raises:
+        BthubError: one of the two files is missing or damaged, or they don't fit each other.
+    """
+    try:
+        record = json.loads(Path(settings).read_text())
+        state = load_file(weights)
+        network = timm.create_model(record["architecture"], num_classes=0)
+        network.load_state_dict({n.removeprefix(_NETWORK): v for n, v in state.items() if n.startswith(_NETWORK)})
+        return InputCheck(
+            network=network.float().eval().to(device, memory_format=torch.channels_last),
+            size=int(record["image_size"]),
+            references=state[_REFERENCES].float().to(device),
+            neighbours=int(record["neighbours"]),
+            threshold=float(record["threshold"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise BthubError(
+            f"the input check in {settings} and {weights.name} cannot be used ({type(error).__name__}: {reason}): "
+            "restore both files, remove both, or fit it again with train/input_check.py"
+        ) from error
