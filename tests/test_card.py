@@ -24,6 +24,7 @@ from bthub.run_folder import (
     CONFIG,
     GRADCAM,
     HISTORY,
+    INPUT_CHECK,
     METRICS,
     PREPROCESSOR,
     SPLIT,
@@ -123,6 +124,44 @@ def test_figures_are_those_of_the_files(detector):
     history = RunFolder.open(detector).rows(HISTORY)[training["best"]["epoch"]]
     assert row(text, history["epoch"], history["train_loss"])
     assert f"resized to {read(detector / CONFIG)['pretrained_cfg']['input_size'][-1]} pixels" in text
+
+
+def test_the_review_band_is_told(detector):
+    assert "From 0.1875 to below 0.8125 it is uncertain and a person\nshould look" in card.render(detector)
+
+    def older(content):
+        del content["review_band"], content["review_error"]
+
+    change(detector / CALIBRATION, older)
+    assert "uncertain" not in card.render(detector)
+
+
+def test_the_input_check_is_told_where_there_is_one(detector, localizer):
+    for run in (detector, localizer):
+        assert "Input check" not in card.render(run)
+    count = {"samples": 20, "refused": 19}
+    record = {
+        "architecture": "tiny_network",
+        "references": 123,
+        "criterion": "99 % of the slices pass",
+        "data": [{"dataset": name, "split": split} for name in ("lgg", "other") for split in ("train", "test")],
+        "slices": [{"dataset": "lgg", "split": "test", "colours": "as it is", "samples": 300, "refused": 2}],
+        "outside": {half: {"photograph": count, "noise": count} for half in ("choose", "report")},
+        "outside_accepted": ["moon.png", "noise 1"],
+    }
+    write_json(detector / INPUT_CHECK, record)
+    text = card.render(detector)
+    assert "those of 123 slices" in text and "train splits of lgg, other." in text and "99 % of the slices pass" in text
+    assert row(text, "lgg, test") == ["as it is", "2", "300"]
+    assert row(text, "photograph") == ["19 of 20", "19 of 20"]
+    assert "Wrongly let pass: moon.png, noise 1." in text
+    test_nothing_of_the_template_is_left(detector)
+    write_json(detector / INPUT_CHECK, record | {"outside_accepted": []})
+    assert "Wrongly" not in card.render(detector)
+    test_nothing_of_the_template_is_left(detector)
+    write_json(detector / INPUT_CHECK, {key: value for key, value in record.items() if key != "slices"})
+    with pytest.raises(BthubError, match="there is no slices"):
+        card.render(detector)
 
 
 def test_localizer_figures(localizer):

@@ -26,6 +26,7 @@ from bthub.run_folder import (
     FIGURES,
     GRADCAM,
     HISTORY,
+    INPUT_CHECK,
     METRICS,
     PREPROCESSOR,
     SEGMENTATION,
@@ -200,6 +201,8 @@ def render(run: str | Path, org: str | None = None) -> str:
             protocol=protocol,
             folds=FOLD_PROTOCOLS,
             calibration=Record(folder.calibration, folder.path / CALIBRATION),
+            review=_review(folder),
+            input_check=_input_check(folder),
             weights=_weights(folder.path / WEIGHTS),
             cost=Record(folder.cost, folder.path / COST),
             splits=_splits(folder, protocol, results),
@@ -247,6 +250,8 @@ def render_two_stage(detector: RunFolder, localizer: RunFolder, commits: dict[st
             protocol=protocol,
             stages=stages,
             threshold=Record(detector.calibration, detector.path / CALIBRATION)["threshold"],
+            review=_review(detector),
+            input_check=_input_check(detector),
             coverage=f"{100 * metrics.COVERAGE:.0f} %",
         )
     )
@@ -259,6 +264,26 @@ def render_two_stage(detector: RunFolder, localizer: RunFolder, commits: dict[st
         base_model=[stage["repo_id"] for stage in stages],
     )
     return f"---\n{metadata.to_yaml()}\n---\n\n{body}"
+
+
+def _review(folder: RunFolder) -> dict | None:
+    """The review band, if the run has one."""
+    band = folder.calibration.get("review_band")
+    return band and {"low": band[0], "high": band[1], "error": folder.calibration["review_error"]}
+
+
+def _input_check(folder: RunFolder) -> dict | None:
+    """What was measured of the run's input check, if it has one."""
+    path = folder.path / INPUT_CHECK
+    if not path.is_file():
+        return None
+    found = Record(folder.input_check, path)
+    kinds: dict[str, dict[str, list[int]]] = {}  # kind -> half -> refused, samples
+    for half in found["outside"].keys():
+        for kind in found["outside"][half].keys():
+            count = found["outside"][half][kind]
+            kinds.setdefault(kind, {})[half] = [count["refused"], count["samples"]]
+    return {"found": found, "kinds": kinds}
 
 
 def _start(recipe: Record) -> tuple[str, str | None]:
