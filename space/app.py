@@ -24,7 +24,7 @@ from PIL import Image
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from bthub import BthubError, Pipeline, Result, load_pipeline
+from bthub import BthubError, NotASliceError, Pipeline, Result, load_pipeline
 from bthub.data.images import MAX_FILE_BYTES
 from bthub.result import DISCLAIMER, TUMOR
 
@@ -82,6 +82,8 @@ ABOUT = f"""
 </footer>
 """
 
+ANYWAY = "Analyze whatever it shows"
+REFUSAL = f"If it is one all the same, tick “{ANYWAY}” and upload it again."
 FAILURE = "Something failed on the server, whose log says what. Try again, or try another picture."
 
 # Tells screen readers the new verdict; where the result is below the input, brings it into view.
@@ -99,12 +101,14 @@ def build(pipe: Pipeline) -> gr.Blocks:
         pipe: the loaded models.
     """
 
-    def show(file: str | None) -> tuple[str, None]:
+    def show(file: str | None, anyway: bool) -> tuple[str, None]:
         # The upload field is emptied, ready for the next picture.
         if file is None:
             return EMPTY, None
         try:
-            return result_html(pipe(file), Path(file).name), None
+            return result_html(pipe(file, check_input=not anyway), Path(file).name), None
+        except NotASliceError as error:
+            return error_html(sentence(error, file), REFUSAL), None
         except BthubError as error:
             return error_html(sentence(error, file)), None
 
@@ -142,6 +146,12 @@ def build(pipe: Pipeline) -> gr.Blocks:
                     f"{MAX_FILE_BYTES >> 20} MB.</p>"
                 )
                 upload = gr.File(label="Slice", show_label=False, height=170, elem_id="upload")
+                anyway = gr.Checkbox(
+                    label=ANYWAY,
+                    info="Otherwise a picture is refused that doesn't look like a slice of a brain MRI.",
+                    visible=pipe.input_check is not None,
+                    elem_id="anyway",
+                )
                 gr.HTML("<h2>Or an example</h2><p>Named by what experts outlined on it.</p>")
                 with gr.Row(elem_id="examples"):
                     buttons = [
@@ -153,9 +163,9 @@ def build(pipe: Pipeline) -> gr.Blocks:
         gr.HTML(ABOUT)
 
         page = {"outputs": [result, upload], "show_progress_on": result, "api_visibility": "private", **CONCURRENCY}
-        events = [upload.upload(show, upload, **page)]
+        events = [upload.upload(show, [upload, anyway], **page)]
         for button, file in zip(buttons, EXAMPLES.values(), strict=True):
-            events.append(button.click(partial(show, str(HERE / "examples" / file)), **page))
+            events.append(button.click(partial(show, str(HERE / "examples" / file)), anyway, **page))
         for event in events:
             event.success(None, js=SHOW_RESULT, api_visibility="private")
             failed = event.failure(lambda: error_html(FAILURE), outputs=result, queue=False, api_visibility="private")
@@ -213,11 +223,11 @@ def sentence(error: BthubError, file: str) -> str:
     return str(error).replace(f"{Path(file).parent}{os.sep}", "")
 
 
-def error_html(text: str) -> str:
+def error_html(text: str, mend: str = "") -> str:
     return f"""
 <section class="result error" role="alert" aria-labelledby="verdict">
   <h2 id="verdict" tabindex="-1">This picture could not be analyzed</h2>
-  <p>{html.escape(text)}</p>
+  <p>{html.escape(f"{text}. {mend}" if mend else text)}</p>
 </section>
 """
 
@@ -243,6 +253,11 @@ def result_html(result: Result, name: str) -> str:
     else:
         verdict = "Tumor likely"
         remark = "The marked area is an estimate by a model, not a diagnosis."
+
+    uncertain = ""
+    if result.uncertain:
+        low, high = (percent(end) for end in result.review_band)
+        uncertain = f'<p class="remark">Uncertain: from {low} to {high} a person should look at the slice.</p>'
 
     views, numbers = {}, {}
     if result.bbox is not None:
@@ -280,6 +295,7 @@ def result_html(result: Result, name: str) -> str:
     {meter_html(result.tumor_probability, result.threshold)}
     <p class="explain">From {threshold} up, the verdict is “tumor likely”. The threshold was chosen on validation
     slices.</p>
+    {uncertain}
     <p class="remark">{remark}</p>
   </div>
   <div class="findings">

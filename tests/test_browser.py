@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
@@ -180,6 +181,22 @@ def test_what_is_no_picture_is_answered_with_one_sentence(page: Page) -> None:
     )
     expect(page.locator("#result")).not_to_contain_text("Tumor likely")
     expect(page.locator("body")).not_to_contain_text("Traceback")
+
+
+def test_a_photograph_is_refused_unless_it_is_asked_for(page: Page, tmp_path: Path, shipped_runs) -> None:
+    photograph = tmp_path / "cat.png"
+    shutil.copy(Path(skimage.__file__).parent / "data" / "chelsea.png", photograph)
+    page.set_input_files("#upload input[type=file]", photograph)
+
+    alert = page.get_by_role("alert").filter(has_text="could not be analyzed")
+    expect(alert).to_be_visible(timeout=ANALYZED)
+    expect(alert).to_contain_text("cat.png: this doesn't look like a slice of a brain MRI")
+
+    page.get_by_label("Analyze whatever it shows").check()
+    page.set_input_files("#upload input[type=file]", photograph)
+    expect(page.get_by_role("meter", name="Probability of a tumor")).to_be_visible(timeout=ANALYZED)
+    expect(page.locator("#result")).to_contain_text("cat.png")
+    expect(page.locator("#result")).to_contain_text("451 × 300 pixels")
 
 
 def test_on_a_phone_in_the_dark(browser: Browser, address: str) -> None:

@@ -20,6 +20,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from packaging.requirements import Requirement
 from PIL import Image
+from stages import DarkCorners
 
 import bthub
 from bthub.data.splits import patient_split
@@ -37,9 +38,13 @@ class Recorder:
         self.pipe = pipe
         self.received = b""
 
-    def __call__(self, file: str) -> bthub.Result:
+    def __call__(self, file: str, **options: bool) -> bthub.Result:
         self.received = Path(file).read_bytes()
-        return self.pipe(file)
+        return self.pipe(file, **options)
+
+    @property
+    def input_check(self) -> DarkCorners | None:
+        return self.pipe.input_check
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +173,26 @@ def test_a_bad_file_is_answered_with_one_sentence(client: Client, tmp_path: Path
     assert "Traceback" not in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_what_is_no_slice_is_refused(
+    client: Client, pipe: Recorder, kaggle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipe.pipe, "input_check", DarkCorners())
+    assert analyze(client, kaggle / "TCGA_HT_8018_19970411" / "TCGA_HT_8018_19970411_9.tif")[1]["label"] == "tumor"
+    Image.effect_noise((64, 64), 50).point(lambda level: level // 2 + 100).save(tmp_path / "noise.png")
+    with pytest.raises(AppError) as caught:
+        analyze(client, tmp_path / "noise.png")
+    assert str(caught.value).startswith("noise.png: this doesn't look like a slice of a brain MRI")
+
+
+@pytest.mark.parametrize("check", [None, DarkCorners()])
+def test_the_box_that_switches_the_check_off_is_there_where_there_is_one(
+    app: ModuleType, pipe: Recorder, check: DarkCorners | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipe.pipe, "input_check", check)
+    (box,) = (block for block in app.build(pipe).blocks.values() if isinstance(block, gr.Checkbox))
+    assert box.label == app.ANYWAY and box.value is False and box.visible is (check is not None)
+
+
 def test_no_file_is_answered_with_a_sentence(client: Client) -> None:
     with pytest.raises(AppError, match="send one image file"):
         client.predict(None, api_name="/analyze")
@@ -272,6 +297,14 @@ def test_the_page_of_a_tumor(app: ModuleType, pipe: Recorder, kaggle: Path) -> N
         "mask",
     ]
     assert app.DISCLAIMER in page
+
+
+def test_the_page_of_an_uncertain_slice(app: ModuleType, pipe: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = SPACE / "examples" / app.EXAMPLES["Faint tumor"]
+    assert "person should look" not in app.result_html(pipe.pipe(file), "mine.png")
+    monkeypatch.setattr(pipe.pipe, "review_band", (0.0004, 1.0))
+    page = app.result_html(pipe.pipe(file), "mine.png")
+    assert "Uncertain: from under 0.1% to 100.0% a person should look at the slice." in page
 
 
 def test_the_page_without_a_tumor(app: ModuleType, pipe: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
