@@ -19,7 +19,7 @@ from streamlit.testing.v1 import AppTest
 from bthub import metrics
 from bthub.data.splits import patient_split
 from bthub.result import DISCLAIMER
-from bthub.run_folder import DEFAULTS, GRADCAM, METRICS, ORG, hub_id, write_json
+from bthub.run_folder import DEFAULTS, GRADCAM, METRICS, ORG, RunFolder, hub_id, write_json
 
 ROOT = Path(__file__).parents[1]
 DASHBOARD = ROOT / "dashboard"
@@ -213,6 +213,17 @@ def test_calibration_shows_what_training_found(show: Open, shipped_runs):
     calibration = json.loads((shipped_runs[0] / "calibration.json").read_text())
     assert row["temperature"] == calibration["temperature"]
     assert row["before"] == pytest.approx(calibration["expected_calibration_error"]["before"], abs=2e-3)
+    low, high = calibration["review_band"]
+    rows = RunFolder.open(shipped_runs[0]).predictions("patient/validation")
+    share = np.mean([low <= float(row["p_tumor"]) < high for row in rows])
+    assert f"{low:.2f} to below {high:.2f}, {100 * share:.1f} % of these slices to a person" in words(app)
+
+
+def test_calibration_without_a_band_says_so(show: Open, copy: Path):
+    calibration = json.loads((copy / "calibration.json").read_text())
+    del calibration["review_band"]
+    write_json(copy / "calibration.json", calibration)
+    assert "No chosen run has a band of its own" in words(show("calibration", [copy], split="validation"))
 
 
 def test_learning_shows_a_finder_and_first_weights_where_they_are(show: Open, shipped_runs, copy: Path):

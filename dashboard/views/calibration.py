@@ -148,8 +148,13 @@ def review(view: frame.View, found: dict[str, Scores]) -> None:
             },
         )
         saved = {name: band for name in found if (band := view.runs[name].calibration.get("review_band"))}
+        shares = {name: compare.review(found[name], *band)["reviewed"] for name, band in saved.items()}
         st.caption(
-            "Saved with the run: " + "; ".join(f"{name} {band[0]:.2f} to {band[1]:.2f}" for name, band in saved.items())
+            "Saved with the run: "
+            + "; ".join(
+                f"{name} {low:.2f} to below {high:.2f}, {frame.percent(shares[name])} of these slices to a person"
+                for name, (low, high) in saved.items()
+            )
             if saved
             else "No chosen run has a band of its own: where `calibration.json` has a `review_band`, it is shown here."
         )
