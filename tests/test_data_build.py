@@ -531,10 +531,12 @@ def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path):
 def test_ctrl_c_leaves_nothing_behind(tmp_path):
     # A real signal to a real process; reading is slowed down so that it arrives in the middle.
     script = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from bthub.data import lgg
 from bthub.data.build import build
+# Some launchers start their children deaf to Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 read = lgg.read_slice
 def slow(*args):
     time.sleep(0.2)

@@ -493,7 +493,7 @@ def test_review_band_at_the_ends():
     low, high = metrics.review_band([1, 1, 0, 0], [0.0, 0.9, 0.1, 1.0], 0.5, error=0)
     assert low == 0.0 and 1.0 < high < 1.0 + 1e-9
     # Perfectly told apart: nobody has to look.
-    assert metrics.review_band([0, 1], [0.0, 1.0], 0.5) == (0.5, 0.5)
+    assert metrics.review_band([0, 1], [0.0, 1.0], 0.5, error=0) == (0.5, 0.5)
     # A probability that is the threshold itself is called tumor, so a healthy one there has to be looked at.
     low, high = metrics.review_band([0, 1], [0.5, 0.9], 0.5, error=0)
     assert (low, high) == pytest.approx((0.5, 0.7))
