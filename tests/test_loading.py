@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import skimage
+import yaml
 from hub_server import HubServer
 from records import complete_run
 
@@ -361,6 +362,47 @@ def test_the_space_runs_from_its_published_files(published, expected, tmp_path):
     assert result["disclaimer"].startswith("From the Space")
     assert comparable(result) == comparable(expected[TUMOR]) | {"disclaimer": result["disclaimer"]}
     assert result["models"]["detector"]["id"] == "bthub/resnet18-lgg"
+
+
+def test_the_dashboard_runs_from_its_published_files(published, load, tmp_path):
+    """Likewise: no clone, no runs beside it, so it shows the models that its card names, from the Hub."""
+    folder = tmp_path / "dashboard"
+    for path, data in published.files("space", "bthub/brain-tumor-dashboard").items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(data)
+    code = f"""
+        import os, sys
+        os.chdir({str(folder)!r})
+        sys.path.insert(0, {str(folder)!r})
+        from streamlit.testing.v1 import AppTest
+        import bthub
+        page = AppTest.from_file("app.py", default_timeout=300).run()
+        assert not page.exception, page.exception
+        answer = {{
+            "package": bthub.__file__,
+            "title": page.title[0].value,
+            "models": page.multiselect[0].options,
+            "errors": [e.value for e in page.error],
+            "tables": [frame.value.to_csv() for frame in page.dataframe],
+        }}
+    """
+    shown = load(code)
+    assert shown["package"].startswith(str(folder))
+    assert shown["title"] == "Compare" and shown["errors"] == []
+    named = yaml.safe_load((folder / "README.md").read_text().split("---")[1])["models"]
+    assert set(shown["models"]) == {name.rpartition("/")[2] for name in named} == published_runs()
+    assert any("resnet18-lgg" in table for table in shown["tables"])
+
+
+def published_runs() -> set[str]:
+    """The runs of the clone that have weights."""
+    return {path.parent.name for path in (REPOSITORY / "runs").glob("*/model.safetensors") if is_tracked(path)}
+
+
+def is_tracked(path: Path) -> bool:
+    """Whether a file belongs to the clone: a developer's folder holds more weights than are shipped."""
+    command = ["git", "ls-files", "--error-unmatch", str(path)]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True).returncode == 0
 
 
 def _free_port() -> int:

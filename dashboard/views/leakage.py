@@ -97,9 +97,10 @@ def measured(view: frame.View) -> None:
         points = [row for row in rows if row["metric"] == metric] + reported(metric)
         frame.figure(
             charts.leakage(points, f"{frame.titled(metric)} on the test split"),
-            caption="How to read it: the same network, trained and tested under either protocol; the dashed line "
-            "between the dots is what leaks. Grey dots are what papers report, all split by slice or image. Bars are "
-            "95 % intervals over patients.",
+            caption="How to read it: the same network and budget, trained and tested under either protocol. The dashed "
+            "line is the gap: what leaks moves the slice dot up, but the test slices differ too, so a gap within the "
+            "bars is no lesson. Grey dots are what papers report, all split by slice or image. Bars are 95 % intervals "
+            "over patients.",
             alternative=f"{readable(metric)} by protocol: "
             + "; ".join(f"{p['network']}, {p['protocol']}: {p['value']:.3f}" for p in points),
             rows=points,
