@@ -14,6 +14,7 @@ LAYERS = [
     {"bthub.errors"},
     {"bthub.run_folder"},
     {"bthub.metrics", "bthub.data", "bthub.figures"},
+    {"bthub.scoring"},
     {"bthub.compare"},
     {"bthub.models"},
     {"bthub.cost"},

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
-from bthub import metrics
+from bthub import metrics, scoring
 from bthub.data.splits import patient_split
 from bthub.result import DISCLAIMER
 from bthub.run_folder import DEFAULTS, GRADCAM, METRICS, ORG, RunFolder, hub_id, write_json
@@ -235,6 +236,27 @@ def test_learning_shows_a_finder_and_first_weights_where_they_are(show: Open, sh
     write_json(copy / "training.json", training)
     said = words(show("learning", [*shipped_runs, copy]))
     assert "--set" not in said
+
+
+def test_compare_says_whether_the_best_is_better(show: Open, shipped_runs, copy: Path):
+    """A twin with the same predictions can't be told apart; one that guesses is worse."""
+    guess = copy.with_name("guess")
+    shutil.copytree(copy, guess, ignore=shutil.ignore_patterns("*.safetensors"))
+    file = guess / "predictions" / "patient-test.csv"
+    lines = pd.read_csv(file)
+    lines["p_tumor"] = np.random.default_rng(0).permutation(lines["p_tumor"])
+    lines["p_no_tumor"] = 1 - lines["p_tumor"]
+    lines.to_csv(file, index=False)
+    content = json.loads((guess / METRICS).read_text())
+    entry = content["patient/test"]
+    entry |= scoring.measure(RunFolder(guess, "guess", "").predictions("patient/test"), entry)
+    write_json(guess / METRICS, content)
+    app = show("compare", [*shipped_runs, copy, guess])
+    app.toggle(key="apart image-classification").set_value(True).run()
+    assert not app.exception
+    found = next(t.value for t in app.dataframe if "Verdict" in t.value).set_index("Model")["Verdict"]
+    assert found["guess"].endswith("is better")
+    assert found[next(name for name in found.index if name != "guess")] == "can't be told apart"
 
 
 def test_leakage_shows_a_pair_where_there_is_one(show: Open, shipped_runs, copy: Path):

@@ -13,16 +13,17 @@ from PIL import Image
 from records import complete_run
 
 from bthub import evaluate as module
-from bthub import metrics
+from bthub import metrics, scoring
 from bthub.cost import write as write_cost
 from bthub.data import load_split
 from bthub.data.build import build
 from bthub.data.identity import describe_rows
 from bthub.errors import BthubError
-from bthub.evaluate import evaluate, measure, summary
+from bthub.evaluate import evaluate, summary
 from bthub.models.classifier import load_classifier
 from bthub.models.localizer import Localizer, load_localizer
 from bthub.run_folder import CALIBRATION, METRICS, PREPROCESSOR, SPLIT, TRAINING, WEIGHTS, RunFolder, write_json
+from bthub.scoring import measure
 
 
 @pytest.fixture
@@ -79,13 +80,13 @@ def test_tumor_sizes_and_top_losses(detector, localizer, tiny_lgg):
     pixels = np.array(rows["tumor_pixels"])
     for run in (detector, localizer):
         entry = evaluate(run, tiny_lgg, "test")
-        for name, (least, below) in module.TUMOR_SIZES.items():
+        for name, (least, below) in scoring.TUMOR_SIZES.items():
             count = int(((pixels >= least) & (pixels < (below or np.inf))).sum())
             assert entry["by_tumor_size"].get(name, {"samples": 0})["samples"] == count
         assert sum(part["samples"] for part in entry["by_tumor_size"].values()) == (pixels > 0).sum() > 0
         losses = [row["loss"] for row in entry["top_losses"]]
-        assert losses == sorted(losses, reverse=True) and 0 < len(losses) <= module.TOP_LOSSES
-        every = [module.loss_of(row) for row in RunFolder.open(run).predictions("patient/test")]
+        assert losses == sorted(losses, reverse=True) and 0 < len(losses) <= scoring.TOP_LOSSES
+        every = [scoring.loss_of(row) for row in RunFolder.open(run).predictions("patient/test")]
         assert losses[0] == max(loss for loss in every if loss is not None)
         assert {"patient_id", "slice_index"} <= set(entry["top_losses"][0])
 

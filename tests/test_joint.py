@@ -11,8 +11,8 @@ from bthub import joint, metrics, tables
 from bthub.cli import main
 from bthub.compare import Evaluation, open_run
 from bthub.errors import BthubError
-from bthub.evaluate import measure
 from bthub.run_folder import CALIBRATION, CONFIG, METRICS, PREDICTIONS, TRAINING, RunFolder, write_json
+from bthub.scoring import measure
 
 TEST = Evaluation("lgg", "patient", "test")
 # patient, slice, pixels of tumor, of mask, of both, and the detector's probability of tumor

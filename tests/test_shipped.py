@@ -9,8 +9,8 @@ from safetensors import safe_open
 
 from bthub import card, compare, joint, run_folder, tables
 from bthub.data.splits import patient_split
-from bthub.evaluate import measure
 from bthub.run_folder import RunFolder
+from bthub.scoring import measure
 
 REPOSITORY = Path(__file__).parents[1]
 README = REPOSITORY / "README.md"

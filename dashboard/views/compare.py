@@ -5,7 +5,8 @@ import streamlit as st
 
 import charts
 import frame
-from bthub import compare
+from bthub import compare, tables
+from bthub.errors import BthubError
 from bthub.metrics import readable
 from bthub.run_folder import CLASSIFICATION, SEGMENTATION
 
@@ -42,6 +43,8 @@ def section(task: str) -> None:
         metric = st.selectbox("Quality", metrics, metrics.index(MAIN[task][0]), frame.titled, key=f"metric {task}")
         st.caption(compare.DEFINITIONS.get(metric, ""))
         intervals(rows, metric, task)
+        if len(rows) > 1 and st.toggle("Is the best one better, or is it noise?", key=f"apart {task}"):
+            apart(view, task, metric)
     with right:
         known = [cost for cost in compare.COSTS if any(row[cost] is not None for row in rows)]
         if known:
@@ -143,6 +146,37 @@ def intervals(rows: list[dict], metric: str, task: str) -> None:
         rows=points,
         file=f"intervals-{task}.csv",
         key=False,
+    )
+
+
+def apart(view: frame.View, task: str, metric: str) -> None:
+    """How far the other models are from the best, on the same patients."""
+    try:
+        rows = tables.differences(list(view.of(task).values()), view.evaluation, [metric])
+    except BthubError as error:
+        frame.say([str(error)])
+        return
+    if not rows:
+        st.caption("Not defined on this split.")
+        return
+    best = rows[0]["best"]
+    verdict = {True: f"{best} is better", False: "can't be told apart", None: "too few patients to say"}
+    data = pd.DataFrame(
+        {
+            "Model": [row["model"] for row in rows],
+            f"{best} is ahead by": [row["difference"] for row in rows],
+            "from": [row["low"] for row in rows],
+            "to": [row["high"] for row in rows],
+            "Verdict": [verdict[row["apart"]] for row in rows],
+        }
+    )
+    st.dataframe(data.style.format("{:+.3f}", subset=list(data.columns[1:4]), na_rep="–"), hide_index=True)
+    frame.note(
+        f"How to read it: the difference in {readable(metric)} from {best}, with its 95 % interval. Both models are "
+        "measured on the same draws of patients, so patients that are hard for both cancel out, and this interval is "
+        "narrower than those above. Where it holds 0, the two can't be told apart.",
+        rows,
+        f"differences-{task}.csv",
     )
 
 

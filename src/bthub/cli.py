@@ -61,7 +61,7 @@ def _compare(args: argparse.Namespace) -> None:
 def _two_stage(args: argparse.Namespace) -> None:
     from bthub import joint
     from bthub.compare import open_run
-    from bthub.evaluate import figures_table
+    from bthub.scoring import figures_table
 
     entry = joint.two_stage(open_run(args.detector), open_run(args.localizer), args.split)
     _write_result(args.out / f"two-stage-{entry['protocol']}-{args.split}.json", entry)
@@ -71,7 +71,7 @@ def _two_stage(args: argparse.Namespace) -> None:
 def _cross_validate(args: argparse.Namespace) -> None:
     from bthub import joint
     from bthub.compare import open_run
-    from bthub.evaluate import figures_table
+    from bthub.scoring import figures_table
 
     entry = joint.cross_validation([open_run(run) for run in args.runs])
     _write_result(args.out / "cross-validation.json", entry)

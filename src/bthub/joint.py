@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from bthub.data.splits import FOLD_PROTOCOLS
 from bthub.errors import BthubError
-from bthub.evaluate import COUNTS, HD95, IDS, PROBABILITY, Predictions, measure
 from bthub.result import TUMOR
 from bthub.run_folder import CALIBRATION, CLASSIFICATION, METRICS, SEGMENTATION, TRAINING, RunFolder
+from bthub.scoring import COUNTS, HD95, IDS, PROBABILITY, Predictions, measure
 
 _NO_MASK = {COUNTS[1]: "0", COUNTS[2]: "0", HD95: ""}
 
@@ -18,7 +18,7 @@ def two_stage(detector: RunFolder, localizer: RunFolder, split: str = "test") ->
         detector, localizer: runs of one protocol, both evaluated on `split`.
 
     Returns:
-        What `evaluate.measure` gives for the masks that are left, after `detector`, `localizer` (name, weights), the
+        What `scoring.measure` gives for the masks that are left, after `detector`, `localizer` (name, weights), the
         detector's `threshold`, `protocol` and `split`.
 
     Raises:
@@ -62,7 +62,7 @@ def cross_validation(runs: Sequence[RunFolder]) -> dict:
         runs: one a fold, of one recipe, each evaluated on test.
 
     Returns:
-        What `evaluate.measure` gives for all patients, after `runs` (name, weights, protocol, and the fold's own
+        What `scoring.measure` gives for all patients, after `runs` (name, weights, protocol, and the fold's own
         metrics) and the common `config`.
 
     Raises:

@@ -14,8 +14,8 @@ from pathlib import Path
 from bthub import compare, metrics
 from bthub.compare import COSTS, Evaluation, Row
 from bthub.errors import BthubError
-from bthub.evaluate import resampled
 from bthub.run_folder import CLASSIFICATION, SEGMENTATION, RunFolder
+from bthub.scoring import resampled
 
 SHOWN = {
     CLASSIFICATION: ("roc_auc", "accuracy", "balanced_accuracy", "precision", "recall", "specificity", "f1", "ece"),

@@ -1,0 +1,94 @@
+"""From a predictions file to figures: pure functions, so that anyone can check `metrics.json` against its run."""
+
+import math
+import sys
+
+import numpy as np
+
+from bthub import metrics
+
+IDS = ("patient_id", "slice_index", "institution", "file")
+COUNTS = ("tumor_px", "predicted_px", "intersection_px", "pixels")
+HD95 = "hd95_px"
+"""Column of the 95th-percentile Hausdorff distance; empty where there isn't a reference and a mask."""
+TUMOR_SIZES = {"small": (1, 500), "medium": (500, 2000), "large": (2000, None)}
+"""Pixels of tumor on a slice, from and below, by which tumor slices are told apart."""
+TOP_LOSSES = 6
+PROBABILITY = "p_"
+"""What the columns of the classes' probabilities start with: `p_tumor`."""
+
+Predictions = list[dict[str, str]]
+"""Rows of a predictions file, as `RunFolder.predictions` gives them."""
+
+
+def measure(predictions: Predictions, settings: dict) -> dict:
+    """The figures of a predictions file: a pure function, so that anyone can check `metrics.json` against it.
+
+    Args:
+        predictions: rows with ids and, of a classifier, `label` and a probability a class, or, of a ResUNet, the
+            pixel counts.
+        settings: of a classifier `labels`, `temperature` and `threshold` (None where the most probable class
+            counts); of a ResUNet nothing is needed.
+
+    Returns:
+        What `metrics.classification` or `metrics.segmentation` returns, `by_institution` the same for each
+        institution by itself, `by_tumor_size` for the tumor slices of each of TUMOR_SIZES (empty where there are
+        none), and `top_losses`, the images it does worst, with their loss: of a classifier the negative logarithm of
+        the probability of what is true, of a ResUNet 1 - Dice.
+    """
+    measured = _measure(predictions, settings)
+    institutions = sorted({row["institution"] for row in predictions if "institution" in row})
+    measured["by_institution"] = {
+        name: _measure([row for row in predictions if row["institution"] == name], settings) for name in institutions
+    }
+    measured["by_tumor_size"] = {}
+    for name, (least, below) in TUMOR_SIZES.items():
+        pixels = [int(row.get("tumor_px", 0)) for row in predictions]
+        rows = [row for row, n in zip(predictions, pixels, strict=True) if least <= n and (below is None or n < below)]
+        if rows:
+            measured["by_tumor_size"][name] = {"tumor_px": [least, below], **_measure(rows, settings)}
+    losses = [(loss, row) for row in predictions if (loss := loss_of(row)) is not None]
+    worst = sorted(losses, key=lambda pair: -pair[0])[:TOP_LOSSES]
+    measured["top_losses"] = [{**{k: row[k] for k in (*IDS, "label") if k in row}, "loss": loss} for loss, row in worst]
+    return measured
+
+
+def loss_of(row: dict[str, str]) -> float | None:
+    """How badly a run does on one image, from its row of a predictions file; None where there is nothing to tell."""
+    if "label" in row:
+        return -math.log(max(float(row[PROBABILITY + row["label"]]), sys.float_info.min))
+    tumor, found, both, _ = (int(row[name]) for name in COUNTS)
+    return 1 - 2 * both / (tumor + found) if tumor + found else None
+
+
+def resampled(predictions: Predictions, settings: dict) -> dict:
+    """The figures alone, with the resamples that `metrics.difference` compares two runs by."""
+    return _measure(predictions, settings, keep_resamples=True)
+
+
+def figures_table(measured: dict) -> list[str]:
+    """Lines of a table of metrics with their intervals."""
+    lines = [f"{'':48}value      95 % interval"]
+    for name, found in measured["metrics"].items():
+        value, low, high = ("-" if found[end] is None else f"{found[end]:.4f}" for end in ("value", "low", "high"))
+        lines.append(f"{metrics.readable(name):48}{value:11}{low} to {high}")
+    return lines
+
+
+def _measure(predictions: Predictions, settings: dict, keep_resamples: bool = False) -> dict:
+    groups = [row["patient_id"] for row in predictions] if "patient_id" in predictions[0] else None
+    if "label" not in predictions[0]:
+        counts = (np.array([int(row[name]) for row in predictions]) for name in COUNTS)
+        distances = np.array([float(row[HD95] or "nan") for row in predictions])
+        return metrics.segmentation(*counts, hd95_px=distances, groups=groups, keep_resamples=keep_resamples)
+    labels, threshold = settings["labels"], settings["threshold"]
+    return metrics.classification(
+        np.array([labels.index(row["label"]) for row in predictions]),
+        np.array([[float(row[PROBABILITY + label]) for label in labels] for row in predictions]),
+        labels,
+        positive=None if threshold is None else labels.index("tumor"),
+        threshold=threshold,
+        temperature=settings["temperature"],
+        groups=groups,
+        keep_resamples=keep_resamples,
+    )
