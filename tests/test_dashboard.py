@@ -279,6 +279,13 @@ def test_papers_stand_beside_what_was_measured(show: Open, shipped_runs):
     assert f"{value:.4f}" in said and "0.8360" in said and "no run yet" in said
 
 
+def test_papers_put_their_own_recipe_first(show: Open, shipped_runs, copy: Path):
+    own = copy.with_name("resnet-resunet-detector")
+    copy.rename(own)
+    said = words(show("papers", [*shipped_runs, own]))
+    assert said.index("resnet-resunet-detector, the paper") < said.index("resnet18-lgg, this project")
+
+
 def test_where_it_looks_compares_with_the_mask(show: Open):
     app = show("where_it_looks")
     row = table(app).iloc[0]

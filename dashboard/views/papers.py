@@ -25,7 +25,7 @@ def main() -> None:
     runs = [every[name] for name in frame.collect(every, readable)]
     downloads = []
     for key, paper in compare.papers().items():
-        rows = [row for figure in paper["figures"] for row in compared(figure, runs)]
+        rows = [row for figure in paper["figures"] for row in compared(key, figure, runs)]
         downloads += [{"paper": key, **row} for row in rows]
         with st.container(border=True):
             st.subheader(paper["title"], anchor=key)
@@ -33,20 +33,27 @@ def main() -> None:
             st.html(table(paper["figures"], rows))
     frame.note(
         "How to read it: a paper's figure stands beside each run here that is comparable in network, task and kind of "
-        "data. “No run yet” is where none is; `train/configs` has the recipes.",
+        "data, those that follow the paper's own recipe first. “No run yet” is where none is; `train/configs/papers` has "
+        "the recipes, `train/rows.yaml` what two CPU cores leave of them.",
         downloads,
         "papers.csv",
     )
 
 
-def compared(figure: dict, runs: Iterable[RunFolder]) -> list[dict]:
-    """A row for each run that the figure can be held against."""
+def compared(paper: str, figure: dict, runs: Iterable[RunFolder]) -> list[dict]:
+    """A row for each run that the figure can be held against, those of the paper's own recipe first.
+
+    Rows of train/rows.yaml that follow a paper's recipe begin with its key.
+    """
     rows = []
     for run, protocol, value in compare.measured_like(figure, runs):
         difference = None if figure["value"] is None else value["value"] - figure["value"]
         head = {"what": figure["what"], "reported": figure["value"]}
-        rows.append({**head, "model": compare.name(run), "protocol": protocol, **value, "difference": difference})
-    return rows
+        name = compare.name(run)
+        recipe = "the paper's" if name.startswith(paper) else "this project's"
+        found = {**head, "model": name, "recipe": recipe, "protocol": protocol, **value, "difference": difference}
+        rows.append(found)
+    return sorted(rows, key=lambda row: row["recipe"] != "the paper's")
 
 
 def readable(run: RunFolder) -> bool:
