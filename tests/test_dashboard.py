@@ -428,7 +428,7 @@ def test_image_folder_runs_and_slices_do_not_meet(show: Open, shipped_runs, tmp_
     if page == "where_it_looks":
         assert ("Heat map" in words(app)) == (data == "lgg")
     if page == "papers":
-        assert "a-4class, split by image" in words(app)
+        assert "a-4class, this project's recipe, split by image" in words(app)
 
 
 def test_chosen_models_have_different_colours(shipped_runs):

@@ -33,8 +33,8 @@ def main() -> None:
             st.html(table(paper["figures"], rows))
     frame.note(
         "How to read it: a paper's figure stands beside each run here that is comparable in network, task and kind of "
-        "data, those that follow the paper's own recipe first. “No run yet” is where none is; `train/configs/papers` has "
-        "the recipes, `train/rows.yaml` what two CPU cores leave of them.",
+        "data, those that follow the paper's own recipe first. “No run yet” is where none is; "
+        "`train/configs/papers` has the recipes, `train/rows.yaml` what two CPU cores leave of them.",
         downloads,
         "papers.csv",
     )
@@ -87,10 +87,9 @@ def measured(row: dict) -> str:
     """A run's figure in a line."""
     ends = "" if row["low"] is None else f" ({row['low']:.3f} – {row['high']:.3f})"
     away = "" if row["difference"] is None else f", {row['difference']:+.3f}"
-    return (
-        f"<span class=number><b>{row['value']:.4f}</b>{ends}{away}</span> "
-        f"<small>{html.escape(row['model'])}, {html.escape(SPLIT.get(row['protocol'], row['protocol']))}</small>"
-    )
+    who = f"{row['model']}, {row['recipe']} recipe, {SPLIT.get(row['protocol'], row['protocol'])}"
+    value = f"<span class=number><b>{row['value']:.4f}</b>{ends}{away}</span>"
+    return f"{value} <small>{html.escape(who, quote=False)}</small>"
 
 
 main()
