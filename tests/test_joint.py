@@ -34,7 +34,14 @@ def run_folder(path: Path, kind: str, protocol: str, rows: list[dict[str, str]],
     write_json(path / TRAINING, {"protocol": protocol, "config": TRAINED | config, "dataset": {"name": "lgg"}})
     write_json(path / CALIBRATION, settings)
     task = "image-classification" if kind == "detector" else "image-segmentation"
-    entry = {"task": task, **settings, **measure(rows, settings), "dataset": {"name": "lgg"}, "weights": path.name}
+    entry = {
+        "task": task,
+        **settings,
+        **measure(rows, settings),
+        "dataset": {"name": "lgg"},
+        "weights": path.name,
+        "command": "bthub evaluate",
+    }
     write_json(path / METRICS, {f"{protocol}/test": entry})
     with (path / PREDICTIONS / f"{protocol}-test.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
@@ -103,6 +110,12 @@ def test_two_stage_refuses_what_does_not_belong_together(pair, tmp_path):
         joint.two_stage(pair[0], other)
 
 
+def test_figures_of_other_weights_are_refused(pair):
+    detector = RunFolder(pair[0].path, "gate", "sha256:0123456789ab")
+    with pytest.raises(BthubError, match="measured with the weights gate"):
+        joint.two_stage(detector, pair[1])
+
+
 def folds(folder: Path, **config: object) -> list[RunFolder]:
     slices = [[(f"p{k}", "1", 100, 100, 10 * k, 0), (f"q{k}", "1", 10, 10, 10, 0)] for k in range(1, 6)]
     return [
@@ -126,6 +139,8 @@ def test_folds_must_be_complete_and_of_one_recipe(tmp_path):
         joint.cross_validation(runs[:4])
     with pytest.raises(BthubError, match="expected a run for each of fold-1"):
         joint.cross_validation([*runs, runs[0]])
+    with pytest.raises(BthubError, match="expected localizers"):
+        joint.cross_validation([run_folder(tmp_path / "d", "detector", "fold-1", verdict_rows(SLICES)), *runs[1:]])
     with pytest.raises(BthubError, match="differ in learning_rate"):
         joint.cross_validation([*runs[:4], folds(tmp_path / "b", learning_rate=0.1)[4]])
 

@@ -23,7 +23,7 @@ def test_patient_table():
 
 
 def test_slice_table():
-    table = splits._slice_table()
+    table = splits.slice_table()
     shares = {name: count / len(table) for name, count in Counter(table.values()).items()}
     assert shares == pytest.approx({"train": 0.7, "validation": 0.15, "test": 0.15}, abs=0.001)
     assert not {patient for patient, _ in table} & set(splits.BENCHMARK_PATIENTS)
@@ -109,5 +109,5 @@ def test_committed_tables_are_what_the_data_gives():
         for mask in Path(source).glob("*/*_mask.tif")
     ]
     assert splits.draw_patient_split(facts) == splits._patient_table()
-    assert splits.draw_slice_split(facts) == splits._slice_table()
+    assert splits.draw_slice_split(facts) == splits.slice_table()
     assert splits.draw_folds(facts) == splits._fold_table()

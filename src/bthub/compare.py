@@ -17,7 +17,7 @@ import yaml
 from safetensors import SafetensorError, safe_open
 
 from bthub import metrics
-from bthub.data.splits import TABLES, patient_split
+from bthub.data.splits import patient_split, slice_table
 from bthub.errors import BthubError
 from bthub.run_folder import (
     CALIBRATION,
@@ -27,6 +27,7 @@ from bthub.run_folder import (
     DEFAULTS,
     GRADCAM,
     HISTORY,
+    LR_FINDER,
     METRICS,
     PREDICTIONS,
     SEGMENTATION,
@@ -36,9 +37,7 @@ from bthub.run_folder import (
     WEIGHTS,
     RunFolder,
 )
-
-LR_FINDER = "lr_finder.csv"
-"""The learning-rate range test of a run, where its recipe has one: columns `learning_rate` and `loss`."""
+from bthub.scoring import TUMOR_SIZES
 
 TUMOR = "tumor"
 HEALTHY = ("no_tumor", "no")
@@ -571,8 +570,12 @@ def _positive(found: Scores) -> int:
 
 # -- masks
 
-SIZES = {"under 500": 500, "500 to 2,000": 2000, "2,000 and more": math.inf}
-"""Ranges of tumor area on a slice in pixels, by the end that they don't reach; those of `bthub evaluate`."""
+SIZES = {
+    f"{least:,} and more" if below is None else f"{least:,} to {below:,}" if least > 1 else f"under {below:,}": below
+    or math.inf
+    for least, below in TUMOR_SIZES.values()
+}
+"""Ranges of tumor area on a slice in pixels, by the end that they don't reach."""
 
 
 def masks(run: RunFolder, evaluation: Evaluation) -> list[Row]:
@@ -701,8 +704,8 @@ def _differences(one: RunFolder, other: RunFolder) -> list[str]:
 def split_map() -> list[Row]:
     """Every slice of the committed splits: `patient_id`, `slice_index`, and its split under `patient` and `slice`."""
     return [
-        {**line, "slice_index": int(line["slice_index"]), "patient": patient_split(line["patient_id"])}
-        for line in _slice_table()
+        {"patient_id": patient, "slice_index": index, "slice": split, "patient": patient_split(patient)}
+        for (patient, index), split in slice_table().items()
     ]
 
 
@@ -717,17 +720,6 @@ def with_neighbour_in_train(protocol: str) -> tuple[int, int]:
         if "train" in (where.get((patient, index - 1)), where.get((patient, index + 1)))
     ]
     return len(leaking), len(test)
-
-
-@cache
-def _slice_table() -> list[dict[str, str]]:
-    import csv
-
-    with (TABLES / "lgg_slice.csv").open(newline="") as file:
-        return [
-            {"patient_id": line["patient_id"], "slice_index": line["slice_index"], "slice": line["split"]}
-            for line in csv.DictReader(file)
-        ]
 
 
 # -- papers

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
+from bthub import compare
+from bthub.compare import image_key
 from bthub.data.splits import FOLD_PROTOCOLS
 from bthub.errors import BthubError
 from bthub.result import TUMOR
 from bthub.run_folder import CALIBRATION, CLASSIFICATION, METRICS, SEGMENTATION, TRAINING, RunFolder
-from bthub.scoring import COUNTS, HD95, IDS, PROBABILITY, Predictions, measure
+from bthub.scoring import COUNTS, HD95, PROBABILITY, Predictions, measure
 
 _NO_MASK = {COUNTS[1]: "0", COUNTS[2]: "0", HD95: ""}
 
@@ -31,21 +33,20 @@ def two_stage(detector: RunFolder, localizer: RunFolder, split: str = "test") ->
         )
     protocol = detector.training["protocol"]
     key = f"{protocol}/{split}"
-    entries = {"detector": _entry(detector, key), "localizer": _entry(localizer, key)}
+    stages = {"detector": detector, "localizer": localizer}
+    entries = {stage: _entry(run, key) for stage, run in stages.items()}
     threshold = detector.calibration.get("threshold")
     if threshold is None:
         raise BthubError(f"{detector.id}: {CALIBRATION} has no threshold, so it isn't a detector")
-    gate = {_image(row): float(row[PROBABILITY + TUMOR]) >= threshold for row in detector.predictions(key)}
+    gate = {image_key(row): float(row[PROBABILITY + TUMOR]) >= threshold for row in detector.predictions(key)}
     rows = localizer.predictions(key)
-    if gate.keys() != {_image(row) for row in rows}:
+    if gate.keys() != {image_key(row) for row in rows}:
         raise BthubError(
             f"{detector.id} and {localizer.id} were evaluated on different images: evaluate both on one set"
         )
-    kept = [row if gate[_image(row)] else {**row, **_NO_MASK} for row in rows]
+    kept = [row if gate[image_key(row)] else {**row, **_NO_MASK} for row in rows]
     return {
-        **{
-            stage: {"name": run.id, "weights": entries[stage]["weights"]} for stage, run in _stages(detector, localizer)
-        },
+        **{stage: {"name": run.id, "weights": entries[stage]["weights"]} for stage, run in stages.items()},
         "threshold": threshold,
         "protocol": protocol,
         "split": split,
@@ -68,11 +69,15 @@ def cross_validation(runs: Sequence[RunFolder]) -> dict:
     Raises:
         BthubError: a fold is missing or there twice, the recipes differ, or a run wasn't evaluated.
     """
+    if any(run.task == CLASSIFICATION for run in runs):
+        raise BthubError("expected localizers: a detector's folds have thresholds of their own, so calls don't pool")
     by_protocol = {run.training["protocol"]: run for run in runs}
     if sorted(by_protocol) != sorted(FOLD_PROTOCOLS) or len(runs) != len(FOLD_PROTOCOLS):
         named = ", ".join(f"{run.id} ({run.training['protocol']})" for run in runs)
         raise BthubError(f"expected a run for each of {', '.join(FOLD_PROTOCOLS)}, received {named}")
-    recipes = {run.id: {k: v for k, v in run.training["config"].items() if k != "protocol"} for run in runs}
+    # How many processes read the images is no matter of the recipe.
+    aside = ("protocol", "workers")
+    recipes = {run.id: {k: v for k, v in run.training["config"].items() if k not in aside} for run in runs}
     first, *others = recipes.items()
     for name, recipe in others:
         different = sorted(key for key in recipe.keys() | first[1].keys() if recipe.get(key) != first[1].get(key))
@@ -83,32 +88,19 @@ def cross_validation(runs: Sequence[RunFolder]) -> dict:
     for protocol in FOLD_PROTOCOLS:
         run, key = by_protocol[protocol], f"{protocol}/test"
         entry = _entry(run, key)
-        settings = {name: entry[name] for name in ("labels", "threshold", "temperature") if name in entry}
         pooled += run.predictions(key)
         folds.append({"name": run.id, "protocol": protocol, "weights": entry["weights"], "metrics": entry["metrics"]})
-    if runs[0].task == CLASSIFICATION:
-        # Each fold has its own threshold: probabilities of different models can be ranked together, calls can't.
-        raise BthubError(
-            "cross-validation is summarised for localizers: a detector's folds have thresholds of their own"
-        )
-    images = [_image(row) for row in pooled]
+    images = [image_key(row) for row in pooled]
     if len(set(images)) != len(images):
         raise BthubError("an image is in the test split of two folds: evaluate the folds on one data set")
     command = "bthub cross-validate " + " ".join(f"runs/{fold['name']}" for fold in folds)
-    return {"runs": folds, "config": first[1], "command": command, **measure(pooled, settings)}
-
-
-def _stages(detector: RunFolder, localizer: RunFolder) -> list[tuple[str, RunFolder]]:
-    return [("detector", detector), ("localizer", localizer)]
-
-
-def _image(row: dict[str, str]) -> tuple[str, ...]:
-    return tuple(row[name] for name in IDS if name in row)
+    return {"runs": folds, "config": first[1], "command": command, **measure(pooled, {})}
 
 
 def _entry(run: RunFolder, key: str) -> dict:
-    found = run.metrics.get(key)
+    """The figures under a key of `metrics.json`, if they are of the weights that the run has now."""
+    found = next((evaluation for evaluation in compare.evaluations(run) if evaluation.key == key), None)
     if found is None:
         split = key.rpartition("/")[2]
         raise BthubError(f"{run.id}: {METRICS} has no {key}: run bthub evaluate {run.path} --data ... --split {split}")
-    return found
+    return compare.entry(run, found)

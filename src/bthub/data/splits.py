@@ -65,7 +65,7 @@ def slice_split(patient_id: str, slice_index: int) -> str:
     if patient_id in BENCHMARK_PATIENTS:
         return "benchmark"
     try:
-        return _slice_table()[patient_id, slice_index]
+        return slice_table()[patient_id, slice_index]
     except KeyError:
         raise BthubError(
             f"slice {slice_index} of patient {patient_id} is in no split of {TABLES / 'lgg_slice.csv'}: "
@@ -144,7 +144,8 @@ def _patient_table() -> dict[str, str]:
 
 
 @cache
-def _slice_table() -> dict[tuple[str, int], str]:
+def slice_table() -> dict[tuple[str, int], str]:
+    """The split of each slice but the benchmark's under protocol `slice`, by patient and slice index."""
     with (TABLES / "lgg_slice.csv").open(newline="") as file:
         return {(row["patient_id"], int(row["slice_index"])): row["split"] for row in csv.DictReader(file)}
 
