@@ -83,7 +83,7 @@ ABOUT = f"""
 """
 
 ANYWAY = "Analyze whatever it shows"
-REFUSAL = f"If it is one all the same, tick “{ANYWAY}” and upload it again."
+REFUSAL = f"Here: tick “{ANYWAY}” and upload it again."
 FAILURE = "Something failed on the server, whose log says what. Try again, or try another picture."
 
 # Tells screen readers the new verdict; where the result is below the input, brings it into view.
