@@ -1,6 +1,7 @@
 """Every recipe of train/rows.yaml from end to end on a few slices, and the pieces that recipes are made of."""
 
 import copy
+import dataclasses
 import importlib.util
 import shutil
 import sys
@@ -110,6 +111,17 @@ def test_every_row_runs_from_end_to_end(name, scripts, data, tmp_path):
     assert (output / LR_FINDER).exists() == bool(folder.training["config"].get("lr_finder"))
     assert folder.training["best"]["epochs_trained"] == 1 + bool(folder.training["config"].get("freeze_epochs"))
     shutil.rmtree(output)  # VGG16 and its checkpoint take a gigabyte
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_what_a_row_changes_arrives_as_it_is_written(name, scripts, tmp_path):
+    row = ROWS[name]
+    script = scripts[row["script"]]
+    config, _ = run.parse_config(script.Config, "x", scripts["reproduce"].training_arguments(row, "data", tmp_path))
+    for key, value in row.get("set", {}).items():
+        given = getattr(config, key)
+        assert (dataclasses.asdict(given) if dataclasses.is_dataclass(given) else given) == value
+    assert run.size_at(config.image_sizes, config.epochs) == max(config.image_sizes.values())
 
 
 def test_a_reproduced_row_is_trained_by_its_script(scripts, data, monkeypatch, tmp_path):

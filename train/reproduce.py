@@ -36,10 +36,11 @@ def rows() -> dict[str, dict]:
 def training_arguments(row: dict, data: str, output: Path) -> list[str]:
     """What the row's script is given."""
     arguments = ["--config", str(HERE / "configs" / f"{row['config']}.yaml"), "--data", data, "--output", str(output)]
-    # JSON is YAML, and says null and false as a configuration does.
-    return arguments + [
-        part for key, value in row.get("set", {}).items() for part in ("--set", f"{key}={json.dumps(value)}")
-    ]
+    for key, value in row.get("set", {}).items():
+        # On one line; YAML ends a lone value with a line of dots. JSON would make image_sizes' numbers strings.
+        text = yaml.safe_dump(value, default_flow_style=True, width=sys.maxsize).removesuffix("...\n").strip()
+        arguments += ["--set", f"{key}={text}"]
+    return arguments
 
 
 def main() -> None:
