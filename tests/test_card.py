@@ -33,6 +33,7 @@ from bthub.run_folder import (
     RunFolder,
     write_json,
 )
+from bthub.scoring import measure
 
 
 @pytest.fixture(scope="module")
@@ -417,6 +418,29 @@ def test_the_card_of_an_image_set_speaks_of_images(image_run):
         assert row(text, name)[0] == str(images)
     assert "Nothing is known of the patients" in text and "are too narrow" in text
     assert not list((image_run / "figures").glob("*gallery*")) and "gallery" not in text
+
+
+def test_copies_of_known_images_are_measured_apart(image_run):
+    key = "default/validation"
+    folder = RunFolder.open(image_run)
+    assert folder.metrics[key]["by_seen"] == {} and "are copies" not in card.render(image_run)
+    entry, rows = folder.metrics[key], folder.predictions(key)
+    for row in rows[:2]:
+        row["also_in"] = "train"
+    settings = {name: entry[name] for name in ("labels", "temperature", "threshold")}
+    write_json(image_run / METRICS, {**folder.metrics, key: {**entry, **measure(rows, settings)}})
+    parts = read(image_run / METRICS)[key]["by_seen"]
+    assert {name: part["samples"] for name, part in parts.items()} == {"seen": 2, "unseen": len(rows) - 2}
+    text = card.render(image_run)
+    assert f"**2 of these {len(rows)} images are copies**" in text
+    for name, shown in (("seen", "copies of known ones"), ("unseen", "new ones")):
+        [line] = [line for line in text.splitlines() if line.startswith(f"| {shown} |")]
+        cells = [cell.strip() for cell in line.split("|")[2:-1]]
+        labels, hits = settings["labels"], 0
+        members = rows[:2] if name == "seen" else rows[2:]
+        for row in members:
+            hits += max(labels, key=lambda label, row=row: float(row[f"p_{label}"])) == row["label"]
+        assert cells[0] == str(len(members)) and f"{hits / len(members):.3f}" in cells[1:]
 
 
 def test_the_metadata_of_an_image_set(image_run):

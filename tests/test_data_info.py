@@ -67,7 +67,7 @@ def test_image_set_counts_and_duplicates_are_those_of_the_files(tmp_path):
         ["test", "43", "5", "48"],
         ["all", "63", "25", "88"],
     ]
-    assert "38 of 88 images repeat the pixels of another one." in text
+    assert "38 of 88 images repeat another one." in text
     shared = Counter()
     for line in text.splitlines():
         if "of 48 images of test are also in" in line:
@@ -76,7 +76,7 @@ def test_image_set_counts_and_duplicates_are_those_of_the_files(tmp_path):
     assert "0 of 6 images of validation are also in train." in text
     # The card was written from the same counts.
     card = (tmp_path / "out" / "README.md").read_text()
-    assert all(line in card for line in text.splitlines() if " images of " in line or "repeat the pixels" in line)
+    assert all(line in card for line in text.splitlines() if " images of " in line or "repeat another" in line)
 
 
 def test_what_is_not_a_built_data_set_is_refused(tmp_path, kaggle):

@@ -422,6 +422,14 @@ def _result(entry: Record, folder: RunFolder) -> dict:
         for name in entry["by_institution"].keys()
         for part in [entry["by_institution"][name]]
     ]
+    seen = entry["by_seen"] if "by_seen" in entry.keys() else Record({}, METRICS)
+    shown["seen"] = {
+        name: {
+            "samples": seen[name]["samples"],
+            "figures": [seen[name]["metrics"][metric] for metric in HEADLINE[task]],
+        }
+        for name in seen.keys()
+    }
     return shown
 
 

@@ -86,7 +86,7 @@ def classification(
         threshold: operating threshold on its probability, needed with `positive`.
         temperature: that the logits were divided by. With it, the calibration error that there would be without is
             measured too.
-        groups: (N,) patient of each image, or None where images are independent.
+        groups: (N,) patient of each image, or the picture that it is a copy of; None where images are independent.
         keep_resamples: for `difference`.
 
     Returns:
@@ -276,7 +276,7 @@ def centre(
 
     Args:
         values: (N,).
-        groups: (N,) patient of each image, or None where images are independent.
+        groups: (N,) patient of each image, or the picture that it is a copy of; None where images are independent.
 
     Raises:
         ValueError: no values.

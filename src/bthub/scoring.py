@@ -7,7 +7,7 @@ import numpy as np
 
 from bthub import metrics
 
-IDS = ("patient_id", "slice_index", "institution", "file")
+IDS = ("patient_id", "slice_index", "institution", "file", "group", "also_in")
 COUNTS = ("tumor_px", "predicted_px", "intersection_px", "pixels")
 HD95 = "hd95_px"
 """Column of the 95th-percentile Hausdorff distance; empty where there isn't a reference and a mask."""
@@ -33,8 +33,9 @@ def measure(predictions: Predictions, settings: dict) -> dict:
     Returns:
         What `metrics.classification` or `metrics.segmentation` returns, `by_institution` the same for each
         institution by itself, `by_tumor_size` for the tumor slices of each of TUMOR_SIZES (empty where there are
-        none), and `top_losses`, the images it does worst, with their loss: of a classifier the negative logarithm of
-        the probability of what is true, of a ResUNet 1 - Dice.
+        none), `by_seen` for the images of which an earlier split has a copy (`seen`) and the others (`unseen`; empty
+        where it has none), and `top_losses`, the images it does worst, with their loss: of a classifier the negative
+        logarithm of the probability of what is true, of a ResUNet 1 - Dice.
     """
     measured = _measure(predictions, settings)
     institutions = sorted({row["institution"] for row in predictions if "institution" in row})
@@ -47,6 +48,10 @@ def measure(predictions: Predictions, settings: dict) -> dict:
         rows = [row for row, n in zip(predictions, pixels, strict=True) if least <= n and (below is None or n < below)]
         if rows:
             measured["by_tumor_size"][name] = {"tumor_px": [least, below], **_measure(rows, settings)}
+    seen = [row for row in predictions if row.get("also_in")]
+    unseen = [row for row in predictions if not row.get("also_in")]
+    parts = {"seen": seen, "unseen": unseen} if seen else {}
+    measured["by_seen"] = {name: _measure(rows, settings) for name, rows in parts.items() if rows}
     losses = [(loss, row) for row in predictions if (loss := loss_of(row)) is not None]
     worst = sorted(losses, key=lambda pair: -pair[0])[:TOP_LOSSES]
     measured["top_losses"] = [{**{k: row[k] for k in (*IDS, "label") if k in row}, "loss": loss} for loss, row in worst]
@@ -76,7 +81,9 @@ def figures_table(measured: dict) -> list[str]:
 
 
 def _measure(predictions: Predictions, settings: dict, keep_resamples: bool = False) -> dict:
-    groups = [row["patient_id"] for row in predictions] if "patient_id" in predictions[0] else None
+    # What belongs together: the slices of a patient, the copies of a picture.
+    together = next((name for name in ("patient_id", "group") if name in predictions[0]), None)
+    groups = [row[together] for row in predictions] if together else None
     if "label" not in predictions[0]:
         counts = (np.array([int(row[name]) for row in predictions]) for name in COUNTS)
         distances = np.array([float(row[HD95] or "nan") for row in predictions])

@@ -63,7 +63,8 @@ def write(runs: Sequence[RunFolder], out: Path, split: str = "test") -> str:
     out.mkdir(parents=True, exist_ok=True)
     sections = [
         f"# Runs compared, split {split}\n\nWritten by `bthub compare`. Intervals cover {metrics.COVERAGE:.0%} and "
-        "resample patients where the data name them, else images. Research software, not a medical device.\n"
+        "resample patients where the data name them, else pictures, each with its copies. "
+        "Research software, not a medical device.\n"
     ]
     for (evaluation, task), members in sorted(tables.items(), key=lambda item: item[0]):
         rows = ranked([compare.row(run, evaluation) for run in members], COMPARED[task][0])

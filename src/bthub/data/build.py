@@ -170,20 +170,22 @@ def _build_lgg(files: Source, slices: list[lgg.Slice], splits: list[tuple[str, s
 
 
 def _build_folders(files: Source, pictures: list[folders.Picture], folder: Path, held_out: dict[str, float]) -> None:
-    digests = []
+    thumbnails = []
     for picture in tqdm(pictures, "Checking", unit="image"):
         decoded = folders.decode(files.read(picture.file), files.where(picture.file))
-        digests.append(folders.pixel_digest(decoded))
-    splits = folders.draw_splits(pictures, digests, held_out)
+        thumbnails.append(folders.thumbnail(decoded))
+    groups = folders.same_pictures(thumbnails)
+    splits = folders.draw_splits(pictures, groups, held_out)
+    elsewhere = folders.also_in(splits, groups)
     classes = sorted({picture.label for picture in pictures})
     facts = []
     with _ParquetFiles(folder, folders.features(classes)) as parquet:
-        writing = tqdm(zip(pictures, splits, digests, strict=True), "Writing", len(pictures), unit="image")
-        for picture, split, digest in writing:
+        columns = zip(pictures, splits, groups, elsewhere, strict=True)
+        for picture, split, group, also_in in tqdm(columns, "Writing", len(pictures), unit="image"):
             data = {"bytes": files.read(picture.file), "path": PurePosixPath(picture.file).name}
             row = {"image": data, "label": classes.index(picture.label), "file": picture.file}
-            parquet.add(f"data/{split}.parquet", row)
-            facts.append(info.PictureFacts(split, picture.label, digest))
+            parquet.add(f"data/{split}.parquet", {**row, "group": group, "also_in": also_in})
+            facts.append(info.PictureFacts(split, picture.label, group))
     text = card.folders_card(
         files.title, facts, shipped=pictures[0].shipped is not None, held_out=held_out, content=_content(folder)
     )

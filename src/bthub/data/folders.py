@@ -4,10 +4,9 @@ Either ``CLASS/image.jpg``, or ``train/CLASS/image.jpg`` and ``test/CLASS/image.
 split it.
 """
 
-import hashlib
 import io
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from types import MappingProxyType
@@ -16,9 +15,11 @@ import numpy as np
 from datasets import ClassLabel, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
+from scipy.sparse.csgraph import connected_components
+from sklearn.neighbors import radius_neighbors_graph
 
 from bthub.data.source import Source, pick_root
-from bthub.data.splits import SEED
+from bthub.data.splits import SEED, SPLITS
 from bthub.errors import BthubError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -37,6 +38,10 @@ _SHIPPED = {
 _MAX_PIXELS = 64_000_000
 # Shares held out of what the publisher hasn't split.
 HELD_OUT = {"validation": 0.15, "test": 0.15}
+# Two files show the same picture if their thumbnails of this side correlate so well. In the two sets that this was
+# looked at on, copies are above it, saved again or resized, and neighbouring slices of one patient below.
+THUMBNAIL = 32
+SAME = 0.995
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,15 @@ class Picture:
 
 def features(classes: list[str]) -> Features:
     """The columns of an image-folder set."""
-    return Features({"image": ImageFeature(), "label": ClassLabel(names=classes), "file": Value("string")})
+    return Features(
+        {
+            "image": ImageFeature(),
+            "label": ClassLabel(names=classes),
+            "file": Value("string"),
+            "group": Value("int32"),
+            "also_in": Value("string"),
+        }
+    )
 
 
 def find_images(source: Source) -> list[Picture]:
@@ -125,25 +138,46 @@ def decode(data: bytes, where: str) -> Image.Image:
     raise BthubError(f"{where}: {size[0]}x{size[1]} pixels is too large (at most {_MAX_PIXELS:,}); remove it")
 
 
-def pixel_digest(picture: Image.Image) -> str:
-    """The same for two pictures of the same pixels, whatever format or colour mode they were saved in."""
-    # Pillow clips pictures of more than 8 bits when it converts them, which would make different ones equal.
-    plain = picture if picture.mode.startswith(("I", "F")) else picture.convert("RGB")
-    return hashlib.sha256(f"{plain.mode} {plain.size} ".encode() + plain.tobytes()).hexdigest()
+def thumbnail(picture: Image.Image) -> np.ndarray:
+    """What is compared of a picture: (THUMBNAIL * THUMBNAIL,) grey values of mean 0 and length 1, all 0 if it is blank.
+
+    The same picture in another size, format, colour mode or brightness has nearly the same one.
+    """
+    # Pillow clips pictures of more than 8 bits when it converts them to grey.
+    deep = picture.mode.startswith(("I", "F"))
+    grey = Image.fromarray(np.asarray(picture, np.float32)) if deep else picture.convert("L").convert("F")
+    values = np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)).ravel()
+    values = values - values.mean()
+    length = np.linalg.norm(values)
+    # Rounding leaves a little of a blank picture.
+    return values / length if length > 1e-3 else np.zeros_like(values)
+
+
+def same_pictures(thumbnails: Sequence[np.ndarray]) -> list[int]:
+    """A number for each thumbnail, the same for those that correlate by SAME or more, directly or by way of others.
+
+    Numbers are given in order of appearance.
+    """
+    # Of vectors of length 1, the squared distance is twice what the correlation lacks of 1.
+    near = radius_neighbors_graph(np.stack(thumbnails), np.sqrt(2 * (1 - SAME)), include_self=True)
+    _, group = connected_components(near, directed=False)
+    _, first = np.unique(group, return_index=True)
+    rank = {group[i]: number for number, i in enumerate(sorted(first))}
+    return [rank[g] for g in group]
 
 
 def draw_splits(
-    pictures: list[Picture], digest: list[str], held_out: Mapping[str, float] = MappingProxyType(HELD_OUT)
+    pictures: list[Picture], group: list[int], held_out: Mapping[str, float] = MappingProxyType(HELD_OUT)
 ) -> list[str]:
     """The split of each picture, the publisher's or drawn with seed 42.
 
     A flat set is split 70 / 15 / 15, the publisher's train 85 / 15 into train and validation if there is no
-    validation, stratified by class. Pictures of identical pixels stay together in what is drawn; the
-    publisher's test is left as it is.
+    validation, stratified by class. Copies of one picture stay together in what is drawn; the publisher's test is left
+    as it is.
 
     Args:
         pictures: of a set.
-        digest: of each picture's pixels.
+        group: of each picture, from `same_pictures`.
         held_out: shares of `validation` and `test`; a split whose share is 0 isn't drawn.
 
     Raises:
@@ -153,13 +187,13 @@ def draw_splits(
     if "validation" in splits:
         return splits
     draw = [split for split, share in held_out.items() if share > 0 and split not in splits]
-    groups: dict[str, list[int]] = defaultdict(list)
+    groups: dict[int, list[int]] = defaultdict(list)
     for i, shipped in enumerate(splits):
         if shipped in (None, "train"):
-            groups[digest[i]].append(i)
+            groups[group[i]].append(i)
     by_class: dict[str, list[list[int]]] = defaultdict(list)
-    for group in groups.values():
-        by_class[pictures[group[0]].label].append(group)
+    for copies in groups.values():
+        by_class[pictures[copies[0]].label].append(copies)
 
     rng = np.random.default_rng(SEED)
     for label, members in sorted(by_class.items()):
@@ -174,11 +208,22 @@ def draw_splits(
             # However unequal the groups are, one is left for each split that comes after, train included.
             kept, taken = len(draw) - served, 0
             while len(order) > kept and taken < target:
-                group = order.pop()
-                taken += len(group)
-                for i in group:
+                copies = order.pop()
+                taken += len(copies)
+                for i in copies:
                     splits[i] = split
-        for group in order:
-            for i in group:
+        for copies in order:
+            for i in copies:
                 splits[i] = "train"
     return splits
+
+
+def also_in(splits: list[str], group: list[int]) -> list[str]:
+    """For each picture the first of the splits before its own, in the order of SPLITS, that has a copy of it; or ""."""
+    homes: dict[int, set[str]] = defaultdict(set)
+    for split, number in zip(splits, group, strict=True):
+        homes[number].add(split)
+    return [
+        next((name for name in SPLITS[: SPLITS.index(split)] if name in homes[number]), "")
+        for split, number in zip(splits, group, strict=True)
+    ]

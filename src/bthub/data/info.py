@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple
 
-from datasets import Image as ImageFeature
-from tqdm import tqdm
-
-from bthub.data import folders, lgg
+from bthub.data import lgg
 from bthub.data.built import BuiltDataset
 from bthub.data.splits import PROTOCOLS, SPLITS
+from bthub.errors import BthubError
 
 
 class SliceFacts(NamedTuple):
@@ -24,11 +22,11 @@ class SliceFacts(NamedTuple):
 
 
 class PictureFacts(NamedTuple):
-    """What is counted of one image of an image-folder set; `digest` is that of its pixels."""
+    """What is counted of one image of an image-folder set; copies of one picture have the same `group`."""
 
     split: str
     label: str
-    digest: str
+    group: int
 
 
 @dataclass(frozen=True)
@@ -107,11 +105,14 @@ def _read_slices(built: BuiltDataset) -> list[SliceFacts]:
 def _read_pictures(built: BuiltDataset) -> list[PictureFacts]:
     pictures = []
     for split in built.splits():
-        rows = built.load(split).cast_column("image", ImageFeature(decode=False))
+        rows = built.load(split)
+        if "group" not in rows.column_names:
+            raise BthubError(
+                f"{built.name}: built before copies were looked for; write it with `bthub data build` again"
+            )
         names = rows.features["label"].names
-        for row in tqdm(rows, f"Comparing {split}", unit="image", leave=False):
-            picture = folders.decode(row["image"]["bytes"], f"{built.name}: {row['file']}")
-            pictures.append(PictureFacts(split, names[row["label"]], folders.pixel_digest(picture)))
+        for label, group in zip(rows["label"][:], rows["group"][:], strict=True):
+            pictures.append(PictureFacts(split, names[label], group))
     return pictures
 
 
@@ -164,20 +165,20 @@ def picture_table(pictures: list[PictureFacts]) -> Table:
 
 
 def duplicate_lines(pictures: list[PictureFacts]) -> list[str]:
-    """Sentences on images of identical pixels: how many, in which splits, and how many in several classes."""
-    by_digest: dict[str, list[PictureFacts]] = defaultdict(list)
+    """Sentences on copies of one picture: how many, in which splits, and how many in several classes."""
+    by_group: dict[int, list[PictureFacts]] = defaultdict(list)
     for facts in pictures:
-        by_digest[facts.digest].append(facts)
-    extra = len(pictures) - len(by_digest)
-    lines = [f"{extra:,} of {len(pictures):,} images repeat the pixels of another one."]
+        by_group[facts.group].append(facts)
+    extra = len(pictures) - len(by_group)
+    lines = [f"{extra:,} of {len(pictures):,} images repeat another one."]
     splits = _present(SPLITS, (facts.split for facts in pictures))
     for first, second in combinations(splits, 2):
-        shared = [group for group in by_digest.values() if {first, second} <= {facts.split for facts in group}]
+        shared = [group for group in by_group.values() if {first, second} <= {facts.split for facts in group}]
         inside = sum(facts.split == second for group in shared for facts in group)
         whole = sum(facts.split == second for facts in pictures)
         lines.append(f"{inside:,} of {whole:,} images of {second} are also in {first}.")
-    conflicts = sum(len({facts.label for facts in group}) > 1 for group in by_digest.values())
-    lines.append(f"{conflicts:,} images lie in more than one class.")
+    conflicts = sum(len({facts.label for facts in group}) > 1 for group in by_group.values())
+    lines.append(f"{conflicts:,} pictures lie in more than one class.")
     return lines
 
 
