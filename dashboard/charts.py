@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import altair as alt
 import pandas as pd
 
+from bthub.compare import AS_PUBLISHED, SEEN
+
 # At least 3 to 1 against white and against the dark background, so that a model has one colour in both themes.
 PALETTE = (
     "#2f7ed8",
@@ -22,6 +24,9 @@ PALETTE = (
 )
 SPLITS = {"train": "#7fa7cc", "validation": "#e0b252", "test": "#d9480f", "benchmark": "#7f8a99"}
 GREY = "#7f8a99"
+# What leaks, what doesn't, and the third thing beside them.
+PROTOCOLS = {"patient": "#0f9d77", "slice": "#d9480f", "paper": GREY}
+COPIES = {SEEN["unseen"]: "#0f9d77", SEEN["seen"]: "#d9480f", AS_PUBLISHED: GREY}
 # Few labels, none of them moved: streamlit's theme would push the first into the second.
 FEW = alt.Axis(tickCount=5, labelFlush=False)
 
@@ -272,14 +277,17 @@ def dice_by_size(rows: Rows, names: Sequence[str], sizes: Sequence[str]) -> alt.
     return (ticks + box).properties(height=340)
 
 
-def leakage(rows: Rows, title: str) -> alt.LayerChart:
-    """Both protocols of each model, joined: rows of `network`, `protocol`, `value`, `low`, `high`."""
+def leakage(rows: Rows, title: str, kinds: dict[str, str] = PROTOCOLS) -> alt.LayerChart:
+    """What each model reaches where something leaks and where nothing does, joined.
+
+    Rows of `network`, `protocol`, `value`, `low`, `high`; `kinds` gives each protocol its colour.
+    """
     data = alt.Chart(pd.DataFrame(rows))
     x = alt.X("value:Q", title=title, scale=alt.Scale(zero=False, padding=14))
     y = alt.Y("network:N", title=None, axis=alt.Axis(labelLimit=230, grid=True))
     colour = alt.Color(
         "protocol:N",
-        scale=alt.Scale(domain=["patient", "slice", "paper"], range=["#0f9d77", "#d9480f", GREY]),
+        scale=alt.Scale(domain=list(kinds), range=list(kinds.values())),
         legend=alt.Legend(orient="top", title=None, symbolOpacity=1),
     )
     gap = data.mark_line(color=GREY, strokeWidth=2, strokeDash=[3, 3]).encode(x, y, detail="network:N")

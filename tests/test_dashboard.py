@@ -273,6 +273,23 @@ def test_leakage_shows_a_pair_where_there_is_one(show: Open, shipped_runs, copy:
     assert any("leakage" in button.proto.id for button in app.get("download_button"))
 
 
+def test_leakage_tells_copies_from_new_pictures(show: Open, shipped_runs, tmp_path: Path):
+    pictures = image_folder_run(shipped_runs[0], tmp_path / "pictures")
+    assert "The same picture twice" not in words(show("leakage", [*shipped_runs, pictures]))
+    content = json.loads((pictures / METRICS).read_text())
+    rows = RunFolder(pictures, "pictures", "").predictions("default/test")
+    for row in rows[:25]:
+        row["also_in"] = "train"
+    entry = content["default/test"]
+    measured = scoring.measure(rows, {name: entry[name] for name in ("labels", "temperature", "threshold")})
+    write_json(pictures / METRICS, {"default/test": {**entry, **measured}})
+    said = words(show("leakage", [*shipped_runs, pictures]))
+    labels = entry["labels"]
+    right = [max(labels, key=lambda label, row=row: float(row[f"p_{label}"])) == row["label"] for row in rows]
+    assert f"pictures, 25 copies of known pictures: {sum(right[:25]) / 25:.3f}" in said
+    assert f"pictures, 35 new pictures: {sum(right[25:]) / 35:.3f}" in said
+
+
 def test_papers_stand_beside_what_was_measured(show: Open, shipped_runs):
     said = words(show("papers"))
     value = json.loads((shipped_runs[1] / METRICS).read_text())["patient/test"]["metrics"]["dice_volume_mean"]["value"]

@@ -45,6 +45,7 @@ def main() -> None:
     )
     strips()
     measured(view)
+    copies(view)
 
 
 def strips() -> None:
@@ -114,6 +115,31 @@ def measured(view: frame.View) -> None:
     ]
     if told:
         st.caption("Not only the protocol: " + "; ".join(told) + ".")
+
+
+def copies(view: frame.View) -> None:
+    rows = [row for found in frame.collect(view.every, compare.by_seen).values() for row in found]
+    if not rows:
+        return
+    st.subheader("The same picture twice")
+    st.markdown(
+        "A set of pictures without names of patients leaks in a plainer way: the test folder may hold pictures of the "
+        "training folder, saved in another size. Such copies aren't seen by comparing files; thumbnails find them. "
+        "A model that remembers them is right on the copies, and only the new pictures test it. Which classes the new "
+        "ones are of matters too: the card has the confusion matrix."
+    )
+    points = [{"network": row["model"], "protocol": row["part"], **row} for row in rows if row["value"] is not None]
+    frame.figure(
+        charts.leakage(points, "accuracy on the test split", charts.COPIES),
+        caption="How to read it: a line is a model. The orange dot is its accuracy on test pictures that have a copy "
+        "in train or validation, the green one on those that have none, the grey one on all, as papers report it. "
+        "Bars are 95 % intervals over pictures.",
+        alternative="Accuracy on copies and on new pictures: "
+        + "; ".join(f"{p['model']}, {p['pictures']} {p['part']}: {p['value']:.3f}" for p in points),
+        rows=rows,
+        file="copies.csv",
+        key=False,
+    )
 
 
 def both(pair: compare.Pair) -> list[dict]:

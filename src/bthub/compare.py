@@ -252,6 +252,30 @@ def confusion(run: RunFolder, evaluation: Evaluation) -> tuple[list[str], list[l
         return found["labels"], found["confusion_matrix"]
 
 
+SEEN = {"seen": "copies of known pictures", "unseen": "new pictures"}
+AS_PUBLISHED = "all, as published"
+"""How the parts of `by_seen` read, and the whole."""
+
+
+def by_seen(run: RunFolder) -> list[Row]:
+    """The accuracy on the pictures of a split that an earlier one has a copy of, on the others, and on all.
+
+    Returns:
+        `model`, `part` (which pictures), `pictures` (how many), `value`, `low`, `high`; nothing where no split that was
+        evaluated holds copies.
+    """
+    rows = []
+    with _reading(run, METRICS):
+        for found in run.metrics.values():
+            parts = found.get("by_seen", {})
+            if parts:
+                rows += [(SEEN[part], parts[part]) for part in parts] + [(AS_PUBLISHED, found)]
+        return [
+            {"model": name(run), "part": words, "pictures": part["samples"], **part["metrics"]["accuracy"]}
+            for words, part in rows
+        ]
+
+
 def gradcam(run: RunFolder, evaluation: Evaluation) -> Row | None:
     """How much of a detector's Grad-CAM lies on the tumor, over a split; None where `bthub explain` wasn't run on it.
 
