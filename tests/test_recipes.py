@@ -32,7 +32,18 @@ from bthub.models.classifier import (
     save_classifier,
 )
 from bthub.models.localizer import load_localizer
-from bthub.run_folder import CARD, CONFIG, COST, GRADCAM, LR_FINDER, METRICS, WEIGHTS, RunFolder, write_json
+from bthub.run_folder import (
+    CARD,
+    CONFIG,
+    COST,
+    GRADCAM,
+    LR_FINDER,
+    METRICS,
+    WEIGHTS,
+    RunFolder,
+    write_json,
+    write_rows,
+)
 from bthub.training import freezing, lr_finder, run
 from bthub.training.optimization import create_optimizer, create_schedule
 
@@ -42,16 +53,18 @@ PAPER_HEAD = {"head_widths": [128, 128, 64], "head_dropout": [0.5, 0.5, 0.0]}
 
 
 def script(name: str) -> ModuleType:
+    sys.path.insert(0, str(TRAIN))  # as when it is started: a script finds its neighbours
     spec = importlib.util.spec_from_file_location(f"train_{name}", TRAIN / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
+    sys.path.remove(str(TRAIN))
     return module
 
 
 @pytest.fixture(scope="module")
 def scripts() -> dict[str, ModuleType]:
-    return {name: script(name) for name in ("classifier", "resunet", "reproduce")}
+    return {name: script(name) for name in ("classifier", "resunet", "reproduce", "tried")}
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +135,44 @@ def test_what_a_row_changes_arrives_as_it_is_written(name, scripts, tmp_path):
         given = getattr(config, key)
         assert (dataclasses.asdict(given) if dataclasses.is_dataclass(given) else given) == value
     assert run.size_at(config.image_sizes, config.epochs) == max(config.image_sizes.values())
+
+
+def test_each_try_changes_a_recipe_and_is_tried_once(scripts, monkeypatch, tmp_path):
+    tried = scripts["tried"]
+    tries = tried.rows(yaml.safe_load((TRAIN / "tried.yaml").read_text()))
+    for row in tries:
+        arguments = scripts["reproduce"].training_arguments(row, "data", tmp_path)
+        config, _ = run.parse_config(scripts[row["script"]].Config, "x", arguments)
+        assert config.protocol == "patient" and all(getattr(config, key) is not None for key in ("epochs", "seed"))
+
+    trained = []
+
+    def train(row, data, output, changes, *flags):
+        """Leaves what a training leaves, with a better figure each time."""
+        trained.append(row["tried"])
+        output.mkdir(parents=True)
+        best = {"epoch": 3, "validation_metric": 0.5 + len(trained) / 100, "epochs_trained": 4}
+        write_json(output / "training.json", {"best": best, "dataset": {"splits": {"validation": {"rows": 9}}}})
+
+    monkeypatch.setattr(tried.reproduce, "train", train)
+    results = tmp_path / "results"
+    command = ["tried.py", "--work", str(tmp_path / "work"), "--results", str(results)]
+    monkeypatch.setattr(sys, "argv", command)
+    tried.main()
+    assert trained == [row["tried"] for row in tries]
+    lines = tried.read(results / "tried.csv")
+    assert [line["tried"] for line in lines] == trained and not list((tmp_path / "work").iterdir())
+    assert [float(line["validation"]) for line in lines] == [0.5 + i / 100 for i in range(1, len(tries) + 1)]
+    table = (results / "tried.md").read_text()
+    assert "| the recipe | 0.510 |  |" in table and "| another seed | 0.520 | +0.010 |" in table
+    tried.main()
+    assert len(trained) == len(tries)
+    # A try whose settings are others now is made again, and stands where it stood.
+    lines[1]["settings"] = "{}"
+    write_rows(results / "tried.csv", lines)
+    tried.main()
+    assert trained[len(tries) :] == ["another seed"]
+    assert [line["tried"] for line in tried.read(results / "tried.csv")] == [row["tried"] for row in tries]
 
 
 def test_a_reproduced_row_is_trained_by_its_script(scripts, data, monkeypatch, tmp_path):

@@ -1,0 +1,114 @@
+"""Try the changes of tried.yaml, each with the same small budget, and keep the table of what validation said.
+
+    python train/tried.py            # what isn't in the table yet
+
+results/
+    tried.csv       a line a try
+    tried.md        the same, to read
+
+Test is not read. A killed try goes on from its last checkpoint.
+"""
+
+import argparse
+import csv
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import reproduce
+import yaml
+
+from bthub.errors import report_errors
+from bthub.run_folder import TRAINING, write_rows
+
+PLAN = Path(__file__).parent / "tried.yaml"
+METRIC = {"resunet": "Dice per patient, mean", "classifier": "F1"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", default="data/lgg")
+    parser.add_argument("--work", type=Path, default=Path("outputs/tried"), help="where the runs are trained")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="where the table is")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change a value")
+    args = parser.parse_args()
+    tries = rows(yaml.safe_load(PLAN.read_text()))
+    known = [line for line in read(args.results / "tried.csv") if settings_of(line) in map(settings_of, tries)]
+    for row in tries:
+        if settings_of(row) in map(settings_of, known):
+            continue
+        output = args.work / f"{row['part']}-{row['tried'].replace(' ', '-')}"
+        reproduce.train(row, args.data, output, args.set, "--resume")
+        known.append(line(row, json.loads((output / TRAINING).read_text())))
+        order = {settings_of(one): number for number, one in enumerate(tries)}
+        known.sort(key=lambda one: order[settings_of(one)])
+        args.results.mkdir(parents=True, exist_ok=True)
+        write_rows(args.results / "tried.csv", known)
+        (args.results / "tried.md").write_text(markdown(known))
+        shutil.rmtree(output)
+
+
+def rows(plan: dict) -> list[dict]:
+    """The tries as rows of `reproduce`, with the `part` and the name (`tried`) of each."""
+    return [
+        {
+            "part": part,
+            "tried": name,
+            "script": of["script"],
+            "config": of["config"],
+            "set": {**of["budget"], **change},
+        }
+        for part, of in plan.items()
+        for name, change in of["tries"].items()
+    ]
+
+
+def settings_of(row: dict) -> tuple[str, ...]:
+    """What makes two tries the same, of a row or of a line of the table."""
+    changes = row["settings"] if "settings" in row else json.dumps(row["set"])
+    return row["part"], row["tried"], row["config"], changes
+
+
+def line(row: dict, training: dict) -> dict:
+    """A line of the table, from the `training.json` that the try left."""
+    return {
+        "part": row["part"],
+        "tried": row["tried"],
+        "metric": METRIC[row["script"]],
+        "validation": training["best"]["validation_metric"],
+        "best_epoch": training["best"]["epoch"],
+        "epochs": training["best"]["epochs_trained"],
+        "images": training["dataset"]["splits"]["validation"]["rows"],
+        "config": row["config"],
+        "settings": json.dumps(row["set"]),
+    }
+
+
+def read(file: Path) -> list[dict]:
+    """The lines of a table, none where there is none yet."""
+    if not file.exists():
+        return []
+    with file.open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def markdown(lines: list[dict]) -> str:
+    """The table to read: each part's tries, and how far each is from the recipe."""
+    text = [
+        "# What was tried\n",
+        "Written by `train/tried.py`: one change to the shipped recipe at a time, all with the same small budget, "
+        "measured on the validation patients at the best epoch. What differs no more than another seed does is noise.",
+    ]
+    for part in dict.fromkeys(line["part"] for line in lines):
+        own = [line for line in lines if line["part"] == part]
+        base = float(own[0]["validation"])
+        text += [f"\n## {part}\n", f"| tried | {own[0]['metric']} | against the recipe |", "| --- | ---: | ---: |"]
+        for line in own:
+            value = float(line["validation"])
+            text.append(f"| {line['tried']} | {value:.3f} | {f'{value - base:+.3f}' if line is not own[0] else ''} |")
+    return "\n".join(text) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(report_errors(main))
