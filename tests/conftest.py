@@ -50,7 +50,7 @@ def tiny_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """
     import torch
 
-    from bthub.models.classifier import create_classifier, save_classifier
+    from bthub.models.classifier import create_classifier, last_linear, save_classifier
     from bthub.models.localizer import save_localizer
     from bthub.models.resunet import ResUNetConfig, ResUNetForSemanticSegmentation
 
@@ -58,7 +58,9 @@ def tiny_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     detector, localizer = (tmp_path_factory.mktemp("runs") / name for name in ("detector", "localizer"))
     detector.mkdir()
     localizer.mkdir()
-    save_classifier(detector, create_classifier("resnet10t", 2), "resnet10t", ["no_tumor", "tumor"], 64, 1.0)
+    model = create_classifier("resnet10t", 2)
+    last_linear(model).weight.data *= 20  # untrained, it would say nearly the same of every picture
+    save_classifier(detector, model, "resnet10t", ["no_tumor", "tumor"], 64, 1.0)
     write_json(detector / CALIBRATION, {"temperature": 1.0, "threshold": 0.001})
     config = ResUNetConfig(backbone="resnet10t", decoder_channels=[32, 16, 8, 8, 8])
     save_localizer(localizer, ResUNetForSemanticSegmentation(config), 64, 0.5, 0.0)

@@ -350,9 +350,9 @@ def test_image_folder_set(detector, folders):
     entry = evaluate(detector, folders, "test")
     assert list(json.loads((detector / METRICS).read_text())) == ["default/test"]
     predictions = RunFolder.open(detector).predictions("default/test")
-    assert list(predictions[0]) == ["file", "label", "p_no", "p_yes"]
+    assert list(predictions[0]) == ["file", "group", "also_in", "label", "p_no", "p_yes"]
     assert [p["file"] for p in predictions] == test["file"][:]
-    assert entry["samples"] == entry["groups"] == len(test)  # without patients every image is its own
+    assert entry["samples"] == entry["groups"] == len(test)  # no patients, no copies: every image is its own
     assert entry["by_institution"] == {} and "patients" not in entry["dataset"]
     assert summary(entry).startswith(f"{len(test)} images (")
 

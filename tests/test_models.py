@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import pipeline
 
 from bthub.errors import BthubError
-from bthub.models.classifier import create_classifier, load_classifier, save_classifier
+from bthub.models.classifier import create_classifier, last_linear, load_classifier, save_classifier
 from bthub.models.localizer import load_localizer, save_localizer
 from bthub.models.resunet import ResUNetConfig, ResUNetForSemanticSegmentation, clean_mask, letterbox_box
 from bthub.run_folder import CONFIG, WEIGHTS, RunFolder, create, write_json
@@ -31,6 +31,7 @@ def test_any_architecture_by_name(architecture, tmp_path):
     """Saving and loading changes nothing but the precision of the weights."""
     torch.manual_seed(0)
     model = create_classifier(architecture, 2).eval()
+    assert last_linear(model).weight.std() < 0.1
     save_classifier(tmp_path, model, architecture, LABELS, 64, temperature=1.0)
     classifier = load_classifier(RunFolder.open(tmp_path))
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))

@@ -52,6 +52,8 @@ def create_classifier(
     options = {"num_classes": num_classes, "drop_rate": drop_rate}
     if head_widths is None:
         model = timm.create_model(architecture, pretrained=pretrained, **options)
+        # timm draws an EfficientNet's head as for a thousand classes: for two it would begin twenty times too large.
+        last_linear(model).reset_parameters()
     else:
         if architecture not in BACKBONES:
             raise BthubError(f"no dense layers go on {architecture!r}, only on {', '.join(BACKBONES)}")
