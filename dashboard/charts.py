@@ -122,13 +122,15 @@ def cost_by_threshold(curve: Rows, points: Rows, names: Sequence[str]) -> alt.La
     return (line + dots).properties(height=300)
 
 
-def by_epoch(rows: Rows, names: Sequence[str], title: str, best: Rows) -> alt.LayerChart:
+def by_epoch(rows: Rows, names: Sequence[str], title: str, best: Rows, log: bool = False) -> alt.LayerChart:
     """Rows of `model`, `epoch`, `value`, `of` (train or validation); `best`: the epoch that was kept of each."""
     colour = _colour(names)
     dash = alt.StrokeDash("of:N", legend=None, scale=alt.Scale(domain=["validation", "train"], range=[[1, 0], [5, 3]]))
     epochs = max(row["epoch"] for row in rows)
     x = alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, format="d"), scale=alt.Scale(domain=[0, epochs]))
-    y = alt.Y("value:Q", title=title, scale=alt.Scale(zero=False))
+    # A loss may jump to ten times the others' for an epoch.
+    scale = alt.Scale(type="log", nice=False) if log else alt.Scale(zero=False)
+    y = alt.Y("value:Q", title=f"{title} (logarithmic)" if log else title, scale=scale)
     line = (
         alt.Chart(pd.DataFrame(rows))
         .mark_line(strokeWidth=2.2)
@@ -288,7 +290,7 @@ def leakage(rows: Rows, title: str, kinds: dict[str, str] = PROTOCOLS) -> alt.La
     colour = alt.Color(
         "protocol:N",
         scale=alt.Scale(domain=list(kinds), range=list(kinds.values())),
-        legend=alt.Legend(orient="top", title=None, symbolOpacity=1),
+        legend=alt.Legend(orient="top", title=None, symbolOpacity=1, labelLimit=0),
     )
     gap = data.mark_line(color=GREY, strokeWidth=2, strokeDash=[3, 3]).encode(x, y, detail="network:N")
     bar = data.mark_rule(strokeWidth=3, opacity=0.5).encode(

@@ -44,7 +44,7 @@ def epochs(task: str, runs: dict[str, RunFolder]) -> None:
             for row in points(name, lines, f"{of}_loss", of)
         ]
         frame.figure(
-            charts.by_epoch(rows, names, "loss", marks(histories, kept, "validation_loss")),
+            charts.by_epoch(rows, names, "loss", marks(histories, kept, "validation_loss"), log=True),
             caption="How to read it: dashed is training, solid validation; the dot is the epoch that was kept. "
             "Training that goes on falling while validation rises is learning by heart. Losses of different recipes "
             "(class weights, smoothing) don't compare. A jump is often a change of image size, see the tooltip.",
