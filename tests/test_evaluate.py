@@ -22,7 +22,7 @@ from bthub.errors import BthubError
 from bthub.evaluate import evaluate, summary
 from bthub.models.classifier import load_classifier
 from bthub.models.localizer import Localizer, load_localizer
-from bthub.run_folder import CALIBRATION, METRICS, PREPROCESSOR, SPLIT, TRAINING, WEIGHTS, RunFolder, write_json
+from bthub.run_folder import CALIBRATION, COST, METRICS, PREPROCESSOR, SPLIT, TRAINING, WEIGHTS, RunFolder, write_json
 from bthub.scoring import measure
 
 
@@ -138,6 +138,15 @@ def test_cost(detector, localizer):
         assert found["file_bytes"] >= 2 * found["parameters"] > 1e6
         assert found["multiply_adds"] > found["parameters"]
         assert 0 < found["latency_ms"] <= found["latency_p95_ms"]
+        # Where the weights aren't, as in a clone, all is measured again but their size.
+        (run / WEIGHTS).unlink()
+        again = write_cost(run)
+        assert {key: again[key] for key in again if "latency" not in key} == {
+            key: found[key] for key in found if "latency" not in key
+        }
+        (run / COST).unlink()
+        with pytest.raises(BthubError, match="how large they are: train it again"):
+            write_cost(run)
 
 
 def test_calibrated_threshold_is_used_not_fitted(detector, tiny_lgg):

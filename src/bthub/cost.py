@@ -1,5 +1,10 @@
-"""What a run costs: parameters, size of its weights, multiply-adds and time for one slice."""
+"""What a run costs: parameters, size of its weights, multiply-adds and time for one slice.
 
+None of it depends on what the weights are, so a run whose weights aren't here is measured too: times compare only where
+they were taken on one machine, one after the other.
+"""
+
+import json
 import os
 import time
 from pathlib import Path
@@ -9,8 +14,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bthub.errors import BthubError
-from bthub.models.classifier import load_classifier
-from bthub.models.localizer import load_localizer
+from bthub.models.classifier import untrained
+from bthub.models.resunet import ResUNetConfig, ResUNetForSemanticSegmentation, ResUNetImageProcessor
 from bthub.run_folder import CLASSIFICATION, COST, WEIGHTS, RunFolder, write_json
 
 THREADS = 2
@@ -18,11 +23,21 @@ WARM_UP, REPEATS = 3, 20
 
 
 def write(path: str | Path) -> dict:
-    """Write `cost.json` into a local run folder; returns its content. The time is that of an otherwise idle machine."""
+    """Write `cost.json` into a local run folder: what `cost` gives, and `file_bytes`, the size of the weights as saved.
+
+    The time is that of an otherwise idle machine.
+    """
     if not Path(path).is_dir():
         raise BthubError(f"{path} isn't a local folder: download the run first, its cost is written into it")
-    run = RunFolder.open(path)
-    found = cost(run)
+    folder = Path(path)
+    run = RunFolder(folder, folder.resolve().name, "")
+    if (folder / WEIGHTS).exists():
+        size = (folder / WEIGHTS).stat().st_size
+    elif (folder / COST).exists():
+        size = json.loads((folder / COST).read_text())["file_bytes"]
+    else:
+        raise BthubError(f"{path} has neither {WEIGHTS} nor a {COST} that says how large they are: train it again")
+    found = cost(run) | {"file_bytes": size}
     write_json(run.path / COST, found)
     return found
 
@@ -31,22 +46,22 @@ def cost(run: RunFolder) -> dict:
     """Count and time a run's network on the CPU, for one slice at the input size it was saved with.
 
     Returns:
-        `parameters` (learned numbers), `file_bytes` (of the weights as saved), `image_size` (side of the input),
-        `multiply_adds` (of convolutions and matrix products), `latency_ms` and `latency_p95_ms` (median and 95th
-        percentile of REPEATS passes in single precision, without the preprocessing), `threads`, `machine_cpus`.
+        `parameters` (learned numbers), `image_size` (side of the input), `multiply_adds` (of convolutions and matrix
+        products), `latency_ms` and `latency_p95_ms` (median and 95th percentile of REPEATS passes in single precision,
+        without the preprocessing), `threads`, `machine_cpus`.
     """
     if run.task == CLASSIFICATION:
-        model, size = load_classifier(run).model, run.config["pretrained_cfg"]["input_size"][-1]
+        model, size = untrained(run), run.config["pretrained_cfg"]["input_size"][-1]
     else:
-        localizer = load_localizer(run)
-        model, size = localizer.model, localizer.processor.size["height"]
+        model = ResUNetForSemanticSegmentation(ResUNetConfig.from_pretrained(run.path))
+        size = ResUNetImageProcessor.from_pretrained(run.path).size["height"]
+    model.float().eval()
     pixels = torch.zeros(1, 3, size, size)
     milliseconds = _time(model, pixels)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         model(pixels)
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "file_bytes": (run.path / WEIGHTS).stat().st_size,
         "image_size": size,
         # a multiply-add is two floating-point operations
         "multiply_adds": counter.get_total_flops() // 2,

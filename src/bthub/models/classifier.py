@@ -203,15 +203,20 @@ class Classifier:
         return self.model(batch).float().softmax(dim=1).cpu().numpy()
 
 
-def load_classifier(run: RunFolder, device: str = "cpu") -> Classifier:
-    """Load the classifier of a run."""
+def untrained(run: RunFolder) -> nn.Module:
+    """The network of a classifier's run, with random weights."""
     if run.task != CLASSIFICATION:
         raise BthubError(f"{run.id} is a {run.task} run, expected {CLASSIFICATION}: swap detector and localizer?")
     options = run.config.get("model_args", {})
     architecture = run.config["architecture"]
     if "head_widths" in options:
         architecture = architecture.removesuffix("_mlp_head")
-    model = create_classifier(architecture, run.config["num_classes"], **options)
+    return create_classifier(architecture, run.config["num_classes"], **options)
+
+
+def load_classifier(run: RunFolder, device: str = "cpu") -> Classifier:
+    """Load the classifier of a run."""
+    model = untrained(run)
     try:
         model.load_state_dict(load_file(run.path / WEIGHTS))
     except RuntimeError as error:
