@@ -8,7 +8,7 @@ from bthub.data.splits import FOLD_PROTOCOLS
 from bthub.errors import BthubError
 from bthub.result import TUMOR
 from bthub.run_folder import CALIBRATION, CLASSIFICATION, METRICS, SEGMENTATION, TRAINING, RunFolder
-from bthub.scoring import COUNTS, HD95, PROBABILITY, Predictions, measure
+from bthub.scoring import COUNTS, HD95, PROBABILITY, Predictions, measure, rounded
 
 _NO_MASK = {COUNTS[1]: "0", COUNTS[2]: "0", HD95: ""}
 
@@ -52,7 +52,7 @@ def two_stage(detector: RunFolder, localizer: RunFolder, split: str = "test") ->
         "split": split,
         "dataset": entries["localizer"]["dataset"],
         "command": f"bthub two-stage runs/{detector.id} runs/{localizer.id} --split {split}",
-        **measure(kept, {}),
+        **rounded(measure(kept, {})),
     }
 
 
@@ -94,7 +94,7 @@ def cross_validation(runs: Sequence[RunFolder]) -> dict:
     if len(set(images)) != len(images):
         raise BthubError("an image is in the test split of two folds: evaluate the folds on one data set")
     command = "bthub cross-validate " + " ".join(f"runs/{fold['name']}" for fold in folds)
-    return {"runs": folds, "config": first[1], "command": command, **measure(pooled, {})}
+    return {"runs": folds, "config": first[1], "command": command, **rounded(measure(pooled, {}))}
 
 
 def _entry(run: RunFolder, key: str) -> dict:

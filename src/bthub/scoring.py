@@ -2,6 +2,7 @@
 
 import math
 import sys
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ HD95 = "hd95_px"
 TUMOR_SIZES = {"small": (1, 500), "medium": (500, 2000), "large": (2000, None)}
 """Pixels of tumor on a slice, from and below, by which tumor slices are told apart."""
 TOP_LOSSES = 6
+DIGITS = 6
 PROBABILITY = "p_"
 """What the columns of the classes' probabilities start with: `p_tumor`."""
 
@@ -69,6 +71,15 @@ def loss_of(row: dict[str, str]) -> float | None:
 def resampled(predictions: Predictions, settings: dict) -> dict:
     """The figures alone, with the resamples that `metrics.difference` compares two runs by."""
     return _measure(predictions, settings, keep_resamples=True)
+
+
+def rounded(found: Any) -> Any:
+    """Everything in it with floats of DIGITS decimals: beyond them a sum depends on the processor that makes it."""
+    if isinstance(found, dict):
+        return {key: rounded(value) for key, value in found.items()}
+    if isinstance(found, list):
+        return [rounded(value) for value in found]
+    return round(found, DIGITS) if isinstance(found, float) else found
 
 
 def figures_table(measured: dict) -> list[str]:

@@ -15,7 +15,7 @@ from bthub import compare, metrics
 from bthub.compare import COSTS, Evaluation, Row
 from bthub.errors import BthubError
 from bthub.run_folder import CLASSIFICATION, SEGMENTATION, RunFolder
-from bthub.scoring import resampled
+from bthub.scoring import resampled, rounded
 
 SHOWN = {
     CLASSIFICATION: ("roc_auc", "accuracy", "balanced_accuracy", "precision", "recall", "specificity", "f1", "ece"),
@@ -165,7 +165,7 @@ def as_csv(rows: Sequence[Row]) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(rounded(list(rows)))
     return buffer.getvalue()
 
 
