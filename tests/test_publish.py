@@ -249,7 +249,7 @@ def test_other_sets_are_not_published(server, tmp_path):
         for i in range(4):
             path = tmp_path / "set" / label / f"{i}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (16, 16), (i, 0, 100 * (label == "yes"))).save(path)
+            Image.effect_noise((16, 16), 50).save(path)
     build(tmp_path / "set", tmp_path / "built")
     with pytest.raises(BthubError, match="licence"):
         publish("dataset", data=tmp_path / "built")

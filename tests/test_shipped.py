@@ -10,7 +10,7 @@ from safetensors import safe_open
 from bthub import card, compare, joint, run_folder, tables
 from bthub.data.splits import patient_split
 from bthub.run_folder import RunFolder
-from bthub.scoring import measure
+from bthub.scoring import measure, rounded
 
 REPOSITORY = Path(__file__).parents[1]
 README = REPOSITORY / "README.md"
@@ -44,7 +44,10 @@ def test_metrics_follow_from_the_predictions(runs):
         for key, entry in run.metrics.items():
             assert entry["weights"] == run.revision, f"{key} was measured with other weights"
             again = measure(run.predictions(key), entry)
-            assert {name: entry[name] for name in again} == json.loads(json.dumps(again))
+            if "by_seen" not in entry:  # measured before copies were told apart; slices have none
+                assert again.pop("by_seen") == {}
+            written = {name: entry[name] for name in again}
+            assert rounded(written) == rounded(json.loads(json.dumps(again)))
 
 
 def test_the_pair_is_useful(runs):

@@ -147,7 +147,7 @@ def table(rows: Sequence[Row], names: Sequence[str]) -> str:
 def difference_table(rows: Sequence[Row]) -> str:
     """Markdown of `differences`."""
     lines = [
-        "Paired differences from the best, the same draws of patients for both:\n",
+        "Paired differences from the best, the same draws of patients or pictures for both:\n",
         "| metric | best | model | difference | |",
         "| --- | --- | --- | ---: | --- |",
     ]
