@@ -31,7 +31,6 @@ def main() -> None:
     parser.add_argument("--data", default="data/lgg")
     parser.add_argument("--work", type=Path, default=Path("outputs/tried"), help="where the runs are trained")
     parser.add_argument("--results", type=Path, default=Path("results"), help="where the table is")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change a value")
     args = parser.parse_args()
     tries = rows(yaml.safe_load(PLAN.read_text()))
     known = [line for line in read(args.results / "tried.csv") if settings_of(line) in map(settings_of, tries)]
@@ -39,7 +38,7 @@ def main() -> None:
         if settings_of(row) in map(settings_of, known):
             continue
         output = args.work / f"{row['part']}-{row['tried'].replace(' ', '-')}"
-        reproduce.train(row, args.data, output, args.set, "--resume")
+        reproduce.train(row, args.data, output, [], "--resume")
         known.append(line(row, json.loads((output / TRAINING).read_text())))
         order = {settings_of(one): number for number, one in enumerate(tries)}
         known.sort(key=lambda one: order[settings_of(one)])

@@ -258,17 +258,17 @@ AS_PUBLISHED = "all, as published"
 
 
 def by_seen(run: RunFolder) -> list[Row]:
-    """The accuracy on the pictures of a split that an earlier one has a copy of, on the others, and on all.
+    """The accuracy on the test pictures that train or validation has a copy of, on the others, and on all.
 
     Returns:
-        `model`, `part` (which pictures), `pictures` (how many), `value`, `low`, `high`; nothing where no split that was
-        evaluated holds copies.
+        `model`, `part` (which pictures), `pictures` (how many), `value`, `low`, `high`; nothing where the run wasn't
+        evaluated on test, or test holds no copies.
     """
     rows = []
     with _reading(run, METRICS):
-        for found in run.metrics.values():
+        for key, found in run.metrics.items():
             parts = found.get("by_seen", {})
-            if parts:
+            if parts and key.endswith("/test"):
                 rows += [(SEEN[part], parts[part]) for part in parts] + [(AS_PUBLISHED, found)]
         return [
             {"model": name(run), "part": words, "pictures": part["samples"], **part["metrics"]["accuracy"]}
