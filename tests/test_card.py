@@ -22,6 +22,7 @@ from bthub.run_folder import (
     CALIBRATION,
     CARD,
     CONFIG,
+    COST,
     GRADCAM,
     HISTORY,
     INPUT_CHECK,
@@ -193,6 +194,18 @@ def test_parameters_are_counted_without_statistics(detector):
     stored = sum(tensor.numel() for tensor in load_file(detector / WEIGHTS).values())
     assert learned < stored
     assert row(card.render(detector), "parameters") == [f"{learned:,}, stored as F16"]
+
+
+def test_a_run_without_weights_has_the_same_card(run):
+    before = card.render(run)
+    (run / WEIGHTS).unlink()
+    assert card.render(run) == before
+
+
+def test_cost_of_other_weights_is_refused(run):
+    change(run / COST, lambda content: content.update(weights="sha256:of another"))
+    with pytest.raises(BthubError, match="cost.json was measured with the weights .* run again bthub cost"):
+        card.render(run)
 
 
 def test_card_follows_the_metrics(run):

@@ -135,17 +135,18 @@ def test_cost(detector, localizer):
         found = write_cost(run)
         assert RunFolder.open(run).cost == found
         assert found["file_bytes"] == (run / WEIGHTS).stat().st_size
+        assert found["weights"] == RunFolder.open(run).revision and found["dtypes"] == ["F16"]
         assert found["file_bytes"] >= 2 * found["parameters"] > 1e6
         assert found["multiply_adds"] > found["parameters"]
         assert 0 < found["latency_ms"] <= found["latency_p95_ms"]
-        # Where the weights aren't, as in a clone, all is measured again but their size.
+        # Where the weights aren't, as in a clone, all is measured again but what they were.
         (run / WEIGHTS).unlink()
         again = write_cost(run)
         assert {key: again[key] for key in again if "latency" not in key} == {
             key: found[key] for key in found if "latency" not in key
         }
         (run / COST).unlink()
-        with pytest.raises(BthubError, match="how large they are: train it again"):
+        with pytest.raises(BthubError, match="says what they were: train it again"):
             write_cost(run)
 
 

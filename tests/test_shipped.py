@@ -57,8 +57,9 @@ def test_the_pair_is_useful(runs):
     assert localizer["dice_volume_mean"]["value"] >= 0.75
 
 
-def test_cards_are_current(runs):
-    for run in runs:
+def test_cards_are_current():
+    """Of all runs: a card needs no weights."""
+    for run in map(compare.open_run, compare.shipped_runs()):
         text = card.render(run.path)
         assert (run.path / run_folder.CARD).read_text() == text
         cards = REPOSITORY / "model_cards"

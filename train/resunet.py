@@ -34,6 +34,7 @@ from bthub.run_folder import CALIBRATION, LOGS, create, write_json
 from bthub.training import run
 from bthub.training.calibration import choose_operating_point
 from bthub.training.losses import LOSSES
+from bthub.training.optimization import create_optimizer
 
 
 @dataclass
@@ -123,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if config.encoder_from:
         run.load_encoder(model.encoder, config.encoder_from, config.protocol)
     model = model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = create_optimizer("adamw", model.parameters(), config.learning_rate, config.weight_decay)
     steps = len(train_loader) // config.accumulation
     scheduler = get_cosine_schedule_with_warmup(optimizer, round(config.warmup_epochs * steps), config.epochs * steps)
     model, optimizer, train_loader, validation_loader, scheduler = accelerator.prepare(

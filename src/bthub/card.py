@@ -2,10 +2,8 @@
 
 import json
 import os
-import struct
 from collections import Counter
 from collections.abc import Iterator
-from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +31,6 @@ from bthub.run_folder import (
     SPLIT,
     TRAINING,
     TWO_STAGE,
-    WEIGHTS,
     RunFolder,
     hub_id,
 )
@@ -64,8 +61,6 @@ SIZE_METRICS = {CLASSIFICATION: ("recall",), SEGMENTATION: ("dice_tumor_slices",
 MACRO = ("precision", "recall", "specificity", "f1", "roc_auc", "average_precision")
 # Splits on which nothing was trained, chosen or calibrated: only their figures become metadata.
 UNSEEN = ("test", "benchmark")
-# Saved beside the parameters, but measured by batch normalisation, not learned.
-_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class ImageSet(NamedTuple):
@@ -139,7 +134,7 @@ def write(run: str | Path, org: str | None = None, copies: Path | None = None) -
     """
     if not Path(run).is_dir():
         raise BthubError(f"{run} isn't a local folder: download the run first, the card is written into it")
-    folder = RunFolder.open(run)
+    folder = RunFolder.open(run, weights=False)
     figures.draw(folder)
     card = render(run, org)
     _replace(Path(run) / CARD, card)
@@ -170,7 +165,7 @@ def render(run: str | Path, org: str | None = None) -> str:
     Raises:
         BthubError: a file or a value is missing, or the metrics were measured with other weights.
     """
-    folder = RunFolder.open(run)
+    folder = RunFolder.open(run, weights=False)
     name = folder.id.rpartition("/")[2]
     config = Record(folder.config, folder.path / CONFIG)
     training = Record(folder.training, folder.path / TRAINING)
@@ -203,8 +198,7 @@ def render(run: str | Path, org: str | None = None) -> str:
             calibration=Record(folder.calibration, folder.path / CALIBRATION),
             review=_review(folder),
             input_check=_input_check(folder),
-            weights=_weights(folder.path / WEIGHTS),
-            cost=Record(folder.cost, folder.path / COST),
+            cost=_cost(folder),
             splits=_splits(folder, protocol, results),
             best_epoch=_best_epoch(folder, training["best"]["epoch"]),
             results=[_result(entry, folder) for entry in results],
@@ -372,7 +366,18 @@ def _name(metric: str, entry: Record) -> str:
 
 def _local_revision(folder: RunFolder) -> str:
     # A repo's revision is a commit, but `metrics.json` names the weights themselves.
-    return RunFolder.open(folder.path).revision
+    return RunFolder.open(folder.path, weights=False).revision
+
+
+def _cost(folder: RunFolder) -> Record:
+    """What the run costs, measured with the weights that are here."""
+    found = Record(folder.cost, folder.path / COST)
+    if found["weights"] != _local_revision(folder):
+        raise BthubError(
+            f"{folder.path / COST} was measured with the weights {found['weights']}, the folder has "
+            f"{_local_revision(folder)}: run again bthub cost {folder.id}"
+        )
+    return found
 
 
 def _figure(folder: RunFolder, name: str, required: bool) -> str | None:
@@ -466,17 +471,6 @@ def _best_epoch(folder: RunFolder, epoch: int) -> dict[str, float]:
         if row["epoch"] == str(epoch):
             return {metrics.readable(key): float(value) for key, value in row.items()}
     raise BthubError(f"{folder.path / HISTORY} has no epoch {epoch}, which {TRAINING} names as the best")
-
-
-def _weights(path: Path) -> dict:
-    """Number of parameters and their types, from the header of the weights."""
-    with path.open("rb") as file:
-        header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
-    tensors = {key: tensor for key, tensor in header.items() if key != "__metadata__" and not key.endswith(_BUFFERS)}
-    return {
-        "parameters": sum(prod(tensor["shape"]) for tensor in tensors.values()),
-        "dtypes": sorted({tensor["dtype"] for tensor in tensors.values()}),
-    }
 
 
 def _preprocessor(path: Path) -> Record:

@@ -123,12 +123,9 @@ def open_run(source: str | Path) -> RunFolder:
     """Open a run; a local one may lack its weights, as in a clone that ships figures only.
 
     Raises:
-        BthubError: nothing there, or neither weights nor metrics.
+        BthubError: nothing there, or what is there isn't a run.
     """
-    folder = Path(source)
-    if (folder / CONFIG).is_file() and (folder / METRICS).is_file() and not (folder / WEIGHTS).exists():
-        return RunFolder(folder, folder.resolve().name, "")
-    return RunFolder.open(source)
+    return RunFolder.open(source, weights=False)
 
 
 def name(run: RunFolder) -> str:

@@ -4,12 +4,12 @@ None of it depends on what the weights are, so a run whose weights aren't here i
 they were taken on one machine, one after the other.
 """
 
-import json
 import os
 import time
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -23,23 +23,31 @@ WARM_UP, REPEATS = 3, 20
 
 
 def write(path: str | Path) -> dict:
-    """Write `cost.json` into a local run folder: what `cost` gives, and `file_bytes`, the size of the weights as saved.
+    """Write `cost.json` into a local run folder: what `cost` gives, and of the weights as saved which they are, their
+    types and `file_bytes`.
 
     The time is that of an otherwise idle machine.
     """
     if not Path(path).is_dir():
         raise BthubError(f"{path} isn't a local folder: download the run first, its cost is written into it")
-    folder = Path(path)
-    run = RunFolder(folder, folder.resolve().name, "")
-    if (folder / WEIGHTS).exists():
-        size = (folder / WEIGHTS).stat().st_size
-    elif (folder / COST).exists():
-        size = json.loads((folder / COST).read_text())["file_bytes"]
+    run = RunFolder.open(path, weights=False)
+    weights = run.path / WEIGHTS
+    if weights.exists():
+        saved = {"weights": run.revision, "dtypes": dtypes(weights), "file_bytes": weights.stat().st_size}
+    elif (run.path / COST).exists() and run.revision:
+        saved = {key: run.cost[key] for key in ("weights", "dtypes", "file_bytes")}
     else:
-        raise BthubError(f"{path} has neither {WEIGHTS} nor a {COST} that says how large they are: train it again")
-    found = cost(run) | {"file_bytes": size}
+        raise BthubError(f"{path} has neither {WEIGHTS} nor a {COST} that says what they were: train it again")
+    found = cost(run) | saved
     write_json(run.path / COST, found)
     return found
+
+
+def dtypes(weights: Path) -> list[str]:
+    """The types that a file of weights stores its numbers in, `F16`; not that of batch normalisation's counters."""
+    with safe_open(weights, "pt") as file:
+        found = {file.get_slice(name).get_dtype() for name in file.keys()}
+    return sorted(found - {"I64"})
 
 
 def cost(run: RunFolder) -> dict:

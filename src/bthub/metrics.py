@@ -422,7 +422,9 @@ def _classification_values(
     if p.shape[1] == 2:
         brier = brier_score_loss(outcome, confidence, labels=[False, True])
     else:
-        brier = brier_score_loss(y, p, labels=classes, scale_by_half=False)
+        # In single precision a row sums to one but for rounding, which scikit-learn would warn of.
+        shares = p / p.sum(axis=1, keepdims=True)
+        brier = brier_score_loss(y, shares, labels=classes, scale_by_half=False)
     values = {
         "accuracy": accuracy_score(y, predicted),
         "balanced_accuracy": np.mean(recall),

@@ -14,7 +14,7 @@
         metrics.json              `bthub evaluate`: one entry a protocol and split
         predictions/              `bthub evaluate` and `bthub explain`: one row an image
         gradcam.json              `bthub explain`: how much of a detector's Grad-CAM lies on the tumor
-        cost.json                 `bthub cost`: parameters, multiply-adds, size, time
+        cost.json                 `bthub cost`: parameters, multiply-adds, time; which weights, their types and size
         figures/                  `bthub evaluate` and `bthub card`: what the card shows
         README.md                 `bthub card`: rendered from the files above
         checkpoint/  logs/        to resume from and to look at while training; never published
@@ -120,7 +120,8 @@ class RunFolder:
     Attributes:
         path: where its files are on this machine.
         id: the folder's name, or the Hub id.
-        revision: the Hub's commit, or `sha256:` and the first 12 digits of the weights' digest for a local folder.
+        revision: the Hub's commit, or `sha256:` and the first 12 digits of the weights' digest for a local folder; of
+            one that doesn't hold them what `cost.json` says.
     """
 
     path: Path
@@ -128,12 +129,16 @@ class RunFolder:
     revision: str
 
     @classmethod
-    def open(cls, source: "str | Path | RunFolder", revision: str | None = None) -> "RunFolder":
+    def open(
+        cls, source: "str | Path | RunFolder", revision: str | None = None, *, weights: bool = True
+    ) -> "RunFolder":
         """Open a local run folder or a Hub repo.
 
         Args:
             source: a folder, or `org/name` on the Hub (downloaded once, then read from the cache).
             revision: branch, tag or commit on the Hub.
+            weights: False for what reads figures alone: a local folder need not hold its weights, as in a clone that
+                ships the figures of all runs and the weights of a few.
 
         Raises:
             BthubError: nothing there, or what is there isn't a run.
@@ -144,9 +149,11 @@ class RunFolder:
             if revision is not None:
                 raise BthubError(f"{source} is a local folder, which has no revision {revision!r}: leave revision out")
             run = cls(Path(source), Path(source).resolve().name, "")
-            run._check()
-            digest = hashlib.sha256((run.path / WEIGHTS).read_bytes()).hexdigest()
-            return cls(run.path, run.id, f"sha256:{digest[:12]}")
+            run._check(weights)
+            if (run.path / WEIGHTS).exists():
+                digest = hashlib.sha256((run.path / WEIGHTS).read_bytes()).hexdigest()
+                return cls(run.path, run.id, f"sha256:{digest[:12]}")
+            return cls(run.path, run.id, run.cost.get("weights", "") if (run.path / COST).is_file() else "")
         run = cls(*_download(str(source), revision))
         run._check()
         return run
@@ -211,8 +218,8 @@ class RunFolder:
             raise BthubError(f"{self.id} has no {name} (looked at {file}): {hint}")
         return file
 
-    def _check(self) -> None:
-        for name in (CONFIG, WEIGHTS):
+    def _check(self, weights: bool = True) -> None:
+        for name in (CONFIG, WEIGHTS) if weights else (CONFIG,):
             self._file(name)
         if self.task == CLASSIFICATION and "architecture" not in self.config:
             raise BthubError(f"{self.path / CONFIG} names neither a timm architecture nor a resunet: it isn't a run")

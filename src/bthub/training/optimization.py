@@ -15,7 +15,7 @@ def create_optimizer(
 ) -> Optimizer:
     """`adamw`, or `sgd` with a momentum of 0.9."""
     if name == "adamw":
-        return torch.optim.AdamW(parameters, learning_rate, weight_decay=weight_decay)
+        return torch.optim.AdamW(parameters, learning_rate, weight_decay=weight_decay, fused=True)
     if name == "sgd":
         return torch.optim.SGD(parameters, learning_rate, momentum=0.9, weight_decay=weight_decay)
     raise BthubError(f"optimizer {name!r}: expected adamw or sgd")
