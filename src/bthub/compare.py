@@ -123,9 +123,9 @@ def open_run(source: str | Path) -> RunFolder:
     """Open a run; a local one may lack its weights, as in a clone that ships figures only.
 
     Raises:
-        BthubError: nothing there, or what is there isn't a run.
+        BthubError: nothing there, or neither weights nor metrics.
     """
-    return RunFolder.open(source, weights=False)
+    return RunFolder.open(source, weights=not (Path(source) / METRICS).is_file())
 
 
 def name(run: RunFolder) -> str:
