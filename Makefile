@@ -33,7 +33,7 @@ bench: $(VENV)/.demo  ## time every stage for one real slice on 2 cores
 	@HF_HUB_OFFLINE=1 $(BIN)/bthub bench
 
 cards: $(VENV)/.demo  ## render the model cards of runs/ again, from their files
-	@$(BIN)/bthub card $(wildcard runs/*) --copies model_cards
+	@$(BIN)/bthub card $(dir $(wildcard runs/*/metrics.json)) --copies model_cards
 
 results: $(VENV)/.demo  ## compare the runs of runs/ again: results/
 	@$(BIN)/bthub compare runs/* >/dev/null

@@ -163,7 +163,7 @@ def render(run: str | Path, org: str | None = None) -> str:
         org: the organisation whose repos the card names; by default the project's.
 
     Raises:
-        BthubError: a file or a value is missing, or the metrics were measured with other weights.
+        BthubError: a file or a value is missing, or the metrics or the cost were measured with other weights.
     """
     folder = RunFolder.open(run, weights=False)
     name = folder.id.rpartition("/")[2]
@@ -366,6 +366,8 @@ def _name(metric: str, entry: Record) -> str:
 
 def _local_revision(folder: RunFolder) -> str:
     # A repo's revision is a commit, but `metrics.json` names the weights themselves.
+    if folder.revision.startswith("sha256:"):
+        return folder.revision
     return RunFolder.open(folder.path, weights=False).revision
 
 
