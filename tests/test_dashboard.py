@@ -302,7 +302,13 @@ def test_papers_stand_beside_what_was_measured(show: Open, shipped_runs):
 def test_papers_put_their_own_recipe_first(show: Open, shipped_runs, copy: Path):
     own = copy.with_name("resnet-resunet-detector")
     copy.rename(own)
+    training = json.loads((own / "training.json").read_text())
+    training["best"]["epochs_trained"] = 17
+    training["config"] |= {"encoder_from": None, "weights_from": None, "image_sizes": {"0": 96, "9": 160, "17": 224}}
+    write_json(own / "training.json", training)
     said = words(show("papers", [*shipped_runs, own]))
+    budget = "first weights: random, 17 epochs, 160 pixels"
+    assert f"resnet-resunet-detector, the paper's recipe, split by patient; {budget}" in said
     assert said.index("resnet-resunet-detector, the paper") < said.index("resnet18-lgg, this project")
 
 

@@ -33,8 +33,9 @@ def main() -> None:
             st.html(table(paper["figures"], rows))
     frame.note(
         "How to read it: a paper's figure stands beside each run here that is comparable in network, task and kind of "
-        "data, those that follow the paper's own recipe first. “No run yet” is where none is; "
-        "`train/configs/papers` has the recipes, `train/rows.yaml` what two CPU cores leave of them.",
+        "data, those that follow the paper's own recipe first, and says what the run began with, how long it trained, "
+        "and on pictures of what side. “No run yet” is where none is; `train/configs/papers` has the recipes, "
+        "`train/rows.yaml` what two CPU cores leave of them.",
         downloads,
         "papers.csv",
     )
@@ -51,8 +52,8 @@ def compared(paper: str, figure: dict, runs: Iterable[RunFolder]) -> list[dict]:
         head = {"what": figure["what"], "reported": figure["value"]}
         name = compare.name(run)
         recipe = "the paper's" if name.startswith(paper) else "this project's"
-        found = {**head, "model": name, "recipe": recipe, "protocol": protocol, **value, "difference": difference}
-        rows.append(found)
+        found = {**head, "model": name, "recipe": recipe, "protocol": protocol, "budget": compare.budget(run)}
+        rows.append({**found, **value, "difference": difference})
     return sorted(rows, key=lambda row: row["recipe"] != "the paper's")
 
 
@@ -62,6 +63,7 @@ def readable(run: RunFolder) -> bool:
         compare.row(run, evaluation)
         if run.task == CLASSIFICATION:
             compare.confusion(run, evaluation)
+    compare.budget(run)
     return True
 
 
@@ -87,7 +89,8 @@ def measured(row: dict) -> str:
     """A run's figure in a line."""
     ends = "" if row["low"] is None else f" ({row['low']:.3f} – {row['high']:.3f})"
     away = "" if row["difference"] is None else f", {row['difference']:+.3f}"
-    who = f"{row['model']}, {row['recipe']} recipe, {SPLIT.get(row['protocol'], row['protocol'])}"
+    split = SPLIT.get(row["protocol"], row["protocol"])
+    who = f"{row['model']}, {row['recipe']} recipe, {split}; {row['budget']}"
     value = f"<span class=number><b>{row['value']:.4f}</b>{ends}{away}</span>"
     return f"{value} <small>{html.escape(who, quote=False)}</small>"
 

@@ -181,6 +181,15 @@ def best_epoch(run: RunFolder) -> int:
         return int(run.training["best"]["epoch"])
 
 
+def budget(run: RunFolder) -> str:
+    """What a training started from and how much of it there was, in a line."""
+    with _reading(run, TRAINING):
+        epochs = int(run.training["best"]["epochs_trained"])
+        sizes = {int(epoch): int(side) for epoch, side in run.training["config"]["image_sizes"].items()}
+    side = sizes[max(first for first in sizes if first < epochs)]
+    return f"first weights: {initialisation(run)}, {epochs} epochs, {side} pixels"
+
+
 def evaluations(run: RunFolder) -> list[Evaluation]:
     """What a run was measured on, in the order of its file."""
     with _reading(run, METRICS):
