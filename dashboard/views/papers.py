@@ -1,6 +1,7 @@
 """Papers: what five systems report, against what was measured here."""
 
 import html
+import re
 from collections.abc import Iterable
 
 import streamlit as st
@@ -72,10 +73,11 @@ def table(figures: list[dict], rows: list[dict]) -> str:
     body = ""
     for figure in figures:
         value = "–" if figure["value"] is None else f"{figure['value']:.4f}"
-        here = "<br>".join(measured(row) for row in rows if row["what"] == figure["what"])
+        here = "".join(measured(row) for row in rows if row["what"] == figure["what"])
+        note = re.sub("`(.+?)`", r"<code>\1</code>", html.escape(figure["note"]))
         body += (
             f"<tr><th scope=row>{html.escape(figure['what'])}</th><td class=number>{value}</td>"
-            f"<td>{here or '<span class=none>no run yet</span>'}</td><td>{html.escape(figure['note'])}</td></tr>"
+            f"<td>{here or '<span class=none>no run yet</span>'}</td><td>{note}</td></tr>"
         )
     return (
         "<div class=scroll tabindex=0><table class=figures><thead><tr>"
@@ -92,7 +94,7 @@ def measured(row: dict) -> str:
     split = SPLIT.get(row["protocol"], row["protocol"])
     who = f"{row['model']}, {row['recipe']} recipe, {split}; {row['budget']}"
     value = f"<span class=number><b>{row['value']:.4f}</b>{ends}{away}</span>"
-    return f"{value} <small>{html.escape(who, quote=False)}</small>"
+    return f"<div class=run>{value} <small>{html.escape(who, quote=False)}</small></div>"
 
 
 main()
