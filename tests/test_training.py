@@ -102,6 +102,30 @@ def test_two_processes_take_the_same_steps_as_one(tiny_lgg, tmp_path):
         torch.testing.assert_close(expected[key].float(), shared[key].float(), rtol=0, atol=2e-3)
 
 
+class Slower:
+    """The main process beside another, which writes its part of a checkpoint as late as it may: while it is awaited."""
+
+    is_main_process = True
+
+    def save_state(self, folder: str) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True)
+
+    def wait_for_everyone(self) -> None:
+        if self.folder.exists():
+            (self.folder / "random_states_1.pkl").touch()
+
+    def unwrap_model(self, model: torch.nn.Module) -> torch.nn.Module:
+        return model
+
+
+def test_a_checkpoint_is_put_in_place_when_every_process_has_written_its_part(tmp_path):
+    progress = run.Progress()
+    progress.record({"train_loss": 1.0}, 0.5)
+    run.save_checkpoint(Slower(), tmp_path, progress, torch.nn.Linear(1, 1), improved=True)
+    assert (tmp_path / CHECKPOINT / "last" / "random_states_1.pkl").exists()
+
+
 def test_a_finished_run_is_not_overwritten(tiny_lgg, tiny_runs, tmp_path):
     arguments = command("classifier", CLASSIFIER, tiny_lgg, tmp_path / "x")
     arguments[arguments.index("--output") + 1] = str(tiny_runs[0])

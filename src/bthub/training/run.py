@@ -153,6 +153,7 @@ def save_checkpoint(accelerator: Accelerator, output: Path, progress: Progress, 
     folder = output / CHECKPOINT
     fresh = folder / "next"
     accelerator.save_state(str(fresh))
+    accelerator.wait_for_everyone()  # every process writes its random state there: none may come after the rename
     if accelerator.is_main_process:
         if improved:
             state = accelerator.unwrap_model(model).state_dict()
