@@ -63,9 +63,15 @@ class View:
 
 
 def sources() -> list[str]:
-    """Folders and Hub ids of the runs: those asked for, else the clone's, else those that the Space's card names."""
+    """Folders and Hub ids of the runs: those asked for, else the clone's, else the Space's.
+
+    A Space has the models that its card names, and in `runs/` what was published beside them: runs without weights.
+    """
     asked = os.environ.get("BTHUB_RUNS", "").split()
-    return asked or compare.shipped_runs() or [hub_id(name) for name in card_models()]
+    if asked or (shipped := compare.shipped_runs()):
+        return asked or shipped
+    beside = sorted(str(path) for path in (HERE / SHIPPED_RUNS.name).glob("*/"))
+    return [*map(hub_id, card_models()), *beside]
 
 
 def card_models() -> list[str]:

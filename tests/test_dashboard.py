@@ -566,3 +566,15 @@ def test_without_a_clone_the_runs_are_those_of_the_card(monkeypatch: pytest.Monk
     monkeypatch.delenv("BTHUB_RUNS", raising=False)
     monkeypatch.setattr(compare, "SHIPPED_RUNS", Path("nowhere"))
     assert frame.sources() == [hub_id(name) for name in frame.card_models()]
+
+
+def test_on_the_hub_the_runs_beside_the_dashboard_are_shown_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    import frame
+    from bthub import compare
+
+    shutil.copy(DASHBOARD / "README.md", tmp_path)
+    (tmp_path / "runs" / "simple_cnn-lgg").mkdir(parents=True)
+    monkeypatch.delenv("BTHUB_RUNS", raising=False)
+    monkeypatch.setattr(compare, "SHIPPED_RUNS", Path("nowhere"))
+    monkeypatch.setattr(frame, "HERE", tmp_path)
+    assert frame.sources() == [*map(hub_id, frame.card_models()), str(tmp_path / "runs" / "simple_cnn-lgg")]

@@ -13,7 +13,7 @@ from records import complete_run
 from bthub import card, hub
 from bthub.errors import BthubError
 from bthub.evaluate import evaluate
-from bthub.run_folder import CARD, CHECKPOINT, DATASET, HISTORY, LOGS, SPLIT, TWO_STAGE, WEIGHTS
+from bthub.run_folder import CARD, CHECKPOINT, CONFIG, DATASET, HISTORY, LOGS, METRICS, SPLIT, TWO_STAGE, WEIGHTS
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +119,19 @@ def test_a_dry_run_writes_nothing(server, runs, tiny_lgg):
     said = publish(runs / "resnet18-lgg", dry_run=True)
     assert said == ["model bthub/resnet18-lgg: would change\n  + split.csv"]
     assert {request.method for request in server.requests[requests:]} == {"GET"}
+
+
+def test_the_dashboard_takes_along_what_else_was_measured_without_weights(server, runs):
+    other = shutil.copytree(runs / "resnet18-lgg", runs / "simple_cnn-lgg")
+    shutil.copytree(runs / "resnet18-lgg", runs / "unmeasured")
+    (runs / "unmeasured" / METRICS).unlink()
+    publish("dashboard")
+    files = server.files("space", f"bthub/{hub.APPS['dashboard'][0]}")
+    records = {path: data for path, data in files.items() if path.startswith("runs/")}
+    assert {path.split("/")[1] for path in records} == {"simple_cnn-lgg"}
+    assert all((runs / path.removeprefix("runs/")).read_bytes() == data for path, data in records.items())
+    assert {f"runs/{other.name}/{name}" for name in (METRICS, HISTORY, SPLIT, CONFIG)} < set(records)
+    assert not any(path.endswith((".safetensors", ".png", ".py")) or b"hf_secret" in records[path] for path in records)
 
 
 def test_private(server, runs):

@@ -46,9 +46,11 @@ from bthub.run_folder import (
     hub_id,
 )
 
-RUN_FILES = (WEIGHTS, CONFIG, PREPROCESSOR, CALIBRATION, TRAINING, SPLIT, HISTORY, LR_FINDER, METRICS, GRADCAM, COST)
-RUN_FILES += (INPUT_CHECK, INPUT_CHECK_WEIGHTS)
-RUN_FILES += (f"{PREDICTIONS}/*.csv", f"{FIGURES}/*.png", "*.py")  # the .py files are its remote code
+# What tells how good a run is, without its weights.
+RECORD_FILES = (CONFIG, CALIBRATION, TRAINING, SPLIT, HISTORY, LR_FINDER, METRICS, GRADCAM, COST)
+RECORD_FILES += (f"{PREDICTIONS}/*.csv",)
+RUN_FILES = (*RECORD_FILES, WEIGHTS, PREPROCESSOR, INPUT_CHECK, INPUT_CHECK_WEIGHTS)
+RUN_FILES += (f"{FIGURES}/*.png", "*.py")  # the .py files are its remote code
 DATASET_FILES = (CARD, "data/**/*.parquet")
 PACKAGE_FILES = ("**/*.py", "**/*.csv", "**/*.md", "**/*.j2", "**/*.yaml")
 APP_FILES = ("*.py", "*.css", "*.svg", "requirements.txt", "Dockerfile", ".streamlit/config.toml", "views/*.py")
@@ -181,7 +183,10 @@ def dataset_publication(data: str | Path, org: str) -> Publication:
 
 
 def app_publication(app: str, org: str) -> Publication:
-    """The Space or the dashboard as its repo, with the package beside it: it runs the code it was published with."""
+    """The Space or the dashboard as its repo, with the package beside it: it runs the code it was published with.
+
+    The dashboard takes along the records of the clone's other runs, because its card names only models with weights.
+    """
     name, sdk = APPS[app]
     folder = _REPOSITORY / app
     if not (folder / CARD).is_file():
@@ -194,6 +199,13 @@ def app_publication(app: str, org: str) -> Publication:
     for key in ("models", "datasets"):
         readme.data[key] = [hub_id(repo.removeprefix(f"{ORG}/"), org) for repo in readme.data.get(key) or []]
     files[CARD] = str(readme).encode()
+    if app == "dashboard":
+        named = {model.rpartition("/")[2] for model in readme.data.models}
+        measured = sorted(path.parent for path in SHIPPED_RUNS.glob(f"*/{METRICS}"))
+        for run in (run for run in measured if run.name not in named):
+            files |= {
+                f"{SHIPPED_RUNS.name}/{run.name}/{path}": file for path, file in _listed(run, RECORD_FILES).items()
+            }
     return Publication("space", hub_id(name, org), files, sdk)
 
 
