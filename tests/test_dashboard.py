@@ -18,9 +18,9 @@ from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 from bthub import metrics, scoring
-from bthub.data.splits import patient_split
+from bthub.data.splits import FOLD_PROTOCOLS, patient_split
 from bthub.result import DISCLAIMER
-from bthub.run_folder import DEFAULTS, GRADCAM, METRICS, ORG, RunFolder, hub_id, write_json
+from bthub.run_folder import DEFAULTS, GRADCAM, METRICS, ORG, PREDICTIONS, TRAINING, RunFolder, hub_id, write_json
 
 ROOT = Path(__file__).parents[1]
 DASHBOARD = ROOT / "dashboard"
@@ -310,6 +310,27 @@ def test_papers_put_their_own_recipe_first(show: Open, shipped_runs, copy: Path)
     budget = "first weights: random, 17 epochs, 160 pixels"
     assert f"resnet-resunet-detector, the paper's recipe, split by patient; {budget}" in said
     assert said.index("resnet-resunet-detector, the paper") < said.index("resnet18-lgg, this project")
+
+
+def test_papers_take_all_folds_of_a_cross_validation_together(show: Open, shipped_runs, tmp_path: Path):
+    """The shipped localizer's test patients dealt to five folds: together they have the figures that it has."""
+    measured = json.loads((shipped_runs[1] / METRICS).read_text())["patient/test"]
+    training = json.loads((shipped_runs[1] / TRAINING).read_text())
+    header, *rows = (shipped_runs[1] / PREDICTIONS / "patient-test.csv").read_text().splitlines()
+    patients = sorted({row.split(",")[0] for row in rows})
+    folds = [tmp_path / f"mine-{protocol}" for protocol in FOLD_PROTOCOLS]
+    for k, (fold, protocol) in enumerate(zip(folds, FOLD_PROTOCOLS, strict=True)):
+        shutil.copytree(shipped_runs[1], fold, ignore=shutil.ignore_patterns("checkpoint", "logs", "figures"))
+        write_json(fold / TRAINING, training | {"protocol": protocol})
+        write_json(fold / METRICS, {f"{protocol}/test": measured})
+        of_fold = [row for row in rows if row.split(",")[0] in patients[k::5]]
+        (fold / PREDICTIONS / f"{protocol}-test.csv").write_text("\n".join([header, *of_fold]))
+    together = "mine, this project's recipe, 5-fold cross-validation by patient, all patients together"
+    said = words(show("papers", folds))
+    value = measured["metrics"]["dice_volume_mean"]["value"]
+    assert f"<b>{value:.4f}</b>" in said and together in said and "fold-1 of 5" not in said
+    said = words(show("papers", folds[:4]))
+    assert together not in said and "mine-fold-1, this project's recipe, fold-1 of 5" in said
 
 
 def test_where_it_looks_compares_with_the_mask(show: Open):

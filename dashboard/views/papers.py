@@ -7,13 +7,16 @@ from collections.abc import Iterable
 import streamlit as st
 
 import frame
-from bthub import compare
+from bthub import compare, joint
 from bthub.data.splits import FOLD_PROTOCOLS
-from bthub.run_folder import CLASSIFICATION, RunFolder
+from bthub.errors import BthubError
+from bthub.run_folder import CLASSIFICATION, SEGMENTATION, RunFolder
 
+TOGETHER = "folds"
 SPLIT = {"patient": "split by patient", "slice": "split by slice", "default": "split by image"} | {
     fold: f"{fold} of {len(FOLD_PROTOCOLS)}, split by patient" for fold in FOLD_PROTOCOLS
 }
+SPLIT[TOGETHER] = f"{len(FOLD_PROTOCOLS)}-fold cross-validation by patient, all patients together"
 
 
 def main() -> None:
@@ -24,9 +27,10 @@ def main() -> None:
     )
     every = frame.view().every
     runs = [every[name] for name in frame.collect(every, readable)]
+    whole = cross_validations(runs)
     downloads = []
     for key, paper in compare.papers().items():
-        rows = [row for figure in paper["figures"] for row in compared(key, figure, runs)]
+        rows = [row for figure in paper["figures"] for row in compared(key, figure, runs, whole)]
         downloads += [{"paper": key, **row} for row in rows]
         with st.container(border=True):
             st.subheader(paper["title"], anchor=key)
@@ -42,20 +46,53 @@ def main() -> None:
     )
 
 
-def compared(paper: str, figure: dict, runs: Iterable[RunFolder]) -> list[dict]:
+def compared(paper: str, figure: dict, runs: Iterable[RunFolder], whole: dict[str, dict]) -> list[dict]:
     """A row for each run that the figure can be held against, those of the paper's own recipe first.
 
-    Rows of train/rows.yaml that follow a paper's recipe begin with its key.
+    Rows of train/rows.yaml that follow a paper's recipe begin with its key. One row stands for all folds of a
+    cross-validation that is in `whole`.
     """
-    rows = []
+    rows = {}
     for run, protocol, value in compare.measured_like(figure, runs):
-        difference = None if figure["value"] is None else value["value"] - figure["value"]
-        head = {"what": figure["what"], "reported": figure["value"]}
         name = compare.name(run)
+        if (common := without_fold(name, protocol)) in whole:
+            name, protocol, value = common, TOGETHER, whole[common]["metrics"][figure["like"]["metric"]]
+        difference = None if figure["value"] is None else value["value"] - figure["value"]
         recipe = "the paper's" if name.startswith(paper) else "this project's"
-        found = {**head, "model": name, "recipe": recipe, "protocol": protocol, "budget": compare.budget(run)}
-        rows.append({**found, **value, "difference": difference})
-    return sorted(rows, key=lambda row: row["recipe"] != "the paper's")
+        row = {"what": figure["what"], "reported": figure["value"], "model": name, "recipe": recipe}
+        row |= {"protocol": protocol, "budget": compare.budget(run), **value, "difference": difference}
+        rows.setdefault((name, protocol), row)
+    return sorted(rows.values(), key=lambda row: row["recipe"] != "the paper's")
+
+
+def cross_validations(runs: Iterable[RunFolder]) -> dict[str, dict]:
+    """The figures of all folds together by the folds' common name, where every fold is there."""
+    found: dict[str, list[RunFolder]] = {}
+    for run in runs:
+        tested = (evaluation.protocol for evaluation in compare.evaluations(run) if evaluation.split == "test")
+        for common in {without_fold(compare.name(run), protocol) for protocol in tested} - {None}:
+            if run.task == SEGMENTATION:
+                found.setdefault(common, []).append(run)
+    whole, problems = {}, []
+    for common, folds in found.items():
+        if len(folds) == len(FOLD_PROTOCOLS):
+            try:
+                whole[common] = cross_validated(folds, tuple(frame.files_of(run.path) for run in folds))
+            except BthubError as error:
+                problems.append(str(error))
+    frame.say(problems)
+    return whole
+
+
+def without_fold(name: str, protocol: str) -> str | None:
+    """`resunet18-lgg` of the fold `resunet18-lgg-fold-1`; None of a run that isn't a fold."""
+    return name.removesuffix(f"-{protocol}") if protocol in FOLD_PROTOCOLS else None
+
+
+@st.cache_resource(show_spinner=False)
+def cross_validated(_folds: list[RunFolder], files: tuple) -> dict:
+    """`joint.cross_validation`, computed once for the files that the folds have now."""
+    return joint.cross_validation(_folds)
 
 
 def readable(run: RunFolder) -> bool:
