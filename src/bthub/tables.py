@@ -147,7 +147,8 @@ def table(rows: Sequence[Row], names: Sequence[str]) -> str:
 def difference_table(rows: Sequence[Row]) -> str:
     """Markdown of `differences`."""
     lines = [
-        "Paired differences from the best, the same draws of patients or pictures for both:\n",
+        "Paired differences from the best, the same draws of patients or pictures for both. The best is the best "
+        "on this very split, and nothing corrects for how many are compared: an interval just off 0 may be chance.\n",
         "| metric | best | model | difference | |",
         "| --- | --- | --- | ---: | --- |",
     ]
