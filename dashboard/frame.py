@@ -146,7 +146,9 @@ def choose(runs: dict[str, RunFolder], problems: list[str]) -> View:
             ranks[name] = cached(compare.rank, run)
         except BthubError:
             ranks[name] = 3  # with the last; the pages that read its recipe say what is wrong
-    runs = {name: runs[name] for name in sorted(runs, key=ranks.__getitem__)}
+    # Those that the card names come first: the default pair, and the networks that the class is to compare.
+    named = card_models()
+    runs = {name: runs[name] for name in sorted(runs, key=lambda name: (name not in named, ranks[name]))}
     evaluations = [evaluation for name in runs for evaluation in measured.get(name, [])]
     if not evaluations:
         say(problems)

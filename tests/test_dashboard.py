@@ -450,6 +450,14 @@ def test_at_first_the_default_pair_and_then_the_family_are_shown(show: Open, shi
     ]
 
 
+def test_models_that_the_card_names_come_before_others(show: Open, shipped_runs, tmp_path: Path, monkeypatch):
+    import frame
+
+    monkeypatch.setattr(frame, "card_models", lambda: ["resnet18-lgg", "resunet18-lgg", "e-lgg"])
+    chosen = show(runs=many(shipped_runs, tmp_path)).multiselect(key="models")
+    assert chosen.value == ["resnet18-lgg", "resunet18-lgg", "e-lgg", "f-lgg", "b-lgg", "g-lgg"]
+
+
 def test_a_choice_that_a_split_has_in_part_is_kept_in_part(show: Open, shipped_runs, tmp_path: Path):
     runs = many(shipped_runs, tmp_path)
     content = json.loads((runs[1] / METRICS).read_text())
