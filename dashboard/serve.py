@@ -1,4 +1,4 @@
-"""Serve the dashboard: `streamlit run app.py`, with what is slow to import already there for the first page.
+"""Serve the dashboard: `streamlit run app.py`, with what is slow the first time already done for the first page.
 
 PORT and HOST say where, by default http://127.0.0.1:8501.
 """
@@ -7,15 +7,24 @@ import os
 import sys
 from pathlib import Path
 
-import altair  # noqa: F401
-import pandas  # noqa: F401
+import altair as alt
+import pandas as pd
 import streamlit.web.cli
 
-import bthub.compare  # noqa: F401
+import bthub.tables  # noqa: F401
 
 HERE = Path(__file__).parent
 
+
+def warm_up() -> None:
+    """Draw a chart and a table: a process's first ones read Altair's schema and import much."""
+    rows = pd.DataFrame({"x": [0.0], "y": ["a"]})
+    alt.Chart(rows).mark_point().encode(x="x", y="y").to_dict()
+    rows.style.to_html()
+
+
 if __name__ == "__main__":
+    warm_up()
     # Settings that are not the surroundings' business are in .streamlit/config.toml, next to app.py.
     options = [
         f"--server.port={os.environ.get('PORT', '8501')}",

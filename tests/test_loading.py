@@ -365,7 +365,7 @@ def test_the_space_runs_from_its_published_files(published, expected, tmp_path):
 
 
 def test_the_dashboard_runs_from_its_published_files(published, load, tmp_path):
-    """Likewise: no clone, no runs beside it, so it shows the models that its card names, from the Hub."""
+    """Likewise: no clone. It shows the models that its card names, from the Hub, and the other runs' records."""
     folder = tmp_path / "dashboard"
     for path, data in published.files("space", "bthub/brain-tumor-dashboard").items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -390,13 +390,20 @@ def test_the_dashboard_runs_from_its_published_files(published, load, tmp_path):
     assert shown["package"].startswith(str(folder))
     assert shown["title"] == "Compare" and shown["errors"] == []
     named = yaml.safe_load((folder / "README.md").read_text().split("---")[1])["models"]
-    assert set(shown["models"]) == {name.rpartition("/")[2] for name in named} == published_runs()
+    first = shown["models"][: len(named)]
+    assert set(first) == {name.rpartition("/")[2] for name in named} == published_runs()
+    measured = {path.parent.name for path in (REPOSITORY / "runs").glob("*/metrics.json") if is_tracked(path)}
+    assert set(shown["models"]) == {run for run in measured if "patient/test" in metrics_of(run)} > set(first)
     assert any("resnet18-lgg" in table for table in shown["tables"])
 
 
 def published_runs() -> set[str]:
     """The runs of the clone that have weights."""
     return {path.parent.name for path in (REPOSITORY / "runs").glob("*/model.safetensors") if is_tracked(path)}
+
+
+def metrics_of(run: str) -> dict:
+    return json.loads((REPOSITORY / "runs" / run / "metrics.json").read_text())
 
 
 def is_tracked(path: Path) -> bool:
