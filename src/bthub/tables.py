@@ -114,7 +114,7 @@ def differences(runs: Sequence[RunFolder], evaluation: Evaluation, names: Iterab
         if len(known) < 2:
             continue
         best = (min if metric in compare.LOWER_IS_BETTER else max)(known, key=known.get)
-        for name in sorted(known.keys() - {best}, key=lambda n: -known[n]):
+        for name in sorted(known.keys() - {best}, key=lambda n: (-known[n], n)):
             away = metrics.difference(measured[best], measured[name], metric)
             apart = None if away["low"] is None else not away["low"] <= 0 <= away["high"]
             ends = {"difference": away["value"], "low": away["low"], "high": away["high"], "apart": apart}
