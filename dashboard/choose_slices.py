@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from bthub import compare
+from bthub import compare, per_image
 from bthub.data import load_split
 from bthub.run_folder import DEFAULTS, SHIPPED_RUNS, RunFolder
 
@@ -44,9 +44,9 @@ def choose(tumor_px: dict[Key, int]) -> dict[Key, str]:
     """The slices, each with the reason why it was chosen."""
     detector, localizer = (RunFolder.open(SHIPPED_RUNS / DEFAULTS[stage]) for stage in ("detector", "localizer"))
     evaluation = next(e for e in compare.evaluations(detector) if e.key == "patient/test")
-    losses = compare.top_losses(compare.scores(detector, evaluation))
+    losses = per_image.top_losses(per_image.scores(detector, evaluation))
     chosen = {compare.image_key(line): "most wrong" for line in losses[:4]}
-    large = [line for line in compare.masks(localizer, evaluation) if line["tumor_px"] >= 500]
+    large = [line for line in per_image.masks(localizer, evaluation) if line["tumor_px"] >= 500]
     chosen |= {compare.image_key(line): "worst mask" for line in sorted(large, key=lambda line: line["dice"])[:2]}
 
     queues = {kind: by_patient_in_turn([k for k, px in tumor_px.items() if (px > 0) == kind]) for kind in (True, False)}

@@ -17,11 +17,11 @@ import yaml
 from PIL import Image
 
 import charts
-from bthub import compare
+from bthub import compare, papers
 from bthub.compare import Evaluation
 from bthub.errors import BthubError
 from bthub.metrics import readable
-from bthub.run_folder import CLASSIFICATION, PREDICTIONS, SEGMENTATION, SHIPPED_RUNS, RunFolder, hub_id
+from bthub.run_folder import CLASSIFICATION, DEFAULTS, PREDICTIONS, SEGMENTATION, SHIPPED_RUNS, RunFolder, hub_id
 
 HERE = Path(__file__).parent
 # The words of bthub.result, which takes half a second to import.
@@ -143,7 +143,7 @@ def choose(runs: dict[str, RunFolder], problems: list[str]) -> View:
         except BthubError as error:
             problems.append(str(error))
         try:
-            ranks[name] = cached(compare.rank, run)
+            ranks[name] = cached(rank, run)
         except BthubError:
             ranks[name] = 3  # with the last; the pages that read its recipe say what is wrong
     # Those that the card names come first: the default pair, and the networks that the class is to compare.
@@ -208,6 +208,15 @@ def choose(runs: dict[str, RunFolder], problems: list[str]) -> View:
         st.info("Choose at least one model above.")
         st.stop()
     return view
+
+
+def rank(run: RunFolder) -> int:
+    """Which runs come first: the default pair, networks from pretrained weights, from random ones, papers' recipes."""
+    if compare.name(run) in DEFAULTS.values():
+        return 0
+    if any(compare.name(run).startswith(f"{paper}-") for paper in papers.reported()):
+        return 3
+    return 2 if compare.initialisation(run) == "random" else 1
 
 
 def at_first(runs: dict[str, RunFolder]) -> list[str]:

@@ -11,7 +11,8 @@ import streamlit as st
 from PIL import Image
 from scipy.ndimage import binary_dilation
 
-from bthub.compare import HEALTHY, Evaluation, image_key
+from bthub.compare import Evaluation, image_key
+from bthub.per_image import HEALTHY
 
 SHIPPED = Path(__file__).parent / "slices"
 TRUE, DRAWN = (0, 229, 255), (255, 77, 64)

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bthub import compare
-from bthub.compare import Evaluation, Scores
+from bthub import compare, leakage, papers, per_image
+from bthub.compare import Evaluation
 from bthub.errors import BthubError
 from bthub.metrics import choose_threshold
+from bthub.per_image import Scores
 from bthub.run_folder import CLASSIFICATION, COST, METRICS, SEGMENTATION, TRAINING, RunFolder, write_json
 
 TEST = Evaluation("lgg", "patient", "test")
@@ -101,7 +102,7 @@ def test_what_cannot_be_read_is_named(copy: Path, spoil, words: str):
 def test_predictions_of_another_layout_are_named(copy: Path):
     (copy / "predictions" / "patient-test.csv").write_text("id,label\n1,tumor\n")
     with pytest.raises(BthubError, match=r"copy: predictions/patient-test.csv isn't laid out"):
-        compare.scores(compare.open_run(copy), TEST)
+        per_image.scores(compare.open_run(copy), TEST)
 
 
 def test_broken_weights_are_named(copy: Path):
@@ -121,8 +122,8 @@ def test_which_split_an_image_was_in(detector: RunFolder):
 
 
 def test_at_its_own_threshold_a_run_scores_what_was_measured(detector: RunFolder):
-    scores, entry = compare.detector_scores(detector, TEST), compare.entry(detector, TEST)
-    found = compare.at_threshold(scores, scores.threshold)
+    scores, entry = per_image.detector_scores(detector, TEST), compare.entry(detector, TEST)
+    found = per_image.at_threshold(scores, scores.threshold)
     for metric in ("precision", "recall", "specificity", "f1"):
         assert found[metric] == pytest.approx(entry["metrics"][metric]["value"], abs=1e-12)
     (passed, alarms), (missed, hits) = entry["confusion_matrix"]
@@ -131,21 +132,21 @@ def test_at_its_own_threshold_a_run_scores_what_was_measured(detector: RunFolder
 
 
 def test_nothing_called_has_no_precision():
-    found = compare.at_threshold(scores_of([0, 1], [0.1, 0.2]), 1.0)
+    found = per_image.at_threshold(scores_of([0, 1], [0.1, 0.2]), 1.0)
     assert found["precision"] is None and found["recall"] == 0 and found["missed"] == 1
 
 
 def test_curves_pass_through_the_operating_point(detector: RunFolder):
-    scores = compare.detector_scores(detector, TEST)
-    roc, pr = compare.curves(scores)
-    point = compare.at_threshold(scores, 0.5)
+    scores = per_image.detector_scores(detector, TEST)
+    roc, pr = per_image.curves(scores)
+    point = per_image.at_threshold(scores, 0.5)
     x, y = (np.array([row[key] for row in roc]) for key in ("false_positive_rate", "recall"))
     # Points on straight lines are left out: between its neighbours the curve is a line.
     assert np.interp(point["false_positive_rate"], x, y) >= point["recall"] - 1e-9
     assert x[0] == y[0] == 0 and x[-1] == y[-1] == 1
     assert len(roc) < 100 and len(pr) < len(scores.y)
     with pytest.raises(BthubError, match="only one kind"):
-        compare.curves(scores_of([1, 1], [0.5, 0.6]))
+        per_image.curves(scores_of([1, 1], [0.5, 0.6]))
 
 
 def test_the_cheapest_threshold_is_the_cheapest():
@@ -155,25 +156,25 @@ def test_the_cheapest_threshold_is_the_cheapest():
     scores = scores_of(truth.astype(int).tolist(), p.tolist())
     grid = np.append(np.unique(p), 1.0)
     for miss_cost in (1, 3, 20, 1000):
-        found = compare.cheapest_threshold(scores, miss_cost)
-        least = min(compare.expected_cost(scores, t, miss_cost) for t in grid)
-        assert compare.expected_cost(scores, found, miss_cost) == pytest.approx(least)
+        found = per_image.cheapest_threshold(scores, miss_cost)
+        least = min(per_image.expected_cost(scores, t, miss_cost) for t in grid)
+        assert per_image.expected_cost(scores, found, miss_cost) == pytest.approx(least)
 
 
 def test_dear_misses_lower_the_threshold_and_equal_rates_agree_with_training(detector: RunFolder):
-    scores = compare.detector_scores(detector, VALIDATION)
-    cheapest = [compare.cheapest_threshold(scores, cost) for cost in (0.1, 1, 10, 100)]
+    scores = per_image.detector_scores(detector, VALIDATION)
+    cheapest = [per_image.cheapest_threshold(scores, cost) for cost in (0.1, 1, 10, 100)]
     assert cheapest == sorted(cheapest, reverse=True)
     # Where a miss costs as many false alarms as there are healthy slices to a tumor, cost is balanced accuracy.
     balanced = (~scores.is_tumor).sum() / scores.is_tumor.sum()
-    assert compare.cheapest_threshold(scores, balanced) == pytest.approx(
+    assert per_image.cheapest_threshold(scores, balanced) == pytest.approx(
         choose_threshold(scores.is_tumor, scores.p_tumor)
     )
 
 
 def test_a_threshold_that_calls_nothing_can_be_the_cheapest():
     scores = scores_of([0, 0, 0, 1], [0.9, 0.8, 0.7, 0.1])
-    assert compare.cheapest_threshold(scores, 1.0) > 0.9
+    assert per_image.cheapest_threshold(scores, 1.0) > 0.9
 
 
 # -- calibration
@@ -185,22 +186,22 @@ def test_uncalibrated_undoes_the_temperature():
     def softmax(z: np.ndarray) -> np.ndarray:
         return np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
 
-    assert compare.uncalibrated(softmax(logits / 0.77), 0.77) == pytest.approx(softmax(logits))
+    assert per_image.uncalibrated(softmax(logits / 0.77), 0.77) == pytest.approx(softmax(logits))
 
 
 def test_calibration_errors_are_those_of_the_files(detector: RunFolder):
-    scores = compare.scores(detector, VALIDATION)
+    scores = per_image.scores(detector, VALIDATION)
     entry = compare.entry(detector, VALIDATION)
-    assert compare.calibration_error(scores, scores.p) == pytest.approx(entry["metrics"]["ece"]["value"])
-    plain = compare.uncalibrated(scores.p, compare.temperature(detector))
+    assert per_image.calibration_error(scores, scores.p) == pytest.approx(entry["metrics"]["ece"]["value"])
+    plain = per_image.uncalibrated(scores.p, per_image.temperature(detector))
     # Training measured it before rounding the weights to half precision.
     before = detector.calibration["expected_calibration_error"]["before"]
-    assert compare.calibration_error(scores, plain) == pytest.approx(before, abs=2e-3)
+    assert per_image.calibration_error(scores, plain) == pytest.approx(before, abs=2e-3)
 
 
 def test_reliability_bins():
     scores = scores_of([0, 1, 1, 1], [0.05, 0.05, 0.95, 1.0])
-    rows = compare.reliability(scores, scores.p)
+    rows = per_image.reliability(scores, scores.p)
     assert [(row["images"], row["observed"]) for row in rows] == [(2, 0.5), (2, 1.0)]
     assert rows[0]["stated"] == pytest.approx(0.05) and rows[1]["stated"] == pytest.approx(0.975)
 
@@ -208,24 +209,24 @@ def test_reliability_bins():
 def test_reliability_of_several_classes_is_of_the_class_called():
     p = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]])
     scores = Scores([{"file": "a"}, {"file": "b"}], ["a", "b", "c"], np.array([0, 1]), p, None)
-    rows = compare.reliability(scores, p)
+    rows = per_image.reliability(scores, p)
     assert [row["observed"] for row in rows] == [1.0, 0.0]
     assert scores.called.tolist() == [0, 2]
 
 
 def test_the_review_band():
     scores = scores_of([0, 0, 1, 1, 1], [0.1, 0.6, 0.2, 0.5, 0.9])
-    found = compare.review(scores, 0.4, 0.6)
+    found = per_image.review(scores, 0.4, 0.6)
     assert found == {"reviewed": 0.2, "missed": 1, "false_alarms": 1, "errors": 0.5}
-    assert compare.review(scores, 0.0, 1.0)["errors"] is None
+    assert per_image.review(scores, 0.0, 1.0)["errors"] is None
 
 
 # -- cases
 
 
 def test_top_losses_are_sorted_and_named(detector: RunFolder):
-    scores = compare.scores(detector, TEST)
-    lines = compare.top_losses(scores)
+    scores = per_image.scores(detector, TEST)
+    lines = per_image.top_losses(scores)
     losses = [line["loss"] for line in lines]
     assert losses == sorted(losses, reverse=True)
     (_, alarms), (missed, _) = compare.entry(detector, TEST)["confusion_matrix"]
@@ -236,15 +237,15 @@ def test_top_losses_are_sorted_and_named(detector: RunFolder):
 
 
 def test_masks_and_dice_by_patient_give_the_mean_of_the_evaluation(localizer: RunFolder):
-    lines = compare.masks(localizer, TEST)
+    lines = per_image.masks(localizer, TEST)
     entry = compare.entry(localizer, TEST)
-    patients = compare.dice_by_patient(lines)
+    patients = per_image.dice_by_patient(lines)
     assert np.mean([p["dice"] for p in patients]) == pytest.approx(entry["metrics"]["dice_volume_mean"]["value"])
     assert patients[0]["dice"] == min(p["dice"] for p in patients)
     kinds = [line["kind"] for line in lines]
     assert kinds.count("missed") == entry["counts"]["missed_tumor_slices"]
     assert kinds.count("false mask") == entry["counts"]["marked_healthy_slices"]
-    assert {line["size"] for line in lines if line["tumor_px"]} <= set(compare.SIZES)
+    assert {line["size"] for line in lines if line["tumor_px"]} <= set(per_image.SIZES)
     assert all(line["dice"] is None for line in lines if line["kind"] == "healthy")
 
 
@@ -281,11 +282,11 @@ def variant(source: Path, target: Path, **changes) -> RunFolder:
 def test_leakage_pairs_take_the_closest_recipe(detector: RunFolder, localizer: RunFolder, tmp_path: Path):
     sliced = variant(detector.path, tmp_path / "a-slice", protocol="slice", encoder_from="runs/other-slice")
     distant = variant(detector.path, tmp_path / "distant", epochs=99, learning_rate=1.0, seed=7)
-    assert compare.leakage_pairs([detector, localizer, distant]) == []
-    (pair,) = compare.leakage_pairs([distant, localizer, detector, sliced])
+    assert leakage.leakage_pairs([detector, localizer, distant]) == []
+    (pair,) = leakage.leakage_pairs([distant, localizer, detector, sliced])
     assert (pair.patient, pair.slice) == (detector, sliced)
     assert pair.differences == []
-    (pair,) = compare.leakage_pairs([distant, sliced])
+    (pair,) = leakage.leakage_pairs([distant, sliced])
     assert pair.differences == ["epochs", "learning_rate", "seed"]
 
 
@@ -334,21 +335,21 @@ def test_an_image_folder_run_is_in_no_leakage_pair(detector: RunFolder, tmp_path
     sliced = variant(detector.path, tmp_path / "a-slice", protocol="slice")
     pictures = image_folder_run(detector.path, tmp_path / "pictures")
     assert compare.trained_on(pictures) == ("default", "pictures")
-    assert compare.leakage_pairs([pictures, sliced]) == []
+    assert leakage.leakage_pairs([pictures, sliced]) == []
     start = {"encoder_from": None, "weights_from": "data/imagenet-vgg16.safetensors"}
     pretrained = variant(detector.path, tmp_path / "pretrained", **start)
-    (pair,) = compare.leakage_pairs([pretrained, sliced])
+    (pair,) = leakage.leakage_pairs([pretrained, sliced])
     assert pair.differences == ["encoder_from", "weights_from"]
     also = variant(detector.path, tmp_path / "also", protocol="slice", **start)
-    (pair,) = compare.leakage_pairs([pretrained, detector, also])
+    (pair,) = leakage.leakage_pairs([pretrained, detector, also])
     assert pair.patient is pretrained and pair.differences == []
 
 
 def test_only_a_split_by_slice_leaks():
-    leaking, slices = compare.with_neighbour_in_train("slice")
+    leaking, slices = leakage.with_neighbour_in_train("slice")
     assert leaking / slices > 0.8
-    assert compare.with_neighbour_in_train("patient")[0] == 0
-    rows = compare.split_map()
+    assert leakage.with_neighbour_in_train("patient")[0] == 0
+    rows = leakage.split_map()
     assert {row["patient"] for row in rows} == {"train", "validation", "test"} == {row["slice"] for row in rows}
 
 
@@ -356,10 +357,10 @@ def test_only_a_split_by_slice_leaks():
 
 
 def test_the_papers_file_is_whole():
-    papers = compare.papers()
+    known = papers.reported()
     systems = {"resnet-efficientnet", "resnet-resunet", "fastai-resnets", "localization-service", "vgg-densenet-resnet"}
-    assert set(papers) == systems | {"references"}
-    for paper in papers.values():
+    assert set(known) == systems | {"references"}
+    for paper in known.values():
         assert {"title", "data", "split", "recipe", "figures"} == set(paper)
         for figure in paper["figures"]:
             assert figure["value"] is None or 0 < figure["value"] <= 1
@@ -369,16 +370,16 @@ def test_the_papers_file_is_whole():
 
 
 def test_a_reported_figure_is_held_against_what_is_comparable(detector: RunFolder, localizer: RunFolder):
-    papers = compare.papers()
+    known = papers.reported()
     runs = [detector, localizer]
-    dice = next(f for f in papers["resnet-resunet"]["figures"] if f["what"] == "ResUNet, Dice")
-    ((run, protocol, value),) = compare.measured_like(dice, runs)
+    dice = next(f for f in known["resnet-resunet"]["figures"] if f["what"] == "ResUNet, Dice")
+    ((run, protocol, value),) = papers.measured_like(dice, runs)
     assert run is localizer and protocol == "patient"
     assert value == compare.entry(localizer, TEST)["metrics"]["dice_tumor_slices_pooled"]
-    vgg = next(f for f in papers["vgg-densenet-resnet"]["figures"] if f["what"].startswith("VGG16"))
-    four_classes = papers["resnet-efficientnet"]["figures"][0]
+    vgg = next(f for f in known["vgg-densenet-resnet"]["figures"] if f["what"].startswith("VGG16"))
+    four_classes = known["resnet-efficientnet"]["figures"][0]
     for figure in (vgg, four_classes):
-        assert list(compare.measured_like(figure, runs)) == []
+        assert list(papers.measured_like(figure, runs)) == []
 
 
 def test_the_shipped_runs_are_listed():

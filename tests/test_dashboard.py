@@ -536,6 +536,27 @@ def test_a_data_set_of_its_own_is_used(show: Open, tiny_lgg: Path, monkeypatch: 
     assert "name a data set" not in words(app)
 
 
+def test_the_pictures_of_an_image_folder_set_are_shown(show: Open, shipped_runs, tmp_path: Path, monkeypatch):
+    import pictures
+    from bthub.data.build import build
+
+    run = image_folder_run(shipped_runs[0], tmp_path / "a-4class")
+    rng = np.random.default_rng(0)
+    for row in RunFolder.open(run, weights=False).predictions("default/test"):
+        for file in (Path(row["file"]), Path("train", *Path(row["file"]).parts[1:])):
+            (tmp_path / "download" / file.parent).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (12, 16), np.uint8)).save(tmp_path / "download" / file)
+    data = tmp_path / "data"
+    build(tmp_path / "download", data)
+    built = pictures.BuiltSlices(str(data), "test", "default")
+    assert {key[0].split("/")[1] for key, area in built.keys.items() if area == 0} == {"no_tumor"}
+    assert sorted(set(built.keys.values())) == [0, 1] and len(built.keys) == 60
+
+    monkeypatch.setenv("BTHUB_DATA", str(data))
+    app = show("top_losses", [run])
+    assert re.search(r"[1-9]\d* of \d+ errors: the worst first", words(app))
+
+
 def test_outlines_are_drawn_around_a_mask():
     import pictures
 

@@ -5,8 +5,9 @@ import streamlit as st
 
 import charts
 import frame
-from bthub import compare
-from bthub.compare import Evaluation, Scores
+from bthub import compare, per_image
+from bthub.compare import Evaluation
+from bthub.per_image import Scores
 from bthub.run_folder import CLASSIFICATION, RunFolder
 
 WIDTHS = np.round(np.linspace(0, 0.5, 26), 3)
@@ -14,16 +15,16 @@ WIDTHS = np.round(np.linspace(0, 0.5, 26), 3)
 
 def both(run: RunFolder, evaluation: Evaluation) -> dict:
     """Reliability and calibration error of a run, before and after its temperature."""
-    found, temperature = compare.scores(run, evaluation), compare.temperature(run)
-    plain = compare.uncalibrated(found.p, temperature)
+    found, temperature = per_image.scores(run, evaluation), per_image.temperature(run)
+    plain = per_image.uncalibrated(found.p, temperature)
     return {
         "temperature": temperature,
-        "before": compare.calibration_error(found, plain),
-        "after": compare.calibration_error(found, found.p),
+        "before": per_image.calibration_error(found, plain),
+        "after": per_image.calibration_error(found, found.p),
         "rows": [
             {"scaling": scaling, **row}
             for scaling, p in (("before", plain), ("after", found.p))
-            for row in compare.reliability(found, p)
+            for row in per_image.reliability(found, p)
         ],
     }
 
@@ -87,9 +88,9 @@ def main() -> None:
             "calibration-error.csv",
         )
     detectors = {
-        name: frame.cached(compare.scores, view.runs[name], view.evaluation)
+        name: frame.cached(per_image.scores, view.runs[name], view.evaluation)
         for name in found
-        if frame.cached(compare.scores, view.runs[name], view.evaluation).threshold is not None
+        if frame.cached(per_image.scores, view.runs[name], view.evaluation).threshold is not None
     }
     if detectors:
         review(view, detectors)
@@ -116,7 +117,7 @@ def review(view: frame.View, found: dict[str, Scores]) -> None:
     def at(name: str, half: float) -> dict:
         middle = found[name].threshold
         low, high = max(0.0, middle - half), min(1.0, middle + half)
-        return {"model": name, "width": half, "low": low, "high": high, **compare.review(found[name], low, high)}
+        return {"model": name, "width": half, "low": low, "high": high, **per_image.review(found[name], low, high)}
 
     points = [at(name, width) for name in found]
     curve = [row for name in found for half in WIDTHS if (row := at(name, float(half)))["reviewed"] <= 0.5]
@@ -148,7 +149,7 @@ def review(view: frame.View, found: dict[str, Scores]) -> None:
             },
         )
         saved = {name: band for name in found if (band := view.runs[name].calibration.get("review_band"))}
-        shares = {name: compare.review(found[name], *band)["reviewed"] for name, band in saved.items()}
+        shares = {name: per_image.review(found[name], *band)["reviewed"] for name, band in saved.items()}
         st.caption(
             "Saved with the run: "
             + "; ".join(

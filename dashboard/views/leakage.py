@@ -4,7 +4,7 @@ import streamlit as st
 
 import charts
 import frame
-from bthub import compare
+from bthub import compare, leakage, papers
 from bthub.metrics import readable
 from bthub.run_folder import CLASSIFICATION, SEGMENTATION
 
@@ -17,8 +17,8 @@ PATIENTS = 14
 
 def main() -> None:
     view = frame.view()
-    leaking, tests = compare.with_neighbour_in_train("slice")
-    clean, patient_tests = compare.with_neighbour_in_train("patient")
+    leaking, tests = leakage.with_neighbour_in_train("slice")
+    clean, patient_tests = leakage.with_neighbour_in_train("patient")
     st.markdown(
         "A scan is a pile of slices a few millimetres apart, and two neighbours look almost alike. Papers often deal "
         "the slices out at random. Then nearly every test slice has its twin in the training set, and a model that "
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def strips() -> None:
-    rows = compare.split_map()
+    rows = leakage.split_map()
     # Of each split some patients: enough to see the pattern, few enough to read.
     first = {}
     for row in rows:
@@ -76,7 +76,7 @@ def strips() -> None:
 def measured(view: frame.View) -> None:
     st.subheader("What it does to the figures")
     known = frame.collect(view.every, compare.trained_on)
-    pairs = compare.leakage_pairs(view.every[name] for name in known)
+    pairs = leakage.leakage_pairs(view.every[name] for name in known)
     if not pairs:
         frame.missing(
             "It takes one network trained and measured under both protocols. No such pair is among the runs yet. For a "
@@ -142,7 +142,7 @@ def copies(view: frame.View) -> None:
     )
 
 
-def both(pair: compare.Pair) -> list[dict]:
+def both(pair: leakage.Pair) -> list[dict]:
     """The figures of both runs of a pair on their own test split; none where either lacks them."""
     rows = []
     for protocol, run in (("patient", pair.patient), ("slice", pair.slice)):
@@ -175,7 +175,7 @@ def reported(metric: str) -> list[dict]:
             "low": None,
             "high": None,
         }
-        for key, paper in compare.papers().items()
+        for key, paper in papers.reported().items()
         for figure in paper["figures"]
         if paper["data"].startswith("LGG") and key != "references" and figure["like"]["metric"] == metric
     ]

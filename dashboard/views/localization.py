@@ -6,7 +6,7 @@ import charts
 import frame
 import models
 import pictures
-from bthub import compare
+from bthub import compare, per_image
 from bthub.errors import BthubError
 from bthub.run_folder import SEGMENTATION, RunFolder
 
@@ -24,7 +24,7 @@ def main() -> None:
         "**Dice** is twice the overlap of two outlines divided by their two areas: 1 where they are the same, 0 where "
         "they don't meet. Two expert readers of this data set agree at about 0.84."
     )
-    found = frame.collect(view.of(SEGMENTATION), compare.masks, view.evaluation)
+    found = frame.collect(view.of(SEGMENTATION), per_image.masks, view.evaluation)
     if not found:
         st.info("Choose a ResUNet that was measured on this split. To train one:")
         st.code(frame.COMMANDS[SEGMENTATION], "sh")
@@ -39,7 +39,7 @@ def main() -> None:
 
 def patients(view: frame.View, found: dict[str, list[dict]]) -> None:
     st.subheader("By patient")
-    rows = [{"model": name, **line} for name, lines in found.items() for line in compare.dice_by_patient(lines)]
+    rows = [{"model": name, **line} for name, lines in found.items() for line in per_image.dice_by_patient(lines)]
     if not rows:
         st.caption("No patient of this split has a tumor.")
         return
@@ -72,7 +72,7 @@ def sizes(view: frame.View, found: dict[str, list[dict]]) -> None:
         st.caption("No slice of this split has a tumor.")
         return
     frame.figure(
-        charts.dice_by_size(rows, list(view.every), list(compare.SIZES)),
+        charts.dice_by_size(rows, list(view.every), list(per_image.SIZES)),
         caption="How to read it: each tick is a slice; the box holds the middle half of them, its line is the median. "
         "Small tumors have long edges for their area, so the same care gives a lower Dice; a tick at 0 is a missed "
         "tumor.",

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import streamlit as st
 
 import frame
-from bthub import compare, joint
+from bthub import compare, joint, papers
 from bthub.data.splits import FOLD_PROTOCOLS
 from bthub.errors import BthubError
-from bthub.run_folder import CLASSIFICATION, SEGMENTATION, RunFolder
+from bthub.run_folder import CLASSIFICATION, RunFolder
 
 TOGETHER = "folds"
 SPLIT = {"patient": "split by patient", "slice": "split by slice", "default": "split by image"} | {
@@ -29,7 +29,7 @@ def main() -> None:
     runs = [every[name] for name in frame.collect(every, readable)]
     whole = cross_validations(runs)
     downloads = []
-    for key, paper in compare.papers().items():
+    for key, paper in papers.reported().items():
         rows = [row for figure in paper["figures"] for row in compared(key, figure, runs, whole)]
         downloads += [{"paper": key, **row} for row in rows]
         with st.container(border=True):
@@ -53,9 +53,9 @@ def compared(paper: str, figure: dict, runs: Iterable[RunFolder], whole: dict[st
     cross-validation that is in `whole`.
     """
     rows = {}
-    for run, protocol, value in compare.measured_like(figure, runs):
+    for run, protocol, value in papers.measured_like(figure, runs):
         name = compare.name(run)
-        if (common := without_fold(name, protocol)) in whole:
+        if (common := joint.without_fold(name, protocol)) in whole:
             name, protocol, value = common, TOGETHER, whole[common]["metrics"][figure["like"]["metric"]]
         difference = None if figure["value"] is None else value["value"] - figure["value"]
         recipe = "the paper's" if name.startswith(paper) else "this project's"
@@ -67,26 +67,14 @@ def compared(paper: str, figure: dict, runs: Iterable[RunFolder], whole: dict[st
 
 def cross_validations(runs: Iterable[RunFolder]) -> dict[str, dict]:
     """The figures of all folds together by the folds' common name, where every fold is there."""
-    found: dict[str, list[RunFolder]] = {}
-    for run in runs:
-        tested = (evaluation.protocol for evaluation in compare.evaluations(run) if evaluation.split == "test")
-        for common in {without_fold(compare.name(run), protocol) for protocol in tested} - {None}:
-            if run.task == SEGMENTATION:
-                found.setdefault(common, []).append(run)
     whole, problems = {}, []
-    for common, folds in found.items():
-        if len(folds) == len(FOLD_PROTOCOLS):
-            try:
-                whole[common] = cross_validated(folds, tuple(frame.files_of(run.path) for run in folds))
-            except BthubError as error:
-                problems.append(str(error))
+    for common, folds in joint.folds(runs).items():
+        try:
+            whole[common] = cross_validated(folds, tuple(frame.files_of(run.path) for run in folds))
+        except BthubError as error:
+            problems.append(str(error))
     frame.say(problems)
     return whole
-
-
-def without_fold(name: str, protocol: str) -> str | None:
-    """`resunet18-lgg` of the fold `resunet18-lgg-fold-1`; None of a run that isn't a fold."""
-    return name.removesuffix(f"-{protocol}") if protocol in FOLD_PROTOCOLS else None
 
 
 @st.cache_resource(show_spinner=False)

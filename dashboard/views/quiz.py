@@ -9,8 +9,8 @@ from PIL import Image
 import charts
 import frame
 import pictures
-from bthub import compare
-from bthub.compare import Scores
+from bthub import compare, per_image
+from bthub.per_image import Scores
 from bthub.run_folder import CLASSIFICATION
 
 LENGTH = 20
@@ -20,7 +20,7 @@ YOU = "You"
 
 def main() -> None:
     view = frame.view()
-    found = frame.collect(view.of(CLASSIFICATION), compare.detector_scores, view.evaluation)
+    found = frame.collect(view.of(CLASSIFICATION), per_image.detector_scores, view.evaluation)
     at_hand = pictures.slices(view.evaluation)
     number = st.number_input(
         "Quiz number",
@@ -164,7 +164,7 @@ def go_on() -> None:
 
 def called(scores: Scores) -> dict[pictures.Key, tuple[bool, float]]:
     """What a model called each image, and its probability of tumor."""
-    tumor = scores.labels.index(compare.TUMOR)
+    tumor = scores.labels.index(per_image.TUMOR)
     return {
         compare.image_key(row): (bool(call == tumor), float(p))
         for row, call, p in zip(scores.rows, scores.called, scores.p_tumor, strict=True)

@@ -5,9 +5,10 @@ import streamlit as st
 
 import charts
 import frame
-from bthub import compare
-from bthub.compare import Evaluation, Scores
+from bthub import compare, per_image
+from bthub.compare import Evaluation
 from bthub.errors import BthubError
+from bthub.per_image import Scores
 from bthub.run_folder import CLASSIFICATION
 
 ONE, OWN, CHEAPEST = "One for all", "Each its own", "Cheapest for each"
@@ -20,7 +21,7 @@ def main() -> None:
         "A detector gives a probability; the **threshold** turns it into a verdict. Lower it and fewer tumors are "
         "missed, at the price of more false alarms."
     )
-    found = frame.collect(view.of(CLASSIFICATION), compare.detector_scores, view.evaluation)
+    found = frame.collect(view.of(CLASSIFICATION), per_image.detector_scores, view.evaluation)
     if not found:
         st.info("Choose a model that tells tumor from no tumor, measured on this split.")
         return
@@ -33,7 +34,7 @@ def main() -> None:
 
 
 def _curves(run, evaluation: Evaluation) -> tuple[list[dict], list[dict]]:
-    return compare.curves(compare.detector_scores(run, evaluation))
+    return per_image.curves(per_image.detector_scores(run, evaluation))
 
 
 # Only this part runs again when a slider moves.
@@ -80,8 +81,8 @@ def operate(view: frame.View, found: dict[str, Scores], lines: dict) -> None:
     points = [
         {
             "model": name,
-            **compare.at_threshold(scores, thresholds[name]),
-            "cost": 1000 * compare.expected_cost(scores, thresholds[name], miss_cost),
+            **per_image.at_threshold(scores, thresholds[name]),
+            "cost": 1000 * per_image.expected_cost(scores, thresholds[name], miss_cost),
             "cheapest": cheapest[name],
         }
         for name, scores in found.items()
@@ -144,7 +145,7 @@ def operate(view: frame.View, found: dict[str, Scores], lines: dict) -> None:
         )
     st.subheader("What it costs")
     rows = [
-        {"model": name, "threshold": float(t), "cost": 1000 * compare.expected_cost(scores, t, miss_cost)}
+        {"model": name, "threshold": float(t), "cost": 1000 * per_image.expected_cost(scores, t, miss_cost)}
         for name, scores in found.items()
         for t in GRID
     ]
@@ -163,12 +164,9 @@ def cheapest_thresholds(view: frame.View, found: dict[str, Scores], miss_cost: f
     validation = view.evaluation._replace(split="validation")
     measured = all(validation in frame.cached(compare.evaluations, view.runs[name]) for name in found)
     if not measured:
-        return {name: compare.cheapest_threshold(s, miss_cost) for name, s in found.items()}, view.evaluation.split
-    chosen = {
-        name: compare.cheapest_threshold(frame.cached(compare.detector_scores, view.runs[name], validation), miss_cost)
-        for name in found
-    }
-    return chosen, "validation"
+        return {name: per_image.cheapest_threshold(s, miss_cost) for name, s in found.items()}, view.evaluation.split
+    scores = {name: frame.cached(per_image.detector_scores, view.runs[name], validation) for name in found}
+    return {name: per_image.cheapest_threshold(s, miss_cost) for name, s in scores.items()}, "validation"
 
 
 def labelled(lines: dict, which: int) -> list[dict]:

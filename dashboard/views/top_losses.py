@@ -5,7 +5,7 @@ import streamlit as st
 import charts
 import frame
 import pictures
-from bthub import compare
+from bthub import compare, per_image
 from bthub.compare import Evaluation
 from bthub.run_folder import CLASSIFICATION, RunFolder
 
@@ -13,7 +13,7 @@ SHOWN = 12
 
 
 def losses(run: RunFolder, evaluation: Evaluation) -> list[dict]:
-    return compare.top_losses(compare.scores(run, evaluation))
+    return per_image.top_losses(per_image.scores(run, evaluation))
 
 
 def main() -> None:

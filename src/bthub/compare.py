@@ -1,35 +1,27 @@
-"""Runs side by side: what their folders say, as tables that the dashboard shows and `bthub compare` prints.
+"""Runs side by side: what each folder says of its run, for the tables of the dashboard and of `bthub compare`.
 
-Pure functions over run folders. Nothing is fitted and no model is loaded: figures come from `metrics.json`, curves and
-lists from `predictions/`. What can't be read is a `BthubError` that names the run and the file.
+Pure functions over run folders. Nothing is fitted and no model is loaded; what the predictions tell is in `per_image`.
+What can't be read is a `BthubError` that names the run and the file.
 """
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import yaml
 from safetensors import SafetensorError, safe_open
 
 from bthub import metrics
-from bthub.data.splits import patient_split, slice_table
 from bthub.errors import BthubError
 from bthub.run_folder import (
-    CALIBRATION,
-    CLASSIFICATION,
     CONFIG,
     COST,
-    DEFAULTS,
     GRADCAM,
     HISTORY,
     LR_FINDER,
     METRICS,
-    PREDICTIONS,
     SEGMENTATION,
     SHIPPED_RUNS,
     SPLIT,
@@ -37,12 +29,6 @@ from bthub.run_folder import (
     WEIGHTS,
     RunFolder,
 )
-from bthub.scoring import TUMOR_SIZES
-
-TUMOR = "tumor"
-HEALTHY = ("no_tumor", "no")
-"""What the classes without a tumor are called."""
-PAPERS = Path(__file__).with_name("papers.yaml")
 
 # Rows of a CSV become one of these; a column that the file lacks isn't in it.
 Row = dict[str, object]
@@ -96,9 +82,6 @@ DEFINITIONS = {
 """What each metric means, in a sentence."""
 
 
-# -- runs
-
-
 class Evaluation(NamedTuple):
     """What a figure was measured on: a data set, how it was split, and which part of it."""
 
@@ -135,7 +118,7 @@ def name(run: RunFolder) -> str:
 
 def network(run: RunFolder) -> str:
     """The architecture, as timm names it; a ResUNet by its encoder."""
-    with _reading(run, CONFIG):
+    with reading(run, CONFIG):
         if run.task == SEGMENTATION:
             return f"ResUNet ({run.config['backbone']})"
         return run.config["architecture"]
@@ -143,7 +126,7 @@ def network(run: RunFolder) -> str:
 
 def initialisation(run: RunFolder) -> str:
     """What the first weights were: random, ImageNet, or the encoder or all weights of another run or file."""
-    with _reading(run, TRAINING):
+    with reading(run, TRAINING):
         config = run.training["config"]
         # An encoder comes last: it is loaded over other weights.
         for key, part in (("encoder_from", "encoder"), ("weights_from", "weights")):
@@ -163,7 +146,7 @@ def trained_on(run: RunFolder) -> tuple[str | None, str]:
 
     An image-folder set names no patients and has one split: its protocol is `default`, whatever the recipe says.
     """
-    with _reading(run, TRAINING):
+    with reading(run, TRAINING):
         dataset = run.training["dataset"]
         patients = "patients" in dataset["splits"]["train"]
         return run.training["protocol"] if patients else "default", Path(dataset["name"]).name
@@ -171,19 +154,19 @@ def trained_on(run: RunFolder) -> tuple[str | None, str]:
 
 def learning_rate(run: RunFolder) -> float:
     """The highest learning rate of a training."""
-    with _reading(run, TRAINING):
+    with reading(run, TRAINING):
         return float(run.training["config"]["learning_rate"])
 
 
 def best_epoch(run: RunFolder) -> int:
     """The epoch whose weights were kept."""
-    with _reading(run, TRAINING):
+    with reading(run, TRAINING):
         return int(run.training["best"]["epoch"])
 
 
 def budget(run: RunFolder) -> str:
     """What a training started from and how much of it there was, in a line."""
-    with _reading(run, TRAINING):
+    with reading(run, TRAINING):
         epochs = int(run.training["best"]["epochs_trained"])
         sizes = {int(epoch): int(side) for epoch, side in run.training["config"]["image_sizes"].items()}
     side = sizes[max(first for first in sizes if first < epochs)]
@@ -192,7 +175,7 @@ def budget(run: RunFolder) -> str:
 
 def evaluations(run: RunFolder) -> list[Evaluation]:
     """What a run was measured on, in the order of its file."""
-    with _reading(run, METRICS):
+    with reading(run, METRICS):
         return [_evaluation(key, entry) for key, entry in run.metrics.items()]
 
 
@@ -202,7 +185,7 @@ def entry(run: RunFolder, evaluation: Evaluation) -> dict:
     Raises:
         BthubError: the run wasn't measured on it, or with other weights than it has now.
     """
-    with _reading(run, METRICS):
+    with reading(run, METRICS):
         found = run.metrics.get(evaluation.key)
         if found is None or _evaluation(evaluation.key, found) != evaluation:
             raise BthubError(
@@ -223,7 +206,7 @@ def entry(run: RunFolder, evaluation: Evaluation) -> dict:
 def figures(run: RunFolder, evaluation: Evaluation) -> dict[str, metrics.Interval]:
     """Each metric of an evaluation with its interval."""
     found = entry(run, evaluation)
-    with _reading(run, METRICS):
+    with reading(run, METRICS):
         return {
             metric: {end: value[end] for end in ("value", "low", "high")} for metric, value in found["metrics"].items()
         }
@@ -237,7 +220,7 @@ def row(run: RunFolder, evaluation: Evaluation) -> Row:
         None where a value isn't known or defined.
     """
     found = entry(run, evaluation)
-    with _reading(run, METRICS):
+    with reading(run, METRICS):
         line: Row = {
             "model": name(run),
             "network": network(run),
@@ -254,7 +237,7 @@ def row(run: RunFolder, evaluation: Evaluation) -> Row:
 def confusion(run: RunFolder, evaluation: Evaluation) -> tuple[list[str], list[list[int]]]:
     """A classifier's classes and its confusion matrix, whose rows are the truth."""
     found = entry(run, evaluation)
-    with _reading(run, METRICS):
+    with reading(run, METRICS):
         return found["labels"], found["confusion_matrix"]
 
 
@@ -271,7 +254,7 @@ def by_seen(run: RunFolder) -> list[Row]:
         evaluated on test, or test holds no copies.
     """
     rows = []
-    with _reading(run, METRICS):
+    with reading(run, METRICS):
         for key, found in run.metrics.items():
             parts = found.get("by_seen", {})
             if parts and key.endswith("/test"):
@@ -288,7 +271,7 @@ def gradcam(run: RunFolder, evaluation: Evaluation) -> Row | None:
     Returns:
         `mean`, `low`, `high`, `median`, `picture` and `head` (the chance levels), `samples`, `groups`, `empty_maps`.
     """
-    with _reading(run, GRADCAM):
+    with reading(run, GRADCAM):
         found = run.gradcam.get(evaluation.key)
         if found is None or _evaluation(evaluation.key, found) != evaluation:
             return None
@@ -308,20 +291,11 @@ def gradcam(run: RunFolder, evaluation: Evaluation) -> Row | None:
         }
 
 
-def rank(run: RunFolder) -> int:
-    """Which runs come first: the default pair, networks from pretrained weights, from random ones, papers' recipes."""
-    if name(run) in DEFAULTS.values():
-        return 0
-    if any(name(run).startswith(f"{paper}-") for paper in papers()):
-        return 3
-    return 2 if initialisation(run) == "random" else 1
-
-
 def costs(run: RunFolder) -> dict[str, float | None]:
     """What a run costs: what `bthub cost` wrote, and what its weights tell by themselves."""
     measured = {}
     if (run.path / COST).exists():
-        with _reading(run, COST):
+        with reading(run, COST):
             measured = {key: run.cost[key] for key in COSTS}
     weights = run.path / WEIGHTS
     if weights.exists():
@@ -362,48 +336,8 @@ def seen(run: RunFolder, key: tuple[str, ...]) -> str | None:
 @cache
 def _given(path: Path, run: RunFolder) -> dict[tuple[str, ...], str]:
     rows = run.rows(SPLIT)
-    with _reading(run, SPLIT):
+    with reading(run, SPLIT):
         return {image_key(line): line["split"] for line in rows}
-
-
-# -- predictions
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What a classifier said about each image.
-
-    Attributes:
-        rows: the ids of each image.
-        labels: the classes.
-        y: (N,) index of the true class.
-        p: (N, classes) probabilities, calibrated.
-        threshold: from which a tumor is called; None where the most probable class is.
-    """
-
-    rows: list[dict[str, str]]
-    labels: list[str]
-    y: np.ndarray
-    p: np.ndarray
-    threshold: float | None
-
-    @property
-    def called(self) -> np.ndarray:
-        """(N,) index of the class that was called."""
-        if self.threshold is None:
-            return self.p.argmax(axis=1)
-        tumor = self.labels.index(TUMOR)
-        return np.where(self.p[:, tumor] >= self.threshold, tumor, 1 - tumor)
-
-    @property
-    def is_tumor(self) -> np.ndarray:
-        """(N,) bool. Only for a detector."""
-        return self.y == self.labels.index(TUMOR)
-
-    @property
-    def p_tumor(self) -> np.ndarray:
-        """(N,) probability of tumor. Only for a detector."""
-        return self.p[:, self.labels.index(TUMOR)]
 
 
 def image_key(line: dict[str, str]) -> tuple[str, ...]:
@@ -411,261 +345,10 @@ def image_key(line: dict[str, str]) -> tuple[str, ...]:
     return (line["patient_id"], line["slice_index"]) if "patient_id" in line else (line["file"],)
 
 
-def scores(run: RunFolder, evaluation: Evaluation) -> Scores:
-    """A classifier's predictions."""
-    found, rows = entry(run, evaluation), run.predictions(evaluation.key)
-    with _reading(run, _predictions_file(evaluation)):
-        labels = found["labels"]
-        return Scores(
-            rows,
-            labels,
-            np.array([labels.index(line["label"]) for line in rows]),
-            np.array([[float(line[f"p_{label}"]) for label in labels] for line in rows]),
-            found["threshold"],
-        )
-
-
-def detector_scores(run: RunFolder, evaluation: Evaluation) -> Scores:
-    """The predictions of a classifier that tells tumor from no tumor.
-
-    Raises:
-        BthubError: it knows other classes.
-    """
-    found = scores(run, evaluation)
-    if found.threshold is None or TUMOR not in found.labels:
-        raise BthubError(
-            f"{name(run)} tells {', '.join(found.labels)} apart, so no threshold decides: it isn't shown here"
-        )
-    return found
-
-
-def top_losses(found: Scores) -> list[Row]:
-    """Images by how wrong the model was, worst first.
-
-    Returns:
-        The ids, `label`, `called`, `p_label` (probability of the true class), `loss` (its negative logarithm) and
-        `kind`: missed, false alarm, confused or right.
-    """
-    p_true = found.p[np.arange(len(found.y)), found.y]
-    called = found.called
-    lines = []
-    for i in np.argsort(p_true, kind="stable"):
-        label, guess = found.labels[found.y[i]], found.labels[called[i]]
-        lines.append(
-            {
-                **{key: found.rows[i][key] for key in found.rows[i] if not key.startswith("p_") and key != "label"},
-                "label": label,
-                "called": guess,
-                "p_label": float(p_true[i]),
-                "loss": float(-np.log(max(p_true[i], 1e-12))),
-                "kind": _kind(label, guess),
-            }
-        )
-    return lines
-
-
-def _kind(label: str, called: str) -> str:
-    if label == called:
-        return "right"
-    if called in HEALTHY:
-        return "missed"
-    return "false alarm" if label in HEALTHY else "confused"
-
-
-# -- threshold
-
-
-def at_threshold(found: Scores, threshold: float) -> dict:
-    """The metrics of a detector at another threshold, without intervals, and its confusion matrix."""
-    called, tumor = found.p_tumor >= threshold, found.is_tumor
-    hits, missed = int((tumor & called).sum()), int((tumor & ~called).sum())
-    alarms, passed = int((~tumor & called).sum()), int((~tumor & ~called).sum())
-    # Counted here and not by `metrics.classification`, which ranks as well: a slider asks for many of these.
-    return {
-        "threshold": threshold,
-        "precision": _share(hits, hits + alarms),
-        "recall": _share(hits, hits + missed),
-        "specificity": _share(passed, passed + alarms),
-        "f1": _share(2 * hits, 2 * hits + missed + alarms),
-        "false_positive_rate": _share(alarms, passed + alarms),
-        "found": hits,
-        "missed": missed,
-        "false_alarms": alarms,
-        "passed": passed,
-    }
-
-
-def curves(found: Scores) -> tuple[list[Row], list[Row]]:
-    """The ROC curve and the precision-recall curve of a detector, points on straight lines left out."""
-    from sklearn.metrics import precision_recall_curve, roc_curve
-
-    if found.is_tumor.all() or not found.is_tumor.any():
-        raise BthubError("a curve needs slices with and without tumor, and this split has only one kind")
-    false_rate, recall, _ = roc_curve(found.is_tumor, found.p_tumor)
-    roc = [{"false_positive_rate": float(x), "recall": float(y)} for x, y in zip(false_rate, recall, strict=True)]
-    precision, recall, _ = precision_recall_curve(found.is_tumor, found.p_tumor, drop_intermediate=True)
-    # The last point, precision 1 at recall 0, is a convention and no threshold.
-    pr = [{"recall": float(x), "precision": float(y)} for x, y in zip(recall[:-1], precision[:-1], strict=True)]
-    return roc, pr
-
-
-def expected_cost(found: Scores, threshold: float, miss_cost: float) -> float:
-    """Mean cost of an image when a false alarm costs 1 and a missed tumor `miss_cost`."""
-    called = found.p_tumor >= threshold
-    return float((miss_cost * (found.is_tumor & ~called) + (~found.is_tumor & called)).mean())
-
-
-def cheapest_threshold(found: Scores, miss_cost: float) -> float:
-    """The threshold with the lowest cost; of equally cheap ranges the middle of the widest.
-
-    Args:
-        found: predictions to choose it on: those of the validation split, or the choice flatters.
-        miss_cost: what a missed tumor costs, in false alarms.
-    """
-    p, tumor = found.p_tumor, found.is_tumor
-    # The k-th choice is any threshold in (lower[k], upper[k]]; the last calls nothing a tumor.
-    upper = np.unique(np.append(p, np.nextafter(max(1.0, p.max()), 2)))
-    lower = np.append(0.0, upper[:-1])
-    missed = np.searchsorted(np.sort(p[tumor]), upper)
-    alarms = (~tumor).sum() - np.searchsorted(np.sort(p[~tumor]), upper)
-    cost = miss_cost * missed + alarms
-    widest = np.argmax(np.where(np.isclose(cost, cost.min()), upper - lower, -1))
-    return float(min((lower[widest] + upper[widest]) / 2, 1.0) if upper[widest] > lower[widest] else upper[widest])
-
-
-# -- calibration
-
-
-def uncalibrated(p: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities as they were before temperature scaling, which is folded into the weights: (N, classes)."""
-    z = np.log(np.clip(p, 1e-12, 1)) * temperature
-    z = np.exp(z - z.max(axis=1, keepdims=True))
-    return z / z.sum(axis=1, keepdims=True)
-
-
-def temperature(run: RunFolder) -> float:
-    """The temperature that was fitted on validation."""
-    with _reading(run, CALIBRATION):
-        return float(run.calibration["temperature"])
-
-
-def calibration_error(found: Scores, p: np.ndarray) -> float:
-    """Expected calibration error of `p` for the images of `found`, as the evaluation computes it."""
-    return metrics.expected_calibration_error(found.y, p, _positive(found))
-
-
-def reliability(found: Scores, p: np.ndarray, bins: int = 10) -> list[Row]:
-    """Stated probability against observed share, in bins of equal width; empty bins are left out.
-
-    With two classes of the probability of tumor, with more of the most probable class.
-    """
-    if p.shape[1] == 2:
-        confidence, outcome = p[:, _positive(found)], found.y == _positive(found)
-    else:
-        confidence, outcome = p.max(axis=1), found.y == p.argmax(axis=1)
-    member = np.minimum((confidence * bins).astype(int), bins - 1)
-    return [
-        {
-            "stated": float(confidence[member == k].mean()),
-            "observed": float(outcome[member == k].mean()),
-            "images": int((member == k).sum()),
-            "bin": f"{k / bins:.0%} to {(k + 1) / bins:.0%}",
-        }
-        for k in range(bins)
-        if (member == k).any()
-    ]
-
-
-def review(found: Scores, low: float, high: float) -> dict[str, float | int | None]:
-    """What happens when probabilities from `low` to below `high` go to a person.
-
-    Returns:
-        `reviewed` (share of all images), `missed` and `false_alarms` (counts among the others) and `errors` (their
-        share among the others, None when nobody is left).
-    """
-    p, tumor = found.p_tumor, found.is_tumor
-    unsure = (p >= low) & (p < high)
-    missed, alarms = int((tumor & (p < low) & ~unsure).sum()), int((~tumor & (p >= high)).sum())
-    return {
-        "reviewed": float(unsure.mean()),
-        "missed": missed,
-        "false_alarms": alarms,
-        "errors": _share(missed + alarms, int((~unsure).sum())),
-    }
-
-
-def _positive(found: Scores) -> int:
-    return found.labels.index(TUMOR) if TUMOR in found.labels else len(found.labels) - 1
-
-
-# -- masks
-
-SIZES = {
-    f"{least:,} and more" if below is None else f"{least:,} to {below:,}" if least > 1 else f"under {below:,}": below
-    or math.inf
-    for least, below in TUMOR_SIZES.values()
-}
-"""Ranges of tumor area on a slice in pixels, by the end that they don't reach."""
-
-
-def masks(run: RunFolder, evaluation: Evaluation) -> list[Row]:
-    """What a ResUNet drew on each slice.
-
-    Returns:
-        The ids, `tumor_px`, `predicted_px`, `intersection_px`, `dice` (None where nothing is and nothing was drawn),
-        `size` (see `SIZES`; "no tumor") and `kind`: drawn, missed, false mask or healthy.
-    """
-    entry(run, evaluation)
-    rows = run.predictions(evaluation.key)
-    with _reading(run, _predictions_file(evaluation)):
-        lines = []
-        for line in rows:
-            tumor, drawn, both = (int(line[column]) for column in ("tumor_px", "predicted_px", "intersection_px"))
-            lines.append(
-                {
-                    **line,
-                    "tumor_px": tumor,
-                    "predicted_px": drawn,
-                    "intersection_px": both,
-                    "dice": _share(2 * both, tumor + drawn),
-                    "size": next(label for label, end in SIZES.items() if tumor < end) if tumor else "no tumor",
-                    "kind": ("drawn" if drawn else "missed") if tumor else ("false mask" if drawn else "healthy"),
-                }
-            )
-        return lines
-
-
-def dice_by_patient(lines: Iterable[Row]) -> list[Row]:
-    """Dice over all slices of each patient with a tumor, worst first."""
-    totals: dict[str, dict] = {}
-    for line in lines:
-        total = totals.setdefault(
-            line["patient_id"], {"institution": line.get("institution", ""), "slices": 0, "tumor": 0, "d": 0, "b": 0}
-        )
-        total["slices"] += 1
-        for key, column in (("tumor", "tumor_px"), ("d", "predicted_px"), ("b", "intersection_px")):
-            total[key] += line[column]
-    patients = [
-        {
-            "patient_id": patient,
-            "institution": total["institution"],
-            "slices": total["slices"],
-            "tumor_px": total["tumor"],
-            "dice": 2 * total["b"] / (total["tumor"] + total["d"]),
-        }
-        for patient, total in totals.items()
-        if total["tumor"]
-    ]
-    return sorted(patients, key=lambda patient: patient["dice"])
-
-
-# -- history
-
-
 def history(run: RunFolder) -> list[dict[str, float]]:
     """One line an epoch, as numbers."""
     rows = run.rows(HISTORY)
-    with _reading(run, HISTORY):
+    with reading(run, HISTORY):
         return [{key: float(value) for key, value in line.items()} for line in rows]
 
 
@@ -674,7 +357,7 @@ def lr_finder(run: RunFolder) -> list[dict[str, float]]:
     if not (run.path / LR_FINDER).is_file():
         return []
     rows = run.rows(LR_FINDER)
-    with _reading(run, LR_FINDER):
+    with reading(run, LR_FINDER):
         return [{key: float(line[key]) for key in ("learning_rate", "loss")} for line in rows]
 
 
@@ -693,105 +376,8 @@ def by_initialisation(runs: Iterable[RunFolder]) -> dict[str, list[RunFolder]]:
     }
 
 
-# -- leakage
-
-
-class Pair(NamedTuple):
-    """The same model under both protocols, and what else differs between the two recipes."""
-
-    network: str
-    patient: RunFolder
-    slice: RunFolder
-    differences: list[str]
-
-
-def leakage_pairs(runs: Iterable[RunFolder]) -> list[Pair]:
-    """Runs that differ in protocol, with the most similar recipe there is."""
-    by_protocol: dict[str, list[RunFolder]] = {"patient": [], "slice": []}
-    for run in runs:
-        by_protocol.get(trained_on(run)[0], []).append(run)
-    pairs = []
-    for other in by_protocol["slice"]:
-        same = [run for run in by_protocol["patient"] if (run.task, network(run)) == (other.task, network(other))]
-        if same:
-            closest = min(same, key=lambda run: len(_differences(run, other)))
-            pairs.append(Pair(network(other), closest, other, _differences(closest, other)))
-    return pairs
-
-
-def _differences(one: RunFolder, other: RunFolder) -> list[str]:
-    # What a slice run starts from is itself trained on the slice protocol: another name, not another recipe.
-    a, b = ({**run.training["config"]} for run in (one, other))
-    for config in (a, b):
-        for key in ("encoder_from", "weights_from"):
-            source = config.get(key)
-            config[key] = source and (Path(source).name if imagenet_file(source) else "another run")
-        for key in ("protocol", "workers"):  # how many processes read the images is no matter of the recipe
-            config.pop(key, None)
-    return sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
-
-
-def split_map() -> list[Row]:
-    """Every slice of the committed splits: `patient_id`, `slice_index`, and its split under `patient` and `slice`."""
-    return [
-        {"patient_id": patient, "slice_index": index, "slice": split, "patient": patient_split(patient)}
-        for (patient, index), split in slice_table().items()
-    ]
-
-
-def with_neighbour_in_train(protocol: str) -> tuple[int, int]:
-    """Of the test slices of a protocol: how many have a neighbouring slice (one up or down) in train, and how many
-    there are."""
-    where = {(line["patient_id"], line["slice_index"]): line[protocol] for line in split_map()}
-    test = [key for key, split in where.items() if split == "test"]
-    leaking = [
-        (patient, index)
-        for patient, index in test
-        if "train" in (where.get((patient, index - 1)), where.get((patient, index + 1)))
-    ]
-    return len(leaking), len(test)
-
-
-# -- papers
-
-
-@cache
-def papers() -> dict[str, dict]:
-    """The five systems and the references: what each reports, from the committed file."""
-    return yaml.safe_load(PAPERS.read_text(encoding="utf-8"))
-
-
-def measured_like(figure: dict, runs: Iterable[RunFolder]) -> Iterator[tuple[RunFolder, str, dict]]:
-    """What was measured here that a reported figure can be held against.
-
-    Args:
-        figure: of a paper, with `like`: the task, networks, classes and metric of comparable runs.
-
-    Yields:
-        Run, protocol, and the interval of the metric, on test splits, or on the split that `like` names.
-    """
-    like = figure["like"]
-    for run in runs:
-        if run.task != like["task"] or not any(known in network(run) for known in like["networks"]):
-            continue
-        if "start" in like and (initialisation(run) == "random") != (like["start"] == "random"):
-            continue
-        for evaluation in evaluations(run):
-            found = figures(run, evaluation)
-            if evaluation.split != like.get("split", "test") or like["metric"] not in found:
-                continue
-            # The classes tell the data sets apart: their names are up to who built them.
-            if run.task == CLASSIFICATION and len(confusion(run, evaluation)[0]) != like.get("classes", 2):
-                continue
-            if ("patients" in entry(run, evaluation)["dataset"]) == like["by_patient"]:
-                yield run, evaluation.protocol, found[like["metric"]]
-
-
-# -- reading
-
-
 @contextmanager
-def _reading(run: RunFolder, file: str) -> Iterator[None]:
+def reading(run: RunFolder, file: str) -> Iterator[None]:
     """Name the run and the file where what is in the file isn't as expected."""
     try:
         yield
@@ -805,11 +391,3 @@ def _reading(run: RunFolder, file: str) -> Iterator[None]:
 def _evaluation(key: str, found: dict) -> Evaluation:
     protocol, _, split = key.partition("/")
     return Evaluation(Path(found["dataset"]["name"]).name, protocol, split)
-
-
-def _predictions_file(evaluation: Evaluation) -> str:
-    return f"{PREDICTIONS}/{evaluation.protocol}-{evaluation.split}.csv"
-
-
-def _share(part: float, of: float) -> float | None:
-    return float(part / of) if of else None

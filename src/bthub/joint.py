@@ -1,6 +1,6 @@
 """Figures of several runs together, from the predictions in their folders: nothing is loaded, nothing is fitted."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from bthub import compare
 from bthub.compare import image_key
@@ -95,6 +95,22 @@ def cross_validation(runs: Sequence[RunFolder]) -> dict:
         raise BthubError("an image is in the test split of two folds: evaluate the folds on one data set")
     command = "bthub cross-validate " + " ".join(f"runs/{fold['name']}" for fold in folds)
     return {"runs": folds, "config": first[1], "command": command, **rounded(measure(pooled, {}))}
+
+
+def folds(runs: Iterable[RunFolder]) -> dict[str, list[RunFolder]]:
+    """The localizers that `cross_validation` can take together, where every fold was tested, by their common name."""
+    found: dict[str, list[RunFolder]] = {}
+    for run in runs:
+        for evaluation in compare.evaluations(run):
+            common = without_fold(compare.name(run), evaluation.protocol)
+            if run.task == SEGMENTATION and evaluation.split == "test" and common:
+                found.setdefault(common, []).append(run)
+    return {common: members for common, members in found.items() if len(members) == len(FOLD_PROTOCOLS)}
+
+
+def without_fold(name: str, protocol: str) -> str | None:
+    """What the runs of all folds are called: `resunet18-lgg` for `resunet18-lgg-fold-1`; None for a run of no fold."""
+    return name.removesuffix(f"-{protocol}") if protocol in FOLD_PROTOCOLS else None
 
 
 def _entry(run: RunFolder, key: str) -> dict:

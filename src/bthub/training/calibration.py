@@ -6,7 +6,7 @@ import numpy as np
 from datasets import Dataset as Rows
 from tqdm import tqdm
 
-from bthub import compare, metrics
+from bthub import compare, metrics, per_image
 from bthub.errors import BthubError
 from bthub.models.classifier import Classifier
 from bthub.models.localizer import Localizer
@@ -91,7 +91,7 @@ def add_review_band(path: str | Path) -> dict:
     found = next((e for e in compare.evaluations(run) if (e.protocol, e.split) == own), None)
     if found is None:
         raise BthubError(f"{run.id} was not measured on validation: run bthub evaluate {path} --split validation first")
-    scores = compare.detector_scores(run, found)
+    scores = per_image.detector_scores(run, found)
     band = review_band(scores.is_tumor, scores.p_tumor, run.calibration["threshold"])
     write_json(run.path / CALIBRATION, run.calibration | band)
     return band

@@ -1,0 +1,65 @@
+"""The same network under two splits: what a test set is worth that shares patients with training."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from bthub.compare import Row, imagenet_file, network, trained_on
+from bthub.data.splits import patient_split, slice_table
+from bthub.run_folder import RunFolder
+
+
+class Pair(NamedTuple):
+    """The same model under both protocols, and what else differs between the two recipes."""
+
+    network: str
+    patient: RunFolder
+    slice: RunFolder
+    differences: list[str]
+
+
+def leakage_pairs(runs: Iterable[RunFolder]) -> list[Pair]:
+    """Runs that differ in protocol, with the most similar recipe there is."""
+    by_protocol: dict[str, list[RunFolder]] = {"patient": [], "slice": []}
+    for run in runs:
+        by_protocol.get(trained_on(run)[0], []).append(run)
+    pairs = []
+    for other in by_protocol["slice"]:
+        same = [run for run in by_protocol["patient"] if (run.task, network(run)) == (other.task, network(other))]
+        if same:
+            closest = min(same, key=lambda run: len(_differences(run, other)))
+            pairs.append(Pair(network(other), closest, other, _differences(closest, other)))
+    return pairs
+
+
+def _differences(one: RunFolder, other: RunFolder) -> list[str]:
+    # What a slice run starts from is itself trained on the slice protocol: another name, not another recipe.
+    a, b = ({**run.training["config"]} for run in (one, other))
+    for config in (a, b):
+        for key in ("encoder_from", "weights_from"):
+            source = config.get(key)
+            config[key] = source and (Path(source).name if imagenet_file(source) else "another run")
+        for key in ("protocol", "workers"):  # how many processes read the images is no matter of the recipe
+            config.pop(key, None)
+    return sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
+
+
+def split_map() -> list[Row]:
+    """Every slice of the committed splits: `patient_id`, `slice_index`, and its split under `patient` and `slice`."""
+    return [
+        {"patient_id": patient, "slice_index": index, "slice": split, "patient": patient_split(patient)}
+        for (patient, index), split in slice_table().items()
+    ]
+
+
+def with_neighbour_in_train(protocol: str) -> tuple[int, int]:
+    """Of the test slices of a protocol: how many have a neighbouring slice (one up or down) in train, and how many
+    there are."""
+    where = {(line["patient_id"], line["slice_index"]): line[protocol] for line in split_map()}
+    test = [key for key, split in where.items() if split == "test"]
+    leaking = [
+        (patient, index)
+        for patient, index in test
+        if "train" in (where.get((patient, index - 1)), where.get((patient, index + 1)))
+    ]
+    return len(leaking), len(test)
