@@ -124,6 +124,36 @@ def folds(folder: Path, **config: object) -> list[RunFolder]:
     ]
 
 
+def named_folds(folder: Path) -> list[RunFolder]:
+    """As `train/rows.yaml` calls them."""
+    for run in folds(folder):
+        run.path.rename(folder / f"net-{run.id}")
+    return [open_run(folder / f"net-fold-{k}") for k in range(1, 6)]
+
+
+def test_folds_are_found_by_the_name_they_share(tmp_path):
+    runs = named_folds(tmp_path)
+    assert joint.folds([*runs[:4], runs[4]]) == {"net": runs}
+    assert joint.folds(runs[:4]) == {}
+    assert joint.folds(folds(tmp_path / "unnamed")) == {}
+
+
+def test_compared_folds_share_a_table(tmp_path):
+    text = tables.write(named_folds(tmp_path), tmp_path / "out")
+    assert [file.name for file in sorted((tmp_path / "out").iterdir())] == ["compare.md", "folds-net.csv"]
+    with (tmp_path / "out" / "folds-net.csv").open(newline="") as file:
+        rows = {row["model"]: row for row in csv.DictReader(file)}
+    whole = joint.cross_validation(named_folds(tmp_path / "again"))
+    assert list(rows) == [*(f"net-fold-{k}" for k in range(1, 6)), "net, all folds"]
+    assert rows["net, all folds"]["groups"] == "10" and rows["net-fold-3"]["groups"] == "2"
+    assert float(rows["net, all folds"]["dice_volume_mean"]) == pytest.approx(
+        whole["metrics"]["dice_volume_mean"]["value"], abs=1e-5
+    )
+    assert "## Cross-validation, net" in text
+    # One fold too few is five runs of their own.
+    assert "Cross-validation" not in tables.write(named_folds(tmp_path / "more")[:4], tmp_path / "four")
+
+
 def test_folds_together_have_every_patient_once(tmp_path):
     runs = folds(tmp_path)
     found = joint.cross_validation(runs[::-1])

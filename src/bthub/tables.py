@@ -4,6 +4,7 @@ results/
     compare.md                               every table below, to read
     compare-<data>-<protocol>-<split>-<task>.csv
     differences-<data>-<protocol>-<split>-<task>.csv
+    folds-<name>.csv                         the folds of a cross-validation, and all patients together
 """
 
 import csv
@@ -11,7 +12,7 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bthub import compare, metrics
+from bthub import compare, joint, metrics
 from bthub.compare import COSTS, Evaluation, Row
 from bthub.errors import BthubError
 from bthub.run_folder import CLASSIFICATION, SEGMENTATION, RunFolder
@@ -53,12 +54,13 @@ def write(runs: Sequence[RunFolder], out: Path, split: str = "test") -> str:
     Raises:
         BthubError: none of the runs was evaluated on the split, or a run's files can't be read.
     """
+    together = joint.folds(runs) if split == "test" else {}
     tables: dict[tuple[Evaluation, str], list[RunFolder]] = {}
     for run in runs:
         for evaluation in compare.evaluations(run):
-            if evaluation.split == split:
+            if evaluation.split == split and joint.without_fold(compare.name(run), evaluation.protocol) not in together:
                 tables.setdefault((evaluation, run.task), []).append(run)
-    if not tables:
+    if not tables and not together:
         raise BthubError(f"none of {', '.join(run.id for run in runs)} was evaluated on split {split}")
     out.mkdir(parents=True, exist_ok=True)
     sections = [
@@ -75,9 +77,40 @@ def write(runs: Sequence[RunFolder], out: Path, split: str = "test") -> str:
         if apart:
             (out / f"differences-{stem}.csv").write_text(as_csv(apart))
             sections.append(difference_table(apart))
+    for name, members in together.items():
+        rows = cross_validated(name, members)
+        (out / f"folds-{name}.csv").write_text(as_csv(rows))
+        sections.append(
+            f"## Cross-validation, {name}\n\nEach patient once, by the run that didn't know them.\n\n"
+            + table(rows, SHOWN[SEGMENTATION])
+        )
     text = "\n".join(sections)
     (out / "compare.md").write_text(text)
     return text
+
+
+def cross_validated(name: str, members: Sequence[RunFolder]) -> list[Row]:
+    """A row a fold, and one of all patients together.
+
+    Args:
+        name: what the folds have in common, from `joint.folds`.
+        members: its runs.
+
+    Raises:
+        BthubError: as `joint.cross_validation`.
+    """
+    whole = joint.cross_validation(members)
+    rows = [
+        compare.row(run, evaluation)
+        for run in members
+        for evaluation in compare.evaluations(run)
+        if evaluation.split == "test" and joint.without_fold(compare.name(run), evaluation.protocol)
+    ]
+    last: Row = {**rows[0], **dict.fromkeys(COSTS), "model": f"{name}, all folds"}
+    last |= {key: whole[key] for key in ("samples", "groups")}
+    for metric, value in whole["metrics"].items():
+        last |= {metric: value["value"], f"{metric}_low": value["low"], f"{metric}_high": value["high"]}
+    return [*rows, last]
 
 
 def ranked(rows: list[Row], metric: str) -> list[Row]:
