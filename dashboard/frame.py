@@ -110,7 +110,8 @@ def _open(source: str, files: tuple) -> RunFolder:
 
 def cached(function: Callable[..., Found], run: RunFolder, *arguments: Any) -> Found:
     """`function(run, *arguments)`, computed once for the files that the run has now. Don't change what it returns."""
-    return _cached(function, run, function.__qualname__, str(run.path), files_of(run.path), *arguments)
+    name = f"{function.__module__}.{function.__qualname__}"
+    return _cached(function, run, name, str(run.path), files_of(run.path), *arguments)
 
 
 @st.cache_resource(show_spinner=False, max_entries=1000)
