@@ -58,7 +58,8 @@ def compared(paper: str, figure: dict, runs: Iterable[RunFolder], whole: dict[st
         if (common := joint.without_fold(name, protocol)) in whole:
             name, protocol, value = common, TOGETHER, whole[common]["metrics"][figure["like"]["metric"]]
         difference = None if figure["value"] is None else value["value"] - figure["value"]
-        recipe = "the paper's" if name.startswith(paper) else "this project's"
+        other = any(name.startswith(f"{key}-") for key in papers.reported())
+        recipe = "the paper's" if name.startswith(paper) else "another paper's" if other else "this project's"
         row = {"what": figure["what"], "reported": figure["value"], "model": name, "recipe": recipe}
         row |= {"protocol": protocol, "budget": compare.budget(run), **value, "difference": difference}
         rows.setdefault((name, protocol), row)
