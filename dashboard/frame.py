@@ -215,7 +215,7 @@ def rank(run: RunFolder) -> int:
     """Which runs come first: the default pair, networks from pretrained weights, from random ones, papers' recipes."""
     if compare.name(run) in DEFAULTS.values():
         return 0
-    if any(compare.name(run).startswith(f"{paper}-") for paper in papers.reported()):
+    if papers.recipe_of(compare.name(run)):
         return 3
     return 2 if compare.initialisation(run) == "random" else 1
 

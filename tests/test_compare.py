@@ -369,6 +369,12 @@ def test_the_papers_file_is_whole():
             assert figure["like"]["metric"] in compare.DEFINITIONS
 
 
+def test_whose_recipe_a_run_follows():
+    assert papers.recipe_of("resnet-resunet-detector") == "resnet-resunet"
+    assert papers.recipe_of("localization-service-detector") == "localization-service"
+    assert papers.recipe_of("resnet18-lgg") is None and papers.recipe_of("resnet-resunet2") is None
+
+
 def test_a_reported_figure_is_held_against_what_is_comparable(detector: RunFolder, localizer: RunFolder):
     known = papers.reported()
     runs = [detector, localizer]

@@ -150,7 +150,7 @@ def test_compared_folds_share_a_table(tmp_path):
         whole["metrics"]["dice_volume_mean"]["value"], abs=1e-5
     )
     assert "## Cross-validation, net" in text
-    # One fold too few is five runs of their own.
+    # One fold too few leaves four runs of their own.
     assert "Cross-validation" not in tables.write(named_folds(tmp_path / "more")[:4], tmp_path / "four")
 
 

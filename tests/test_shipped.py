@@ -95,8 +95,9 @@ def test_figures_of_the_readme_are_measured(runs):
         measured |= run.metrics["patient/test"]["metrics"]
     joined = json.loads((RESULTS / "two-stage-patient-test.json").read_text())["metrics"]
     measured |= {f"two-stage {name}": value for name, value in joined.items()}
-    folds = json.loads((RESULTS / "cross-validation.json").read_text())["metrics"]
-    measured |= {f"cross-validation {name}": value for name, value in folds.items()}
+    folds = json.loads((RESULTS / "cross-validation.json").read_text())
+    measured |= {f"cross-validation {name}": value for name, value in folds["metrics"].items()}
+    assert f"The five folds test each of {folds['groups']} patients once" in README.read_text()
     for name, *shown in rows:
         for text, end in zip(shown, ("value", "low", "high"), strict=True):
             assert text == f"{measured[name][end]:.3f}", f"{name}: {end}"

@@ -49,8 +49,7 @@ def main() -> None:
 def compared(paper: str, figure: dict, runs: Iterable[RunFolder], whole: dict[str, dict]) -> list[dict]:
     """A row for each run that the figure can be held against, those of the paper's own recipe first.
 
-    Rows of train/rows.yaml that follow a paper's recipe begin with its key. One row stands for all folds of a
-    cross-validation that is in `whole`.
+    One row stands for all folds of a cross-validation that is in `whole`.
     """
     rows = {}
     for run, protocol, value in papers.measured_like(figure, runs):
@@ -58,8 +57,8 @@ def compared(paper: str, figure: dict, runs: Iterable[RunFolder], whole: dict[st
         if (common := joint.without_fold(name, protocol)) in whole:
             name, protocol, value = common, TOGETHER, whole[common]["metrics"][figure["like"]["metric"]]
         difference = None if figure["value"] is None else value["value"] - figure["value"]
-        other = any(name.startswith(f"{key}-") for key in papers.reported())
-        recipe = "the paper's" if name.startswith(paper) else "another paper's" if other else "this project's"
+        follows = papers.recipe_of(name)
+        recipe = "the paper's" if follows == paper else "another paper's" if follows else "this project's"
         row = {"what": figure["what"], "reported": figure["value"], "model": name, "recipe": recipe}
         row |= {"protocol": protocol, "budget": compare.budget(run), **value, "difference": difference}
         rows.setdefault((name, protocol), row)

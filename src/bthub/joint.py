@@ -110,7 +110,8 @@ def folds(runs: Iterable[RunFolder]) -> dict[str, list[RunFolder]]:
 
 def without_fold(name: str, protocol: str) -> str | None:
     """What the runs of all folds are called: `resunet18-lgg` for `resunet18-lgg-fold-1`; None for a run of no fold."""
-    return name.removesuffix(f"-{protocol}") if protocol in FOLD_PROTOCOLS else None
+    is_fold = protocol in FOLD_PROTOCOLS and name.endswith(f"-{protocol}")
+    return name.removesuffix(f"-{protocol}") if is_fold else None
 
 
 def _entry(run: RunFolder, key: str) -> dict:

@@ -18,6 +18,11 @@ def reported() -> dict[str, dict]:
     return yaml.safe_load(PAPERS.read_text(encoding="utf-8"))
 
 
+def recipe_of(run: str) -> str | None:
+    """The paper whose recipe a run follows: rows of train/rows.yaml that do begin with its key. None for any other."""
+    return next((paper for paper in reported() if run.startswith(f"{paper}-")), None)
+
+
 def measured_like(figure: dict, runs: Iterable[RunFolder]) -> Iterator[tuple[RunFolder, str, dict]]:
     """What was measured here that a reported figure can be held against.
 
