@@ -175,6 +175,14 @@ def test_each_try_changes_a_recipe_and_is_tried_once(scripts, monkeypatch, tmp_p
     assert [line["tried"] for line in tried.read(results / "tried.csv")] == [row["tried"] for row in tries]
 
 
+def test_the_table_of_what_was_tried_is_of_the_plan_as_it_is(scripts):
+    tried, results = scripts["tried"], TRAIN.parent / "results"
+    lines = tried.read(results / "tried.csv")
+    plan = map(tried.settings_of, tried.rows(yaml.safe_load((TRAIN / "tried.yaml").read_text())))
+    assert set(map(tried.settings_of, lines)) <= set(plan)
+    assert (results / "tried.md").read_text() == tried.markdown(lines)
+
+
 def test_a_reproduced_row_is_trained_by_its_script(scripts, data, monkeypatch, tmp_path):
     """`make reproduce` starts the script and then what measures; what the script is given, it understands."""
     commands = []
