@@ -238,6 +238,10 @@ def test_a_trained_row_is_measured_once(scripts, tiny_runs, tiny_lgg, data, monk
     content = RunFolder.open(output).metrics
     write_json(output / METRICS, {"patient/test": content["patient/test"], "patient/validation": {"weights": "old"}})
     assert again("resnet18-lgg", tiny_lgg, output) == [["evaluate", "validation"], ["card", "--copies"]]
+    # Trained again where a clone has the measurements of other weights: each is made again.
+    save_file({**weights, "fc.bias": weights["fc.bias"] + 0.5}, output / WEIGHTS, metadata={"format": "pt"})
+    assert again("resnet18-lgg", tiny_lgg, output) == everything
+    assert again("resnet18-lgg", tiny_lgg, output) == []
 
     elsewhere = complete_run(tiny_runs[1], tmp_path / "tiny-localizer", tiny_lgg)
     assert again("resunet18-lgg", tiny_lgg, elsewhere) == [["evaluate", "test"], ["evaluate", "validation"], ["card"]]

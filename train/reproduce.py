@@ -80,7 +80,9 @@ def measure(row: dict, data: str, output: Path) -> None:
     for split in dict.fromkeys((SPLIT[row["data"]], "validation")):
         if not measured(output, METRICS, split):
             bthub("evaluate", str(output), "--data", data, "--split", split)
-    if not (output / COST).is_file():
+    # The folder may be a clone's, with the measurements of weights that aren't in it.
+    folder = RunFolder.open(output)
+    if not (output / COST).is_file() or folder.cost["weights"] != folder.revision:
         bthub("cost", str(output))
     if (row["script"], row["data"]) == ("classifier", "lgg") and not measured(output, GRADCAM, "test"):
         bthub("explain", str(output), "--data", data, "--split", "test")
