@@ -6,11 +6,12 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from bthub.run_folder import CALIBRATION, CONFIG, DEFAULTS, SHIPPED_RUNS, write_json
+from bthub.run_folder import CALIBRATION, CONFIG, DEFAULTS, SHIPPED_RUNS, RunFolder, write_json
 
 KAGGLE = Path(__file__).parent / "data" / "kaggle_3m"
 
@@ -76,3 +77,22 @@ def shipped_runs() -> tuple[Path, Path]:
         if not (run / CONFIG).is_file():
             pytest.skip(f"{run} isn't there: train it, or fetch the whole repository")
     return runs
+
+
+@pytest.fixture(scope="session")
+def detector(shipped_runs: tuple[Path, Path]) -> RunFolder:
+    """The shipped detector; only to be read."""
+    return RunFolder.open(shipped_runs[0])
+
+
+@pytest.fixture(scope="session")
+def localizer(shipped_runs: tuple[Path, Path]) -> RunFolder:
+    """The shipped localizer; only to be read."""
+    return RunFolder.open(shipped_runs[1])
+
+
+@pytest.fixture
+def detector_copy(detector: RunFolder, tmp_path: Path) -> Path:
+    """A copy of the shipped detector that a test may spoil."""
+    ignored = shutil.ignore_patterns("checkpoint", "logs")
+    return Path(shutil.copytree(detector.path, tmp_path / "copy", ignore=ignored))

@@ -1,13 +1,17 @@
-"""A tiny run with all the records that training leaves, made by the functions that training uses."""
+"""Runs for the tests: a tiny one with all that training leaves, and copies of a run with another recipe or data set."""
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from bthub import cost
+from bthub import compare, cost
+from bthub.compare import Evaluation
 from bthub.data import load_split
-from bthub.run_folder import CALIBRATION, SEGMENTATION, RunFolder, write_json
+from bthub.run_folder import CALIBRATION, SEGMENTATION, TRAINING, RunFolder, write_json
 from bthub.training import run
+
+TEST = Evaluation("lgg", "patient", "test")
 
 
 @dataclass
@@ -57,3 +61,24 @@ def complete_run(source: Path, target: Path, data: Path) -> Path:
     write_json(target / CALIBRATION, validation | fitted)
     cost.write(target)
     return target
+
+
+def variant(source: Path, target: Path, **changes) -> RunFolder:
+    """A copy of a run with another recipe."""
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("checkpoint", "logs"))
+    training = json.loads((target / TRAINING).read_text())
+    training["protocol"] = changes.get("protocol", training["protocol"])
+    training["config"] |= changes
+    write_json(target / TRAINING, training)
+    return compare.open_run(target)
+
+
+def image_folder_run(source: Path, target: Path) -> RunFolder:
+    """A copy of a run, as if it had been trained on an image-folder set: no patients, whatever protocol was asked."""
+    run = variant(source, target)
+    training = json.loads((target / TRAINING).read_text())
+    training["dataset"]["name"] = "pictures"
+    for facts in training["dataset"]["splits"].values():
+        del facts["patients"]
+    write_json(target / TRAINING, training)
+    return compare.open_run(run.path)

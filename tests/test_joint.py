@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from records import TEST
 
 from bthub import joint, metrics, tables
 from bthub.cli import main
-from bthub.compare import Evaluation, open_run
+from bthub.compare import open_run
 from bthub.errors import BthubError
 from bthub.run_folder import CALIBRATION, CONFIG, METRICS, PREDICTIONS, TRAINING, RunFolder, write_json
 from bthub.scoring import measure
 
-TEST = Evaluation("lgg", "patient", "test")
 # patient, slice, pixels of tumor, of mask, of both, and the detector's probability of tumor
 SLICES = [
     ("p1", "1", 100, 80, 60, 0.9),

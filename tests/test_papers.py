@@ -1,0 +1,38 @@
+"""What the papers report, and which of our runs is held against it."""
+
+from records import TEST
+
+from bthub import compare, papers
+from bthub.run_folder import CLASSIFICATION, SEGMENTATION, RunFolder
+
+
+def test_the_papers_file_is_whole():
+    known = papers.reported()
+    systems = {"resnet-efficientnet", "resnet-resunet", "fastai-resnets", "localization-service", "vgg-densenet-resnet"}
+    assert set(known) == systems | {"references"}
+    for paper in known.values():
+        assert {"title", "data", "split", "recipe", "figures"} == set(paper)
+        for figure in paper["figures"]:
+            assert figure["value"] is None or 0 < figure["value"] <= 1
+            assert figure["note"] and figure["what"]
+            assert figure["like"]["task"] in (CLASSIFICATION, SEGMENTATION)
+            assert figure["like"]["metric"] in compare.DEFINITIONS
+
+
+def test_whose_recipe_a_run_follows():
+    assert papers.recipe_of("resnet-resunet-detector") == "resnet-resunet"
+    assert papers.recipe_of("localization-service-detector") == "localization-service"
+    assert papers.recipe_of("resnet18-lgg") is None and papers.recipe_of("resnet-resunet2") is None
+
+
+def test_a_reported_figure_is_held_against_what_is_comparable(detector: RunFolder, localizer: RunFolder):
+    known = papers.reported()
+    runs = [detector, localizer]
+    dice = next(f for f in known["resnet-resunet"]["figures"] if f["what"] == "ResUNet, Dice")
+    ((run, protocol, value),) = papers.measured_like(dice, runs)
+    assert run is localizer and protocol == "patient"
+    assert value == compare.entry(localizer, TEST)["metrics"]["dice_tumor_slices_pooled"]
+    vgg = next(f for f in known["vgg-densenet-resnet"]["figures"] if f["what"].startswith("VGG16"))
+    four_classes = known["resnet-efficientnet"]["figures"][0]
+    for figure in (vgg, four_classes):
+        assert list(papers.measured_like(figure, runs)) == []
