@@ -1,11 +1,12 @@
 """The split by slice beside the split by patient: which runs make a pair, and how many slices leak."""
 
+import json
 from pathlib import Path
 
 from records import image_folder_run, variant
 
 from bthub import compare, leakage
-from bthub.run_folder import RunFolder
+from bthub.run_folder import TRAINING, RunFolder, write_json
 
 
 def test_leakage_pairs_take_the_closest_recipe(detector: RunFolder, localizer: RunFolder, tmp_path: Path):
@@ -17,6 +18,28 @@ def test_leakage_pairs_take_the_closest_recipe(detector: RunFolder, localizer: R
     assert pair.differences == []
     (pair,) = leakage.leakage_pairs([distant, sliced])
     assert pair.differences == ["epochs", "learning_rate", "seed"]
+
+
+def test_keys_that_an_older_run_lacks_are_no_difference(detector: RunFolder, tmp_path: Path):
+    random = variant(detector.path, tmp_path / "random", encoder_from=None, optimizer="adamw", schedule="cosine")
+    sliced = variant(random.path, tmp_path / "a-slice", protocol="slice", encoder_from="runs/other-slice")
+    older = variant(detector.path, tmp_path / "older", epochs=99)
+    training = json.loads((older.path / TRAINING).read_text())
+    for key in ("optimizer", "schedule", "weights_from", "seed"):
+        training["config"].pop(key, None)
+    write_json(older.path / TRAINING, training)
+    (pair,) = leakage.leakage_pairs([random, compare.open_run(older.path), sliced])
+    assert (compare.name(pair.patient), pair.differences) == ("older", ["epochs"])
+
+
+def test_a_run_from_random_weights_is_paired_with_such_a_one_or_none(detector: RunFolder, tmp_path: Path):
+    random = variant(detector.path, tmp_path / "random", encoder_from=None, epochs=99)
+    sliced = variant(detector.path, tmp_path / "a-slice", protocol="slice")
+    assert leakage.leakage_pairs([random, sliced]) == []
+    sliced_random = variant(detector.path, tmp_path / "b-slice", protocol="slice", encoder_from=None)
+    assert leakage.leakage_pairs([detector, sliced_random]) == []
+    (pair,) = leakage.leakage_pairs([detector, random, sliced_random])
+    assert pair.patient is random and pair.differences == ["epochs"]
 
 
 def test_an_image_folder_run_is_in_no_leakage_pair(detector: RunFolder, tmp_path: Path):

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from bthub.compare import Row, imagenet_file, network, trained_on
+from bthub.compare import Row, imagenet_file, initialisation, network, trained_on
 from bthub.data.splits import patient_split, slice_table
 from bthub.run_folder import RunFolder
 
@@ -19,17 +19,24 @@ class Pair(NamedTuple):
 
 
 def leakage_pairs(runs: Iterable[RunFolder]) -> list[Pair]:
-    """Runs that differ in protocol, with the most similar recipe there is."""
+    """Each run split by slice with the run split by patient that has the most similar recipe.
+
+    Both are of one network and start from random weights, or neither does; a run without such a partner is in no pair.
+    """
     by_protocol: dict[str, list[RunFolder]] = {"patient": [], "slice": []}
     for run in runs:
         by_protocol.get(trained_on(run)[0], []).append(run)
     pairs = []
     for other in by_protocol["slice"]:
-        same = [run for run in by_protocol["patient"] if (run.task, network(run)) == (other.task, network(other))]
+        same = [run for run in by_protocol["patient"] if _kind(run) == _kind(other)]
         if same:
             closest = min(same, key=lambda run: len(_differences(run, other)))
             pairs.append(Pair(network(other), closest, other, _differences(closest, other)))
     return pairs
+
+
+def _kind(run: RunFolder) -> tuple[str, str, bool]:
+    return run.task, network(run), initialisation(run) == "random"
 
 
 def _differences(one: RunFolder, other: RunFolder) -> list[str]:
@@ -41,7 +48,8 @@ def _differences(one: RunFolder, other: RunFolder) -> list[str]:
             config[key] = source and (Path(source).name if imagenet_file(source) else "another run")
         for key in ("protocol", "workers"):  # how many processes read the images is no matter of the recipe
             config.pop(key, None)
-    return sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
+    # A key that one lacks came later, with a default that does what was done before.
+    return sorted(key for key in a.keys() & b.keys() if a[key] != b[key])
 
 
 def split_map() -> list[Row]:
