@@ -282,22 +282,22 @@ def dice_by_size(rows: Rows, names: Sequence[str], sizes: Sequence[str]) -> alt.
 def leakage(rows: Rows, title: str, kinds: dict[str, str] = PROTOCOLS) -> alt.LayerChart:
     """What each model reaches where something leaks and where nothing does, joined.
 
-    Rows of `network`, `protocol`, `value`, `low`, `high`; `kinds` gives each protocol its colour.
+    Rows of `line` (its name), `protocol`, `model`, `value`, `low`, `high`; `kinds` gives each protocol its colour.
     """
     data = alt.Chart(pd.DataFrame(rows))
     x = alt.X("value:Q", title=title, scale=alt.Scale(zero=False, padding=14))
-    y = alt.Y("network:N", title=None, axis=alt.Axis(labelLimit=230, grid=True))
+    y = alt.Y("line:N", title=None, axis=alt.Axis(labelLimit=340, grid=True))
     colour = alt.Color(
         "protocol:N",
         scale=alt.Scale(domain=list(kinds), range=list(kinds.values())),
         legend=alt.Legend(orient="top", title=None, symbolOpacity=1, labelLimit=0),
     )
-    gap = data.mark_line(color=GREY, strokeWidth=2, strokeDash=[3, 3]).encode(x, y, detail="network:N")
+    gap = data.mark_line(color=GREY, strokeWidth=2, strokeDash=[3, 3]).encode(x, y, detail="line:N")
     bar = data.mark_rule(strokeWidth=3, opacity=0.5).encode(
         alt.X("low:Q", title=title, axis=FEW), y, x2="high:Q", color=colour
     )
     dot = data.mark_point(filled=True, size=150, opacity=1).encode(
-        x, y, colour, tooltip=["network", "protocol", "model", alt.Tooltip("value:Q", format=".4f")]
+        x, y, colour, tooltip=["line", "protocol", "model", alt.Tooltip("value:Q", format=".4f")]
     )
     return (gap + bar + dot).properties(height=alt.Step(52))
 

@@ -58,6 +58,11 @@ class View:
         """The chosen runs of one task."""
         return {name: run for name, run in self.runs.items() if run.task == task}
 
+    @property
+    def groups(self) -> str:
+        """What intervals resample: only sets with patients have another protocol than `default`."""
+        return "pictures" if self.evaluation.protocol == "default" else "patients"
+
 
 # -- runs
 

@@ -273,6 +273,19 @@ def test_leakage_shows_a_pair_where_there_is_one(show: Open, shipped_runs, copy:
     assert any("leakage" in button.proto.id for button in app.get("download_button"))
 
 
+def test_leakage_gives_each_slice_run_a_line(show: Open, shipped_runs, tmp_path: Path):
+    first = many(shipped_runs, tmp_path)[-1]
+    second = Path(shutil.copytree(first, tmp_path / "i-lgg-slice"))
+    training = json.loads((second / TRAINING).read_text())
+    training["config"]["epochs"] = 99
+    write_json(second / TRAINING, training)
+    app = show("leakage", [*shipped_runs, first, second])
+    [said] = [c.proto.alt for c in app.get("vega_lite_chart") if c.proto.alt.startswith("accuracy by protocol")]
+    for name in ("h-lgg-slice", "i-lgg-slice"):
+        assert all(said.count(f"{name}, resnet18, {protocol}: ") == 1 for protocol in ("patient", "slice"))
+    assert "i-lgg-slice and resnet18-lgg also differ in epochs." in words(app)
+
+
 def test_leakage_tells_copies_from_new_pictures(show: Open, shipped_runs, tmp_path: Path):
     pictures = image_folder_run(shipped_runs[0], tmp_path / "pictures")
     assert "The same picture twice" not in words(show("leakage", [*shipped_runs, pictures]))
@@ -482,6 +495,10 @@ def test_image_folder_runs_and_slices_do_not_meet(show: Open, shipped_runs, tmp_
     assert len(app.warning) == refused
     if page == "where_it_looks":
         assert ("Heat map" in words(app)) == (data == "lgg")
+        assert ("No picture of brain_tumor_4class comes with" in words(app)) == (data != "lgg")
+    if page == "compare":
+        assert ("interval over patients" in words(app)) == (data == "lgg")
+        assert ("interval over pictures" in words(app)) == (data != "lgg")
     if page == "papers":
         assert "a-4class, this project's recipe, split by image" in words(app)
 

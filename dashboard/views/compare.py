@@ -96,8 +96,8 @@ def table(rows: list[dict], metrics: list[str], task: str) -> None:
     evaluation = frame.view().evaluation
     macro = task == CLASSIFICATION and evaluation.protocol == "default"
     frame.note(
-        f"How to read it: each figure with its 95 % interval, which says where it would lie with other patients; ★ "
-        f"marks the best of a column (the lowest for {', '.join([*direction, 'costs'])}). "
+        f"How to read it: each figure with its 95 % interval, which says where it would lie with other "
+        f"{frame.view().groups}; ★ marks the best of a column (the lowest for {', '.join([*direction, 'costs'])}). "
         f"Where intervals overlap widely, the order may be chance. A click on a column's name sorts, resting on it "
         f"explains. {rows[0]['samples']:,} images of {rows[0]['groups']:,} groups (patients, where the set names "
         f"them), {evaluation.data}, {evaluation.key}."
@@ -128,7 +128,7 @@ def text(row: dict, column: str, best: float | None) -> str:
 
 
 def intervals(rows: list[dict], metric: str, task: str) -> None:
-    names = list(frame.view().every)
+    view = frame.view()
     points = [
         {"model": r["model"], "value": r[metric], "low": r[f"{metric}_low"], "high": r[f"{metric}_high"]}
         for r in rows
@@ -139,9 +139,9 @@ def intervals(rows: list[dict], metric: str, task: str) -> None:
         return
     said = "; ".join(f"{p['model']} {p['value']:.3f}" for p in points)
     frame.figure(
-        charts.intervals(points, names, frame.titled(metric)),
-        caption="How to read it: the dot is the value, the bar its 95 % interval over patients. Bars that lie apart "
-        "are a real difference.",
+        charts.intervals(points, list(view.every), frame.titled(metric)),
+        caption=f"How to read it: the dot is the value, the bar its 95 % interval over {view.groups}. Bars that lie "
+        "apart are a real difference.",
         alternative=f"Dots with intervals: {readable(metric)} of {said}",
         rows=points,
         file=f"intervals-{task}.csv",
@@ -150,7 +150,7 @@ def intervals(rows: list[dict], metric: str, task: str) -> None:
 
 
 def apart(view: frame.View, task: str, metric: str) -> None:
-    """How far the other models are from the best, on the same patients."""
+    """How far the other models are from the best, on the same draws."""
     try:
         rows = tables.differences(list(view.of(task).values()), view.evaluation, [metric])
     except BthubError as error:
@@ -160,7 +160,7 @@ def apart(view: frame.View, task: str, metric: str) -> None:
         st.caption("Not defined on this split.")
         return
     best = rows[0]["best"]
-    verdict = {True: f"{best} is better", False: "can't be told apart", None: "too few patients to say"}
+    verdict = {True: f"{best} is better", False: "can't be told apart", None: f"too few {view.groups} to say"}
     data = pd.DataFrame(
         {
             "Model": [row["model"] for row in rows],
@@ -173,8 +173,9 @@ def apart(view: frame.View, task: str, metric: str) -> None:
     st.dataframe(data.style.format("{:+.3f}", subset=list(data.columns[1:4]), na_rep="–"), hide_index=True)
     frame.note(
         f"How to read it: the difference in {readable(metric)} from {best}, with its 95 % interval. Both models are "
-        "measured on the same draws of patients, so patients that are hard for both cancel out, and this interval is "
-        "narrower than those above. Where it holds 0, the two can't be told apart.",
+        f"measured on the same draws of {view.groups}, so those that are hard for both cancel out, and this interval "
+        "is narrower than those above. Where it holds 0, the two can't be told apart. Each model was trained once: the "
+        "interval knows nothing of another seed, and isn't corrected for how many models are compared.",
         rows,
         f"differences-{task}.csv",
     )

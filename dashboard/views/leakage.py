@@ -8,9 +8,10 @@ from bthub import compare, leakage, papers
 from bthub.metrics import readable
 from bthub.run_folder import CLASSIFICATION, SEGMENTATION
 
+# No mean over patients: split by slice, test has a few slices of each, not the volume.
 METRICS = {
     CLASSIFICATION: ["accuracy", "roc_auc", "f1"],
-    SEGMENTATION: ["dice_tumor_slices_pooled", "iou_pooled", "dice_volume_mean"],
+    SEGMENTATION: ["dice_tumor_slices_pooled", "iou_pooled"],
 }
 PATIENTS = 14
 
@@ -76,6 +77,7 @@ def strips() -> None:
 def measured(view: frame.View) -> None:
     st.subheader("What it does to the figures")
     known = frame.collect(view.every, compare.trained_on)
+    known = frame.collect({name: view.every[name] for name in known}, compare.initialisation)
     pairs = leakage.leakage_pairs(view.every[name] for name in known)
     if not pairs:
         frame.missing(
@@ -98,18 +100,18 @@ def measured(view: frame.View) -> None:
         points = [row for row in rows if row["metric"] == metric] + reported(metric)
         frame.figure(
             charts.leakage(points, f"{frame.titled(metric)} on the test split"),
-            caption="How to read it: the same network and budget, trained and tested under either protocol. The dashed "
-            "line is the gap: what leaks moves the slice dot up, but the test slices differ too, so a gap within the "
-            "bars is no lesson. Grey dots are what papers report, all split by slice or image. Bars are 95 % intervals "
-            "over patients.",
+            caption="How to read it: the same network, trained and tested under either protocol. A line has the name "
+            "of the run split by slice. Its dashed part is the gap: what leaks moves the slice dot up, but the test "
+            "slices differ too, so a gap within the bars is no lesson. Grey dots are what papers report, all split by "
+            "slice or image. Bars are 95 % intervals over patients.",
             alternative=f"{readable(metric)} by protocol: "
-            + "; ".join(f"{p['network']}, {p['protocol']}: {p['value']:.3f}" for p in points),
+            + "; ".join(f"{p['line']}, {p['protocol']}: {p['value']:.3f}" for p in points),
             rows=points,
             file=f"leakage-{task}.csv",
             key=False,
         )
     told = [
-        f"{pair.network}: the recipes also differ in {', '.join(pair.differences)}"
+        f"{compare.name(pair.slice)} and {compare.name(pair.patient)} also differ in {', '.join(pair.differences)}"
         for pair in pairs
         if pair.differences
     ]
@@ -128,7 +130,7 @@ def copies(view: frame.View) -> None:
         "A model that remembers them is right on the copies, and only the new pictures test it. Which classes the new "
         "ones are of matters too: the card has the confusion matrix."
     )
-    points = [{"network": row["model"], "protocol": row["part"], **row} for row in rows if row["value"] is not None]
+    points = [{"line": row["model"], "protocol": row["part"], **row} for row in rows if row["value"] is not None]
     frame.figure(
         charts.leakage(points, "accuracy on the test split", charts.COPIES),
         caption="How to read it: a line is a model. The orange dot is its accuracy on test pictures that have a copy "
@@ -144,7 +146,7 @@ def copies(view: frame.View) -> None:
 
 def both(pair: leakage.Pair) -> list[dict]:
     """The figures of both runs of a pair on their own test split; none where either lacks them."""
-    rows = []
+    rows, line = [], f"{compare.name(pair.slice)}, {pair.network}"
     for protocol, run in (("patient", pair.patient), ("slice", pair.slice)):
         evaluation = next((e for e in compare.evaluations(run) if e.key == f"{protocol}/test"), None)
         if evaluation is None:
@@ -156,7 +158,7 @@ def both(pair: leakage.Pair) -> list[dict]:
         found = frame.collect({compare.name(run): run}, compare.figures, evaluation)
         for figures in found.values():
             rows += [
-                {"network": pair.network, "protocol": protocol, "model": compare.name(run), "metric": name, **value}
+                {"line": line, "protocol": protocol, "model": compare.name(run), "metric": name, **value}
                 for name, value in figures.items()
                 if value["value"] is not None
             ]
@@ -167,7 +169,7 @@ def reported(metric: str) -> list[dict]:
     """What papers on the same data report in this metric."""
     return [
         {
-            "network": f"{figure['what'].split(',')[0]} ({key})",
+            "line": f"{figure['what'].split(',')[0]} ({key})",
             "protocol": "paper",
             "model": paper["title"],
             "metric": metric,

@@ -145,11 +145,12 @@ def first_weights() -> None:
             frame.figure(
                 charts.by_start(rows, list(view.every), frame.titled(metric)),
                 caption="How to read it: the same network from different first weights. The distance between its dots "
-                "is what they are worth; bars are 95 % intervals over patients.",
+                f"is what they are worth; bars are 95 % intervals over {view.groups}.",
                 alternative=f"{readable(metric)} by first weights: "
                 + "; ".join(f"{r['network']} from {r['start']} {r['value']:.3f}" for r in rows),
                 rows=rows,
                 file=f"first-weights-{task}.csv",
+                key=False,
             )
     if not shown:
         have = "; ".join(

@@ -22,6 +22,12 @@ def main() -> None:
         "is no outline."
     )
     found = pictures.slices(view.evaluation)
+    if isinstance(found, pictures.NoSlices):
+        st.info(
+            f"No picture of {view.evaluation.data} comes with the dashboard. To see them, name the data set as "
+            "`bthub data build` wrote it, a folder or a Hub id, with the environment variable `BTHUB_DATA`."
+        )
+        return
     keys = choose(found)
     if not keys:
         over_all(view)
