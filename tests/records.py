@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bthub import compare, cost
@@ -32,7 +32,7 @@ def complete_run(source: Path, target: Path, data: Path) -> Path:
     A classifier that doesn't tell no_tumor from tumor has no threshold.
     """
     shutil.copytree(source, target)
-    progress = run.Progress()
+    progress = run.Progress(asdict(Config()))
     progress.record({"train_loss": 0.75, "validation_loss": 0.625, "validation_score": 0.5}, 0.5)
     progress.record({"train_loss": 0.5, "validation_loss": 0.6875, "validation_score": 0.375}, 0.375)
     run.write_history(target, progress.history)

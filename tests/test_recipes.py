@@ -472,8 +472,9 @@ def test_the_encoder_of_a_resunet_starts_a_classifier(architecture, tmp_path):
     source = dict(encoder.named_parameters())
     weight = source.get(f"{first}.weight", source.get(f"{first.replace('.', '_')}.weight"))
     assert torch.equal(model.get_submodule(first).weight, weight)
-    with pytest.raises(BthubError, match="this run is on 'slice'"):
-        run.load_encoder(model, str(tmp_path), "slice")
+    for start in (tmp_path, tmp_path / WEIGHTS):
+        with pytest.raises(BthubError, match="this run is on 'slice'"):
+            run.load_encoder(model, str(start), "slice")
 
 
 def test_frozen_weights_of_a_run_are_those_it_started_from(scripts, tiny_lgg, tmp_path):

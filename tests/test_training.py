@@ -1,5 +1,6 @@
 """Both training scripts on a few real slices: resume, several processes, the folder they leave."""
 
+import copy
 import json
 import os
 import signal
@@ -11,11 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file, save_file
 
 from bthub.data import load_split
 from bthub.data.transforms import Augmentation, Draw, EpochSampler, TrainingImages
 from bthub.errors import BthubError
+from bthub.models.classifier import create_classifier, load_classifier, save_classifier
 from bthub.run_folder import CHECKPOINT, HISTORY, LOGS, TRAINING, WEIGHTS, RunFolder
 from bthub.training import losses, run
 
@@ -120,8 +124,8 @@ class Slower:
 
 
 def test_a_checkpoint_is_put_in_place_when_every_process_has_written_its_part(tmp_path):
-    progress = run.Progress()
-    progress.record({"train_loss": 1.0}, 0.5)
+    progress = run.Progress({})
+    progress.record({"validation_loss": 1.0}, 0.5)
     run.save_checkpoint(Slower(), tmp_path, progress, torch.nn.Linear(1, 1), improved=True)
     assert (tmp_path / CHECKPOINT / "last" / "random_states_1.pkl").exists()
 
@@ -164,11 +168,50 @@ def test_nested_configuration_becomes_its_dataclass():
 
 
 def test_early_stopping_counts_epochs_since_the_best():
-    progress = run.Progress()
-    assert progress.record({}, 0.5) and not progress.out_of_patience(2)
-    assert not progress.record({}, 0.4) and not progress.out_of_patience(2)
-    assert not progress.record({}, 0.5) and progress.out_of_patience(2)
+    progress = run.Progress({})
+    assert progress.record({"validation_loss": 1.0}, 0.5) and not progress.out_of_patience(2)
+    assert not progress.record({"validation_loss": 0.9}, 0.4) and not progress.out_of_patience(2)
+    assert not progress.record({"validation_loss": 1.0}, 0.5) and progress.out_of_patience(2)
     assert (progress.best, progress.best_epoch) == (0.5, 0)
+
+
+def test_of_epochs_with_one_metric_the_lowest_loss_is_the_best():
+    """A detector that never calls a tumor at one half has F1 0 in every epoch, and learns all the same."""
+    progress = run.Progress({})
+    assert [progress.record({"validation_loss": loss}, 0.0) for loss in (0.7, 0.6, 0.65)] == [True, True, False]
+    assert progress.best_epoch == 1
+
+
+def test_a_run_is_not_resumed_with_another_configuration(tiny_lgg, tmp_path):
+    config = CLASSIFIER | {"epochs": 1, "image_sizes": {0: 32}}
+    train(command("classifier", config, tiny_lgg, tmp_path / "x"))
+    (tmp_path / "x" / WEIGHTS).unlink()  # as if it had been killed after its last epoch
+    changed = command("classifier", config | {"learning_rate": 0.5}, tiny_lgg, tmp_path / "x", "--resume")
+    done = subprocess.run([sys.executable, *changed], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "learning_rate 0.001, now 0.5" in done.stderr and "Traceback" not in done.stderr
+    train(command("classifier", config | {"workers": 1}, tiny_lgg, tmp_path / "x", "--resume"))
+    assert (tmp_path / "x" / WEIGHTS).exists()
+
+
+def test_what_is_calibrated_is_what_is_saved(tmp_path):
+    """Temperature and thresholds are fitted to half-precision weights run in single, not to mixed precision."""
+    torch.manual_seed(0)
+    plain, pixels = create_classifier("simple_cnn", 2).eval(), torch.rand(2, 3, 32, 32)
+    (tmp_path / CHECKPOINT / run.LAST).mkdir(parents=True)
+    save_file(plain.state_dict(), tmp_path / CHECKPOINT / run.LAST / run.BEST)
+    save_classifier(tmp_path, plain, "simple_cnn", ["no_tumor", "tumor"], 32, temperature=1)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        accelerator = Accelerator(mixed_precision="bf16", cpu=True)
+        trained = accelerator.prepare(copy.deepcopy(plain))
+        with torch.inference_mode():
+            mixed = trained(pixels).float()
+            best = run.best_model(accelerator, trained, tmp_path)(pixels)
+            saved = load_classifier(RunFolder.open(tmp_path)).model(pixels)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert torch.equal(best, saved) and not torch.equal(best, mixed)
 
 
 def test_epochs_differ_and_repeat():

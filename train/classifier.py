@@ -10,7 +10,7 @@ import copy
 import csv
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -165,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model, optimizer, train_loader, validation_loader, scheduler
     )
 
-    progress = run.Progress()
+    progress = run.Progress(asdict(config))
     accelerator.register_for_checkpointing(progress)
     if args.resume and run.load_checkpoint(accelerator, output):
         accelerator.print(f"resumed after epoch {progress.epoch - 1}, best F1 {progress.best:.4f}")
@@ -216,9 +216,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     # The run folder.
     if accelerator.is_main_process:
-        best = accelerator.unwrap_model(model).to("cpu")
-        run.load_best(best, output)
-        calibration = calibrate_classifier(Classifier(best.eval(), transform, labels, "cpu"), rows["validation"])
+        best = run.best_model(accelerator, model, output)
+        calibration = calibrate_classifier(Classifier(best, transform, labels, "cpu"), rows["validation"])
         run.write_records(
             output,
             config,

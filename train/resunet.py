@@ -8,7 +8,7 @@ The last step chooses, on validation again, the probability from which a pixel i
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
@@ -132,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     compute_loss = LOSSES[config.loss]
 
-    progress = run.Progress()
+    progress = run.Progress(asdict(config))
     accelerator.register_for_checkpointing(progress)
     if args.resume and run.load_checkpoint(accelerator, output):
         accelerator.print(f"resumed after epoch {progress.epoch - 1}, best Dice {progress.best:.4f}")
@@ -186,9 +186,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     # The run folder.
     if accelerator.is_main_process:
-        best = accelerator.unwrap_model(model).to("cpu")
-        run.load_best(best, output)
-        calibration = choose_operating_point(Localizer(best.eval(), processor, "cpu"), rows["validation"])
+        best = run.best_model(accelerator, model, output)
+        calibration = choose_operating_point(Localizer(best, processor, "cpu"), rows["validation"])
         run.write_records(
             output, config, args.data, config.protocol, rows, progress, processes=accelerator.num_processes
         )

@@ -118,13 +118,16 @@ class Progress:
     """How far a run has come; saved with each checkpoint.
 
     Attributes:
+        config: of the run, as a mapping: a checkpoint goes on with the configuration it was begun with, or not at all.
         epoch: the next one to train.
-        best: best validation metric so far, and `best_epoch` where it was reached.
+        best: best validation metric so far, `best_loss` the validation loss beside it, `best_epoch` where that was.
         history: one row an epoch.
     """
 
+    config: dict
     epoch: int = 0
     best: float = float("-inf")
+    best_loss: float = float("inf")
     best_epoch: int = -1
     history: list[dict] = dataclasses.field(default_factory=list)
 
@@ -132,15 +135,21 @@ class Progress:
         return dataclasses.asdict(self)
 
     def load_state_dict(self, state: dict) -> None:
+        then, now = state["config"], self.config
+        # How many processes read the images changes nothing.
+        changed = sorted(key for key in (then.keys() | now.keys()) - {"workers"} if then.get(key) != now.get(key))
+        if changed:
+            told = ", ".join(f"{key} {then.get(key)!r}, now {now.get(key)!r}" for key in changed)
+            raise BthubError(f"the checkpoint was begun with {told}: resume with what it had, or give another --output")
         for key, value in state.items():
             setattr(self, key, value)
 
     def record(self, row: dict, metric: float) -> bool:
-        """Add an epoch's row; True when its metric is the best so far."""
+        """Add an epoch's row; True when its metric is the best so far, or as good with a lower validation loss."""
         self.history.append({"epoch": self.epoch, **row})
-        improved = metric > self.best
+        improved = (metric, -row["validation_loss"]) > (self.best, -self.best_loss)
         if improved:
-            self.best, self.best_epoch = metric, self.epoch
+            self.best, self.best_loss, self.best_epoch = metric, row["validation_loss"], self.epoch
         self.epoch += 1
         return improved
 
@@ -203,12 +212,11 @@ def initial_weights(source: str, protocol: str) -> dict[str, torch.Tensor]:
 
     Under another protocol it has been trained on slices that this run is validated and tested on.
     """
-    if str(source).endswith(".safetensors"):
-        if not Path(source).is_file():
-            raise BthubError(f"{source} isn't there: train/imagenet.py makes such files from installed packages")
-        path = Path(source)
-    else:
-        folder = RunFolder.open(source)
+    path = Path(source)
+    if path.suffix == ".safetensors" and not path.is_file():
+        raise BthubError(f"{source} isn't there: train/imagenet.py makes such files from installed packages")
+    if path.suffix != ".safetensors" or (path.parent / TRAINING).is_file():
+        folder = RunFolder.open(path.parent if path.suffix == ".safetensors" else source)
         if folder.training["protocol"] != protocol:
             raise BthubError(
                 f"{source} was trained on the protocol {folder.training['protocol']!r}, this run is on {protocol!r}: "
@@ -247,9 +255,14 @@ def head_keys(model: nn.Module) -> set[str]:
     return {f"{prefix}.{key}" for key in head.state_dict()}
 
 
-def load_best(model: nn.Module, output: Path) -> None:
-    """Put the best epoch's weights into the model."""
-    model.load_state_dict(load_file(output / CHECKPOINT / LAST / BEST))
+def best_model(accelerator: Accelerator, model: nn.Module, output: Path) -> nn.Module:
+    """The best epoch's network as everyone will load it: rounded to half precision, run in single.
+
+    What is chosen on validation after training is chosen with this one, not with mixed precision's outputs.
+    """
+    best = accelerator.unwrap_model(model, keep_fp32_wrapper=False).to("cpu")
+    best.load_state_dict(load_file(output / CHECKPOINT / LAST / BEST))
+    return best.half().float().eval()
 
 
 def write_history(output: Path, history: list[dict]) -> None:
