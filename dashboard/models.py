@@ -13,8 +13,8 @@ def ready(runs: dict[str, RunFolder]) -> dict[str, RunFolder]:
     """The runs whose weights are there; a message for the others, whose figures alone came with the clone."""
     lacking = [name for name, run in runs.items() if not (run.path / WEIGHTS).is_file()]
     if lacking:
-        have, they, their = ("has", "it", "its card says") if len(lacking) == 1 else ("have", "they", "their cards say")
-        said = f"{have} no {WEIGHTS} here, so {they} can't look at a slice: {their} how to train again"
+        have, they, them = ("has", "it", "it") if len(lacking) == 1 else ("have", "they", "each of them")
+        said = f"{have} no {WEIGHTS} here, so {they} can't look at a slice: make reproduce RUN=NAME trains {them} again"
         frame.say([f"{', '.join(lacking)} {said}"])
     return {name: run for name, run in runs.items() if name not in lacking}
 

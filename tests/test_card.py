@@ -472,11 +472,17 @@ def test_the_metadata_of_an_image_set(image_run):
     shown = {r.metric_type: (r.metric_name, r.metric_value) for r in data.eval_results}
     assert shown["f1"] == ("F1, mean over classes", round(figures_on_test["metrics"]["f1"]["value"], 4))
     assert shown["accuracy"][0] == "accuracy"
+    # A test picture that was seen in training, as a copy, is no test: no figure of the split is metadata then.
+    entry, rows = figures_on_test, RunFolder.open(image_run).predictions("default/test")
+    rows[0]["also_in"] = "train"
+    settings = {name: entry[name] for name in ("labels", "temperature", "threshold")}
+    write_json(image_run / METRICS, {"default/test": {**entry, **measure(rows, settings)}})
+    assert ModelCard(card.render(image_run)).data.eval_results is None
 
 
 def test_only_a_known_set_is_described_beyond_its_classes(image_runs):
     four, two, mine = (card.render(image_runs[name]) for name in LAYOUTS)
-    assert "of another origin than its training folder" in four and "of another origin" not in two + mine
+    assert "without a copy elsewhere test a model" in four and "without a copy elsewhere" not in two + mine
     assert "253 brain MRI images" in two
     assert "mine-built (built as `mine-built`" in mine and "both, left, right" in mine
     for text in (four, two, mine):

@@ -31,7 +31,9 @@ def run_folder(path: Path, kind: str, protocol: str, rows: list[dict[str, str]],
     settings = {"labels": ["no_tumor", "tumor"], "threshold": 0.5, "temperature": 1.0} if kind == "detector" else {}
     (path / PREDICTIONS).mkdir(parents=True)
     write_json(path / CONFIG, {"architecture": "resnet18"} if kind == "detector" else RESUNET)
-    write_json(path / TRAINING, {"protocol": protocol, "config": TRAINED | config, "dataset": {"name": "lgg"}})
+    best = {"epoch": 5, "validation_metric": 0.5, "epochs_trained": 7}
+    training = {"protocol": protocol, "config": TRAINED | config, "dataset": {"name": "lgg"}, "best": best}
+    write_json(path / TRAINING, training)
     write_json(path / CALIBRATION, settings)
     task = "image-classification" if kind == "detector" else "image-segmentation"
     entry = {
@@ -51,7 +53,7 @@ def run_folder(path: Path, kind: str, protocol: str, rows: list[dict[str, str]],
 
 
 RESUNET = {"model_type": "resunet", "backbone": "resnet18"}
-TRAINED = {"pretrained": False, "learning_rate": 0.001}
+TRAINED = {"pretrained": False, "learning_rate": 0.001, "image_sizes": {"0": 128, "4": 192, "9": 256}}
 
 
 def mask_rows(slices: list[tuple]) -> list[dict[str, str]]:
@@ -221,6 +223,35 @@ def test_compare_says_which_differences_are_noise(tmp_path):
     expected = json.loads((tmp_path / "blunt" / METRICS).read_text())["patient/test"]["metrics"]["roc_auc"]
     assert float(table[-1]["roc_auc_low"]) == round(expected["low"], 6)
     assert (tmp_path / "results" / "differences-lgg-patient-test-classification.csv").exists()
+    assert {(row["epochs"], row["side"]) for row in table} == {("7", "192")}  # not the 256 that epoch 9 would have had
+    assert "| epochs | pixels |" in text and "knows of another seed" in text
+
+
+def test_split_by_slice_nothing_is_called_a_volume(tmp_path):
+    """The few slices that are drawn of a patient are no volume: neither shown so, nor what ranks the runs."""
+    small, large = ("p1", "1", 10, 10, 10, 0), ("p2", "1", 90, 90, 45, 0)
+    runs = [
+        run_folder(tmp_path / "even", "localizer", "slice", mask_rows([small, large])),
+        run_folder(
+            tmp_path / "large-first", "localizer", "slice", mask_rows([(*small[:4], 0, 0), (*large[:4], 90, 0)])
+        ),
+    ]
+    text = tables.write(runs, tmp_path / "out")
+    assert "Dice per patient" not in text
+    lines = [line for line in text.splitlines() if line.startswith(("| even", "| large-first"))]
+    assert lines[0].startswith("| large-first")
+    assert "| large-first | even |" in text
+
+
+def test_copies_of_known_pictures_are_told_apart(tmp_path):
+    rows = verdict_rows([(f"p{i}", "1", 100 * (i % 2), 0, 0, 0.9 if i % 2 else 0.1) for i in range(10)])
+    copied = [row | {"also_in": "train" if i < 4 else ""} for i, row in enumerate(rows)]
+    copied[9] |= {name: 1 - float(copied[9][name]) for name in ("p_tumor", "p_no_tumor")}
+    text = tables.write([run_folder(tmp_path / "gate", "detector", "patient", copied)], tmp_path / "out")
+    assert "| gate | copies of known pictures | 4 | 1.000" in text
+    assert "| gate | new pictures | 6 | 0.833" in text
+    plain = tables.write([run_folder(tmp_path / "other", "detector", "patient", rows)], tmp_path / "plain")
+    assert "copies of known" not in plain
 
 
 def test_commands_write_what_they_print(pair, tmp_path, capsys):

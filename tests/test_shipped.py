@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from bthub import card, compare, joint, run_folder, tables
+from bthub import card, compare, joint, per_image, run_folder, tables
 from bthub.data.splits import patient_split
 from bthub.run_folder import RunFolder
 from bthub.scoring import measure, rounded
@@ -55,6 +55,35 @@ def test_the_pair_is_useful(runs):
     detector, localizer = (run.metrics["patient/test"]["metrics"] for run in runs)
     assert detector["roc_auc"]["value"] >= 0.95
     assert localizer["dice_volume_mean"]["value"] >= 0.75
+
+
+def test_outside_of_the_review_band_few_are_wrong():
+    """What the card promises holds for the predictions of the weights as saved."""
+    for run in map(compare.open_run, compare.shipped_runs()):
+        band = run.calibration.get("review_band")
+        if band is None:
+            continue
+        scores = per_image.detector_scores(run, next(e for e in compare.evaluations(run) if e.split == "validation"))
+        left = per_image.review(scores, *band)
+        tumor = int(scores.is_tumor.sum())
+        assert left["missed"] <= run.calibration["review_error"] * tumor, run.id
+        assert left["false_alarms"] <= run.calibration["review_error"] * (len(scores.is_tumor) - tumor), run.id
+
+
+def test_times_were_taken_together():
+    """One network at one size takes one time: runs that were timed on machines in other states don't compare."""
+    times: dict[tuple, list[float]] = {}
+    for run in map(compare.open_run, compare.shipped_runs()):
+        same = compare.network(run), run.cost["image_size"], run.cost["multiply_adds"]
+        times.setdefault(same, []).append(run.cost["latency_ms"])
+    for network, found in times.items():
+        assert max(found) <= 1.3 * min(found), f"bthub cost runs/*: {network} took {min(found)} to {max(found)} ms"
+
+
+def test_only_the_default_pair_says_that_it_is():
+    for run in compare.shipped_runs():
+        text = (Path(run) / run_folder.CARD).read_text()
+        assert ("of its two stages" in text) == (Path(run).name in run_folder.DEFAULTS.values())
 
 
 def test_cards_are_current():

@@ -21,6 +21,7 @@ from bthub.run_folder import (
     CONFIG,
     COST,
     DATASET,
+    DEFAULTS,
     FIGURES,
     GRADCAM,
     HISTORY,
@@ -59,7 +60,8 @@ HEADLINE = {
 SIZE_METRICS = {CLASSIFICATION: ("recall",), SEGMENTATION: ("dice_tumor_slices", "tumor_slices_missed", "hd95_px")}
 # Of these a classifier without a threshold has the mean over its classes, one against the rest.
 MACRO = ("precision", "recall", "specificity", "f1", "roc_auc", "average_precision")
-# Splits on which nothing was trained, chosen or calibrated: only their figures become metadata.
+# Splits on which nothing was trained, chosen or calibrated: only their figures become metadata, and only where none of
+# their pictures has a copy in another split.
 UNSEEN = ("test", "benchmark")
 
 
@@ -77,8 +79,8 @@ IMAGE_SETS = {
         "Brain Tumor Classification (MRI)",
         "brain MRI images of three kinds of tumor and of none, as published on Kaggle with a training and a test "
         "folder; validation is drawn from the former",
-        "The set's test folder is of another origin than its training folder: it asks more than a part of the "
-        "training folder would.",
+        "Of its test folder only the pictures without a copy elsewhere test a model, and the classes' shares differ "
+        "between those and the copies.",
     ),
     ("no", "yes"): ImageSet(
         "Brain MRI Images for Brain Tumor Detection",
@@ -187,6 +189,7 @@ def render(run: str | Path, org: str | None = None) -> str:
             config=config,
             remote_code="auto_map" in folder.config,
             lgg=lgg,
+            default=name in DEFAULTS.values(),
             unit="slice" if lgg else "image",
             images=None if lgg else _image_set(config["label_names"], training["dataset"]["name"]),
             start=start,
@@ -322,7 +325,7 @@ def _metadata(
             metric_value=round(entry["metrics"][metric]["value"], 4),
         )
         for entry in results
-        if entry["split"] in UNSEEN
+        if entry["split"] in UNSEEN and "seen" not in _parts_seen(entry).keys()
         for metric, metric_type in headline.items()
         if entry["metrics"][metric].optional("value") is not None
     ]
@@ -340,6 +343,11 @@ def _metadata(
         # an empty list would become a model-index without results, which the Hub refuses
         eval_results=evaluations or None,
     )
+
+
+def _parts_seen(entry: Record) -> Record:
+    """The figures apart by whether another split has a copy of the picture; empty where none has."""
+    return entry["by_seen"] if "by_seen" in entry.keys() else Record({}, METRICS)
 
 
 def _results(folder: RunFolder) -> list[Record]:
@@ -429,7 +437,7 @@ def _result(entry: Record, folder: RunFolder) -> dict:
         for name in entry["by_institution"].keys()
         for part in [entry["by_institution"][name]]
     ]
-    seen = entry["by_seen"] if "by_seen" in entry.keys() else Record({}, METRICS)
+    seen = _parts_seen(entry)
     shown["seen"] = {
         name: {
             "samples": seen[name]["samples"],

@@ -166,11 +166,16 @@ def best_epoch(run: RunFolder) -> int:
 
 def budget(run: RunFolder) -> str:
     """What a training started from and how much of it there was, in a line."""
+    epochs, side = trained_for(run)
+    return f"first weights: {initialisation(run)}, {epochs} epochs, {side} pixels"
+
+
+def trained_for(run: RunFolder) -> tuple[int, int]:
+    """How many epochs a run was trained for, and the side of its pictures in the last one."""
     with reading(run, TRAINING):
         epochs = int(run.training["best"]["epochs_trained"])
         sizes = {int(epoch): int(side) for epoch, side in run.training["config"]["image_sizes"].items()}
-    side = sizes[max(first for first in sizes if first < epochs)]
-    return f"first weights: {initialisation(run)}, {epochs} epochs, {side} pixels"
+    return epochs, sizes[max(first for first in sizes if first < epochs)]
 
 
 def evaluations(run: RunFolder) -> list[Evaluation]:
@@ -216,15 +221,18 @@ def row(run: RunFolder, evaluation: Evaluation) -> Row:
     """A line of the comparison: who, the costs that are known, and each metric with its interval's ends.
 
     Returns:
-        `model`, `network`, `start`, `samples`, `groups`, costs, and `<metric>`, `<metric>_low`, `<metric>_high`;
-        None where a value isn't known or defined.
+        `model`, `network`, `start`, `epochs` and `side` (`trained_for`), `samples`, `groups`, costs, and `<metric>`,
+        `<metric>_low`, `<metric>_high`; None where a value isn't known or defined.
     """
     found = entry(run, evaluation)
+    epochs, side = trained_for(run)
     with reading(run, METRICS):
         line: Row = {
             "model": name(run),
             "network": network(run),
             "start": initialisation(run),
+            "epochs": epochs,
+            "side": side,
             "samples": found["samples"],
             "groups": found["groups"],
             **costs(run),

@@ -36,7 +36,9 @@ COMPARED = {
     CLASSIFICATION: ("roc_auc", "balanced_accuracy", "accuracy"),
     SEGMENTATION: ("dice_volume_mean", "dice_tumor_slices", "iou_pooled"),
 }
-"""Metrics that differences are taken of; the first one names the best run."""
+"""Metrics that differences are taken of; the first one ranks the runs."""
+OF_VOLUMES = {"dice_volume_mean": "dice_pooled", "dice_volume_median": None}
+"""Of whole volumes, and what takes their place where slices are split: the few slices drawn of a patient are none."""
 MEGA = 1e6
 
 
@@ -65,15 +67,21 @@ def write(runs: Sequence[RunFolder], out: Path, split: str = "test") -> str:
     out.mkdir(parents=True, exist_ok=True)
     sections = [
         f"# Runs compared, split {split}\n\nWritten by `bthub compare`. Intervals cover {metrics.COVERAGE:.0%} and "
-        "resample patients where the data name them, else pictures, each with its copies. "
+        "resample patients where the data name them, else pictures, each with its copies; that of the calibration "
+        "error may lie above its value, because resampling adds to this error. Each run is one training: no interval "
+        "knows of another seed, and budgets differ (epochs, and the side of the pictures in the last one). "
         "Research software, not a medical device.\n"
     ]
     for (evaluation, task), members in sorted(tables.items(), key=lambda item: item[0]):
-        rows = ranked([compare.row(run, evaluation) for run in members], COMPARED[task][0])
+        shown, compared = (_defined(names[task], evaluation) for names in (SHOWN, COMPARED))
+        rows = ranked([compare.row(run, evaluation) for run in members], compared[0])
         stem = f"{evaluation.data}-{evaluation.protocol}-{evaluation.split}-{task.removeprefix('image-')}"
         (out / f"compare-{stem}.csv").write_text(as_csv(rows))
-        sections.append(f"## {task}, {evaluation.data}, protocol {evaluation.protocol}\n\n{table(rows, SHOWN[task])}")
-        apart = differences(members, evaluation, COMPARED[task])
+        sections.append(f"## {task}, {evaluation.data}, protocol {evaluation.protocol}\n\n{table(rows, shown)}")
+        copies = [row for run in members for row in compare.by_seen(run)] if split == "test" else []
+        if copies:
+            sections.append(copies_table(copies))
+        apart = differences(members, evaluation, compared)
         if apart:
             (out / f"differences-{stem}.csv").write_text(as_csv(apart))
             sections.append(difference_table(apart))
@@ -111,6 +119,13 @@ def cross_validated(name: str, members: Sequence[RunFolder]) -> list[Row]:
     for metric, value in whole["metrics"].items():
         last |= {metric: value["value"], f"{metric}_low": value["low"], f"{metric}_high": value["high"]}
     return [*rows, last]
+
+
+def _defined(names: Iterable[str], evaluation: Evaluation) -> list[str]:
+    """Metrics that mean something under the evaluation's protocol, each once."""
+    if evaluation.protocol != "slice":
+        return list(names)
+    return list(dict.fromkeys(kept for name in names if (kept := OF_VOLUMES.get(name, name))))
 
 
 def ranked(rows: list[Row], metric: str) -> list[Row]:
@@ -160,6 +175,8 @@ def table(rows: Sequence[Row], names: Sequence[str]) -> str:
     head = [
         "model",
         "first weights",
+        "epochs",
+        "pixels",
         *(metrics.readable(name) for name in names),
         "parameters, M",
         "G multiply-adds",
@@ -167,13 +184,26 @@ def table(rows: Sequence[Row], names: Sequence[str]) -> str:
     ]
     lines = ["| " + " | ".join(head) + " |", "| --- | --- |" + " ---: |" * (len(head) - 2)]
     for row in rows:
-        cells = [str(row["model"]), str(row["start"])]
+        cells = [str(row[key]) for key in ("model", "start", "epochs", "side")]
         cells += [_with_interval(row.get(n), row.get(f"{n}_low"), row.get(f"{n}_high")) for n in names]
         parameters, _, multiply_adds, latency = (row.get(cost) for cost in COSTS)
         cells.append("" if parameters is None else f"{parameters / MEGA:.1f}")
         cells.append("" if multiply_adds is None else f"{multiply_adds / 1e9:.2f}")
         cells.append("" if latency is None else f"{latency:.0f}")
         lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def copies_table(rows: Sequence[Row]) -> str:
+    """Markdown of `compare.by_seen`."""
+    lines = [
+        "Some of these test pictures are copies of pictures that the models were trained or tuned on:\n",
+        "| model | accuracy on | pictures | |",
+        "| --- | --- | ---: | ---: |",
+    ]
+    for row in rows:
+        value = _with_interval(row["value"], row["low"], row["high"])
+        lines.append(f"| {row['model']} | {row['part']} | {row['pictures']} | {value} |")
     return "\n".join(lines) + "\n"
 
 
