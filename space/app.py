@@ -83,7 +83,8 @@ ABOUT = f"""
 """
 
 ANYWAY = "Analyze whatever it shows"
-REFUSAL = f"Here: tick “{ANYWAY}” and upload it again."
+REFUSAL = f"To analyze it all the same, tick “{ANYWAY}” and upload it again."
+UNCHECKED = "This picture was not checked: if it isn't a slice of a brain MRI, the verdict means nothing."
 FAILURE = "Something failed on the server, whose log says what. Try again, or try another picture."
 
 # Tells screen readers the new verdict; where the result is below the input, brings it into view.
@@ -101,16 +102,19 @@ def build(pipe: Pipeline) -> gr.Blocks:
         pipe: the loaded models.
     """
 
-    def show(file: str | None, anyway: bool) -> tuple[str, None]:
-        # The upload field is emptied, ready for the next picture.
+    def show(file: str | None, anyway: bool) -> tuple[str, None, bool]:
+        # The upload field is emptied, ready for the next picture, and the box unticked: it was ticked for this one.
+        return answer(file, anyway), None, False
+
+    def answer(file: str | None, anyway: bool) -> str:
         if file is None:
-            return EMPTY, None
+            return EMPTY
         try:
-            return result_html(pipe(file, check_input=not anyway), Path(file).name), None
+            return result_html(pipe(file, check_input=not anyway), Path(file).name, checked=not anyway)
         except NotASliceError as error:
-            return error_html(sentence(error, file), REFUSAL), None
+            return error_html(sentence(error, file), REFUSAL)
         except BthubError as error:
-            return error_html(sentence(error, file)), None
+            return error_html(sentence(error, file))
 
     def analyze(image: str | None) -> tuple[Image.Image, dict]:
         """Whether one slice of a brain MRI shows a tumor, and where. Research software, not a medical device.
@@ -148,7 +152,7 @@ def build(pipe: Pipeline) -> gr.Blocks:
                 upload = gr.File(label="Slice", show_label=False, height=170, elem_id="upload")
                 anyway = gr.Checkbox(
                     label=ANYWAY,
-                    info="Otherwise a picture is refused that doesn't look like a slice of a brain MRI.",
+                    info="Only the next picture; others are refused if they don't look like a slice of a brain MRI.",
                     visible=pipe.input_check is not None,
                     elem_id="anyway",
                 )
@@ -162,7 +166,12 @@ def build(pipe: Pipeline) -> gr.Blocks:
                 result = gr.HTML(EMPTY, elem_id="result")
         gr.HTML(ABOUT)
 
-        page = {"outputs": [result, upload], "show_progress_on": result, "api_visibility": "private", **CONCURRENCY}
+        page = {
+            "outputs": [result, upload, anyway],
+            "show_progress_on": result,
+            "api_visibility": "private",
+            **CONCURRENCY,
+        }
         events = [upload.upload(show, [upload, anyway], **page)]
         for button, file in zip(buttons, EXAMPLES.values(), strict=True):
             events.append(button.click(partial(show, str(HERE / "examples" / file)), anyway, **page))
@@ -232,12 +241,13 @@ def error_html(text: str, mend: str = "") -> str:
 """
 
 
-def result_html(result: Result, name: str) -> str:
+def result_html(result: Result, name: str, *, checked: bool = True) -> str:
     """The result of one slice as the page shows it.
 
     Args:
         result: what the pipeline found.
         name: the file's name.
+        checked: False where the input check was switched off, which is then said.
     """
     tumor = result.label == TUMOR
     probability, threshold = percent(result.tumor_probability), percent(result.threshold)
@@ -254,6 +264,7 @@ def result_html(result: Result, name: str) -> str:
         verdict = "Tumor likely"
         remark = "The marked area is an estimate by a model, not a diagnosis."
 
+    unchecked = "" if checked else f'<p class="notice">{UNCHECKED}</p>'
     uncertain = ""
     if result.uncertain:
         low, high = (percent(end) for end in result.review_band)
@@ -265,8 +276,8 @@ def result_html(result: Result, name: str) -> str:
         views["Overlay"] = (result.overlay(), "The slice with the suspected tumor tinted red, its box yellow")
         numbers["Tumor area"] = f"{result.area_px:,} pixels"
         if result.brain_share is not None:
-            numbers["Share of the brain"] = (
-                f"{percent(result.brain_share)} <small>of the head's outline on this slice, an estimate</small>"
+            numbers["Share of the head"] = (
+                f"{percent(result.brain_share)} <small>skull and skin included, an estimate</small>"
             )
         numbers["Box"] = f"{x1 - x0} × {y1 - y0} pixels <small>x {x0} to {x1}, y {y0} to {y1}</small>"
     views["Scan"] = (Image.fromarray(result.image), "The slice as it was read")
@@ -291,6 +302,7 @@ def result_html(result: Result, name: str) -> str:
   <div class="verdict">
     <p class="name">{html.escape(name)}</p>
     <h2 id="verdict" tabindex="-1">{verdict}</h2>
+    {unchecked}
     <p class="probability"><strong>{probability}</strong> probability of a tumor on this slice</p>
     {meter_html(result.tumor_probability, result.threshold)}
     <p class="explain">From {threshold} up, the verdict is “tumor likely”. The threshold was chosen on validation

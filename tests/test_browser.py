@@ -192,11 +192,22 @@ def test_a_photograph_is_refused_unless_it_is_asked_for(page: Page, tmp_path: Pa
     expect(alert).to_be_visible(timeout=ANALYZED)
     expect(alert).to_contain_text("cat.png: this doesn't look like a slice of a brain MRI")
 
-    page.get_by_label("Analyze whatever it shows").check()
+    expect(alert).to_contain_text("tick “Analyze whatever it shows” and upload it again")
+
+    box = page.get_by_label("Analyze whatever it shows")
+    box.check()
     page.set_input_files("#upload input[type=file]", photograph)
     expect(page.get_by_role("meter", name="Probability of a tumor")).to_be_visible(timeout=ANALYZED)
     expect(page.locator("#result")).to_contain_text("cat.png")
     expect(page.locator("#result")).to_contain_text("451 × 300 pixels")
+    expect(page.get_by_text("This picture was not checked")).to_be_visible()
+    expect(box).not_to_be_checked()
+
+    page.get_by_role("button", name="Large tumor").click()
+    expect(page.locator("#result")).to_contain_text("TCGA_DU_5871_19941206_22.png", timeout=ANALYZED)
+    expect(page.get_by_text("This picture was not checked")).to_have_count(0)
+    page.set_input_files("#upload input[type=file]", photograph)
+    expect(alert).to_be_visible(timeout=ANALYZED)
 
 
 def test_on_a_phone_in_the_dark(browser: Browser, address: str) -> None:

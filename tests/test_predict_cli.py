@@ -80,6 +80,7 @@ def test_a_refused_picture_does_not_stop_the_others(pictures, tmp_path, capsys, 
     assert [line.split("  ")[0] for line in out.splitlines()] == [str(arguments[1]), str(arguments[3])]
     first, second = err.splitlines()
     assert first.startswith(f"bthub: {tmp_path}/inverted.png: this doesn't look like a slice of a brain MRI")
+    assert first.endswith("; --no-input-check analyzes it all the same")
     assert "bad.png: is not a picture" in second
     assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 2
     assert predict(tmp_path / "inverted.png", "--no-input-check") == 0

@@ -181,7 +181,30 @@ def test_what_is_no_slice_is_refused(
     Image.effect_noise((64, 64), 50).point(lambda level: level // 2 + 100).save(tmp_path / "noise.png")
     with pytest.raises(AppError) as caught:
         analyze(client, tmp_path / "noise.png")
-    assert str(caught.value).startswith("noise.png: this doesn't look like a slice of a brain MRI")
+    # It takes no parameter that switches the check off, so none is spoken of.
+    assert str(caught.value) == (
+        "noise.png: this doesn't look like a slice of a brain MRI, and the models know nothing else"
+    )
+
+
+def test_the_box_switches_the_check_off_for_one_picture(
+    app: ModuleType, pipe: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipe.pipe, "input_check", DarkCorners())
+    (event, *_) = (event for event in app.build(pipe).fns.values() if event.name == "show")
+    assert [block.elem_id for block in event.outputs] == ["result", "upload", "anyway"]
+    noise, example = tmp_path / "noise.png", SPACE / "examples" / app.EXAMPLES["Large tumor"]
+    Image.effect_noise((64, 64), 50).point(lambda level: level // 2 + 100).save(noise)
+
+    refused, *emptied = event.fn(str(noise), False)
+    assert "noise.png: this doesn&#x27;t look like a slice" in refused and app.REFUSAL in refused
+    assert emptied == [None, False]
+    for file in (noise, example):
+        unchecked, *emptied = event.fn(str(file), True)
+        assert "Tumor likely" in unchecked and app.UNCHECKED in unchecked
+        assert emptied == [None, False]
+    checked, *_ = event.fn(str(example), False)
+    assert "Tumor likely" in checked and app.UNCHECKED not in checked
 
 
 @pytest.mark.parametrize("check", [None, DarkCorners()])
@@ -291,6 +314,7 @@ def test_the_page_of_a_tumor(app: ModuleType, pipe: Recorder, kaggle: Path) -> N
     x0, y0, x1, y1 = result.bbox
     for said in (f"{result.area_px:,} pixels", f"{x1 - x0} × {y1 - y0} pixels", "256 × 256 pixels", "detector"):
         assert said in page
+    assert f"<dt>Share of the head</dt><dd>{app.percent(result.brain_share)} " in page
     assert [name for name in ("overlay", "scan", "mask") if f'<img class="{name}"' in page] == [
         "overlay",
         "scan",

@@ -1,4 +1,4 @@
-"""The command line: `bthub data`, `evaluate`, `calibrate`, `compare`, `card`, `publish`, `predict`, `bench`."""
+"""The command line: `bthub COMMAND`; `bthub --help` lists the commands."""
 
 import argparse
 import sys
@@ -159,12 +159,14 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("run_folder", metavar="run", type=Path)
     evaluate.add_argument("--data", required=True, help="folder of `bthub data build`, or a Hub id")
     evaluate.add_argument("--split", required=True, help="validation, test or benchmark")
-    evaluate.add_argument("--protocol", help="patient or slice; default: the one that the run was trained under")
+    evaluate.add_argument(
+        "--protocol", help="patient, slice or fold-1 to fold-5; default: the one that the run was trained under"
+    )
     evaluate.add_argument("--batch-size", type=int, default=16)
     evaluate.set_defaults(run=_evaluate)
 
     calibrate = commands.add_parser(
-        "calibrate", help="add the review band to detectors that lack it, from their predictions on validation"
+        "calibrate", help="choose the review band of detectors, from their predictions on validation"
     )
     calibrate.add_argument("runs", metavar="run", type=Path, nargs="+")
     calibrate.set_defaults(run=_calibrate)
@@ -198,7 +200,9 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("runs", metavar="run", type=Path, nargs="+")
     explain.add_argument("--data", required=True, help="the LGG set: folder of `bthub data build`, or a Hub id")
     explain.add_argument("--split", required=True, help="validation, test or benchmark")
-    explain.add_argument("--protocol", help="patient, slice or a fold; default: the one that the run was trained under")
+    explain.add_argument(
+        "--protocol", help="patient, slice or fold-1 to fold-5; default: the one that the run was trained under"
+    )
     explain.add_argument("--batch-size", type=int, default=16)
     explain.set_defaults(run=_explain)
 

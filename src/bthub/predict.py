@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from bthub.data.images import SUFFIXES, display_name, is_url, read_image
-from bthub.errors import BthubError
+from bthub.errors import BthubError, NotASliceError
 from bthub.result import NO_TUMOR, Result
 
 RESULTS = "results.jsonl"
@@ -80,8 +80,8 @@ def run(
             try:
                 if check_input:
                     pipe.check([image], [display_name(file)])
-            except BthubError as error:
-                fails(error)
+            except NotASliceError as error:
+                fails(NotASliceError(f"{error}; --no-input-check analyzes it all the same"))
             else:
                 check_ms = _milliseconds(start) if check_input and pipe.input_check is not None else 0.0
                 taken.append((file, {"read": read_ms, "check": check_ms}))

@@ -41,8 +41,9 @@ class Result:
         bbox: [x0, y0, x1, y1] around the whole mask, x1 and y1 exclusive; None if there is no tumor area.
         centroid: [x, y] of the mask, or None.
         area_px: tumor pixels of the input; 0 if there are none.
-        brain_share: tumor pixels / pixels of the head, 0-1; None without a mask. The head is estimated on this
-            one slice, see `head_mask`.
+        brain_share: a share of the head, whatever the name says: tumor pixels / pixels of the head with skull and
+            skin, 0-1; None without a mask, or if no head was found. The head is estimated on this one slice, see
+            `head_mask`.
         area_mm2: with a known pixel spacing, else None.
         width, height: of the upright input.
         milliseconds: `read`, `check`, `detect`, `localize`, `measure` and their sum `total`. Of a batch, each picture

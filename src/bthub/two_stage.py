@@ -94,7 +94,8 @@ class Pipeline:
             always_localize: run the localizer whatever the detector says; the label stays the detector's.
             batch_size: pictures a batch, at least 1; fewer where they are very large.
             spacing_mm: height and width of a pixel of the upright inputs, for `area_mm2`.
-            check_input: refuse what doesn't look like a slice of a brain MRI, where the pipeline has an input check.
+            check_input: refuse what doesn't look like a slice of a brain MRI, where the pipeline has an input check;
+                False analyzes it all the same.
 
         Returns:
             A `Result` for one picture, a list for a list, else an iterator; in the order of the inputs.
@@ -131,9 +132,9 @@ class Pipeline:
             return
         for name, accepted in zip(names, self.input_check.accepts([Image.fromarray(i) for i in images]), strict=True):
             if not accepted:
+                # How to switch the check off differs from caller to caller: each says it.
                 raise NotASliceError(
-                    f"{name}: this doesn't look like a slice of a brain MRI, and the models know nothing else; "
-                    "give a slice, or switch the input check off to analyze it all the same"
+                    f"{name}: this doesn't look like a slice of a brain MRI, and the models know nothing else"
                 )
 
     def _stream(
