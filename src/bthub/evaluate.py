@@ -57,7 +57,7 @@ def evaluate(
         run: a local run folder.
         data: folder of `bthub data build`, or a Hub id.
         split: "validation", "test" or "benchmark"; "train" says how well the run remembers.
-        protocol: "patient" or "slice"; by default the one that the run was trained under.
+        protocol: "patient", "slice" or a fold; by default the one that the run was trained under.
         batch_size: images in a batch.
         device: of torch; by default the GPU where there is one.
 
