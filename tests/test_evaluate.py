@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from records import complete_run
 
+from bthub import cost, metrics, scoring
 from bthub import evaluate as module
-from bthub import metrics, scoring
-from bthub.cost import write as write_cost
 from bthub.data import load_split
 from bthub.data.build import build
 from bthub.data.identity import describe_rows
@@ -122,9 +122,17 @@ def test_hausdorff_distance(localizer, tiny_lgg, monkeypatch):
     assert 0 < entry["metrics"]["hd95_px"]["value"] <= 5
 
 
+def test_of_several_rounds_the_fastest_is_kept(detector, localizer, monkeypatch):
+    slow, fast = (torch.full((20,), ms) for ms in (50.0, 10.0))
+    taken = iter([slow, fast, fast, slow, slow, slow])  # the detector's, the localizer's, and so on
+    monkeypatch.setattr(cost, "_time", lambda *_: next(taken))
+    found = cost.write_fastest([detector, localizer])
+    assert [found[str(run)]["latency_ms"] for run in (detector, localizer)] == [10.0, 10.0]
+    assert [RunFolder.open(run).cost for run in (detector, localizer)] == [*found.values()]
+
+
 def test_cost(detector, localizer):
     """Counted by hand for a network of one convolution; for the runs, what must hold of any network."""
-    import torch
     from torch import nn
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -132,7 +140,7 @@ def test_cost(detector, localizer):
         nn.Conv2d(3, 8, 3, padding=1)(torch.zeros(1, 3, 16, 16))
     assert counter.get_total_flops() // 2 == 3 * 8 * 9 * 16 * 16
     for run in (detector, localizer):
-        found = write_cost(run)
+        found = cost.write(run)
         assert RunFolder.open(run).cost == found
         assert found["file_bytes"] == (run / WEIGHTS).stat().st_size
         assert found["weights"] == RunFolder.open(run).revision and found["dtypes"] == ["F16"]
@@ -141,13 +149,13 @@ def test_cost(detector, localizer):
         assert 0 < found["latency_ms"] <= found["latency_p95_ms"]
         # Where the weights aren't, as in a clone, all is measured again but what they were.
         (run / WEIGHTS).unlink()
-        again = write_cost(run)
+        again = cost.write(run)
         assert {key: again[key] for key in again if "latency" not in key} == {
             key: found[key] for key in found if "latency" not in key
         }
         (run / COST).unlink()
         with pytest.raises(BthubError, match="says what they were: train it again"):
-            write_cost(run)
+            cost.write(run)
 
 
 def test_calibrated_threshold_is_used_not_fitted(detector, tiny_lgg):

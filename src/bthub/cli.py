@@ -44,10 +44,9 @@ def _calibrate(args: argparse.Namespace) -> None:
 
 
 def _cost(args: argparse.Namespace) -> None:
-    from bthub.cost import write
+    from bthub.cost import write_fastest
 
-    for run in args.runs:
-        found = write(run)
+    for run, found in write_fastest(args.runs).items():
         print(f"{run}: {found['multiply_adds'] / 1e9:.2f} billion multiply-adds, {found['latency_ms']} ms a slice")
 
 

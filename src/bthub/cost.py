@@ -6,6 +6,7 @@ they were taken on one machine, one after the other.
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,6 +21,21 @@ from bthub.run_folder import CLASSIFICATION, COST, WEIGHTS, RunFolder, write_jso
 
 THREADS = 2
 WARM_UP, REPEATS = 3, 20
+ROUNDS = 3
+
+
+def write_fastest(paths: Sequence[str | Path]) -> dict[str, dict]:
+    """`write` for several runs, ROUNDS times in turn, and keep the fastest time of each.
+
+    A host that is busy for a while slows a round, and without turns it would slow some of the runs and not the others.
+    """
+    fastest: dict[str, dict] = {}
+    for path in [*paths] * ROUNDS:
+        found = write(path)
+        best = min(fastest.get(str(path), found), found, key=lambda one: one["latency_ms"])
+        fastest[str(path)] = best
+        write_json(Path(path) / COST, best)
+    return fastest
 
 
 def write(path: str | Path) -> dict:
