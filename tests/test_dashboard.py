@@ -283,7 +283,13 @@ def test_leakage_gives_each_slice_run_a_line(show: Open, shipped_runs, tmp_path:
     [said] = [c.proto.alt for c in app.get("vega_lite_chart") if c.proto.alt.startswith("accuracy by protocol")]
     for name in ("h-lgg-slice", "i-lgg-slice"):
         assert all(said.count(f"{name}, resnet18, {protocol}: ") == 1 for protocol in ("patient", "slice"))
-    assert "i-lgg-slice and resnet18-lgg also differ in epochs." in words(app)
+    assert "Trained for another time: i-lgg-slice and resnet18-lgg differ in epochs." in words(app)
+    training["config"]["learning_rate"] = 1.0
+    write_json(second / TRAINING, training)
+    app = show("leakage", [*shipped_runs, first, second])
+    [said] = [c.proto.alt for c in app.get("vega_lite_chart") if c.proto.alt.startswith("accuracy by protocol")]
+    assert "h-lgg-slice" in said and "i-lgg-slice" not in said
+    assert "isn't the protocol alone: i-lgg-slice and resnet18-lgg differ in epochs, learning_rate." in words(app)
 
 
 def test_leakage_tells_copies_from_new_pictures(show: Open, shipped_runs, tmp_path: Path):

@@ -13,6 +13,8 @@ METRICS = {
     CLASSIFICATION: ["accuracy", "roc_auc", "f1"],
     SEGMENTATION: ["dice_tumor_slices_pooled", "iou_pooled"],
 }
+# A pair may differ in how long it was trained and at what size; where more differs, a gap says nothing of the protocol.
+LENGTH = {"epochs", "patience", "image_sizes"}
 PATIENTS = 14
 
 
@@ -79,7 +81,7 @@ def measured(view: frame.View) -> None:
     known = frame.collect(view.every, compare.trained_on)
     known = frame.collect({name: view.every[name] for name in known}, compare.initialisation)
     pairs = leakage.leakage_pairs(view.every[name] for name in known)
-    if not pairs:
+    if not any(LENGTH.issuperset(pair.differences) for pair in pairs):
         frame.missing(
             "It takes one network trained and measured under both protocols. No such pair is among the runs yet. For a "
             "ResUNet and a detector split by slice:",
@@ -89,7 +91,7 @@ def measured(view: frame.View) -> None:
         )
         return
     for task, metrics in METRICS.items():
-        own = [pair for pair in pairs if pair.patient.task == task]
+        own = [pair for pair in pairs if pair.patient.task == task and LENGTH.issuperset(pair.differences)]
         rows = [row for pair in own for row in both(pair)]
         if not rows:
             continue
@@ -100,23 +102,27 @@ def measured(view: frame.View) -> None:
         points = [row for row in rows if row["metric"] == metric] + reported(metric)
         frame.figure(
             charts.leakage(points, f"{frame.titled(metric)} on the test split"),
-            caption="How to read it: the same network, trained and tested under either protocol. A line has the name "
-            "of the run split by slice. Its dashed part is the gap: what leaks moves the slice dot up, but the test "
-            "slices differ too, so a gap within the bars is no lesson. Grey dots are what papers report, all split by "
-            "slice or image. Bars are 95 % intervals over patients.",
+            caption="How to read it: the same network and recipe, trained and tested under either protocol. A line has "
+            "the name of the run split by slice. Its dashed part is the gap: what leaks moves the slice dot up, but "
+            "the test slices differ too, so a gap within the bars is no lesson. Grey dots are what papers report, all "
+            "split by slice or image. Bars are 95 % intervals over patients.",
             alternative=f"{readable(metric)} by protocol: "
             + "; ".join(f"{p['line']}, {p['protocol']}: {p['value']:.3f}" for p in points),
             rows=points,
             file=f"leakage-{task}.csv",
             key=False,
         )
-    told = [
-        f"{compare.name(pair.slice)} and {compare.name(pair.patient)} also differ in {', '.join(pair.differences)}"
-        for pair in pairs
-        if pair.differences
-    ]
-    if told:
-        st.caption("Not only the protocol: " + "; ".join(told) + ".")
+    longer, other = [], []
+    for pair in pairs:
+        if pair.differences:
+            words = (
+                f"{compare.name(pair.slice)} and {compare.name(pair.patient)} differ in {', '.join(pair.differences)}"
+            )
+            (longer if LENGTH.issuperset(pair.differences) else other).append(words)
+    if longer:
+        st.caption("Trained for another time: " + "; ".join(longer) + ".")
+    if other:
+        st.caption("Not shown, because it isn't the protocol alone: " + "; ".join(other) + ".")
 
 
 def copies(view: frame.View) -> None:
