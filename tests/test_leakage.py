@@ -17,7 +17,7 @@ def test_leakage_pairs_take_the_closest_recipe(detector: RunFolder, localizer: R
     assert (pair.patient, pair.slice) == (detector, sliced)
     assert pair.differences == []
     (pair,) = leakage.leakage_pairs([distant, sliced])
-    assert pair.differences == ["epochs", "learning_rate", "seed"]
+    assert pair.differences == ["epochs", "learning_rate", "seed"] and not pair.comparable
 
 
 def test_keys_that_an_older_run_lacks_are_no_difference(detector: RunFolder, tmp_path: Path):
@@ -39,7 +39,7 @@ def test_a_run_from_random_weights_is_paired_with_such_a_one_or_none(detector: R
     sliced_random = variant(detector.path, tmp_path / "b-slice", protocol="slice", encoder_from=None)
     assert leakage.leakage_pairs([detector, sliced_random]) == []
     (pair,) = leakage.leakage_pairs([detector, random, sliced_random])
-    assert pair.patient is random and pair.differences == ["epochs"]
+    assert pair.patient is random and pair.differences == ["epochs"] and pair.comparable
 
 
 def test_an_image_folder_run_is_in_no_leakage_pair(detector: RunFolder, tmp_path: Path):

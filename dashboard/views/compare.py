@@ -141,7 +141,7 @@ def intervals(rows: list[dict], metric: str, task: str) -> None:
     frame.figure(
         charts.intervals(points, list(view.every), frame.titled(metric)),
         caption=f"How to read it: the dot is the value, the bar its 95 % interval over {view.groups}. Bars that lie "
-        "apart are a real difference.",
+        f"apart are no chance of which {view.groups} were drawn.",
         alternative=f"Dots with intervals: {readable(metric)} of {said}",
         rows=points,
         file=f"intervals-{task}.csv",

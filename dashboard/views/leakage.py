@@ -13,8 +13,6 @@ METRICS = {
     CLASSIFICATION: ["accuracy", "roc_auc", "f1"],
     SEGMENTATION: ["dice_tumor_slices_pooled", "iou_pooled"],
 }
-# A pair may differ in how long it was trained and at what size; where more differs, a gap says nothing of the protocol.
-LENGTH = {"epochs", "patience", "image_sizes"}
 PATIENTS = 14
 
 
@@ -81,7 +79,7 @@ def measured(view: frame.View) -> None:
     known = frame.collect(view.every, compare.trained_on)
     known = frame.collect({name: view.every[name] for name in known}, compare.initialisation)
     pairs = leakage.leakage_pairs(view.every[name] for name in known)
-    if not any(LENGTH.issuperset(pair.differences) for pair in pairs):
+    if not any(pair.comparable for pair in pairs):
         frame.missing(
             "It takes one network trained and measured under both protocols. No such pair is among the runs yet. For a "
             "ResUNet and a detector split by slice:",
@@ -91,7 +89,7 @@ def measured(view: frame.View) -> None:
         )
         return
     for task, metrics in METRICS.items():
-        own = [pair for pair in pairs if pair.patient.task == task and LENGTH.issuperset(pair.differences)]
+        own = [pair for pair in pairs if pair.patient.task == task and pair.comparable]
         rows = [row for pair in own for row in both(pair)]
         if not rows:
             continue
@@ -118,7 +116,7 @@ def measured(view: frame.View) -> None:
             words = (
                 f"{compare.name(pair.slice)} and {compare.name(pair.patient)} differ in {', '.join(pair.differences)}"
             )
-            (longer if LENGTH.issuperset(pair.differences) else other).append(words)
+            (longer if pair.comparable else other).append(words)
     if longer:
         st.caption("Trained for another time: " + "; ".join(longer) + ".")
     if other:

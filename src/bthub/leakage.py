@@ -8,6 +8,9 @@ from bthub.compare import Row, imagenet_file, initialisation, network, trained_o
 from bthub.data.splits import patient_split, slice_table
 from bthub.run_folder import RunFolder
 
+LENGTH = {"epochs", "patience", "image_sizes"}
+"""Settings of how long a run was trained, and at what size."""
+
 
 class Pair(NamedTuple):
     """The same model under both protocols, and what else differs between the two recipes."""
@@ -16,6 +19,11 @@ class Pair(NamedTuple):
     patient: RunFolder
     slice: RunFolder
     differences: list[str]
+
+    @property
+    def comparable(self) -> bool:
+        """Whether at most the training's length differs: where more does, a gap says nothing of the protocol."""
+        return LENGTH.issuperset(self.differences)
 
 
 def leakage_pairs(runs: Iterable[RunFolder]) -> list[Pair]:

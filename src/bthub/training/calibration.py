@@ -15,8 +15,8 @@ from bthub.run_folder import CALIBRATION, write_json
 
 BATCH = 16
 THRESHOLDS = np.array([0.01, 0.02, *np.round(np.arange(0.05, 0.96, 0.05), 2), 0.98, 0.99])
-# A mask below this share of its image is taken as nothing found: 0 to 65 pixels of 256 x 256. Larger ones would raise
-# the mean over volumes by up to 0.006, for the slices with a small tumor that they lose.
+# A mask below this share of its image is taken as nothing found: 0 to 65 pixels of 256 x 256. Larger ones may
+# raise the mean over volumes, but lose the slices with a small tumor.
 MIN_AREA_SHARES = [0.0, 0.0001, 0.0002, 0.0005, 0.001]
 TOLERANCE = 0.001
 # Half of it, 0.01, would send 41 % of the validation slices of the shipped detector to a person, this 14 %.
