@@ -135,8 +135,46 @@ def test_the_dashboard_takes_along_what_else_was_measured_without_weights(server
 
 
 def test_private(server, runs):
-    publish(runs / "resnet18-lgg", private=True)
-    assert server.repos["model", "bthub/resnet18-lgg"].private
+    for _ in range(2):
+        publish(runs / "resnet18-lgg", private=True)
+        assert server.repos["model", "bthub/resnet18-lgg"].private
+    publish(runs / "resunet18-lgg")
+    with pytest.raises(BthubError, match="is public"):
+        publish(runs / "resunet18-lgg", private=True)
+
+
+def test_a_repo_of_someone_elses_making_is_left_alone(server, runs):
+    server.add("model", "bthub/resnet18-lgg", {"thesis.pdf": b"years of work"})
+    for dry_run in (True, False):
+        with pytest.raises(BthubError, match="bthub didn't write it"):
+            publish(runs / "resnet18-lgg", dry_run=dry_run)
+    assert "thesis.pdf" in server.files("model", "bthub/resnet18-lgg")
+    # One that is new, or that a kill left without a commit, isn't.
+    server.add("model", "bthub/resunet18-lgg", {})
+    publish(runs / "resunet18-lgg")
+    assert WEIGHTS in server.files("model", "bthub/resunet18-lgg")
+
+
+def test_a_run_of_ones_own_goes_only_where_it_is_named(server, runs, tiny_lgg):
+    shutil.copytree(runs / "resnet18-lgg", runs / "my-hospital")
+    (runs / "my-hospital" / SPLIT).write_text("file,split\ntumor/MUELLER_Anna_1961.jpg,train\n")
+    publish("all", data=tiny_lgg)
+    assert not any("my-hospital" in repo_id for _, repo_id in server.repos)
+    assert not any("my-hospital" in path for key in server.repos for path in server.files(*key))
+
+
+def test_a_name_that_the_hub_does_not_take(server, runs):
+    odd = (runs / "resnet18-lgg").rename(runs / "my resnet")
+    with pytest.raises(BthubError, match="rename the folder"):
+        publish(odd)
+
+
+def test_another_organisation_by_the_environment(server, runs, monkeypatch):
+    """BTHUB_ORG replaces bthub.run_folder.ORG; what the apps' cards name stays the clone's."""
+    monkeypatch.setattr(hub, "ORG", "school")
+    publish("dashboard", org="school")
+    readme = SpaceCard(server.files("space", f"school/{hub.APPS['dashboard'][0]}")[CARD].decode())
+    assert readme.data.datasets == [f"school/{DATASET}"] and all(m.count("/") == 1 for m in readme.data.models)
 
 
 def test_a_fork_publishes_its_own(server, runs, tiny_lgg):

@@ -219,10 +219,12 @@ def _parser() -> argparse.ArgumentParser:
         "what",
         metavar="WHAT",
         nargs="+",
-        help="run folders, dataset, two-stage, space, dashboard, collection; or all, of the clone",
+        help="run folders, dataset, two-stage, space, dashboard, collection; all: these and the clone's runs",
     )
     publish.add_argument("--org", help="organisation or user; default: the project's, or BTHUB_ORG")
-    publish.add_argument("--private", action="store_true", help="repos that are new become private")
+    publish.add_argument(
+        "--private", action="store_true", help="repos that are new become private; one that is public is refused"
+    )
     publish.add_argument("--dry-run", action="store_true", help="write nothing, print what would change")
     publish.add_argument("--data", default="data/lgg", help="folder of `bthub data build`; default: %(default)s")
     publish.set_defaults(run=_publish)

@@ -2,7 +2,8 @@
 
 A publication lists every file that its repo is to have; what isn't on the list is never uploaded, and what the repo
 has beyond the list is removed. Only what differs is sent, in one commit on top of the one that was compared with. So a
-second run without a change makes no commit, and after an interruption the command is simply run again.
+second run without a change makes no commit, and after an interruption the command is simply run again. A repo that
+someone filled in another way is left as it is.
 """
 
 import hashlib
@@ -13,9 +14,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalTokenNotFoundError,
+    RepositoryNotFoundError,
+)
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import validate_repo_id
 
 from bthub import card, detect_and_localize
 from bthub.errors import BthubError
@@ -57,6 +66,7 @@ APP_FILES = ("*.py", "*.css", "*.svg", "requirements.txt", "Dockerfile", ".strea
 APP_FILES += ("examples/*.png", "examples/README.md", "slices/*.png", "slices/*.csv", "slices/README.md")
 APPS = {"space": ("brain-tumor-mri", "gradio"), "dashboard": ("brain-tumor-dashboard", "docker")}
 COLLECTION = "bthub: brain tumors on MRI slices"
+COMMIT_MESSAGE = "Publish with bthub"
 # What the Hub itself puts into a new repo.
 KEPT = {".gitattributes"}
 
@@ -64,6 +74,7 @@ PARTS = ("dataset", "two-stage", *APPS, "collection")
 ATTEMPTS = 3
 WAIT_SECONDS = 2.0
 _REPOSITORY = SHIPPED_RUNS.parent
+ROWS = _REPOSITORY / "train" / "rows.yaml"
 
 
 @dataclass(frozen=True)
@@ -97,7 +108,7 @@ def publish(
     Args:
         what: run folders, or names of PARTS, or "all": the runs of the clone and every part.
         org: organisation or user that the repos belong to.
-        private: make repos that are new private.
+        private: make repos that are new private; one that is public already is an error.
         dry_run: write nothing, say what would change.
         data: the LGG data set as `bthub data build` wrote it.
         say: is given one line a repo.
@@ -136,7 +147,7 @@ def publish(
 def _what(what: list[str]) -> tuple[list[Path], set[str]]:
     """Run folders and parts that are named."""
     if what == ["all"]:
-        runs = sorted(path.parent for path in SHIPPED_RUNS.glob(f"*/{WEIGHTS}") if (path.parent / METRICS).is_file())
+        runs = [run for run in measured_rows() if (run / WEIGHTS).is_file()]
         if not runs:
             raise BthubError(f"{SHIPPED_RUNS} holds no evaluated run with weights: there is nothing to publish")
         return runs, set(PARTS)
@@ -151,12 +162,26 @@ def _what(what: list[str]) -> tuple[list[Path], set[str]]:
     return runs, parts
 
 
+def measured_rows() -> list[Path]:
+    """The runs of the comparison that have been measured here.
+
+    A run under any other name may be a user's own, on data of theirs: it goes nowhere unless it is named.
+    """
+    return [
+        run for name in sorted(yaml.safe_load(ROWS.read_text())) if ((run := SHIPPED_RUNS / name) / METRICS).is_file()
+    ]
+
+
 # What goes where
 
 
 def run_publication(run: Path, org: str) -> Publication:
     """A run folder as its repo; the card is rendered anew for the organisation."""
     folder = RunFolder.open(run)
+    try:
+        validate_repo_id(hub_id(folder.id, org))
+    except HFValidationError as error:
+        raise BthubError(f"{folder.path}: the Hub doesn't take this name, rename the folder: {error}") from error
     files: dict[str, Path | bytes] = _listed(folder.path, RUN_FILES)
     for name in (CONFIG, WEIGHTS, CALIBRATION, TRAINING, SPLIT, HISTORY, METRICS):
         if name not in files:
@@ -185,7 +210,8 @@ def dataset_publication(data: str | Path, org: str) -> Publication:
 def app_publication(app: str, org: str) -> Publication:
     """The Space or the dashboard as its repo, with the package beside it: it runs the code it was published with.
 
-    The dashboard takes along the records of the clone's other runs, because its card names only models with weights.
+    The dashboard takes along the records of the comparison's other runs, because its card names only models with
+    weights.
     """
     name, sdk = APPS[app]
     folder = _REPOSITORY / app
@@ -197,12 +223,11 @@ def app_publication(app: str, org: str) -> Publication:
     files[f"{package.name}/{ORG_FILE.name}"] = f"{org}\n".encode()
     readme = RepoCard.load(folder / CARD, ignore_metadata_errors=False)
     for key in ("models", "datasets"):
-        readme.data[key] = [hub_id(repo.removeprefix(f"{ORG}/"), org) for repo in readme.data.get(key) or []]
+        readme.data[key] = [hub_id(repo.rpartition("/")[2], org) for repo in readme.data.get(key) or []]
     files[CARD] = str(readme).encode()
     if app == "dashboard":
         named = {model.rpartition("/")[2] for model in readme.data.models}
-        measured = sorted(path.parent for path in SHIPPED_RUNS.glob(f"*/{METRICS}"))
-        for run in (run for run in measured if run.name not in named):
+        for run in (run for run in measured_rows() if run.name not in named):
             files |= {
                 f"{SHIPPED_RUNS.name}/{run.name}/{path}": file for path, file in _listed(run, RECORD_FILES).items()
             }
@@ -236,6 +261,8 @@ def _sync(api: HfApi, wanted: Publication, private: bool, dry_run: bool, say: Ca
     """Compare a repo with what it is to hold, and commit the difference."""
     name = f"{wanted.kind} {wanted.repo_id}"
     head = _head(api, wanted.repo_id, wanted.kind)
+    if head is not None:
+        _check_it_is_ours(api, wanted, private)
     if head is None and not dry_run:
         api.create_repo(wanted.repo_id, repo_type=wanted.kind, private=private, space_sdk=wanted.sdk, exist_ok=True)
         head = _head(api, wanted.repo_id, wanted.kind)
@@ -261,7 +288,7 @@ def _sync(api: HfApi, wanted: Publication, private: bool, dry_run: bool, say: Ca
         [CommitOperationAdd(path, content) for path, content in changed.items()]
         + [CommitOperationDelete(path) for path in removed],
         repo_type=wanted.kind,
-        commit_message="Publish with bthub",
+        commit_message=COMMIT_MESSAGE,
         parent_commit=head,
     )
     say(f"{name}: {len(changed)} files written, {len(removed)} removed, commit {commit.oid[:12]}")
@@ -273,6 +300,20 @@ def _head(api: HfApi, repo_id: str, kind: str = "model") -> str | None:
         return api.repo_info(repo_id, repo_type=kind).sha
     except RepositoryNotFoundError:
         return None
+
+
+def _check_it_is_ours(api: HfApi, wanted: Publication, private: bool) -> None:
+    """Raise unless the repo is new or has been published to before, and is private where that is asked for."""
+    repo_id, kind = wanted.repo_id, wanted.kind
+    # The first commit is the Hub's own.
+    _, *commits = reversed(api.list_repo_commits(repo_id, repo_type=kind))
+    if commits and not any(commit.title == COMMIT_MESSAGE for commit in commits):
+        raise BthubError(
+            f"the {kind} {repo_id} is there already, and bthub didn't write it: publishing would replace all its files. "
+            "Give the run another name, or delete that repo"
+        )
+    if private and not api.repo_info(repo_id, repo_type=kind).private:
+        raise BthubError(f"the {kind} {repo_id} is public: make it private in its settings, or leave out --private")
 
 
 def _same(content: Path | bytes, there: RepoFile) -> bool:
