@@ -5,6 +5,7 @@ import io
 import os
 import struct
 import threading
+import tracemalloc
 import warnings
 import zlib
 from pathlib import Path
@@ -322,6 +323,20 @@ def test_what_is_transparent_does_not_set_the_window(rgb):
     cut = deep(rgb)
     cut[:40] = 0
     np.testing.assert_allclose(read_image(rgba).astype(int), read_image(cut), atol=1)
+
+
+@pytest.mark.parametrize("name", ["rgba", "rgba 16"])
+def test_transparency_takes_little_memory(rgb, name):
+    """A whole picture in double precision would take gigabytes of an allowed file of 64 megapixels."""
+    large = np.tile(rgb, (5, 6, 1))
+    rgba = opaque(large, 128) if name == "rgba" else opaque(deep(large), 32768)
+    tracemalloc.start()
+    try:
+        image = read_image(rgba)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert image.any() and peak < 20 * large.shape[0] * large.shape[1]
 
 
 # -- orientation

@@ -20,6 +20,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -422,14 +423,27 @@ def _to_rgb(samples: np.ndarray, name: str) -> np.ndarray:
     alpha = None
     if samples.ndim == 3 and samples.shape[2] == 4:
         samples, alpha = samples[..., :3], samples[..., 3]
-        alpha = alpha / _full_scale(alpha)
         samples = samples * (alpha > 0)[..., None]  # what cannot be seen must not set the window
     levels = _to_uint8(samples)
     if alpha is not None:
-        levels = np.rint(levels * np.clip(alpha, 0, 1)[..., None]).astype(np.uint8)
+        _put_on_black(levels, alpha)
     if levels.ndim == 2:
         levels = np.repeat(levels[..., None], 3, axis=2)
     return np.array(levels, order="C")
+
+
+def _put_on_black(levels: np.ndarray, alpha: np.ndarray) -> None:
+    """Multiply uint8 levels (H, W, 3), in place, by alpha (H, W) of any depth."""
+    scale = _full_scale(alpha)
+    for rows in _blocks(levels):
+        levels[rows] = np.rint(levels[rows] * np.clip(alpha[rows] / scale, 0, 1)[..., None])
+
+
+def _blocks(samples: np.ndarray) -> Iterator[slice]:
+    """Rows of some 65,000 pixels at a time: as floats, the whole of a large picture would take gigabytes."""
+    height, width = samples.shape[:2]
+    step = 2**16 // width + 1
+    return (slice(top, top + step) for top in range(0, height, step))
 
 
 def _full_scale(samples: np.ndarray) -> float:
@@ -462,7 +476,10 @@ def _to_uint8(samples: np.ndarray) -> np.ndarray:
     if top <= bottom:
         return np.zeros(samples.shape, np.uint8)
     precision = np.float64 if samples.dtype.itemsize > 4 else np.float32
-    scaled = np.clip(samples, bottom, top).astype(precision)
-    scaled -= bottom
-    scaled *= 255 / (top - bottom)
-    return np.rint(scaled).astype(np.uint8)
+    levels = np.empty(samples.shape, np.uint8)
+    for rows in _blocks(samples):
+        scaled = np.clip(samples[rows], bottom, top).astype(precision)
+        scaled -= bottom
+        scaled *= 255 / (top - bottom)
+        levels[rows] = np.rint(scaled)
+    return levels
