@@ -1,6 +1,8 @@
 """Saved runs load with the stock clients, and give what bthub gives."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +12,16 @@ from PIL import Image
 from transformers import pipeline
 
 from bthub.errors import BthubError
-from bthub.models.classifier import create_classifier, last_linear, load_classifier, save_classifier
+from bthub.models.classifier import (
+    create_classifier,
+    fold_normalization,
+    last_linear,
+    load_classifier,
+    save_classifier,
+)
 from bthub.models.localizer import load_localizer, save_localizer
 from bthub.models.resunet import ResUNetConfig, ResUNetForSemanticSegmentation, clean_mask, letterbox_box
-from bthub.run_folder import CONFIG, WEIGHTS, RunFolder, create, write_json
+from bthub.run_folder import CONFIG, PREPROCESSOR, WEIGHTS, RunFolder, create, write_json
 
 LABELS = ["no_tumor", "tumor"]
 
@@ -172,6 +180,52 @@ def test_what_cannot_be_loaded_says_so(tiny_runs, tmp_path):
         create_classifier("resnet1800", 2)
     with pytest.raises(ValueError, match="divisible by 32, received 33 x 64"):
         load_localizer(localizer).model(torch.zeros(1, 3, 33, 64))
+
+
+def test_damaged_and_foreign_runs_say_so(tiny_runs, tmp_path):
+    cut, pointer, bare, stock = (shutil.copytree(tiny_runs[i], tmp_path / str(k)) for k, i in enumerate((0, 0, 1, 0)))
+    weights = (cut / WEIGHTS).read_bytes()
+    (cut / WEIGHTS).write_bytes(weights[: len(weights) // 2])
+    (pointer / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\n")
+    for folder in (cut, pointer):
+        with pytest.raises(BthubError, match="are damaged"):
+            load_classifier(RunFolder.open(folder))
+    (bare / PREPROCESSOR).unlink()
+    with pytest.raises(BthubError, match="don't belong together"):
+        load_localizer(RunFolder.open(bare))
+    config = json.loads((stock / CONFIG).read_text())
+    del config["label_names"]  # as in timm's own repos
+    (stock / CONFIG).write_text(json.dumps(config))
+    with pytest.raises(BthubError, match="has no label_names: it isn't a run of bthub"):
+        RunFolder.open(stock)
+
+
+@pytest.mark.parametrize("stage", ["classifier", "localizer"])
+def test_the_weights_come_last(stage, tmp_path, monkeypatch):
+    """They say that a run is finished: after a kill in the middle of saving it can be resumed."""
+    replace = Path.replace
+
+    def killed_before_the_weights(file, target):
+        if file.name == WEIGHTS:
+            raise KeyboardInterrupt
+        return replace(file, target)
+
+    monkeypatch.setattr(Path, "replace", killed_before_the_weights)
+    with pytest.raises(KeyboardInterrupt):
+        if stage == "classifier":
+            save_classifier(tmp_path, create_classifier("simple_cnn", 2), "simple_cnn", LABELS, 64, 1.0)
+        else:
+            save_localizer(tmp_path, ResUNetForSemanticSegmentation(ResUNetConfig(backbone="resnet10t")), 64, 0.5, 0.0)
+    assert (tmp_path / CONFIG).is_file() and list(tmp_path.glob("*.py"))
+    assert not list(tmp_path.rglob(WEIGHTS))
+    assert create(tmp_path, resume=True) == tmp_path
+
+
+@pytest.mark.parametrize("architecture", ["nf_regnet_b0", "resnetv2_50x1_bit", "resnetv2_50"])
+def test_a_first_layer_that_cannot_take_the_normalisation_is_refused(architecture):
+    model = timm.create_model(architecture, num_classes=2)
+    with pytest.raises(BthubError, match="random weights"):
+        fold_normalization(model, timm.models.get_pretrained_cfg(architecture))
 
 
 def test_run_folder_refusals(tiny_runs, tmp_path):

@@ -26,7 +26,9 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -94,6 +96,18 @@ def create(path: str | Path, resume: bool = False) -> Path:
         raise BthubError(f"{path} isn't empty: add --resume to go on with the run in it, or choose another folder")
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+@contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """A folder to write a network to, from which all goes into the run folder at the end.
+
+    The weights go last: where they are, the run is finished, and a kill before that leaves one that can be resumed.
+    """
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as name:
+        yield Path(name)
+        for file in sorted(Path(name).iterdir(), key=lambda file: file.name == WEIGHTS):
+            file.replace(folder / file.name)
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -221,8 +235,12 @@ class RunFolder:
     def _check(self, weights: bool = True) -> None:
         for name in (CONFIG, WEIGHTS) if weights else (CONFIG,):
             self._file(name)
-        if self.task == CLASSIFICATION and "architecture" not in self.config:
-            raise BthubError(f"{self.path / CONFIG} names neither a timm architecture nor a resunet: it isn't a run")
+        lacking = {"architecture", "num_classes", "label_names", "pretrained_cfg"} - self.config.keys()
+        if self.task == CLASSIFICATION and lacking:
+            raise BthubError(
+                f"{self.path / CONFIG} has no {', '.join(sorted(lacking))}: it isn't a run of bthub, which "
+                "train/classifier.py and train/resunet.py write"
+            )
 
 
 def _download(repo_id: str, revision: str | None) -> tuple[Path, str, str]:

@@ -14,15 +14,17 @@ import numpy as np
 import timm
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from timm.data import create_transform, resolve_data_config
+from timm.layers import Conv2dSame
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from bthub.errors import BthubError
 from bthub.models.mlp_head import BACKBONES, MlpHead, modeling_mlp_head
 from bthub.models.simple_cnn import modeling_simple_cnn
-from bthub.run_folder import CLASSIFICATION, CONFIG, WEIGHTS, RunFolder, write_json
+from bthub.run_folder import CLASSIFICATION, CONFIG, WEIGHTS, RunFolder, write_json, written_whole
 
 
 def create_classifier(
@@ -69,17 +71,28 @@ def fold_normalization(model: nn.Module, pretrained_cfg: PretrainedCfg) -> None:
 
     The model then takes pixels of 0 to 1. All is as before but at the very edge, where the convolution's padding now
     is black, as a slice's background is, and not the mean colour.
+
+    Raises:
+        BthubError: the first layer isn't a plain convolution that has a bias or that batch normalisation follows.
     """
     mean, std = torch.tensor(pretrained_cfg.mean), torch.tensor(pretrained_cfg.std)
-    first = model.get_submodule(pretrained_cfg.first_conv)
+    name = pretrained_cfg.first_conv
+    first = model.get_submodule(name)
+    layers = [(path, layer) for path, layer in model.named_modules() if list(layer.parameters(recurse=False))]
+    path, norm = layers[1 + [layer for _, layer in layers].index(first)]
+    # In the same block: further down a shortcut may carry the constant past it.
+    follows = isinstance(norm, nn.BatchNorm2d) and path.rpartition(".")[0] == name.rpartition(".")[0]
+    if type(first) not in (nn.Conv2d, Conv2dSame) or (first.bias is None and not follows):
+        raise BthubError(
+            f"the pretrained {pretrained_cfg.architecture} begins with a {type(first).__name__} and a "
+            f"{type(norm).__name__}, expected a plain convolution and batch normalisation: start it from random weights"
+        )
     with torch.no_grad():
         first.weight /= std.reshape(1, 3, 1, 1)
         shift = (first.weight * mean.reshape(1, 3, 1, 1)).sum((1, 2, 3))  # (out channels,)
         if first.bias is not None:
             first.bias -= shift
         else:
-            # Without a bias there is batch normalisation, which takes the same constant off.
-            norm = next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
             norm.running_mean += shift
 
 
@@ -142,7 +155,6 @@ def save_classifier(
     for key in (f"{prefix}.weight", f"{prefix}.bias"):
         state[key] = state[key] / temperature
     state = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}
-    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
     source = getattr(model, "pretrained_cfg", {})
     config = {
         "architecture": architecture,
@@ -157,17 +169,22 @@ def save_classifier(
             **preprocessing(image_size),
         },
     }
+    code = None
     if architecture == "simple_cnn":
         # timm doesn't have it, so its code goes with it; where bthub is installed that isn't asked for.
         config["auto_map"] = {"AutoModelForImageClassification": "modeling_simple_cnn.SimpleCNNForImageClassification"}
-        shutil.copy(modeling_simple_cnn.__file__, folder)
+        code = modeling_simple_cnn
     head = model.get_classifier()
     if isinstance(head, MlpHead):
         config["architecture"] = f"{architecture}_mlp_head"
         config["model_args"] = {"head_widths": head.widths, "head_dropout": head.dropout}
         config["auto_map"] = {"AutoModelForImageClassification": "modeling_mlp_head.MlpHeadForImageClassification"}
-        shutil.copy(modeling_mlp_head.__file__, folder)
-    write_json(folder / CONFIG, config)
+        code = modeling_mlp_head
+    with written_whole(folder) as whole:
+        write_json(whole / CONFIG, config)
+        if code is not None:
+            shutil.copy(code.__file__, whole)
+        save_file(state, whole / WEIGHTS, metadata={"format": "pt"})
 
 
 @dataclass(frozen=True)
@@ -215,11 +232,15 @@ def untrained(run: RunFolder) -> nn.Module:
 
 
 def load_classifier(run: RunFolder, device: str = "cpu") -> Classifier:
-    """Load the classifier of a run."""
+    """Load the classifier of a run.
+
+    Raises:
+        BthubError: it isn't a classifier, or its files are damaged or don't belong together.
+    """
     model = untrained(run)
     try:
         model.load_state_dict(load_file(run.path / WEIGHTS))
-    except RuntimeError as error:
-        raise BthubError(f"the weights of {run.id} don't fit its {CONFIG}: {error}") from error
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise BthubError(f"the weights of {run.id} are damaged or don't fit its {CONFIG}: {error}") from error
     model = model.float().eval().to(device)
     return Classifier(model, eval_transform(run.config["pretrained_cfg"]), run.config["label_names"], device)

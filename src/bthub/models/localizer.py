@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 
 from bthub.errors import BthubError
 from bthub.models.resunet import (
@@ -17,7 +18,7 @@ from bthub.models.resunet import (
     clean_mask,
     image_processing_resunet,
 )
-from bthub.run_folder import CONFIG, PREPROCESSOR, SEGMENTATION, RunFolder, write_json
+from bthub.run_folder import CONFIG, PREPROCESSOR, SEGMENTATION, RunFolder, write_json, written_whole
 
 
 def save_localizer(
@@ -38,19 +39,20 @@ def save_localizer(
     copy.load_state_dict(model.state_dict())
     with torch.no_grad():
         copy.head.bias -= float(np.log(threshold / (1 - threshold)))
-    copy.half().save_pretrained(folder)
-    # Stored in half precision, run in single: transformers takes what the configuration says.
-    config = copy.config
-    config.dtype = "float32"
-    config.save_pretrained(folder)
-    size = {"height": image_size, "width": image_size}
-    ResUNetImageProcessor(size=size, min_area_share=min_area_share).save_pretrained(folder)
-    # Named in config.json alone. Named in the preprocessor's own file, where transformers puts it, it makes
-    # `pipeline` look for a video processor too, and ask whether to trust the code although bthub is installed.
-    _edit_json(folder / PREPROCESSOR, image_processor_type=None)
-    auto_map = {**config.auto_map, "AutoImageProcessor": "image_processing_resunet.ResUNetImageProcessor"}
-    _edit_json(folder / CONFIG, auto_map=auto_map)
-    shutil.copy(image_processing_resunet.__file__, folder)
+    with written_whole(folder) as whole:
+        copy.half().save_pretrained(whole)
+        # Stored in half precision, run in single: transformers takes what the configuration says.
+        config = copy.config
+        config.dtype = "float32"
+        config.save_pretrained(whole)
+        size = {"height": image_size, "width": image_size}
+        ResUNetImageProcessor(size=size, min_area_share=min_area_share).save_pretrained(whole)
+        # Named in config.json alone. Named in the preprocessor's own file, where transformers puts it, it makes
+        # `pipeline` look for a video processor too, and ask whether to trust the code although bthub is installed.
+        _edit_json(whole / PREPROCESSOR, image_processor_type=None)
+        auto_map = {**config.auto_map, "AutoImageProcessor": "image_processing_resunet.ResUNetImageProcessor"}
+        _edit_json(whole / CONFIG, auto_map=auto_map)
+        shutil.copy(image_processing_resunet.__file__, whole)
 
 
 def _edit_json(path: Path, **changes: object) -> None:
@@ -91,9 +93,16 @@ class Localizer:
 
 
 def load_localizer(run: RunFolder, device: str = "cpu") -> Localizer:
-    """Load the ResUNet of a run."""
+    """Load the ResUNet of a run.
+
+    Raises:
+        BthubError: it isn't a localizer, or its files are damaged or don't belong together.
+    """
     if run.task != SEGMENTATION:
         raise BthubError(f"{run.id} is a {run.task} run, expected {SEGMENTATION}: swap detector and localizer?")
-    model = ResUNetForSemanticSegmentation.from_pretrained(run.path, dtype=torch.float32).eval().to(device)
-    processor = ResUNetImageProcessor.from_pretrained(run.path)
-    return Localizer(model, processor, device)
+    try:
+        model = ResUNetForSemanticSegmentation.from_pretrained(run.path, dtype=torch.float32)
+        processor = ResUNetImageProcessor.from_pretrained(run.path)
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise BthubError(f"the files of {run.id} are damaged or don't belong together: {error}") from error
+    return Localizer(model.eval().to(device), processor, device)
