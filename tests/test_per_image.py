@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from records import TEST
 
-from bthub import compare, per_image
+from bthub import compare, metrics, per_image
 from bthub.errors import BthubError
 from bthub.metrics import choose_threshold
 from bthub.per_image import Scores
@@ -82,6 +82,8 @@ def test_dear_misses_lower_the_threshold_and_equal_rates_agree_with_training(det
 def test_a_threshold_that_calls_nothing_can_be_the_cheapest():
     scores = scores_of([0, 0, 0, 1], [0.9, 0.8, 0.7, 0.1])
     assert per_image.cheapest_threshold(scores, 1.0) > 0.9
+    sure = scores_of([0, 0, 0, 1], [1.0, 1.0, 0.7, 0.1])
+    assert per_image.at_threshold(sure, per_image.cheapest_threshold(sure, 1.0))["false_alarms"] == 0
 
 
 def test_uncalibrated_undoes_the_temperature():
@@ -90,14 +92,14 @@ def test_uncalibrated_undoes_the_temperature():
     def softmax(z: np.ndarray) -> np.ndarray:
         return np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
 
-    assert per_image.uncalibrated(softmax(logits / 0.77), 0.77) == pytest.approx(softmax(logits))
+    assert metrics.uncalibrated(softmax(logits / 0.77), 0.77) == pytest.approx(softmax(logits))
 
 
 def test_calibration_errors_are_those_of_the_files(detector: RunFolder):
     scores = per_image.scores(detector, VALIDATION)
     entry = compare.entry(detector, VALIDATION)
     assert per_image.calibration_error(scores, scores.p) == pytest.approx(entry["metrics"]["ece"]["value"])
-    plain = per_image.uncalibrated(scores.p, per_image.temperature(detector))
+    plain = metrics.uncalibrated(scores.p, per_image.temperature(detector))
     # Training measured it before rounding the weights to half precision.
     before = detector.calibration["expected_calibration_error"]["before"]
     assert per_image.calibration_error(scores, plain) == pytest.approx(before, abs=2e-3)

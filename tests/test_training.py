@@ -1,8 +1,10 @@
 """Both training scripts on a few real slices: resume, several processes, the folder they leave."""
 
 import copy
+import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader
 
 from bthub.data import load_split
 from bthub.data.transforms import Augmentation, Draw, EpochSampler, TrainingImages
@@ -37,6 +40,18 @@ RESUNET = {
     "batch_size": 4,
     "workers": 0,
 }
+
+
+@dataclasses.dataclass
+class Tiny:
+    """A configuration with a field of each kind."""
+
+    learning_rate: float = 0.1
+    mixed_precision: str = "no"
+    epochs: int = 1
+    flag: bool = False
+    clip: float | None = 1.0
+    sizes: dict[int, int] = dataclasses.field(default_factory=dict)
 
 
 def command(script: str, config: dict, data: Path, output: Path, *more: str) -> list[str]:
@@ -154,9 +169,51 @@ def test_committed_configurations_are_understood(file):
         run.build_config(module.Config, {"learning_rat": 1}, file.name)
 
 
-def test_nested_configuration_becomes_its_dataclass():
-    import dataclasses
+@pytest.mark.parametrize(
+    "setting, key, value",
+    [
+        ("learning_rate=1e-4", "learning_rate", 1e-4),
+        ("learning_rate=.5", "learning_rate", 0.5),
+        ("learning_rate=1", "learning_rate", 1),
+        ("mixed_precision=no", "mixed_precision", "no"),
+        ("flag=true", "flag", True),
+        ("clip=null", "clip", None),
+        ("sizes={0: 64, 3: 128}", "sizes", {0: 64, 3: 128}),
+    ],
+)
+def test_values_are_read_as_people_write_them(setting, key, value, tmp_path):
+    (tmp_path / "empty.yaml").write_text("")
+    arguments = ["--config", str(tmp_path / "empty.yaml"), "--output", str(tmp_path / "out"), "--set", setting]
+    config, _ = run.parse_config(Tiny, "x", arguments)
+    assert getattr(config, key) == value
 
+
+@pytest.mark.parametrize(
+    "key, value, expected",
+    [
+        ("learning_rate", "fast", "float"),
+        ("mixed_precision", False, "str"),
+        ("epochs", 2.5, "int"),
+        ("epochs", True, "int"),
+        ("clip", "none", "float | None"),
+        ("sizes", 64, "dict"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_named(key, value, expected):
+    with pytest.raises(BthubError, match=re.escape(f"x: {key} is {value!r}, expected {expected}")):
+        run.build_config(Tiny, {key: value}, "x")
+
+
+def test_an_epoch_has_its_last_step_and_at_least_one():
+    def batches(images: int) -> DataLoader:
+        return DataLoader(range(images), 8, drop_last=True)
+
+    assert [run.steps_of(batches(168), accumulation) for accumulation in (1, 8, 21, 30)] == [21, 3, 1, 1]
+    with pytest.raises(BthubError, match="7 training images don't fill a batch of 8"):
+        run.steps_of(batches(7), 1)
+
+
+def test_nested_configuration_becomes_its_dataclass():
     @dataclasses.dataclass
     class Config:
         augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from bthub.data import load_split
 from bthub.data.transforms import Augmentation, EpochSampler, EvaluationImages, TrainingImages
 from bthub.errors import BthubError, report_errors
+from bthub.metrics import positive_class
 from bthub.models.classifier import Classifier, create_classifier, eval_transform, preprocessing, save_classifier
 from bthub.run_folder import CALIBRATION, LOGS, LR_FINDER, create, write_json, write_rows
 from bthub.training import freezing, lr_finder, run
@@ -127,9 +128,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.dry_run:
         rows = {name: run.few(split) for name, split in rows.items()}
     labels = rows["train"].features["label"].names
+    # Of two classes that of tumor, of more the mean.
+    f1_options = {"pos_label": positive_class(labels)} if len(labels) == 2 else {"average": "macro"}
     images = TrainingImages(rows["train"].remove_columns(unused(rows["train"])), config.augmentation, not quiet)
     sampler = EpochSampler(images.labels, config.seed)
     train_loader = DataLoader(images, config.batch_size, sampler=sampler, num_workers=config.workers, drop_last=True)
+    steps = run.steps_of(train_loader, config.accumulation)
     size = run.size_at(config.image_sizes, config.epochs)
     transform = eval_transform(preprocessing(size))
     validation_loader = DataLoader(
@@ -159,7 +163,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             learning_rate = find_learning_rate(output, model, train_loader, compute_loss, config, accelerator)
         accelerator.print(f"learning rate {learning_rate:.2e}, the {config.lr_finder} of {output / LR_FINDER}")
     optimizer = create_optimizer(config.optimizer, model.parameters(), learning_rate, config.weight_decay)
-    steps = -(-len(train_loader) // config.accumulation)
     scheduler = create_schedule(config.schedule, optimizer, round(config.warmup_epochs * steps), config.epochs * steps)
     model, optimizer, train_loader, validation_loader, scheduler = accelerator.prepare(
         model, optimizer, train_loader, validation_loader, scheduler
@@ -201,9 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         row = {
             "train_loss": train_loss,
             "validation_loss": float(np.mean(validation_losses)),
-            "validation_f1": float(
-                f1_score(expected, predicted, average="binary" if len(labels) == 2 else "macro", zero_division=0)
-            ),
+            "validation_f1": float(f1_score(expected, predicted, zero_division=0, **f1_options)),
             "validation_accuracy": float((predicted == expected).mean()),
             "learning_rate": scheduler.get_last_lr()[0],
             "image_size": sampler.size,

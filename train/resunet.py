@@ -102,6 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     images = TrainingImages(rows["train"], config.augmentation, show_progress=not quiet)
     sampler = EpochSampler(images.labels, config.seed, config.positive_share)
     train_loader = DataLoader(images, config.batch_size, sampler=sampler, num_workers=config.workers, drop_last=True)
+    steps = run.steps_of(train_loader, config.accumulation)
     size = run.size_at(config.image_sizes, config.epochs)
     processor = ResUNetImageProcessor(size={"height": size, "width": size})
     validation_loader = DataLoader(
@@ -125,7 +126,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run.load_encoder(model.encoder, config.encoder_from, config.protocol)
     model = model.to(memory_format=torch.channels_last)
     optimizer = create_optimizer("adamw", model.parameters(), config.learning_rate, config.weight_decay)
-    steps = len(train_loader) // config.accumulation
     scheduler = get_cosine_schedule_with_warmup(optimizer, round(config.warmup_epochs * steps), config.epochs * steps)
     model, optimizer, train_loader, validation_loader, scheduler = accelerator.prepare(
         model, optimizer, train_loader, validation_loader, scheduler

@@ -5,7 +5,7 @@ import streamlit as st
 
 import charts
 import frame
-from bthub import compare, per_image
+from bthub import compare, metrics, per_image
 from bthub.compare import Evaluation
 from bthub.per_image import Scores
 from bthub.run_folder import CLASSIFICATION, RunFolder
@@ -16,7 +16,7 @@ WIDTHS = np.round(np.linspace(0, 0.5, 26), 3)
 def both(run: RunFolder, evaluation: Evaluation) -> dict:
     """Reliability and calibration error of a run, before and after its temperature."""
     found, temperature = per_image.scores(run, evaluation), per_image.temperature(run)
-    plain = per_image.uncalibrated(found.p, temperature)
+    plain = metrics.uncalibrated(found.p, temperature)
     return {
         "temperature": temperature,
         "before": per_image.calibration_error(found, plain),

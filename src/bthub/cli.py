@@ -35,14 +35,6 @@ def _evaluate(args: argparse.Namespace) -> None:
     print(summary(entry))
 
 
-def _calibrate(args: argparse.Namespace) -> None:
-    from bthub.training.calibration import add_review_band
-
-    for run in args.runs:
-        (low, high), error = add_review_band(run).values()
-        print(f"{run}: a person looks from {low:.4f} to below {high:.4f}, for at most {error:.0%} errors outside")
-
-
 def _cost(args: argparse.Namespace) -> None:
     from bthub.cost import write_fastest
 
@@ -163,12 +155,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--batch-size", type=int, default=16)
     evaluate.set_defaults(run=_evaluate)
-
-    calibrate = commands.add_parser(
-        "calibrate", help="choose the review band of detectors, from their predictions on validation"
-    )
-    calibrate.add_argument("runs", metavar="run", type=Path, nargs="+")
-    calibrate.set_defaults(run=_calibrate)
 
     cost = commands.add_parser("cost", help="count and time the networks of runs; the machine should be idle")
     cost.add_argument("runs", metavar="run", type=Path, nargs="+")

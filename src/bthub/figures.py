@@ -17,6 +17,7 @@ from PIL import Image
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from bthub.metrics import positive_class
 from bthub.run_folder import CLASSIFICATION, FIGURES, HISTORY, LR_FINDER, RunFolder
 
 DPI = 100
@@ -93,7 +94,7 @@ def _draw_classifier(figure: Figure, run: RunFolder, key: str) -> None:
     roc, precision_recall, reliability, confusion = figure.subplots(2, 2).ravel()
     for label in entry["labels"]:
         # Two classes have one curve, that of the tumor.
-        if len(entry["labels"]) == 2 and label != entry["labels"][-1]:
+        if len(entry["labels"]) == 2 and label != entry["labels"][positive_class(entry["labels"])]:
             continue
         truth = np.array([row["label"] == label for row in rows])
         score = np.array(_column(rows, f"p_{label}"))

@@ -118,7 +118,7 @@ def classification(
     values, class_accuracy = _classification_values(y, p, predicted, scored)
     samples, class_samples = _classification_resamples(y, p, predicted, scored, drawn[:, member])
     if temperature is not None:
-        plain = softmax(temperature * np.log(np.maximum(p, np.finfo(float).tiny)), axis=1)
+        plain = uncalibrated(p, temperature)
         outcome, confidence = _what_calibration_is_about(y, plain, scored[-1])
         values["ece_uncalibrated"] = expected_calibration_error(y, plain, scored[-1])
         samples["ece_uncalibrated"] = _calibration_errors(outcome, confidence, drawn[:, member])
@@ -253,6 +253,11 @@ def expected_calibration_error(y_true: np.ndarray, probabilities: np.ndarray, po
     return float(_calibration_errors(outcome, confidence, np.ones((1, len(y))))[0])
 
 
+def positive_class(labels: Sequence[str]) -> int:
+    """The class that figures of two classes are about: tumor, or the last where none is called so."""
+    return labels.index("tumor") if "tumor" in labels else len(labels) - 1
+
+
 def readable(name: str) -> str:
     """A metric's or a count's name as people read it."""
     return _NAMES.get(name, name.replace("_", " "))
@@ -314,7 +319,7 @@ def choose_threshold(y_true: np.ndarray, p_tumor: np.ndarray) -> float:
     spared = np.searchsorted(np.sort(p[~y]), upper) / (~y).sum()
     best = np.isclose(found + spared, (found + spared).max(), rtol=0, atol=1e-12)
     widest = np.argmax(np.where(best, upper - lower, -1))
-    return _middle(lower[widest], upper[widest])
+    return middle(lower[widest], upper[widest])
 
 
 def review_band(y_true: np.ndarray, p_tumor: np.ndarray, threshold: float, error: float) -> tuple[float, float]:
@@ -347,16 +352,22 @@ def review_band(y_true: np.ndarray, p_tumor: np.ndarray, threshold: float, error
     first_kept, first_spared = tumor[int(error * len(tumor) + 1e-9)], healthy[int(error * len(healthy) + 1e-9)]
     low = high = float(threshold)
     if first_kept < threshold:
-        low = _middle(p[p < first_kept].max(initial=0.0), first_kept)
+        low = middle(p[p < first_kept].max(initial=0.0), first_kept)
     if first_spared >= threshold:
-        high = _middle(first_spared, p[p > first_spared].min(initial=max(1.0, np.nextafter(first_spared, 2))))
+        high = middle(first_spared, p[p > first_spared].min(initial=max(1.0, np.nextafter(first_spared, 2))))
     return low, high
 
 
-def _middle(lower: float, upper: float) -> float:
+def middle(lower: float, upper: float) -> float:
     """A number above `lower`, up to `upper`: their middle, but between neighbouring floats that may round down."""
-    middle = (lower + upper) / 2
-    return float(middle if middle > lower else upper)
+    half = (lower + upper) / 2
+    return float(half if half > lower else upper)
+
+
+def uncalibrated(p: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities as they were before temperature scaling, which is folded into the weights: (N, classes)."""
+    # softmax(T log p) equals softmax(logits): the constant that log p lacks cancels out.
+    return softmax(temperature * np.log(np.maximum(p, np.finfo(float).tiny)), axis=1)
 
 
 def fit_temperature(logits: np.ndarray, y_true: np.ndarray) -> float:

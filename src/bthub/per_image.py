@@ -13,7 +13,7 @@ from bthub import metrics
 from bthub.compare import Evaluation, Row, entry, name, reading
 from bthub.errors import BthubError
 from bthub.run_folder import CALIBRATION, PREDICTIONS, RunFolder
-from bthub.scoring import TUMOR_SIZES
+from bthub.scoring import TUMOR_SIZES, log_loss
 
 TUMOR = "tumor"
 HEALTHY = ("no_tumor", "no")
@@ -105,7 +105,7 @@ def top_losses(found: Scores) -> list[Row]:
                 "label": label,
                 "called": guess,
                 "p_label": float(p_true[i]),
-                "loss": float(-np.log(max(p_true[i], 1e-12))),
+                "loss": log_loss(p_true[i]),
                 "kind": _kind(label, guess),
             }
         )
@@ -178,17 +178,10 @@ def cheapest_threshold(found: Scores, miss_cost: float) -> float:
     alarms = (~tumor).sum() - np.searchsorted(np.sort(p[~tumor]), upper)
     cost = miss_cost * missed + alarms
     widest = np.argmax(np.where(np.isclose(cost, cost.min()), upper - lower, -1))
-    return float(min((lower[widest] + upper[widest]) / 2, 1.0) if upper[widest] > lower[widest] else upper[widest])
+    return metrics.middle(lower[widest], upper[widest])
 
 
 # -- calibration
-
-
-def uncalibrated(p: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities as they were before temperature scaling, which is folded into the weights: (N, classes)."""
-    z = np.log(np.clip(p, 1e-12, 1)) * temperature
-    z = np.exp(z - z.max(axis=1, keepdims=True))
-    return z / z.sum(axis=1, keepdims=True)
 
 
 def temperature(run: RunFolder) -> float:
@@ -199,7 +192,7 @@ def temperature(run: RunFolder) -> float:
 
 def calibration_error(found: Scores, p: np.ndarray) -> float:
     """Expected calibration error of `p` for the images of `found`, as the evaluation computes it."""
-    return metrics.expected_calibration_error(found.y, p, _positive(found))
+    return metrics.expected_calibration_error(found.y, p, metrics.positive_class(found.labels))
 
 
 def reliability(found: Scores, p: np.ndarray, bins: int = 10) -> list[Row]:
@@ -208,7 +201,10 @@ def reliability(found: Scores, p: np.ndarray, bins: int = 10) -> list[Row]:
     With two classes of the probability of tumor, with more of the most probable class.
     """
     if p.shape[1] == 2:
-        confidence, outcome = p[:, _positive(found)], found.y == _positive(found)
+        confidence, outcome = (
+            p[:, metrics.positive_class(found.labels)],
+            found.y == metrics.positive_class(found.labels),
+        )
     else:
         confidence, outcome = p.max(axis=1), found.y == p.argmax(axis=1)
     member = np.minimum((confidence * bins).astype(int), bins - 1)
@@ -240,10 +236,6 @@ def review(found: Scores, low: float, high: float) -> dict[str, float | int | No
         "false_alarms": alarms,
         "errors": _share(missed + alarms, int((~unsure).sum())),
     }
-
-
-def _positive(found: Scores) -> int:
-    return found.labels.index(TUMOR) if TUMOR in found.labels else len(found.labels) - 1
 
 
 # -- masks

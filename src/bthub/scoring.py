@@ -63,9 +63,14 @@ def measure(predictions: Predictions, settings: dict) -> dict:
 def loss_of(row: dict[str, str]) -> float | None:
     """How badly a run does on one image, from its row of a predictions file; None where there is nothing to tell."""
     if "label" in row:
-        return -math.log(max(float(row[PROBABILITY + row["label"]]), sys.float_info.min))
+        return log_loss(float(row[PROBABILITY + row["label"]]))
     tumor, found, both, _ = (int(row[name]) for name in COUNTS)
     return 1 - 2 * both / (tumor + found) if tumor + found else None
+
+
+def log_loss(p_true: float) -> float:
+    """The negative logarithm of the probability of what is true; at most 709, where that is nothing at all."""
+    return -math.log(max(p_true, sys.float_info.min))
 
 
 def resampled(predictions: Predictions, settings: dict) -> dict:

@@ -1,17 +1,13 @@
 """The last step of training: what is fitted on the validation split, and on nothing else."""
 
-from pathlib import Path
-
 import numpy as np
 from datasets import Dataset as Rows
 from tqdm import tqdm
 
-from bthub import compare, metrics, per_image
-from bthub.errors import BthubError
+from bthub import metrics
 from bthub.models.classifier import Classifier
 from bthub.models.localizer import Localizer
 from bthub.models.resunet import clean_mask
-from bthub.run_folder import CALIBRATION, write_json
 
 BATCH = 16
 THRESHOLDS = np.array([0.01, 0.02, *np.round(np.arange(0.05, 0.96, 0.05), 2), 0.98, 0.99])
@@ -42,60 +38,25 @@ def calibrate_classifier(classifier: Classifier, rows: Rows) -> dict:
     temperature = metrics.fit_temperature(logits, labels)
     scaled = np.exp(logits / temperature)
     scaled /= scaled.sum(axis=1, keepdims=True)
+    positive = metrics.positive_class(classifier.labels)
     threshold = band = None
     if len(classifier.labels) == 2 and "tumor" in classifier.labels:
         tumor, p_tumor = labels == classifier.tumor_index, scaled[:, classifier.tumor_index]
         threshold = metrics.choose_threshold(tumor, p_tumor)
-        band = review_band(tumor, p_tumor, threshold)
+        band = list(metrics.review_band(tumor, p_tumor, threshold, REVIEW_ERROR))
     return {
         "split": "validation",
         "samples": len(labels),
         "temperature": temperature,
         "expected_calibration_error": {
-            "before": metrics.expected_calibration_error(labels, plain),
-            "after": metrics.expected_calibration_error(labels, scaled),
+            "before": metrics.expected_calibration_error(labels, plain, positive),
+            "after": metrics.expected_calibration_error(labels, scaled, positive),
         },
         "threshold": threshold,
         "criterion": None if threshold is None else "balanced accuracy",
-        **(band or {"review_band": None, "review_error": None}),
+        "review_band": band,
+        "review_error": None if band is None else REVIEW_ERROR,
     }
-
-
-def review_band(tumor: np.ndarray, p_tumor: np.ndarray, threshold: float) -> dict:
-    """What `calibration.json` says of the review band: its ends, and the share of errors it was made for."""
-    return {
-        "review_band": list(metrics.review_band(tumor, p_tumor, threshold, REVIEW_ERROR)),
-        "review_error": REVIEW_ERROR,
-    }
-
-
-def add_review_band(path: str | Path) -> dict:
-    """Add the review band to a detector that was trained before there was one, from its own validation predictions.
-
-    Args:
-        path: a local run folder, measured on validation; its weights may be missing. Nothing else in it changes.
-
-    Returns:
-        What was added: `review_band` and `review_error`.
-
-    Raises:
-        BthubError: the run isn't a local detector, or its predictions on validation are missing or of other weights.
-    """
-    if not Path(path).is_dir():
-        raise BthubError(f"{path} isn't a local folder: download the run first, the band is written into it")
-    run = compare.open_run(path)
-    if not isinstance(run.calibration.get("threshold"), float):
-        raise BthubError(
-            f"{run.id}: {CALIBRATION} has no threshold, so it isn't a detector, and only those have a band"
-        )
-    own = (compare.trained_on(run)[0], "validation")
-    found = next((e for e in compare.evaluations(run) if (e.protocol, e.split) == own), None)
-    if found is None:
-        raise BthubError(f"{run.id} was not measured on validation: run bthub evaluate {path} --split validation first")
-    scores = per_image.detector_scores(run, found)
-    band = review_band(scores.is_tumor, scores.p_tumor, run.calibration["threshold"])
-    write_json(run.path / CALIBRATION, run.calibration | band)
-    return band
 
 
 def choose_operating_point(localizer: Localizer, rows: Rows) -> dict:

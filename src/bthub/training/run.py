@@ -3,13 +3,15 @@
 import argparse
 import csv
 import dataclasses
-import os
+import math
 import platform
+import re
 import shutil
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from accelerate import Accelerator
 from datasets import Dataset as Rows
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.utils.data import DataLoader
 
 from bthub.data.identity import describe_rows
 from bthub.errors import BthubError
@@ -53,16 +56,33 @@ def parse_config(
     )
     args = parser.parse_args(arguments)
     try:
-        values = yaml.safe_load(args.config.read_text()) or {}
+        values = yaml.load(args.config.read_text(), _Yaml) or {}
     except (OSError, yaml.YAMLError) as error:
         raise BthubError(f"can't read the configuration {args.config}: {error}") from error
     for setting in args.set:
         key, equals, value = setting.partition("=")
         if not equals:
             raise BthubError(f"--set {setting}: expected KEY=VALUE")
-        values[key] = yaml.safe_load(value)
+        values[key] = yaml.load(value, _Yaml)
     config = build_config(kind, values, str(args.config))
     return (shrink(config) if args.dry_run else config), args
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML 1.2, as people write it: 1e-4 is a number and no is a word. PyYAML's 1.1 has a word and False."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in known if not tag.endswith((":bool", ":float"))]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Yaml.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"true|false", re.IGNORECASE), list("tTfF"))
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?$|[-+]?\.inf$|\.nan$", re.IGNORECASE),
+    list("-+.0123456789"),
+)
 
 
 def shrink(config: Any) -> Any:
@@ -94,11 +114,15 @@ def few(rows: Rows) -> Rows:
 
 
 def build_config(kind: type, values: dict, name: str) -> Any:
-    """Fill a dataclass (and the dataclasses in it) from a mapping; an unknown key is an error that names it."""
+    """Fill a dataclass (and the dataclasses in it) from a mapping; an unknown key or kind of value is an error."""
     fields = {field.name: field for field in dataclasses.fields(kind)}
     unknown = set(values) - set(fields)
     if unknown:
         raise BthubError(f"{name}: unknown key {', '.join(sorted(unknown))}; expected some of {', '.join(fields)}")
+    for key, value in values.items():
+        if not dataclasses.is_dataclass(fields[key].type) and not _is_a(fields[key].type, value):
+            expected = getattr(fields[key].type, "__name__", fields[key].type)
+            raise BthubError(f"{name}: {key} is {value!r}, expected {expected}")
     filled = {
         key: build_config(fields[key].type, value, f"{name}: {key}")
         if dataclasses.is_dataclass(fields[key].type) and isinstance(value, dict)
@@ -106,6 +130,16 @@ def build_config(kind: type, values: dict, name: str) -> Any:
         for key, value in values.items()
     }
     return kind(**filled)
+
+
+def _is_a(kind: Any, value: Any) -> bool:
+    """Whether a value from YAML fits the type of a field."""
+    if isinstance(kind, UnionType):
+        return any(_is_a(each, value) for each in get_args(kind))
+    if isinstance(value, bool):
+        return kind is bool
+    # A whole number is a number; what is in a list or a mapping shows when it is used.
+    return isinstance(value, (int, float) if kind is float else get_origin(kind) or kind)
 
 
 def size_at(sizes: dict[int, int], epoch: int) -> int:
@@ -168,7 +202,7 @@ def save_checkpoint(accelerator: Accelerator, output: Path, progress: Progress, 
             state = accelerator.unwrap_model(model).state_dict()
             save_file({k: v.contiguous() for k, v in state.items()}, fresh / BEST)
         elif (folder / LAST / BEST).exists():
-            os.link(folder / LAST / BEST, fresh / BEST)
+            shutil.copyfile(folder / LAST / BEST, fresh / BEST)
         write_history(output, progress.history)
         # The old checkpoint leaves its place only when the new one is complete.
         old = folder / "old"
@@ -193,6 +227,20 @@ def load_checkpoint(accelerator: Accelerator, output: Path) -> bool:
         return False
     accelerator.load_state(str(folder / LAST))
     return True
+
+
+def steps_of(batches: DataLoader, accumulation: int) -> int:
+    """Optimizer steps of an epoch: the last of them may be of fewer batches, Accelerate makes it nevertheless.
+
+    Raises:
+        BthubError: there isn't one whole batch, so that nothing would be learned.
+    """
+    if len(batches) == 0:
+        raise BthubError(
+            f"{len(batches.sampler)} training images don't fill a batch of {batches.batch_size}: "
+            "--set batch_size to no more than there are"
+        )
+    return math.ceil(len(batches) / accumulation)
 
 
 def load_imagenet(model: nn.Module, architecture: str) -> None:
