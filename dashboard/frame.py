@@ -5,6 +5,7 @@ import html
 import io
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -104,8 +105,12 @@ def load_runs() -> tuple[dict[str, RunFolder], list[str]]:
 def files_of(source: str | Path) -> tuple:
     """Names, times and sizes of a local run's files: what is kept of a run is valid as long as these are the same."""
     folder = Path(source)
-    found = [*folder.glob("*.*"), *(folder / PREDICTIONS).glob("*.csv")] if folder.is_dir() else []
-    return tuple(sorted((file.name, (stat := file.stat()).st_mtime_ns, stat.st_size) for file in found))
+    found = []
+    for file in [*folder.glob("*.*"), *(folder / PREDICTIONS).glob("*.csv")] if folder.is_dir() else []:
+        # What training writes is called NAME.tmp until it is whole.
+        with suppress(FileNotFoundError):
+            found.append((file.name, (stat := file.stat()).st_mtime_ns, stat.st_size))
+    return tuple(sorted(found))
 
 
 @st.cache_resource(show_spinner="Reading a run")

@@ -1,11 +1,12 @@
 """Models at work, for the pages that need them: torch is imported by the first of these calls, and only then."""
 
+import threading
+
 import numpy as np
 import streamlit as st
 from PIL import Image
 
 import frame
-from bthub.errors import BthubError
 from bthub.run_folder import WEIGHTS, RunFolder
 
 
@@ -35,11 +36,13 @@ def _look(
 ) -> tuple[np.ndarray, dict[str, float]]:
     from bthub.explain import heatmaps
 
-    classifier = _classifier(_run, path, files)
-    probabilities = dict(zip(classifier.labels, map(float, classifier.predict([_image])[0]), strict=True))
-    # For a model of several tumor types: the evidence for what it calls.
-    label = "tumor" if "tumor" in probabilities else max(probabilities, key=probabilities.get)
-    return heatmaps(classifier, [_image], label)[0], probabilities
+    classifier, one_at_a_time = _classifier(_run, path, files)
+    # Grad-CAM hooks into the model, which all sessions share: a second slice would end up in the first one's map.
+    with one_at_a_time:
+        probabilities = dict(zip(classifier.labels, map(float, classifier.predict([_image])[0]), strict=True))
+        # For a model of several tumor types: the evidence for what it calls.
+        label = "tumor" if "tumor" in probabilities else max(probabilities, key=probabilities.get)
+        return heatmaps(classifier, [_image], label)[0], probabilities
 
 
 @st.cache_resource(show_spinner=False, max_entries=2000)
@@ -52,17 +55,11 @@ def _draw(_run: RunFolder, _image: Image.Image, path: str, files: tuple, key: tu
 def _classifier(_run: RunFolder, path: str, files: tuple):
     from bthub.models.classifier import load_classifier
 
-    try:
-        return load_classifier(_run)
-    except (KeyError, OSError) as error:
-        raise BthubError(f"{_run.id} can't be loaded ({error}): restore its files or train it again") from error
+    return load_classifier(_run), threading.Lock()
 
 
 @st.cache_resource(show_spinner="Loading a localizer", max_entries=4)
 def _localizer(_run: RunFolder, path: str, files: tuple):
     from bthub.models.localizer import load_localizer
 
-    try:
-        return load_localizer(_run)
-    except (KeyError, OSError) as error:
-        raise BthubError(f"{_run.id} can't be loaded ({error}): restore its files or train it again") from error
+    return load_localizer(_run)

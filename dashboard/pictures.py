@@ -11,7 +11,9 @@ import streamlit as st
 from PIL import Image
 from scipy.ndimage import binary_dilation
 
+import frame
 from bthub.compare import Evaluation, image_key
+from bthub.errors import BthubError
 from bthub.per_image import HEALTHY
 
 SHIPPED = Path(__file__).parent / "slices"
@@ -85,15 +87,17 @@ Slices = ShippedSlices | BuiltSlices | NoSlices
 
 
 def slices(evaluation: Evaluation) -> Slices:
-    """The slices at hand: the split of the data set in BTHUB_DATA if that is of the evaluation's kind (with patients,
-    or image folders), else those that ship with the dashboard; none of image folders do.
-
-    Raises:
-        BthubError: BTHUB_DATA names no such data set or split.
+    """The slices at hand: a split of the data set in BTHUB_DATA if that is the evaluation's, else those that ship with
+    the dashboard; none of image folders do. A data set that can't be read gets a message on the page.
     """
-    data, has_patients = os.environ.get("BTHUB_DATA"), evaluation.protocol != "default"
-    if data and _is_lgg(data) == has_patients:
-        return _built(data, evaluation.split, evaluation.protocol)
+    data = os.environ.get("BTHUB_DATA")
+    has_patients = evaluation.protocol != "default"
+    try:
+        # There is one set with patients, whatever its folder is called; those of image folders go by their name.
+        if data and _is_lgg(data) == has_patients and (has_patients or Path(data).name == evaluation.data):
+            return _built(data, evaluation.split, evaluation.protocol)
+    except BthubError as error:
+        frame.say([f"BTHUB_DATA: {error}"])
     return _shipped() if has_patients else NoSlices()
 
 

@@ -5,8 +5,11 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+import time
 import tomllib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +18,24 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from PIL import Image
+from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
 from streamlit.testing.v1 import AppTest
 
 from bthub import metrics, scoring
 from bthub.data.splits import FOLD_PROTOCOLS, patient_split
 from bthub.result import DISCLAIMER
-from bthub.run_folder import DEFAULTS, GRADCAM, METRICS, ORG, PREDICTIONS, TRAINING, RunFolder, hub_id, write_json
+from bthub.run_folder import (
+    DEFAULTS,
+    GRADCAM,
+    METRICS,
+    ORG,
+    PREDICTIONS,
+    TRAINING,
+    WEIGHTS,
+    RunFolder,
+    hub_id,
+    write_json,
+)
 
 ROOT = Path(__file__).parents[1]
 DASHBOARD = ROOT / "dashboard"
@@ -130,6 +145,18 @@ def test_a_changed_metrics_file_changes_the_page(show: Open, copy: Path):
     assert table(app)["roc_auc"][0] == 0.54321
 
 
+def test_equal_values_keep_their_own_intervals(show: Open, shipped_runs: tuple[Path, Path], copy: Path):
+    content = json.loads((copy / METRICS).read_text())
+    recall = content["patient/test"]["metrics"]["recall"]
+    before = f"{recall['value']:.3f} ({recall['low']:.3f}–{recall['high']:.3f})"
+    recall["low"] = 0.5
+    write_json(copy / METRICS, content)
+    app = show(runs=[shipped_runs[0], copy])
+    shown = convert_arrow_bytes_to_pandas_df(app.dataframe[0].proto.arrow_data.styler.display_values)
+    texts = dict(zip(table(app)["model"], shown["recall"], strict=True))
+    assert texts == {"resnet18-lgg": f"★ {before}", "copy": f"★ {recall['value']:.3f} (0.500–{recall['high']:.3f})"}
+
+
 def test_the_choice_is_in_the_address(show: Open, shipped_runs: tuple[Path, Path]):
     app = show(models="resnet18-lgg", split="validation")
     assert app.multiselect(key="models").value == ["resnet18-lgg"]
@@ -178,6 +205,25 @@ def test_a_run_of_an_older_layout_is_named_on_every_page(show: Open, shipped_run
     app = show(page, [*shipped_runs, copy])
     # Pages about masks alone don't look at a classifier.
     assert page in ("localization", "where_it_looks") or any("copy" in warning.value for warning in app.warning)
+
+
+def test_a_file_that_vanishes_while_it_is_looked_at_is_passed_over(copy: Path):
+    import frame
+
+    before = frame.files_of(copy)
+    (copy / f"{METRICS}.tmp").symlink_to("nowhere")  # found by its name, but not there
+    assert frame.files_of(copy) == before
+
+
+def test_damaged_weights_are_named_and_the_others_still_look(show: Open, shipped_runs: tuple[Path, Path], copy: Path):
+    (copy / GRADCAM).unlink()  # it says that it is of other weights
+    pair = [copy, Path(shutil.copytree(shipped_runs[1], copy.with_name("outlines")))]
+    for run in pair:
+        (run / WEIGHTS).write_bytes((run / WEIGHTS).read_bytes()[:5000])
+    app = show("where_it_looks", [*shipped_runs, *pair])
+    assert [warning.value.split(":")[0] for warning in app.warning] == ["copy", "outlines"]
+    assert "Heat map of resnet18-lgg" in words(app) and "Outline drawn by resunet18-lgg" in words(app)
+    assert "outlines" in show("localization", [pair[1]]).warning[0].value
 
 
 def test_no_run_at_all(show: Open, tmp_path: Path):
@@ -357,6 +403,36 @@ def test_where_it_looks_compares_with_the_mask(show: Open):
     row = table(app).iloc[0]
     assert row["model"] == "resnet18-lgg" and 0 <= row["agreement"] <= 1 and 0 < row["chance"] < 0.2
     assert "Heat map of resnet18-lgg" in words(app) and "Outline drawn by resunet18-lgg" in words(app)
+
+
+def test_a_model_looks_at_one_slice_at_a_time(shipped_runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch):
+    """All sessions share it, and two at once would mix their heat maps."""
+    import models
+    from bthub import explain
+    from bthub.models.classifier import Classifier
+
+    busy, mixed = threading.Lock(), []
+
+    def alone(work: Callable) -> Callable:
+        def checked(*args):
+            if not busy.acquire(blocking=False):
+                mixed.append(args)
+                return work(*args)
+            try:
+                time.sleep(0.05)
+                return work(*args)
+            finally:
+                busy.release()
+
+        return checked
+
+    monkeypatch.setattr(Classifier, "predict", alone(Classifier.predict))
+    monkeypatch.setattr(explain, "heatmaps", alone(explain.heatmaps))
+    run = RunFolder.open(shipped_runs[0])
+    slices = [Image.effect_noise((64, 64), 80).convert("RGB") for _ in range(4)]
+    with ThreadPoolExecutor(len(slices)) as sessions:
+        found = list(sessions.map(lambda i: models.look(run, slices[i], (str(time.time_ns()), str(i))), range(4)))
+    assert len(found) == 4 and not mixed
 
 
 def test_a_run_without_weights_shows_figures_but_cannot_look(show: Open, copy: Path):
@@ -569,7 +645,7 @@ def test_the_pictures_of_an_image_folder_set_are_shown(show: Open, shipped_runs,
         for file in (Path(row["file"]), Path("train", *Path(row["file"]).parts[1:])):
             (tmp_path / "download" / file.parent).mkdir(parents=True, exist_ok=True)
             Image.fromarray(rng.integers(0, 256, (12, 16), np.uint8)).save(tmp_path / "download" / file)
-    data = tmp_path / "data"
+    data = tmp_path / "brain_tumor_4class"
     build(tmp_path / "download", data)
     built = pictures.BuiltSlices(str(data), "test", "default")
     assert {key[0].split("/")[1] for key, area in built.keys.items() if area == 0} == {"no_tumor"}
@@ -578,6 +654,18 @@ def test_the_pictures_of_an_image_folder_set_are_shown(show: Open, shipped_runs,
     monkeypatch.setenv("BTHUB_DATA", str(data))
     app = show("top_losses", [run])
     assert re.search(r"[1-9]\d* of \d+ errors: the worst first", words(app))
+
+    # A set of another name isn't the one that was measured, although its files are called the same.
+    monkeypatch.setenv("BTHUB_DATA", str(shutil.copytree(data, tmp_path / "other")))
+    assert "No picture of brain_tumor_4class comes with" in words(show("where_it_looks", [run]))
+
+
+@pytest.mark.parametrize("page", ["quiz", "top_losses", "where_it_looks", "localization"])
+def test_a_data_set_that_cannot_be_read_is_named_and_what_ships_is_shown(show: Open, page: str, monkeypatch):
+    monkeypatch.setenv("BTHUB_DATA", "nowhere")
+    app = show(page)
+    assert "nowhere: no such folder" in app.warning[0].value
+    assert re.search("comes? with|harder than the split", words(app))
 
 
 def test_outlines_are_drawn_around_a_mask():

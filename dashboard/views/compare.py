@@ -64,9 +64,11 @@ def table(rows: list[dict], metrics: list[str], task: str) -> None:
     best = {column: compare.best(rows, column) for column in columns}
     data = pd.DataFrame(rows)[["model", *columns, "network", "start"]]
     style = data.style.hide(axis="index")
+    for i, row in enumerate(rows):
+        # By place, not by value: two models with the same value have intervals of their own.
+        cells = {column: text(row, column, best[column] if len(rows) > 1 else None) for column in columns}
+        style = style.format(cells, subset=([i], columns))
     for column in columns:
-        texts = {row[column]: text(row, column, best[column] if len(rows) > 1 else None) for row in rows}
-        style = style.format(lambda value, texts=texts: texts.get(value, "–"), subset=[column])
         style = style.set_properties(
             subset=(data.index[data[column] == best[column]], [column])
             if len(rows) > 1

@@ -25,7 +25,8 @@ def main() -> None:
     if isinstance(found, pictures.NoSlices):
         st.info(
             f"No picture of {view.evaluation.data} comes with the dashboard. To see them, name the data set as "
-            "`bthub data build` wrote it, a folder or a Hub id, with the environment variable `BTHUB_DATA`."
+            "`bthub data build` wrote it, a folder or a Hub id of this name, with the environment variable "
+            "`BTHUB_DATA`."
         )
         return
     keys = choose(found)

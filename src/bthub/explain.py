@@ -170,7 +170,7 @@ def last_convolutional_stage(model: nn.Module) -> nn.Module:
 
 
 def heatmaps(classifier: Classifier, images: Sequence[Image.Image], label: str = "tumor") -> list[np.ndarray]:
-    """Grad-CAM of one class for RGB images of any size.
+    """Grad-CAM of one class for RGB images of any size. Meanwhile no other thread may use the classifier.
 
     Args:
         classifier: of `load_classifier`.
