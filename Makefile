@@ -36,7 +36,7 @@ cards: $(VENV)/.demo  ## render the model cards of runs/ again, from their files
 	@$(BIN)/bthub card $(dir $(wildcard runs/*/metrics.json)) --copies model_cards
 
 results: $(VENV)/.demo  ## compare the runs of runs/ again: results/
-	@$(BIN)/bthub compare runs/* >/dev/null
+	@$(BIN)/bthub compare $(dir $(wildcard runs/*/metrics.json)) >/dev/null
 	@$(BIN)/bthub two-stage runs/resnet18-lgg runs/resunet18-lgg
 	@$(BIN)/bthub two-stage runs/resnet18-lgg-slice runs/resunet18-lgg-slice
 	@$(BIN)/bthub cross-validate runs/resunet18-lgg-fold-*

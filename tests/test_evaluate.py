@@ -233,6 +233,22 @@ def test_entries_of_other_splits_stay(detector, tiny_lgg):
     assert not list(detector.rglob("*.tmp"))
 
 
+def test_figures_of_another_set_are_not_replaced(detector, tiny_lgg, tmp_path):
+    evaluate(detector, tiny_lgg, "test")
+    metrics = json.loads((detector / METRICS).read_text())
+    # The same images under another name of their folder are the same set.
+    metrics["patient/test"]["dataset"]["name"] = "elsewhere"
+    (detector / METRICS).write_text(json.dumps(metrics))
+    evaluate(detector, tiny_lgg, "test")
+    metrics["patient/test"]["dataset"]["sha256"] = "0"
+    (detector / METRICS).write_text(json.dumps(metrics))
+    before = (detector / "predictions" / "patient-test.csv").read_bytes()
+    with pytest.raises(BthubError, match="has patient/test of elsewhere, which the figures of .* would replace"):
+        evaluate(detector, tiny_lgg, "test")
+    assert json.loads((detector / METRICS).read_text()) == metrics
+    assert (detector / "predictions" / "patient-test.csv").read_bytes() == before
+
+
 def test_by_institution(detector, tiny_lgg):
     entry = evaluate(detector, tiny_lgg, "train")
     rows = load_split(tiny_lgg, "train")

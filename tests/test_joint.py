@@ -152,6 +152,16 @@ def test_compared_folds_share_a_table(tmp_path):
         whole["metrics"]["dice_volume_mean"]["value"], abs=1e-5
     )
     assert "## Cross-validation, net" in text
+    # A fold that was trained in another way spoils its own table alone.
+    changed = named_folds(tmp_path / "changed")
+    training = json.loads((changed[2].path / "training.json").read_text())
+    training["config"]["learning_rate"] = 0.1
+    (changed[2].path / "training.json").write_text(json.dumps(training))
+    changed = [open_run(run.path) for run in changed]
+    text = tables.write(
+        [*changed, run_folder(tmp_path / "x", "detector", "patient", verdict_rows(SLICES))], tmp_path / "o"
+    )
+    assert "Cross-validation, net\n\nLeft out: " in text and "## image-classification" in text
     # One fold too few leaves four runs of their own.
     assert "Cross-validation" not in tables.write(named_folds(tmp_path / "more")[:4], tmp_path / "four")
 

@@ -161,14 +161,18 @@ def render(run: str | Path, org: str | None = None) -> str:
     """The model card of a run: README.md with its metadata.
 
     Args:
-        run: run folder or Hub id.
+        run: a local run folder.
         org: the organisation whose repos the card names; by default the project's.
 
     Raises:
         BthubError: a file or a value is missing, or the metrics or the cost were measured with other weights.
     """
+    if not Path(run).is_dir():
+        raise BthubError(
+            f"{run} isn't a local folder: download the run first, its card is made of its files and figures"
+        )
     folder = RunFolder.open(run, weights=False)
-    name = folder.id.rpartition("/")[2]
+    name = folder.id
     config = Record(folder.config, folder.path / CONFIG)
     training = Record(folder.training, folder.path / TRAINING)
     recipe = training["config"]
@@ -356,10 +360,10 @@ def _results(folder: RunFolder) -> list[Record]:
     for key, entry in folder.metrics.items():
         protocol, _, split = key.partition("/")
         record = Record({**entry, "protocol": protocol, "split": split}, folder.path / METRICS, f"{key}: ")
-        if record["weights"] != _local_revision(folder):
+        if record["weights"] != folder.revision:
             raise BthubError(
                 f"{folder.path / METRICS}: {key} was measured with the weights {record['weights']}, the folder has "
-                f"{_local_revision(folder)}: run again {record['command']}"
+                f"{folder.revision}: run again {record['command']}"
             )
         entries.append(record)
     rank = {split: i for i, split in enumerate((*UNSEEN, "validation", "train"))}
@@ -372,20 +376,13 @@ def _name(metric: str, entry: Record) -> str:
     return f"{metrics.readable(metric)}, mean over classes" if macro else metrics.readable(metric)
 
 
-def _local_revision(folder: RunFolder) -> str:
-    # A repo's revision is a commit, but `metrics.json` names the weights themselves.
-    if folder.revision.startswith("sha256:"):
-        return folder.revision
-    return RunFolder.open(folder.path, weights=False).revision
-
-
 def _cost(folder: RunFolder) -> Record:
     """What the run costs, measured with the weights that are here."""
     found = Record(folder.cost, folder.path / COST)
-    if found["weights"] != _local_revision(folder):
+    if found["weights"] != folder.revision:
         raise BthubError(
             f"{folder.path / COST} was measured with the weights {found['weights']}, the folder has "
-            f"{_local_revision(folder)}: run again bthub cost {folder.id}"
+            f"{folder.revision}: run again bthub cost {folder.id}"
         )
     return found
 
@@ -453,10 +450,10 @@ def _gradcam(folder: RunFolder, key: str) -> Record | None:
     if key not in folder.gradcam:
         return None
     found = Record(folder.gradcam[key], folder.path / GRADCAM, f"{key}: ")
-    if found["weights"] != _local_revision(folder):
+    if found["weights"] != folder.revision:
         raise BthubError(
             f"{folder.path / GRADCAM}: {key} was measured with the weights {found['weights']}, the folder has "
-            f"{_local_revision(folder)}: run again {found['command']}"
+            f"{folder.revision}: run again {found['command']}"
         )
     return found
 

@@ -66,7 +66,8 @@ def evaluate(
 
     Raises:
         BthubError: the run isn't a local run folder or lacks a value; the data have no such split, no images, other
-            classes, no masks for a ResUNet; or they hold images that the run was trained or chosen on.
+            classes, no masks for a ResUNet; they hold images that the run was trained or chosen on; or the run has
+            figures of another set's split of that name.
     """
     if not Path(run).is_dir():
         raise BthubError(f"{run} isn't a local folder: download the run first, results are written into it")
@@ -85,6 +86,10 @@ def evaluate(
     elif protocol != own_protocol:
         command += f" --protocol {protocol}"
     refuse_known_images(folder, rows, split)
+    dataset = {"name": name, **describe_rows(rows)}
+    known = folder.metrics if (folder.path / METRICS).exists() else {}
+    if f"{protocol}/{split}" in known:
+        _refuse_another_set(folder, f"{protocol}/{split}", known[f"{protocol}/{split}"]["dataset"], dataset)
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if folder.task == CLASSIFICATION:
@@ -95,7 +100,7 @@ def evaluate(
         "task": folder.task,
         **settings,
         **measure(predictions, settings),
-        "dataset": {"name": name, **describe_rows(rows)},
+        "dataset": dataset,
         "weights": folder.revision,
         "command": command,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -107,10 +112,18 @@ def evaluate(
     }
     (folder.path / PREDICTIONS).mkdir(exist_ok=True)
     write_rows(folder.path / PREDICTIONS / f"{protocol}-{split}.csv", predictions)
-    known = folder.metrics if (folder.path / METRICS).exists() else {}
     write_json(folder.path / METRICS, {**known, f"{protocol}/{split}": entry})
     _gallery(folder, f"{protocol}/{split}", rows, predictions, device)
     return entry
+
+
+def _refuse_another_set(folder: RunFolder, key: str, known: dict, dataset: dict) -> None:
+    """Figures are kept by protocol and split: those of one data set don't take the place of another's."""
+    if known["name"] != dataset["name"] and known["sha256"] != dataset["sha256"]:
+        raise BthubError(
+            f"{folder.path / METRICS} has {key} of {known['name']}, which the figures of {dataset['name']} would "
+            "replace: evaluate a copy of the run folder"
+        )
 
 
 def summary(entry: dict) -> str:

@@ -235,7 +235,9 @@ class RunFolder:
     def _check(self, weights: bool = True) -> None:
         for name in (CONFIG, WEIGHTS) if weights else (CONFIG,):
             self._file(name)
-        lacking = {"architecture", "num_classes", "label_names", "pretrained_cfg"} - self.config.keys()
+        # What a network is made from; figures alone are read without.
+        needed = {"architecture", "num_classes", "label_names", "pretrained_cfg"} if weights else {"architecture"}
+        lacking = needed - self.config.keys()
         if self.task == CLASSIFICATION and lacking:
             raise BthubError(
                 f"{self.path / CONFIG} has no {', '.join(sorted(lacking))}: it isn't a run of bthub, which "
