@@ -16,6 +16,11 @@ import os
 import signal
 import sys
 import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -38,12 +43,16 @@ EXAMPLES = {
     "No tumor, high slice": "TCGA_DU_8162_19961029_22.png",
 }
 
+# Seconds: how often uploads and overlays are deleted, and from which age.
+DELETE_EVERY, DELETE_AGE = 60, 300
+
 # One picture at a time: torch already spreads it over the cores, and a large picture takes much memory.
 CONCURRENCY = {"concurrency_limit": 1, "concurrency_id": "models"}
-WAITING_PLACES = 32
+# The largest picture that is read takes 30 seconds on two cores. The last to wait has one at work and the other places
+# before it: its file must still be there when its turn comes.
+SLOWEST = 30
+WAITING_PLACES = DELETE_AGE // SLOWEST - 1
 
-# Seconds: how often uploads and overlays are deleted, and from which age. A queued picture must outlive its wait.
-DELETE_EVERY, DELETE_AGE = 60, 300
 SHOWN_SIDE = 1024  # pixels; pictures on the page are reduced to this, the downloads are not
 
 HEADER = f"""
@@ -139,7 +148,6 @@ def build(pipe: Pipeline) -> gr.Blocks:
     with gr.Blocks(
         title="Brain tumor on an MRI slice",
         analytics_enabled=False,
-        delete_cache=(DELETE_EVERY, DELETE_AGE),
         fill_width=True,
     ) as demo:
         gr.HTML(HEADER)
@@ -225,6 +233,45 @@ def launch(demo: gr.Blocks, port: int) -> None:
         )
     except OSError as error:
         raise BthubError(f"port {port} is not free: stop what uses it, or choose another with PORT=") from error
+
+
+@contextmanager
+def swept(folder: Path) -> Iterator[None]:
+    """Delete, every DELETE_EVERY seconds, what in a folder is older than DELETE_AGE, for as long as the block runs.
+
+    Gradio's own `delete_cache` ends at its first error, until the server is started again.
+    """
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.wait(DELETE_EVERY):
+            try:
+                sweep(folder)
+            except Exception:
+                traceback.print_exc()  # the next sweep tries again
+
+    thread = threading.Thread(target=work, name="sweep", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def sweep(folder: Path) -> None:
+    """Delete the files in a folder, at any depth, that were written or moved there over DELETE_AGE seconds ago."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            file = Path(parent, name)
+            try:
+                if time.time() - file.lstat().st_ctime > DELETE_AGE:
+                    file.unlink()
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                # Without the file's name, which may be a patient's.
+                print(f"bthub: a file in {parent} could not be deleted: {error.strerror}", file=sys.stderr, flush=True)
 
 
 def sentence(error: BthubError, file: str) -> str:
@@ -388,9 +435,9 @@ def main() -> int:
         return 2
     # When the system stops it, it leaves through the `with` below, as on Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with tempfile.TemporaryDirectory(prefix="bthub-") as folder:
+    with tempfile.TemporaryDirectory(prefix="bthub-") as folder, swept(Path(folder)):
         # All that Gradio writes, half-finished uploads too, goes with this folder, which no other user can read.
-        tempfile.tempdir = folder
+        tempfile.tempdir = os.environ["GRADIO_TEMP_DIR"] = os.path.realpath(folder)
         try:
             print("bthub: loading the models", flush=True)
             demo = build(load_pipeline(os.environ.get("BTHUB_DETECTOR"), os.environ.get("BTHUB_LOCALIZER")))

@@ -5,7 +5,9 @@ import importlib.util
 import io
 import re
 import socket
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -273,27 +275,68 @@ def test_nothing_phones_home_or_is_remembered(served: gr.Blocks, client: Client,
     assert link.status_code == 404
 
 
-def test_uploads_and_overlays_are_deleted(app: ModuleType, pipe: Recorder, cache: Path, tmp_path: Path) -> None:
-    demo = app.build(pipe)
-    assert demo.delete_cache == (app.DELETE_EVERY, app.DELETE_AGE) and sum(demo.delete_cache) <= 600
-    demo.delete_cache = (1, 1)
+def test_uploads_and_overlays_are_deleted(
+    app: ModuleType, served: gr.Blocks, client: Client, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert f"deleted within {(app.DELETE_EVERY + app.DELETE_AGE) / 60:.0f} minutes" in " ".join(app.ABOUT.split())
     before = files_in(cache)
-    app.launch(demo, free_port())
-    try:
-        file = tmp_path / "mine.png"
-        Image.effect_noise((128, 96), 80).save(file)
-        analyze(Client(demo.local_url, verbose=False, download_files=tmp_path), file)
-        assert {path.name for path in files_in(cache) - before} == {"mine.png", "image.png"}
-        deadline = time.monotonic() + 60
-        while files_in(cache) - before and time.monotonic() < deadline:
-            time.sleep(0.2)
-        assert files_in(cache) - before == set()
+    file = tmp_path / "mine.png"
+    Image.effect_noise((128, 96), 80).save(file)
+    analyze(client, file)
+    assert {path.name for path in files_in(cache) - before} == {"mine.png", "image.png"}
+    app.sweep(cache)  # too young
+    assert {path.name for path in files_in(cache) - before} == {"mine.png", "image.png"}
 
-        config = httpx.get(f"{demo.local_url}config").json()
-        pictures = [c["props"]["icon"]["url"] for c in config["components"] if c["type"] == "button"]
-        assert [httpx.get(url).status_code for url in pictures] == [200] * len(app.EXAMPLES)
-    finally:
-        demo.close(verbose=False)
+    monkeypatch.setattr(app, "DELETE_EVERY", 0.1)
+    monkeypatch.setattr(app, "DELETE_AGE", 0)
+    with app.swept(cache):
+        wait_for(lambda: not any(path.is_file() for path in cache.rglob("*")))
+    config = httpx.get(f"{served.local_url}config").json()
+    pictures = [c["props"]["icon"]["url"] for c in config["components"] if c["type"] == "button"]
+    assert [httpx.get(url).status_code for url in pictures] == [200] * len(app.EXAMPLES)
+
+
+def test_deleting_goes_on_after_an_error(
+    app: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that can't be deleted keeps no other, and a sweep that fails keeps no later one."""
+    unlink, sweep, failed = Path.unlink, app.sweep, []
+
+    def guarded(path: Path) -> None:
+        if path.name == "kept.png":
+            raise PermissionError(1, "Operation not permitted")
+        unlink(path)
+
+    def fails_once(folder: Path) -> None:
+        if not failed:
+            failed.append(folder)
+            raise MemoryError("no memory left")
+        sweep(folder)
+
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    for name in ("kept.png", "a/one.png", "a/b/two.png", "zero.png"):
+        (tmp_path / name).write_text("x")
+    monkeypatch.setattr(Path, "unlink", guarded)
+    monkeypatch.setattr(app, "sweep", fails_once)
+    monkeypatch.setattr(app, "DELETE_EVERY", 0.05)
+    monkeypatch.setattr(app, "DELETE_AGE", 0)
+    with app.swept(tmp_path):
+        wait_for(lambda: {path.name for path in files_in(tmp_path)} == {"kept.png"})
+    said = capsys.readouterr().err
+    assert "no memory left" in said and "could not be deleted: Operation not permitted" in said
+    assert "kept.png" not in said and not any(thread.name == "sweep" for thread in threading.enumerate())
+
+
+def test_a_waiting_picture_outlives_its_wait(app: ModuleType, served: gr.Blocks) -> None:
+    assert served._queue.max_size == app.WAITING_PLACES >= 8
+    assert app.WAITING_PLACES * app.SLOWEST < app.DELETE_AGE  # one is at work, and the other places come first
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def files_in(folder: Path) -> set[Path]:
@@ -387,6 +430,7 @@ def test_what_stops_it_is_one_sentence(
     monkeypatch.setenv("BTHUB_LOCALIZER", str(tiny_runs[1]))
     monkeypatch.setattr(app.signal, "signal", lambda *_: None)
     monkeypatch.setattr(app.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))  # main() sets it: here, until the test is over
 
     assert app.main() == 2
 
