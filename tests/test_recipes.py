@@ -236,7 +236,7 @@ def test_a_trained_row_is_measured_once(scripts, tiny_runs, tiny_lgg, data, monk
     (output / GRADCAM).unlink()
     assert again("resnet18-lgg", tiny_lgg, output) == [["explain", "test"], ["card", "--copies"]]
     content = RunFolder.open(output).metrics
-    write_json(output / METRICS, {"patient/test": content["patient/test"], "patient/validation": {"weights": "old"}})
+    write_json(output / METRICS, content | {"patient/validation": content["patient/validation"] | {"weights": "old"}})
     assert again("resnet18-lgg", tiny_lgg, output) == [["evaluate", "validation"], ["card", "--copies"]]
     # Trained again where a clone has the measurements of other weights: each is made again.
     save_file({**weights, "fc.bias": weights["fc.bias"] + 0.5}, output / WEIGHTS, metadata={"format": "pt"})
