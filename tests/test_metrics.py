@@ -176,6 +176,11 @@ def calibration_error(outcome, p):
     return metrics.expected_calibration_error(np.asarray(outcome), np.stack([1 - p, p], axis=1))
 
 
+def test_figures_of_two_classes_are_about_tumor_wherever_it_stands():
+    for labels, expected in ((["tumor", "without"], 0), (["no_tumor", "tumor"], 1), (["no", "yes"], 1)):
+        assert metrics.positive_class(labels) == expected
+
+
 def test_calibration_error_by_hand():
     # Bins of 1/15: 0.1 and 0.12 share the second, 0.9 and 0.91 the last but one.
     expected = (2 * abs(0.5 - 0.11) + 2 * abs(1 - 0.905)) / 4

@@ -163,6 +163,12 @@ def test_a_run_of_ones_own_goes_only_where_it_is_named(server, runs, tiny_lgg):
     assert not any("my-hospital" in path for key in server.repos for path in server.files(*key))
 
 
+def test_outside_a_clone_there_is_nothing_to_publish(server, monkeypatch, tmp_path):
+    monkeypatch.setattr(hub, "ROWS", tmp_path / "rows.yaml")
+    with pytest.raises(BthubError, match="there is nothing to publish"):
+        publish("all")
+
+
 def test_a_name_that_the_hub_does_not_take(server, runs):
     odd = (runs / "resnet18-lgg").rename(runs / "my resnet")
     with pytest.raises(BthubError, match="rename the folder"):

@@ -177,6 +177,7 @@ def test_committed_configurations_are_understood(file):
         ("learning_rate=1", "learning_rate", 1),
         ("mixed_precision=no", "mixed_precision", "no"),
         ("flag=true", "flag", True),
+        ("mixed_precision=falsely", "mixed_precision", "falsely"),
         ("clip=null", "clip", None),
         ("sizes={0: 64, 3: 128}", "sizes", {0: 64, 3: 128}),
     ],
@@ -218,6 +219,8 @@ def test_nested_configuration_becomes_its_dataclass():
     class Config:
         augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
 
+    with pytest.raises(BthubError, match="x: augmentation is None, expected dict"):
+        run.build_config(Config, {"augmentation": None}, "x")
     config = run.build_config(Config, {"augmentation": {"rotation": 3}}, "x")
     assert config.augmentation == Augmentation(rotation=3)
     with pytest.raises(BthubError, match="x: augmentation: unknown key rotations"):

@@ -167,9 +167,9 @@ def measured_rows() -> list[Path]:
 
     A run under any other name may be a user's own, on data of theirs: it goes nowhere unless it is named.
     """
-    return [
-        run for name in sorted(yaml.safe_load(ROWS.read_text())) if ((run := SHIPPED_RUNS / name) / METRICS).is_file()
-    ]
+    # Outside a clone there are neither rows nor runs.
+    names = sorted(yaml.safe_load(ROWS.read_text())) if ROWS.is_file() else []
+    return [SHIPPED_RUNS / name for name in names if (SHIPPED_RUNS / name / METRICS).is_file()]
 
 
 # What goes where

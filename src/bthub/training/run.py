@@ -77,7 +77,7 @@ class _Yaml(yaml.SafeLoader):
     }
 
 
-_Yaml.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"true|false", re.IGNORECASE), list("tTfF"))
+_Yaml.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(true|false)$", re.IGNORECASE), list("tTfF"))
 _Yaml.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?$|[-+]?\.inf$|\.nan$", re.IGNORECASE),
@@ -120,12 +120,12 @@ def build_config(kind: type, values: dict, name: str) -> Any:
     if unknown:
         raise BthubError(f"{name}: unknown key {', '.join(sorted(unknown))}; expected some of {', '.join(fields)}")
     for key, value in values.items():
-        if not dataclasses.is_dataclass(fields[key].type) and not _is_a(fields[key].type, value):
-            expected = getattr(fields[key].type, "__name__", fields[key].type)
-            raise BthubError(f"{name}: {key} is {value!r}, expected {expected}")
+        expected = dict if dataclasses.is_dataclass(fields[key].type) else fields[key].type
+        if not _is_a(expected, value):
+            raise BthubError(f"{name}: {key} is {value!r}, expected {getattr(expected, '__name__', expected)}")
     filled = {
         key: build_config(fields[key].type, value, f"{name}: {key}")
-        if dataclasses.is_dataclass(fields[key].type) and isinstance(value, dict)
+        if dataclasses.is_dataclass(fields[key].type)
         else value
         for key, value in values.items()
     }
