@@ -144,8 +144,8 @@ def collect(runs: dict[str, RunFolder], function: Callable[..., Found], *argumen
 # -- the choice
 
 
-def choose(runs: dict[str, RunFolder], problems: list[str]) -> View:
-    """The bar under the title: models, data set, protocol and split, all of them in the address."""
+def choose(runs: dict[str, RunFolder], problems: list[str]) -> None:
+    """The bar under the title: models, data set, protocol and split, all of them in the address; for `view`."""
     measured: dict[str, list[Evaluation]] = {}
     ranks: dict[str, int] = {}
     for name, run in runs.items():
@@ -213,12 +213,10 @@ def choose(runs: dict[str, RunFolder], problems: list[str]) -> View:
             f"`bthub evaluate RUN --data {chosen_data} --split {split}` measures them."
         )
     shown, at_hand = ({name: runs[name] for name in some} for some in (names, options))
-    view = View(shown, at_hand, coloured(runs, names), evaluation)
-    st.session_state["view"] = view
+    st.session_state["view"] = View(shown, at_hand, coloured(runs, names), evaluation)
     if not names:
         st.info("Choose at least one model above.")
         st.stop()
-    return view
 
 
 def rank(run: RunFolder) -> int:
@@ -273,7 +271,7 @@ def coloured(runs: dict[str, RunFolder], chosen: Sequence[str]) -> dict[str, Run
 
 
 def view() -> View:
-    """What `choose` returned for this session."""
+    """What was chosen in this session."""
     return st.session_state["view"]
 
 

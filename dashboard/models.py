@@ -20,8 +20,8 @@ def ready(runs: dict[str, RunFolder]) -> dict[str, RunFolder]:
     return {name: run for name, run in runs.items() if name not in lacking}
 
 
-def look(run: RunFolder, image: Image.Image, key: tuple[str, ...]) -> tuple[np.ndarray, dict[str, float]]:
-    """Grad-CAM (H, W) of a classifier for one slice, and its probability of each class."""
+def look(run: RunFolder, image: Image.Image, key: tuple[str, ...]) -> tuple[np.ndarray, str, float]:
+    """Grad-CAM (H, W) of a classifier for one slice, the class that it is of, and that class's probability."""
     return _look(run, image, str(run.path), frame.files_of(run.path), key)
 
 
@@ -33,7 +33,7 @@ def draw(run: RunFolder, image: Image.Image, key: tuple[str, ...]) -> np.ndarray
 @st.cache_resource(show_spinner=False, max_entries=2000)
 def _look(
     _run: RunFolder, _image: Image.Image, path: str, files: tuple, key: tuple[str, ...]
-) -> tuple[np.ndarray, dict[str, float]]:
+) -> tuple[np.ndarray, str, float]:
     from bthub.explain import heatmaps
 
     classifier, one_at_a_time = _classifier(_run, path, files)
@@ -42,7 +42,7 @@ def _look(
         probabilities = dict(zip(classifier.labels, map(float, classifier.predict([_image])[0]), strict=True))
         # For a model of several tumor types: the evidence for what it calls.
         label = "tumor" if "tumor" in probabilities else max(probabilities, key=probabilities.get)
-        return heatmaps(classifier, [_image], label)[0], probabilities
+        return heatmaps(classifier, [_image], label)[0], label, probabilities[label]
 
 
 @st.cache_resource(show_spinner=False, max_entries=2000)

@@ -329,7 +329,7 @@ def test_leakage_gives_each_slice_run_a_line(show: Open, shipped_runs, tmp_path:
     [said] = [c.proto.alt for c in app.get("vega_lite_chart") if c.proto.alt.startswith("accuracy by protocol")]
     for name in ("h-lgg-slice", "i-lgg-slice"):
         assert all(said.count(f"{name}, resnet18, {protocol}: ") == 1 for protocol in ("patient", "slice"))
-    assert "Trained for another time: i-lgg-slice and resnet18-lgg differ in epochs." in words(app)
+    assert "Trained for a different length: i-lgg-slice and resnet18-lgg differ in epochs." in words(app)
     training["config"]["learning_rate"] = 1.0
     write_json(second / TRAINING, training)
     app = show("leakage", [*shipped_runs, first, second])

@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     labels = rows["train"].features["label"].names
     # Of two classes that of tumor, of more the mean.
     f1_options = {"pos_label": positive_class(labels)} if len(labels) == 2 else {"average": "macro"}
-    images = TrainingImages(rows["train"].remove_columns(unused(rows["train"])), config.augmentation, not quiet)
+    images = TrainingImages(rows["train"].select_columns(["image", "label"]), config.augmentation, not quiet)
     sampler = EpochSampler(images.labels, config.seed)
     train_loader = DataLoader(images, config.batch_size, sampler=sampler, num_workers=config.workers, drop_last=True)
     steps = run.steps_of(train_loader, config.accumulation)
@@ -233,11 +233,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write_json(output / CALIBRATION, calibration)
         save_classifier(output, best, config.architecture, labels, size, calibration["temperature"])
         print(f"{output}: validation F1 {progress.best:.4f}; next: bthub evaluate {output}")
-
-
-def unused(rows) -> list[str]:
-    """Columns that a classifier doesn't look at."""
-    return [name for name in rows.column_names if name not in ("image", "label")]
 
 
 def layers_to_train(config: Config, epoch: int) -> int | None:

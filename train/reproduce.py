@@ -21,10 +21,8 @@ from bthub.run_folder import CARD, COST, GRADCAM, METRICS, SHIPPED_RUNS, WEIGHTS
 
 HERE = Path(__file__).parent
 ROWS = HERE / "rows.yaml"
-# Where `bthub data build` is expected to have written the data sets of the rows, and the split that a row reports: the
-# 253-image set is built 80 / 20, and like its paper's rows has validation only.
+# Where `bthub data build` is expected to have written the data sets of the rows.
 DATA = {"lgg": "data/lgg", "4class": "data/4class", "253": "data/253"}
-SPLIT = {"lgg": "test", "4class": "test", "253": "validation"}
 CARDS = SHIPPED_RUNS.parent / "model_cards"
 
 
@@ -77,7 +75,7 @@ def train(row: dict, data: str, output: Path, changes: list[str], *flags: str) -
 def measure(row: dict, data: str, output: Path) -> None:
     """Evaluate a trained run, count and time it, look where it looks, and write its card: what isn't done yet."""
     # The thresholds that the dashboard moves are chosen on validation.
-    for split in dict.fromkeys((SPLIT[row["data"]], "validation")):
+    for split in ("test", "validation"):
         if not measured(output, METRICS, split):
             bthub("evaluate", str(output), "--data", data, "--split", split)
     # The folder may be a clone's, with the measurements of weights that aren't in it.

@@ -61,18 +61,16 @@ def section(task: str) -> None:
 def table(rows: list[dict], metrics: list[str], task: str) -> None:
     """The sortable table: metric with interval, the best of each column marked with a star."""
     columns = [*metrics, *compare.COSTS]
-    best = {column: compare.best(rows, column) for column in columns}
+    best = {column: compare.best(rows, column) if len(rows) > 1 else None for column in columns}
     data = pd.DataFrame(rows)[["model", *columns, "network", "start"]]
     style = data.style.hide(axis="index")
     for i, row in enumerate(rows):
         # By place, not by value: two models with the same value have intervals of their own.
-        cells = {column: text(row, column, best[column] if len(rows) > 1 else None) for column in columns}
+        cells = {column: text(row, column, best[column]) for column in columns}
         style = style.format(cells, subset=([i], columns))
     for column in columns:
         style = style.set_properties(
-            subset=(data.index[data[column] == best[column]], [column])
-            if len(rows) > 1
-            else (data.index[:0], [column]),
+            subset=(data.index[data[column] == best[column]], [column]),
             **{"font-weight": "700", "background-color": "rgba(15, 157, 119, .18)"},
         )
     titles = {"model": "Model", "network": "Network", "start": "First weights"}

@@ -118,7 +118,7 @@ def measured(view: frame.View) -> None:
             )
             (longer if pair.comparable else other).append(words)
     if longer:
-        st.caption("Trained for another time: " + "; ".join(longer) + ".")
+        st.caption("Trained for a different length: " + "; ".join(longer) + ".")
     if other:
         st.caption("Not shown, because it isn't the protocol alone: " + "; ".join(other) + ".")
 

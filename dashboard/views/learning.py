@@ -100,7 +100,7 @@ def finder() -> None:
         frame.missing(
             f"No chosen run has a learning-rate range test. Where a recipe makes one, it is the file "
             f"`{compare.LR_FINDER}` of the run (columns `learning_rate` and `loss`), and its curve appears here. The "
-            "rate is raised step by step over a few hundred batches; a good one lies in the valley before the loss "
+            "rate is raised step by step over about a hundred batches; a good one lies in the valley before the loss "
             "climbs. To train a run at another rate:",
             f"{frame.COMMANDS[CLASSIFICATION]} --set learning_rate=0.0001",
         )

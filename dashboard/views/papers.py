@@ -39,7 +39,7 @@ def main() -> None:
     frame.note(
         "How to read it: a paper's figure stands beside each run here that is comparable in network, task and kind of "
         "data, those that follow the paper's own recipe first, and says what the run began with, how long it trained, "
-        "and on pictures of what side. “No run yet” is where none is; `train/configs/papers` has the recipes, "
+        "and at what picture size. “No run yet” is where none is; `train/configs/papers` has the recipes, "
         "`train/rows.yaml` what two CPU cores leave of them.",
         downloads,
         "papers.csv",

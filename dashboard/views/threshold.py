@@ -9,7 +9,7 @@ from bthub import compare, per_image
 from bthub.compare import Evaluation
 from bthub.errors import BthubError
 from bthub.per_image import Scores
-from bthub.run_folder import CLASSIFICATION
+from bthub.run_folder import CLASSIFICATION, RunFolder
 
 ONE, OWN, CHEAPEST = "One for all", "Each its own", "Cheapest for each"
 GRID = np.round(np.linspace(0, 1, 101), 3)
@@ -33,7 +33,7 @@ def main() -> None:
     operate(view, found, lines)
 
 
-def _curves(run, evaluation: Evaluation) -> tuple[list[dict], list[dict]]:
+def _curves(run: RunFolder, evaluation: Evaluation) -> tuple[list[dict], list[dict]]:
     return per_image.curves(per_image.detector_scores(run, evaluation))
 
 
@@ -99,7 +99,9 @@ def operate(view: frame.View, found: dict[str, Scores], lines: dict) -> None:
     table(points)
     if how == ONE or chosen_on != "validation":
         where = (
-            "on validation" if chosen_on == "validation" else "on this very split, which flatters: no run has others"
+            "on validation"
+            if chosen_on == "validation"
+            else "on this very split, which flatters: not every chosen model was measured on validation"
         )
         st.caption(
             f"For a miss that costs {miss_cost:.0f} false alarms the cheapest threshold, chosen {where}, is "

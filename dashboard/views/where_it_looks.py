@@ -83,8 +83,9 @@ def show(view: frame.View, found: pictures.Slices, key: pictures.Key) -> None:
                 if run.task == SEGMENTATION:
                     tiles.append(drawn(name, run, image, mask, key, palette[name]))
                 else:
-                    rows.append(tell(name, *models.look(run, image, key), mask))
-                    tiles.append(looked(rows[-1], run, image, mask, key, palette[name]))
+                    heatmap, *said = models.look(run, image, key)
+                    rows.append(tell(name, heatmap, *said, mask))
+                    tiles.append(looked(rows[-1], run, image, heatmap, mask, key, palette[name]))
             except BthubError as error:
                 problems.append(f"{name}: {error}")
     frame.gallery(tiles)
@@ -176,12 +177,17 @@ def drawn(
 
 
 def looked(
-    row: dict, run: RunFolder, image: Image, mask: np.ndarray | None, key: pictures.Key, colour: str
+    row: dict,
+    run: RunFolder,
+    image: Image,
+    heatmap: np.ndarray,
+    mask: np.ndarray | None,
+    key: pictures.Key,
+    colour: str,
 ) -> frame.Tile:
     """Where a classifier looks."""
     from bthub.explain import overlay
 
-    heatmap, _ = models.look(run, image, key)
     said = f"{row['called']} {frame.percent(row['probability'])}"
     if row["agreement"] is not None:
         said += f", agreement {frame.percent(row['agreement'])}"
@@ -191,15 +197,14 @@ def looked(
     )
 
 
-def tell(name: str, heatmap: np.ndarray, probabilities: dict[str, float], mask: np.ndarray | None) -> dict:
+def tell(name: str, heatmap: np.ndarray, label: str, probability: float, mask: np.ndarray | None) -> dict:
     """What a classifier says, and how much of its heat map lies on the tumor."""
     from bthub.explain import agreement
 
-    label = "tumor" if "tumor" in probabilities else max(probabilities, key=probabilities.get)
     return {
         "model": name,
         "called": label,
-        "probability": probabilities[label],
+        "probability": probability,
         "agreement": None if mask is None else agreement(heatmap, mask),
         "chance": float(mask.mean()) if mask is not None and mask.any() else None,
     }

@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bthub import figures, metrics
-from bthub.compare import imagenet_file
+from bthub.compare import first_weights
 from bthub.data.splits import FOLD_PROTOCOLS
 from bthub.errors import BthubError
 from bthub.run_folder import (
@@ -58,7 +58,7 @@ HEADLINE = {
 }
 # What is told of tumor slices by the size of the tumor.
 SIZE_METRICS = {CLASSIFICATION: ("recall",), SEGMENTATION: ("dice_tumor_slices", "tumor_slices_missed", "hd95_px")}
-# Of these a classifier without a threshold has the mean over its classes, one against the rest.
+# Metrics of which a classifier without a threshold has the mean over its classes, one against the rest.
 MACRO = ("precision", "recall", "specificity", "f1", "roc_auc", "average_precision")
 # Splits on which nothing was trained, chosen or calibrated: only their figures become metadata, and only where none of
 # their pictures has a copy in another split.
@@ -123,22 +123,19 @@ class Record:
                 yield f"{prefix}{key}", "none" if value is None else value
 
 
-def write(run: str | Path, org: str | None = None, copies: Path | None = None) -> Path:
+def write(run: str | Path, copies: Path | None = None) -> Path:
     """Draw the figures of a local run folder and write its card.
 
     Args:
         run: the folder.
-        org: the organisation whose repos the card names; by default the project's.
         copies: a folder for a copy of the card, `<name>.md`, that shows the same figures.
 
     Returns:
         The card's path.
     """
-    if not Path(run).is_dir():
-        raise BthubError(f"{run} isn't a local folder: download the run first, the card is written into it")
-    folder = RunFolder.open(run, weights=False)
+    folder = RunFolder.local(run, weights=False)
     figures.draw(folder)
-    card = render(run, org)
+    card = render(run)
     _replace(Path(run) / CARD, card)
     if copies is not None:
         _replace(copies / f"{folder.id}.md", elsewhere(card, Path(run), copies))
@@ -167,16 +164,11 @@ def render(run: str | Path, org: str | None = None) -> str:
     Raises:
         BthubError: a file or a value is missing, or the metrics or the cost were measured with other weights.
     """
-    if not Path(run).is_dir():
-        raise BthubError(
-            f"{run} isn't a local folder: download the run first, its card is made of its files and figures"
-        )
-    folder = RunFolder.open(run, weights=False)
+    folder = RunFolder.local(run, weights=False)
     name = folder.id
     config = Record(folder.config, folder.path / CONFIG)
     training = Record(folder.training, folder.path / TRAINING)
-    recipe = training["config"]
-    start, base = _start(recipe)
+    start, base = _start(training["config"])
     lgg = "patient_id" in _rows(folder, SPLIT)[0]
     # An image-folder set is split in one way, whatever protocol the recipe names.
     protocol = training["protocol"] if lgg else "default"
@@ -211,7 +203,6 @@ def render(run: str | Path, org: str | None = None) -> str:
             results=[_result(entry, folder) for entry in results],
             history=_figure(folder, "history", required=True),
             lr_finder=_figure(folder, "lr_finder", required=False),
-            emissions=training.optional("emissions") if "emissions" in training.keys() else None,
             headline={metric: metrics.readable(metric) for metric in HEADLINE[folder.task]},
             coverage=f"{100 * metrics.COVERAGE:.0f} %",
         )
@@ -289,14 +280,14 @@ def _input_check(folder: RunFolder) -> dict | None:
 
 def _start(recipe: Record) -> tuple[str, str | None]:
     """The initial weights in words, and the name of the run that they are from, if they are a run's."""
-    # An encoder comes last: it is loaded over other weights.
-    for key, part in (("encoder_from", "the encoder of "), ("weights_from", "")):
-        if key in recipe.keys() and (source := recipe.optional(key)):
-            name = Path(source).name
-            if imagenet_file(source):
-                return f"ImageNet, `{name}` of train/imagenet.py", None
-            return f"{part}`{name}`", None if name.endswith(".safetensors") else name
-    return "ImageNet, from timm" if recipe["pretrained"] else "random", None
+    given = {key: recipe.optional(key) for key in recipe.keys()}
+    kind, source = first_weights(given | {"pretrained": recipe["pretrained"]})
+    if source is None:
+        return "ImageNet, from timm" if kind == "ImageNet" else kind, None
+    if kind == "ImageNet":
+        return f"ImageNet, `{source}` of train/imagenet.py", None
+    words = f"the encoder of `{source}`" if kind == "encoder" else f"`{source}`"
+    return words, None if source.endswith(".safetensors") else source
 
 
 def _image_set(labels: list[str], name: str) -> ImageSet:
@@ -350,7 +341,7 @@ def _metadata(
 
 
 def _parts_seen(entry: Record) -> Record:
-    """The figures apart by whether another split has a copy of the picture; empty where none has."""
+    """The figures split by whether another split has a copy of the picture; empty where none has."""
     return entry["by_seen"] if "by_seen" in entry.keys() else Record({}, METRICS)
 
 
@@ -360,11 +351,7 @@ def _results(folder: RunFolder) -> list[Record]:
     for key, entry in folder.metrics.items():
         protocol, _, split = key.partition("/")
         record = Record({**entry, "protocol": protocol, "split": split}, folder.path / METRICS, f"{key}: ")
-        if record["weights"] != folder.revision:
-            raise BthubError(
-                f"{folder.path / METRICS}: {key} was measured with the weights {record['weights']}, the folder has "
-                f"{folder.revision}: run again {record['command']}"
-            )
+        folder.check_weights(f"{METRICS} of {key}", record["weights"], record["command"])
         entries.append(record)
     rank = {split: i for i, split in enumerate((*UNSEEN, "validation", "train"))}
     return sorted(entries, key=lambda entry: (entry["protocol"], rank.get(entry["split"], len(rank))))
@@ -379,11 +366,7 @@ def _name(metric: str, entry: Record) -> str:
 def _cost(folder: RunFolder) -> Record:
     """What the run costs, measured with the weights that are here."""
     found = Record(folder.cost, folder.path / COST)
-    if found["weights"] != folder.revision:
-        raise BthubError(
-            f"{folder.path / COST} was measured with the weights {found['weights']}, the folder has "
-            f"{folder.revision}: run again bthub cost {folder.id}"
-        )
+    folder.check_weights(COST, found["weights"], f"bthub cost {folder.path}")
     return found
 
 
@@ -450,11 +433,7 @@ def _gradcam(folder: RunFolder, key: str) -> Record | None:
     if key not in folder.gradcam:
         return None
     found = Record(folder.gradcam[key], folder.path / GRADCAM, f"{key}: ")
-    if found["weights"] != folder.revision:
-        raise BthubError(
-            f"{folder.path / GRADCAM}: {key} was measured with the weights {found['weights']}, the folder has "
-            f"{folder.revision}: run again {found['command']}"
-        )
+    folder.check_weights(f"{GRADCAM} of {key}", found["weights"], found["command"])
     return found
 
 

@@ -127,13 +127,26 @@ def network(run: RunFolder) -> str:
 def initialisation(run: RunFolder) -> str:
     """What the first weights were: random, ImageNet, or the encoder or all weights of another run or file."""
     with reading(run, TRAINING):
-        config = run.training["config"]
-        # An encoder comes last: it is loaded over other weights.
-        for key, part in (("encoder_from", "encoder"), ("weights_from", "weights")):
-            if config.get(key):
-                source = Path(config[key]).name
-                return "ImageNet" if imagenet_file(source) else f"{part} of {source}"
-        return "ImageNet" if config["pretrained"] else "random"
+        kind, source = first_weights(run.training["config"])
+    return f"{kind} of {source}" if kind in ("encoder", "weights") else kind
+
+
+def first_weights(config: dict) -> tuple[str, str | None]:
+    """What a recipe starts from, and the run or file that holds it.
+
+    Args:
+        config: of `training.json`.
+
+    Returns:
+        `random`, `ImageNet`, or the part of another run or file: `encoder` or `weights`; and the name of that, None for
+        random weights and for timm's.
+    """
+    # An encoder comes last: it is loaded over other weights.
+    for key, part in (("encoder_from", "encoder"), ("weights_from", "weights")):
+        if config.get(key):
+            source = Path(config[key]).name
+            return "ImageNet" if imagenet_file(source) else part, source
+    return "ImageNet" if config["pretrained"] else "random", None
 
 
 def imagenet_file(source: str) -> bool:
@@ -197,12 +210,7 @@ def entry(run: RunFolder, evaluation: Evaluation) -> dict:
                 f"{name(run)} has no figures for {evaluation.key} of {evaluation.data}: "
                 f"bthub evaluate {name(run)} --data {evaluation.data} --split {evaluation.split}"
             )
-        # On the Hub a revision is a commit, which says nothing about the weights alone.
-        if run.revision.startswith("sha256:") and found["weights"] != run.revision:
-            raise BthubError(
-                f"{name(run)}: {evaluation.key} was measured with the weights {found['weights']}, the folder has "
-                f"{run.revision}: run again {found['command']}"
-            )
+        run.check_weights(f"{METRICS} of {evaluation.key}", found["weights"], found["command"])
         if not isinstance(found["metrics"], dict):
             raise TypeError("metrics isn't an object")
         return found
@@ -283,11 +291,7 @@ def gradcam(run: RunFolder, evaluation: Evaluation) -> Row | None:
         found = run.gradcam.get(evaluation.key)
         if found is None or _evaluation(evaluation.key, found) != evaluation:
             return None
-        if run.revision.startswith("sha256:") and found["weights"] != run.revision:
-            raise BthubError(
-                f"{name(run)}: {GRADCAM} of {evaluation.key} was measured with the weights {found['weights']}, the "
-                f"folder has {run.revision}: run again {found['command']}"
-            )
+        run.check_weights(f"{GRADCAM} of {evaluation.key}", found["weights"], found["command"])
         mean = found["agreement"]["mean"]
         return {
             "mean": mean["value"],
@@ -338,11 +342,11 @@ def seen(run: RunFolder, key: tuple[str, ...]) -> str | None:
         run: the run.
         key: (patient_id, slice_index) or (file,).
     """
-    return _given(run.path / SPLIT, run).get(key)
+    return _given(run).get(key)
 
 
 @cache
-def _given(path: Path, run: RunFolder) -> dict[tuple[str, ...], str]:
+def _given(run: RunFolder) -> dict[tuple[str, ...], str]:
     rows = run.rows(SPLIT)
     with reading(run, SPLIT):
         return {image_key(line): line["split"] for line in rows}

@@ -44,9 +44,7 @@ def write(path: str | Path) -> dict:
 
     The time is that of an otherwise idle machine.
     """
-    if not Path(path).is_dir():
-        raise BthubError(f"{path} isn't a local folder: download the run first, its cost is written into it")
-    run = RunFolder.open(path, weights=False)
+    run = RunFolder.local(path, weights=False)
     weights = run.path / WEIGHTS
     if weights.exists():
         saved = {"weights": run.revision, "dtypes": dtypes(weights), "file_bytes": weights.stat().st_size}

@@ -14,12 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset as Rows
-from PIL import Image
-from tqdm import tqdm
 
 from bthub import figures, metrics
-from bthub.data import load_split
-from bthub.data.identity import describe_rows
+from bthub.data import batches, load_split
+from bthub.data.identity import describe_rows, name_of
 from bthub.errors import BthubError
 from bthub.models.classifier import load_classifier
 from bthub.models.localizer import load_localizer
@@ -69,17 +67,13 @@ def evaluate(
             classes, no masks for a ResUNet; they hold images that the run was trained or chosen on; or the run has
             figures of another set's split of that name.
     """
-    if not Path(run).is_dir():
-        raise BthubError(f"{run} isn't a local folder: download the run first, results are written into it")
-    folder = RunFolder.open(run)
-    if batch_size < 1:
-        raise BthubError(f"expected a batch size of 1 or more, received {batch_size}")
+    folder = RunFolder.local(run)
     own_protocol = _value(folder, TRAINING, "protocol")
     protocol = protocol or own_protocol
     rows = load_split(data, split, protocol)
     if len(rows) == 0:
         raise BthubError(f"{data} has no images in split {split} of protocol {protocol}: choose another split")
-    name = Path(data).name if Path(data).exists() else str(data)
+    name = name_of(data)
     command = f"bthub evaluate {folder.id} --data {name} --split {split}"
     if "patient_id" not in rows.column_names:
         protocol = "default"
@@ -201,7 +195,7 @@ def _classify(folder: RunFolder, rows: Rows, batch_size: int, device: str) -> tu
     fitted = {key: _value(folder, CALIBRATION, key) for key in ("temperature", "threshold")}
     settings = {"labels": classifier.labels, **fitted}
     sizes = rows["tumor_pixels"][:] if "tumor_pixels" in rows.column_names else None
-    probabilities = (p for images in _batches(rows, batch_size) for p in classifier.predict(images))
+    probabilities = (p for images in batches(rows, batch_size, "evaluating") for p in classifier.predict(images))
     predictions = [
         {
             **ids,
@@ -220,7 +214,7 @@ def _localize(folder: RunFolder, rows: Rows, batch_size: int, device: str) -> tu
     if "mask" not in rows.column_names:
         raise BthubError(f"{folder.id} outlines tumors, but the data have no masks: evaluate it on LGG data")
     localizer = load_localizer(folder, device)
-    masks = (mask for images in _batches(rows, batch_size) for mask in localizer.masks(images))
+    masks = (mask for images in batches(rows, batch_size, "evaluating") for mask in localizer.masks(images))
     predictions = []
     for ids, row, found in zip(_ids(rows), rows.select_columns(["mask"]), masks, strict=True):
         reference = np.asarray(row["mask"]) > 0  # (H, W)
@@ -241,15 +235,6 @@ def _hd95(reference: np.ndarray, found: np.ndarray) -> float:
 
     pair = (torch.from_numpy(mask)[None, None] for mask in (found, reference))  # (1, 1, H, W)
     return compute_hausdorff_distance(*pair, include_background=True, percentile=95).item()
-
-
-def _batches(rows: Rows, batch_size: int) -> Iterator[list[Image.Image]]:
-    images = rows.select_columns(["image"])
-    with tqdm(total=len(rows), desc="evaluating", unit="image") as progress:
-        for start in range(0, len(rows), batch_size):
-            batch = [image.convert("RGB") for image in images[start : start + batch_size]["image"]]
-            yield batch
-            progress.update(len(batch))
 
 
 def _ids(rows: Rows) -> Iterator[dict[str, str]]:

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
-from tqdm import tqdm
 
 from bthub import metrics
 from bthub.errors import BthubError
@@ -23,6 +22,7 @@ from bthub.result import head_mask
 from bthub.run_folder import CLASSIFICATION, GRADCAM, PREDICTIONS, RunFolder, write_json, write_rows
 
 DETECTOR = {"no_tumor", "tumor"}
+IDS = ("patient_id", "slice_index", "institution")
 
 
 def explain(
@@ -59,13 +59,11 @@ def explain(
             slices that the run was trained or chosen on; no slice has a map.
     """
     # Here, because the dashboard draws maps and shouldn't wait for what reads data sets.
-    from bthub.data import load_split
-    from bthub.data.identity import describe_rows
+    from bthub.data import batches, load_split
+    from bthub.data.identity import describe_rows, name_of
     from bthub.evaluate import refuse_known_images
 
-    if not Path(run).is_dir():
-        raise BthubError(f"{run} isn't a local folder: download the run first, results are written into it")
-    folder = RunFolder.open(run)
+    folder = RunFolder.local(run)
     if folder.task != CLASSIFICATION or set(folder.config["label_names"]) != DETECTOR:
         known = ", ".join(folder.config["label_names"]) if folder.task == CLASSIFICATION else "outlines"
         raise BthubError(
@@ -85,24 +83,22 @@ def explain(
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     classifier = load_classifier(folder, device)
-    lines = []
-    with tqdm(total=len(slices), desc="explaining", unit="slice") as progress:
-        for start in range(0, len(slices), batch_size):
-            batch = slices[start : start + batch_size]
-            images = [image.convert("RGB") for image in batch["image"]]
-            for i, heatmap in enumerate(heatmaps(classifier, images)):
-                mask = np.asarray(batch["mask"][i]) > 0
-                ids = {name: str(batch[name][i]) for name in ("patient_id", "slice_index", "institution")}
-                lines.append({**ids, **_compared(images[i], heatmap, mask)})
-            progress.update(len(images))
-
+    pictures = (
+        (image, heatmap)
+        for images in batches(slices, batch_size, "explaining")
+        for image, heatmap in zip(images, heatmaps(classifier, images), strict=True)
+    )
+    lines = [
+        {**{name: str(row[name]) for name in IDS}, **_compared(image, heatmap, np.asarray(row["mask"]) > 0)}
+        for row, (image, heatmap) in zip(slices.select_columns([*IDS, "mask"]), pictures, strict=True)
+    ]
     with_map = [line for line in lines if line["agreement"] != ""]
     if not with_map:
         raise BthubError(
             f"{folder.id} sees no evidence for a tumor on any slice of {split}: there is nothing to measure"
         )
     column = {name: np.array([float(line[name]) for line in with_map]) for name in ("agreement", *_CHANCE.values())}
-    name = Path(data).name if Path(data).exists() else str(data)
+    name = name_of(data)
     patients = [line["patient_id"] for line in with_map]
     entry = {
         "samples": len(with_map),

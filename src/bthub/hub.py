@@ -139,7 +139,6 @@ def publish(
         if None not in commits.values():
             two_stage = two_stage_publication(org, commits)
             _attempt(partial(_sync, api, two_stage, private, dry_run, say), org)
-            publications.append(two_stage)
     if "collection" in parts:
         _attempt(partial(_collect, api, org, private, dry_run, say), org)
 

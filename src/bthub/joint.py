@@ -8,9 +8,9 @@ from bthub.data.splits import FOLD_PROTOCOLS
 from bthub.errors import BthubError
 from bthub.result import TUMOR
 from bthub.run_folder import CALIBRATION, CLASSIFICATION, METRICS, SEGMENTATION, TRAINING, RunFolder
-from bthub.scoring import COUNTS, HD95, PROBABILITY, Predictions, measure, rounded
+from bthub.scoring import HD95, PROBABILITY, Predictions, measure, rounded
 
-_NO_MASK = {COUNTS[1]: "0", COUNTS[2]: "0", HD95: ""}
+_NO_MASK = {"predicted_px": "0", "intersection_px": "0", HD95: ""}
 
 
 def two_stage(detector: RunFolder, localizer: RunFolder, split: str = "test") -> dict:

@@ -119,7 +119,7 @@ def classification(
     samples, class_samples = _classification_resamples(y, p, predicted, scored, drawn[:, member])
     if temperature is not None:
         plain = uncalibrated(p, temperature)
-        outcome, confidence = _what_calibration_is_about(y, plain, scored[-1])
+        outcome, confidence = calibrated_outcome(y, plain, scored[-1])
         values["ece_uncalibrated"] = expected_calibration_error(y, plain, scored[-1])
         samples["ece_uncalibrated"] = _calibration_errors(outcome, confidence, drawn[:, member])
     return {
@@ -249,7 +249,7 @@ def expected_calibration_error(y_true: np.ndarray, probabilities: np.ndarray, po
         positive: index of the positive class, for two classes.
     """
     y, p = np.asarray(y_true), np.asarray(probabilities, dtype=np.float64)
-    outcome, confidence = _what_calibration_is_about(y, p, positive)
+    outcome, confidence = calibrated_outcome(y, p, positive)
     return float(_calibration_errors(outcome, confidence, np.ones((1, len(y))))[0])
 
 
@@ -429,7 +429,7 @@ def _classification_values(
     # specificity of a class is the recall of "not this class"
     specificity = [recall_score(y != k, predicted != k, zero_division=np.nan) for k in scored]
     ranked = all(0 < (y == k).sum() < len(y) for k in scored)  # ranking needs samples on both sides
-    outcome, confidence = _what_calibration_is_about(y, p, scored[-1])
+    outcome, confidence = calibrated_outcome(y, p, scored[-1])
     if p.shape[1] == 2:
         brier = brier_score_loss(outcome, confidence, labels=[False, True])
     else:
@@ -467,7 +467,7 @@ def _classification_resamples(
     recall = _ratio(hits, reference)
     rejected = total[:, None] - reference - called + hits
     ranking = np.array([_ranking(y == k, p[:, k], weights) for k in scored])
-    outcome, confidence = _what_calibration_is_about(y, p, scored[-1])
+    outcome, confidence = calibrated_outcome(y, p, scored[-1])
     if classes == 2:
         error = (confidence - outcome) ** 2
     else:
@@ -487,7 +487,7 @@ def _classification_resamples(
     return values, recall
 
 
-def _what_calibration_is_about(y: np.ndarray, p: np.ndarray, positive: int) -> tuple[np.ndarray, np.ndarray]:
+def calibrated_outcome(y: np.ndarray, p: np.ndarray, positive: int) -> tuple[np.ndarray, np.ndarray]:
     """(N,) outcome and (N,) its probability: the positive class of two, else that the most probable is right."""
     if p.shape[1] == 2:
         return y == positive, p[:, positive]

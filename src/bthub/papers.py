@@ -19,7 +19,7 @@ def reported() -> dict[str, dict]:
 
 
 def recipe_of(run: str) -> str | None:
-    """The paper whose recipe a run follows: rows of train/rows.yaml that do begin with its key. None for any other."""
+    """The paper whose recipe a run follows: the name of its row begins with the paper's key. None for any other."""
     return next((paper for paper in reported() if run.startswith(f"{paper}-")), None)
 
 

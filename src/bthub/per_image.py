@@ -200,13 +200,7 @@ def reliability(found: Scores, p: np.ndarray, bins: int = 10) -> list[Row]:
 
     With two classes of the probability of tumor, with more of the most probable class.
     """
-    if p.shape[1] == 2:
-        confidence, outcome = (
-            p[:, metrics.positive_class(found.labels)],
-            found.y == metrics.positive_class(found.labels),
-        )
-    else:
-        confidence, outcome = p.max(axis=1), found.y == p.argmax(axis=1)
+    outcome, confidence = metrics.calibrated_outcome(found.y, p, metrics.positive_class(found.labels))
     member = np.minimum((confidence * bins).astype(int), bins - 1)
     return [
         {
@@ -229,7 +223,7 @@ def review(found: Scores, low: float, high: float) -> dict[str, float | int | No
     """
     p, tumor = found.p_tumor, found.is_tumor
     unsure = (p >= low) & (p < high)
-    missed, alarms = int((tumor & (p < low) & ~unsure).sum()), int((~tumor & (p >= high)).sum())
+    missed, alarms = int((tumor & (p < low)).sum()), int((~tumor & (p >= high)).sum())
     return {
         "reviewed": float(unsure.mean()),
         "missed": missed,

@@ -3,7 +3,8 @@
     runs/resnet18-lgg/
         config.json               the model: timm's format (classifier, with preprocessing) or transformers' (ResUNet)
         model.safetensors         half-precision weights, calibration folded in
-        preprocessor_config.json  ResUNet: its image processor, with the three .py files of its remote code
+        preprocessor_config.json  ResUNet: its image processor
+        *.py                      remote code, of a network that neither timm nor transformers knows
         training.json             configuration, environment, data, protocol, best epoch
         split.csv                 every sample that the run was given, and in which split
         history.csv               one row an epoch
@@ -171,6 +172,32 @@ class RunFolder:
         run = cls(*_download(str(source), revision))
         run._check()
         return run
+
+    @classmethod
+    def local(cls, path: str | Path, *, weights: bool = True) -> "RunFolder":
+        """Open a run folder of this machine, for what writes into it.
+
+        Raises:
+            BthubError: it isn't a folder here, or not a run.
+        """
+        if not Path(path).is_dir():
+            raise BthubError(f"{path} isn't a local folder: download the run first, what is found is written into it")
+        return cls.open(path, weights=weights)
+
+    def check_weights(self, what: str, weights: str, command: str) -> None:
+        """Refuse figures that were measured with other weights than the folder has.
+
+        Args:
+            what: the figures, for the message.
+            weights: the revision that they were measured with.
+            command: what measures them.
+        """
+        # On the Hub a revision is a commit, which says nothing about the weights alone.
+        if self.revision.startswith("sha256:") and weights != self.revision:
+            raise BthubError(
+                f"{self.id}: {what} was measured with the weights {weights}, the folder has {self.revision}: "
+                f"run again {command}"
+            )
 
     @property
     def task(self) -> str:

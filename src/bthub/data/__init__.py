@@ -1,12 +1,16 @@
 """Data sets: from a download to Parquet (`build`), what is in it (`info`), its splits (`splits`)."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bthub.errors import BthubError
+
 if TYPE_CHECKING:
     from datasets import Dataset
+    from PIL.Image import Image
 
-__all__ = ["load_split"]
+__all__ = ["batches", "load_split"]
 
 
 def load_split(dataset: str | Path, split: str, protocol: str = "patient", revision: str | None = None) -> "Dataset":
@@ -30,3 +34,26 @@ def load_split(dataset: str | Path, split: str, protocol: str = "patient", revis
     from bthub.data.built import BuiltDataset
 
     return BuiltDataset(dataset, revision).load(split, protocol)
+
+
+def batches(rows: "Dataset", size: int, doing: str) -> Iterator[list["Image"]]:
+    """The pictures of some rows in RGB, `size` of them at a time, under a progress bar.
+
+    Args:
+        rows: of `load_split`.
+        size: pictures in a batch, 1 or more.
+        doing: what the bar says.
+
+    Raises:
+        BthubError: such a size can't be.
+    """
+    from tqdm import tqdm
+
+    if size < 1:
+        raise BthubError(f"expected a batch size of 1 or more, received {size}")
+    images = rows.select_columns(["image"])
+    with tqdm(total=len(images), desc=doing, unit="image") as progress:
+        for start in range(0, len(images), size):
+            batch = [image.convert("RGB") for image in images[start : start + size]["image"]]
+            yield batch
+            progress.update(len(batch))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 from datasets import Dataset
 
@@ -20,3 +21,8 @@ def describe_rows(rows: Dataset) -> dict[str, int | str]:
     columns = zip(*(rows[name][:] for name in names), strict=True)
     facts = {"rows": len(rows), "sha256": hashlib.sha256(json.dumps(sorted(columns)).encode()).hexdigest()}
     return facts | ({"patients": len(set(rows["patient_id"]))} if "patient_id" in names else {})
+
+
+def name_of(data: str | Path) -> str:
+    """What a data set is called in a run's files: the name of its folder, wherever that lies, or its Hub id."""
+    return Path(data).name if Path(data).exists() else str(data)

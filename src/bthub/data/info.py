@@ -74,20 +74,16 @@ def describe(dataset: str) -> str:
     built = BuiltDataset(dataset)
     if built.is_lgg:
         slices = _read_slices(built)
-        return "\n\n".join([f"{dataset}: LGG MRI Segmentation\n{lgg_share(slices)}", *texts(lgg_tables(slices))])
+        tables = [table.text() for table in lgg_tables(slices)]
+        return "\n\n".join([f"{dataset}: LGG MRI Segmentation\n{lgg_share(slices)}", *tables])
     pictures = _read_pictures(built)
     return "\n\n".join(
         [
             f"{dataset}: image-folder set",
-            *texts([picture_table(pictures)]),
+            picture_table(pictures).text(),
             "\n".join(duplicate_lines(pictures)),
         ]
     )
-
-
-def texts(tables: Iterable[Table]) -> list[str]:
-    """The tables for a terminal."""
-    return [table.text() for table in tables]
 
 
 def _read_slices(built: BuiltDataset) -> list[SliceFacts]:

@@ -2,14 +2,16 @@
 
 import numpy as np
 from datasets import Dataset as Rows
-from tqdm import tqdm
+from scipy.special import softmax
 
 from bthub import metrics
+from bthub.data import batches
 from bthub.models.classifier import Classifier
 from bthub.models.localizer import Localizer
 from bthub.models.resunet import clean_mask
 
 BATCH = 16
+DOING = "calibrating on validation"
 THRESHOLDS = np.array([0.01, 0.02, *np.round(np.arange(0.05, 0.96, 0.05), 2), 0.98, 0.99])
 # A mask below this share of its image is taken as nothing found: 0 to 65 pixels of 256 x 256. Larger ones may
 # raise the mean over volumes, but lose the slices with a small tumor.
@@ -32,12 +34,12 @@ def calibrate_classifier(classifier: Classifier, rows: Rows) -> dict:
         unless there are exactly two classes, one of them tumor); the expected calibration error before and after.
     """
     labels = np.array(rows["label"][:])
-    plain = np.concatenate([classifier.predict(images) for images in _batches(rows)])  # (N, classes)
+    pictures = batches(rows, BATCH, DOING)
+    plain = np.concatenate([classifier.predict(images) for images in pictures])  # (N, classes)
     # softmax(log p / T) equals softmax(logits / T): the constant that log p lacks cancels out.
     logits = np.log(np.clip(plain, 1e-12, 1))
     temperature = metrics.fit_temperature(logits, labels)
-    scaled = np.exp(logits / temperature)
-    scaled /= scaled.sum(axis=1, keepdims=True)
+    scaled = softmax(logits / temperature, axis=1)
     positive = metrics.positive_class(classifier.labels)
     threshold = band = None
     if len(classifier.labels) == 2 and "tumor" in classifier.labels:
@@ -76,7 +78,7 @@ def choose_operating_point(localizer: Localizer, rows: Rows) -> dict:
     predicted: dict[tuple[float, float], list[int]] = {c: [] for c in candidates}
     both: dict[tuple[float, float], list[int]] = {c: [] for c in candidates}
     masks = iter(rows.select_columns(["mask"]))
-    for images in _batches(rows):
+    for images in batches(rows, BATCH, DOING):
         for probability in localizer.predict(images):
             mask = np.asarray(next(masks)["mask"]) > 0  # (H, W)
             tumor.append(int(mask.sum()))
@@ -108,9 +110,3 @@ def choose_operating_point(localizer: Localizer, rows: Rows) -> dict:
         "validation_dice": shares[share],
         "sweep": list(sweep.values()),
     }
-
-
-def _batches(rows: Rows):
-    images = rows.select_columns(["image"])
-    for start in tqdm(range(0, len(images), BATCH), desc="calibrating on validation"):
-        yield [image.convert("RGB") for image in images[start : start + BATCH]["image"]]

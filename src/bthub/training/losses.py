@@ -32,18 +32,19 @@ def focal_tversky_loss(logits: Tensor, mask: Tensor, alpha: float = 0.7, gamma: 
 
 def tversky_index(logits: Tensor, mask: Tensor, alpha: float) -> Tensor:
     """Soft Tversky index of the batch: `alpha` weighs missed tumor, 1 - `alpha` false tumor; 0.5 is Dice."""
+    # Imported here because it takes a second, and configurations are checked without.
+    from monai.losses import TverskyLoss
+
+    # MONAI's alpha weighs false tumor, its beta missed tumor.
+    loss = TverskyLoss(sigmoid=True, batch=True, alpha=1 - alpha, beta=alpha, smooth_nr=SMOOTH, smooth_dr=SMOOTH)
     # Sums over a batch of pixels don't fit half precision.
-    probability, mask = logits.float().sigmoid(), mask.float()
-    hit = (probability * mask).sum()
-    missed = ((1 - probability) * mask).sum()
-    false = (probability * (1 - mask)).sum()
-    return (hit + SMOOTH) / (hit + alpha * missed + (1 - alpha) * false + SMOOTH)
+    return 1 - loss(logits.float(), mask.float())
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "dice_bce": dice_bce_loss,
     "focal_tversky": focal_tversky_loss,
-    "bce": lambda logits, mask: F.binary_cross_entropy_with_logits(logits, mask),
+    "bce": F.binary_cross_entropy_with_logits,
 }
 
 

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader
 
-from bthub.data.identity import describe_rows
+from bthub.data.identity import describe_rows, name_of
 from bthub.errors import BthubError
 from bthub.models.classifier import create_classifier
 from bthub.run_folder import CHECKPOINT, HISTORY, SPLIT, TRAINING, WEIGHTS, RunFolder, write_json, write_rows
@@ -321,7 +321,7 @@ def write_records(
     output: Path,
     config: Any,
     data: str,
-    protocol: str | None,
+    protocol: str,
     splits: dict[str, Rows],
     progress: Progress,
     **facts,
@@ -337,7 +337,7 @@ def write_records(
         "config": dataclasses.asdict(config),
         "protocol": protocol,
         "dataset": {
-            "name": Path(data).name if Path(data).exists() else data,
+            "name": name_of(data),
             "splits": {name: describe_rows(rows) for name, rows in splits.items()},
         },
         "best": {
