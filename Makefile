@@ -40,6 +40,7 @@ results: $(VENV)/.demo  ## compare the runs of runs/ again: results/
 	@$(BIN)/bthub two-stage runs/resnet18-lgg runs/resunet18-lgg
 	@$(BIN)/bthub two-stage runs/resnet18-lgg-slice runs/resunet18-lgg-slice
 	@$(BIN)/bthub cross-validate runs/resunet18-lgg-fold-*
+	@$(BIN)/python train/bars.py
 
 reproduce: $(VENV)/.test  ## train and evaluate a row of train/rows.yaml again: RUN=resnet50-lgg (DATA= its data set, SET='key=value ...')
 	@$(BIN)/python train/reproduce.py $(or $(RUN),--list) $(if $(DATA),--data $(DATA)) $(if $(SET),--set $(SET))

@@ -305,17 +305,18 @@ def result_html(result: Result, name: str, *, checked: bool = True) -> str:
             " A tumor may be on another slice."
         )
     elif result.bbox is None:
-        verdict = "Tumor likely"
+        verdict = "Tumor suspected"
         remark = "The outline stayed empty: what was seen is too small or too faint to mark."
     else:
-        verdict = "Tumor likely"
+        verdict = "Tumor suspected"
         remark = "The marked area is an estimate by a model, not a diagnosis."
 
     unchecked = "" if checked else f'<p class="notice">{UNCHECKED}</p>'
     uncertain = ""
     if result.uncertain:
         low, high = (percent(end) for end in result.review_band)
-        uncertain = f'<p class="remark">Uncertain: from {low} to {high} a person should look at the slice.</p>'
+        errs = f"Uncertain: between {low} and {high} the model errs too often to be left alone. A person should look."
+        uncertain = f'<p class="remark">{errs}</p>'
 
     views, numbers = {}, {}
     if result.bbox is not None:

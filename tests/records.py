@@ -37,7 +37,9 @@ def complete_run(source: Path, target: Path, data: Path) -> Path:
     progress.record({"train_loss": 0.5, "validation_loss": 0.6875, "validation_score": 0.375}, 0.375)
     run.write_history(target, progress.history)
     rows = {name: load_split(data, name) for name in ("train", "validation")}
-    run.write_records(target, Config(), str(data), "patient", rows, progress, processes=1)
+    run.write_records(
+        target, Config(), str(data), "patient", rows, progress, recipe={"file": "tiny.yaml", "changed": {}}, processes=1
+    )
     validation = {"split": "validation", "samples": len(rows["validation"])}
     if RunFolder.open(target).task == SEGMENTATION:
         fitted = {

@@ -121,7 +121,7 @@ def test_upload_a_kaggle_tiff(page: Page, kaggle: Path) -> None:
     expect(page.get_by_text("not a medical device").first).to_be_visible()
     page.set_input_files("#upload input[type=file]", kaggle / "TCGA_HT_8018_19970411" / "TCGA_HT_8018_19970411_9.tif")
 
-    verdict = page.get_by_role("heading", name="Tumor likely")
+    verdict = page.get_by_role("heading", name="Tumor suspected")
     expect(verdict).to_be_visible(timeout=ANALYZED)
     expect(verdict).to_be_focused()
     result = page.locator("#result")
@@ -155,7 +155,7 @@ def test_by_keyboard_alone(page: Page, kaggle: Path) -> None:
         if example.evaluate("e => e === document.activeElement"):
             break
     page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", name="Tumor likely")).to_be_focused(timeout=ANALYZED)
+    expect(page.get_by_role("heading", name="Tumor suspected")).to_be_focused(timeout=ANALYZED)
     expect(page.locator("#result")).to_contain_text("TCGA_DU_5871_19941206_22.png")
     assert shown_picture(page) == (256, 256)
 
@@ -179,7 +179,7 @@ def test_what_is_no_picture_is_answered_with_one_sentence(page: Page) -> None:
     expect(alert.locator("p")).to_have_text(
         "notes.txt: is not a picture that can be read, expected PNG, TIFF, JPEG, BMP, WebP or GIF"
     )
-    expect(page.locator("#result")).not_to_contain_text("Tumor likely")
+    expect(page.locator("#result")).not_to_contain_text("Tumor suspected")
     expect(page.locator("body")).not_to_contain_text("Traceback")
 
 
@@ -215,7 +215,7 @@ def test_on_a_phone_in_the_dark(browser: Browser, address: str) -> None:
     page = context.new_page()
     page.goto(address)
     page.get_by_role("button", name="Large tumor").tap()
-    verdict = page.get_by_role("heading", name="Tumor likely")
+    verdict = page.get_by_role("heading", name="Tumor suspected")
     expect(verdict).to_be_in_viewport(timeout=ANALYZED)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     text, behind = page.evaluate(
@@ -241,7 +241,7 @@ def test_screenshot(browser: Browser, tmp_path: Path, shipped_runs: tuple[Path, 
         page = browser.new_page(viewport={"width": 1280, "height": 1100}, locale="en-US")
         page.goto(url)
         page.get_by_role("button", name="Large tumor").click()
-        expect(page.get_by_role("heading", name="Tumor likely")).to_be_visible(timeout=ANALYZED)
+        expect(page.get_by_role("heading", name="Tumor suspected")).to_be_visible(timeout=ANALYZED)
         page.mouse.move(0, 0)
         page.evaluate("document.activeElement.blur()")
         shown_picture(page)

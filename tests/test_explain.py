@@ -108,11 +108,13 @@ def test_agreement_is_the_share_of_the_energy_inside():
     assert explain.agreement(np.zeros((2, 2)), np.ones((2, 2), bool)) is None
 
 
-def test_the_overlay_is_a_picture_of_the_same_size():
+def test_the_overlay_is_brightest_where_the_heat_is():
     image = Image.new("RGB", (20, 10), (40, 40, 40))
     heatmap = np.zeros((10, 20), np.float32)
     heatmap[5, 5] = 1
-    assert explain.overlay(image, heatmap).size == (20, 10)
+    shown = np.asarray(explain.overlay(image, heatmap)).astype(int).sum(axis=2)
+    assert shown.shape == (10, 20) and np.unravel_index(shown.argmax(), shown.shape) == (5, 5)
+    assert (shown == shown.max()).sum() == 1
 
 
 def test_the_shipped_detector_looks_at_tumors(shipped_runs: tuple[Path, Path], kaggle: Path):
@@ -165,13 +167,39 @@ def test_a_split_is_measured_slice_by_slice(detector: Path, tiny_lgg: Path, monk
     assert [float(line["agreement"]) for line in lines[1:]] == pytest.approx(shares[1:])
     assert [float(line["picture_share"]) for line in lines] == pytest.approx([mask.mean() for mask in masks])
     assert all(float(line["picture_share"]) < float(line["head_share"]) < 1 for line in lines)
-    assert (entry["samples"], entry["groups"], entry["empty_maps"]) == (len(masks) - 1, 1, 1)
-    assert entry["agreement"]["mean"] == {"value": pytest.approx(np.mean(shares[1:])), "low": None, "high": None}
-    assert entry["agreement"]["median"]["value"] == pytest.approx(np.median(shares[1:]))
-    assert entry["chance"]["picture"] == pytest.approx(np.mean([mask.mean() for mask in masks[1:]]))
+    assert (entry["samples"], entry["groups"], entry["empty_maps"]) == (len(masks), 1, 1)
+    shares[0] = 0  # where there is no heat
+    assert entry["agreement"]["mean"] == {"value": pytest.approx(np.mean(shares)), "low": None, "high": None}
+    assert entry["agreement"]["median"]["value"] == pytest.approx(np.median(shares))
+    assert entry["chance"]["picture"] == pytest.approx(np.mean([mask.mean() for mask in masks]))
     assert entry["layer"] == "layer4" and entry["weights"] == RunFolder.open(detector).revision
     assert entry["command"] == "bthub explain tiny-detector --data lgg --split test"
-    assert f"{np.mean(shares[1:]):.3f} of the heat" in explain.summary(entry)
+    assert f"{np.mean(shares):.3f} of the heat" in explain.summary(entry)
+
+
+def test_a_detector_without_any_heat_has_figures_too():
+    line = {"patient_id": "a", "tumor_px": "4", "agreement": "", "picture_share": "0.25", "head_share": "0.5"}
+    entry = explain.measure([line, line | {"patient_id": "b"}])
+    assert (entry["samples"], entry["groups"], entry["empty_maps"]) == (2, 2, 2)
+    assert entry["agreement"]["mean"] == entry["agreement"]["median"] == {"value": 0, "low": 0, "high": 0}
+    assert entry["chance"] == {"picture": 0.25, "head": 0.5}
+
+
+def test_a_batch_has_a_picture(detector: Path, tiny_lgg: Path):
+    for size in (0, -1):
+        with pytest.raises(BthubError, match=f"batch size of 1 or more, received {size}"):
+            explain.explain(detector, tiny_lgg, "test", batch_size=size)
+
+
+def test_chance_is_what_even_heat_would_score():
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[16:48, 16:48] = 200  # the head
+    mask = np.zeros((64, 64), bool)
+    mask[24:32, 24:32] = True
+    found = explain.chance(Image.fromarray(pixels), mask)
+    assert found["picture"] == mask.mean() == explain.agreement(np.ones(mask.shape), mask)
+    assert found["head"] == pytest.approx(64 / 32**2, rel=0.2)
+    assert explain.chance(Image.fromarray(np.zeros_like(pixels)), mask)["head"] == found["picture"]
 
 
 def test_real_maps_over_a_split_by_the_command(

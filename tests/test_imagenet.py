@@ -1,6 +1,5 @@
 """ImageNet weights that come with a package, under timm's names: do they still know what they see?"""
 
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from scripts import script
 from skimage import data
 
 from bthub.errors import BthubError
@@ -18,10 +18,7 @@ SCRIPT = Path(__file__).parents[1] / "train" / "imagenet.py"
 
 @pytest.fixture(scope="module")
 def imagenet():
-    spec = importlib.util.spec_from_file_location("train_imagenet", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("train/imagenet.py")
 
 
 def pixels(photograph: np.ndarray) -> torch.Tensor:

@@ -1,7 +1,6 @@
 """The input check: what isn't a slice of a brain MRI is refused, by the shipped run as well as it says."""
 
 import gzip
-import importlib.util
 import json
 import shutil
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+import scripts
 import timm
 import torch
 from PIL import Image
@@ -227,12 +227,9 @@ def test_a_package_that_is_missing_is_a_missing_file():
 # -- fitting
 
 
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("train_input_check", ROOT / "train" / "input_check.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture(scope="module", name="script")
+def input_check_script():
+    return scripts.script("train/input_check.py")
 
 
 def test_fitting_leaves_a_check_and_what_was_measured(script, tiny_runs, tiny_lgg, tmp_path, monkeypatch, capsys):

@@ -486,6 +486,22 @@ def test_review_band_by_hand():
     assert metrics.review_band(y, p, 0.5, error=0.5) == (0.5, 0.5)
 
 
+def test_what_a_review_band_does_by_hand():
+    y = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0])
+    p = np.array([0.1, 0.3, 0.8, 0.9, 0.0, 0.1, 0.2, 0.3, 0.5, 0.7])
+    found = metrics.reviewed(y, p, (0.2, 0.7), groups=list("aabbccddee"))
+    # In the band, whose lower end is in it and whose upper end isn't: 0.3, 0.2, 0.3 and 0.5.
+    assert {name: share["value"] for name, share in found.items()} == {
+        "to_review": pytest.approx(4 / 10),
+        "missed": pytest.approx(1 / 4),
+        "false_alarms": pytest.approx(1 / 6),
+    }
+    assert all(share["low"] <= share["value"] <= share["high"] for share in found.values())
+    # A patient's images are drawn together: with one patient there is nothing to draw.
+    assert metrics.reviewed(y, p, (0.2, 0.7), groups=["a"] * 10)["missed"] == {"value": 0.25, "low": None, "high": None}
+    assert metrics.reviewed(y[:4], p[:4], (0.2, 0.7))["false_alarms"]["value"] is None
+
+
 def test_review_band_does_not_cut_through_ties():
     y = [0, 0, 0, 1, 1, 1]
     p = [0.1, 0.8, 0.8, 0.2, 0.2, 0.9]

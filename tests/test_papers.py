@@ -19,6 +19,15 @@ def test_the_papers_file_is_whole():
             assert figure["like"]["metric"] in compare.DEFINITIONS
 
 
+def test_an_entry_with_several_metrics_is_as_many_figures():
+    figures = {f["what"]: f for f in papers.reported()["vgg-densenet-resnet"]["figures"]}
+    assert figures["VGG16 from ImageNet, F1"]["value"] == 0.9759
+    assert figures["VGG16 from ImageNet, F1"]["like"]["metric"] == "f1"
+    assert figures["VGG16 from ImageNet, ROC AUC"]["value"] == 1
+    # Six networks from random weights with two metrics, five from ImageNet with four, and an AUC.
+    assert len(figures) == 6 * 2 + 5 * 4 + 1
+
+
 def test_whose_recipe_a_run_follows():
     assert papers.recipe_of("resnet-resunet-detector") == "resnet-resunet"
     assert papers.recipe_of("localization-service-detector") == "localization-service"

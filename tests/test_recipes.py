@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import importlib.util
 import shutil
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 from records import complete_run
 from safetensors.torch import load_file, save_file
+from scripts import script
 from torch import nn
 from transformers import pipeline
 
@@ -52,19 +52,9 @@ ROWS = yaml.safe_load((TRAIN / "rows.yaml").read_text())
 PAPER_HEAD = {"head_widths": [128, 128, 64], "head_dropout": [0.5, 0.5, 0.0]}
 
 
-def script(name: str) -> ModuleType:
-    sys.path.insert(0, str(TRAIN))  # as when it is started: a script finds its neighbours
-    spec = importlib.util.spec_from_file_location(f"train_{name}", TRAIN / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    sys.path.remove(str(TRAIN))
-    return module
-
-
 @pytest.fixture(scope="module")
 def scripts() -> dict[str, ModuleType]:
-    return {name: script(name) for name in ("classifier", "resunet", "reproduce", "tried")}
+    return {name: script(f"train/{name}.py") for name in ("classifier", "resunet", "reproduce", "tried")}
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +124,8 @@ def test_what_a_row_changes_arrives_as_it_is_written(name, scripts, tmp_path):
     for key, value in row.get("set", {}).items():
         given = getattr(config, key)
         assert (dataclasses.asdict(given) if dataclasses.is_dataclass(given) else given) == value
-    assert run.size_at(config.image_sizes, config.epochs) == max(config.image_sizes.values())
+    side = run.size_at(config.image_sizes, config.epochs)
+    assert side == max(config.image_sizes.values()) and side % 32 == 0
 
 
 def test_each_try_changes_a_recipe_and_is_tried_once(scripts, monkeypatch, tmp_path):
@@ -248,7 +239,7 @@ def test_a_trained_row_is_measured_once(scripts, tiny_runs, tiny_lgg, data, monk
     (tmp_path / "source").mkdir()
     save_classifier(tmp_path / "source", create_classifier("resnet10t", 2), "resnet10t", ["no", "yes"], 64, 1.0)
     pictures = complete_run(tmp_path / "source", tmp_path / "pictures", data["253"])
-    assert again("resnet34-253", data["253"], pictures) == [["evaluate", "validation"], ["card"]]
+    assert again("resnet34-253", data["253"], pictures) == [["evaluate", "test"], ["evaluate", "validation"], ["card"]]
 
 
 def test_no_configuration_is_left_out():

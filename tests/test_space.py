@@ -1,7 +1,6 @@
 """The demo app: built and served in this process, asked by the stock gradio_client."""
 
 import base64
-import importlib.util
 import io
 import re
 import socket
@@ -22,6 +21,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from packaging.requirements import Requirement
 from PIL import Image
+from scripts import script
 from stages import DarkCorners
 
 import bthub
@@ -51,10 +51,7 @@ class Recorder:
 
 @pytest.fixture(scope="module")
 def app() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("space_app", SPACE / "app.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("space/app.py")
 
 
 @pytest.fixture(scope="module")
@@ -203,10 +200,10 @@ def test_the_box_switches_the_check_off_for_one_picture(
     assert emptied == [None, False]
     for file in (noise, example):
         unchecked, *emptied = event.fn(str(file), True)
-        assert "Tumor likely" in unchecked and app.UNCHECKED in unchecked
+        assert "Tumor suspected" in unchecked and app.UNCHECKED in unchecked
         assert emptied == [None, False]
     checked, *_ = event.fn(str(example), False)
-    assert "Tumor likely" in checked and app.UNCHECKED not in checked
+    assert "Tumor suspected" in checked and app.UNCHECKED not in checked
 
 
 @pytest.mark.parametrize("check", [None, DarkCorners()])
@@ -350,7 +347,7 @@ def files_in(folder: Path) -> set[Path]:
 def test_the_page_of_a_tumor(app: ModuleType, pipe: Recorder, kaggle: Path) -> None:
     result = pipe.pipe(kaggle / "TCGA_HT_8018_19970411" / "TCGA_HT_8018_19970411_9.tif")
     page = app.result_html(result, "<b>mine</b>.tif")
-    assert "Tumor likely" in page and "No tumor found" not in page
+    assert "Tumor suspected" in page and "No tumor found" not in page
     assert "&lt;b&gt;mine&lt;/b&gt;.tif" in page and "<b>mine" not in page
     for said in (app.percent(result.tumor_probability), f"threshold {app.percent(result.threshold)}"):
         assert said in page
@@ -377,7 +374,7 @@ def test_the_page_of_an_uncertain_slice(app: ModuleType, pipe: Recorder, monkeyp
 def test_the_page_without_a_tumor(app: ModuleType, pipe: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipe.pipe, "threshold", 1.0)
     page = app.result_html(pipe.pipe(SPACE / "examples" / app.EXAMPLES["No tumor, high slice"]), "mine.png")
-    assert "No tumor found" in page and "not an all-clear" in page and "Tumor likely" not in page
+    assert "No tumor found" in page and "not an all-clear" in page and "Tumor suspected" not in page
     assert '<img class="scan"' in page and '<img class="mask"' not in page
     assert app.DISCLAIMER in page
 
@@ -387,7 +384,7 @@ def test_the_page_of_a_tumor_that_was_not_outlined(app: ModuleType, pipe: Record
     page = app.result_html(
         replace(result, mask=np.zeros_like(result.mask), bbox=None, contour=[], area_px=0), "mine.tif"
     )
-    assert "Tumor likely" in page and "outline stayed empty" in page and '<img class="overlay"' not in page
+    assert "Tumor suspected" in page and "outline stayed empty" in page and '<img class="overlay"' not in page
 
 
 @pytest.mark.parametrize(

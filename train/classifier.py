@@ -226,6 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             config.protocol,
             rows,
             progress,
+            recipe=args.recipe,
             learning_rate=learning_rate,
             trainable_parameters=freezing.trainable_parameters(best),
             processes=accelerator.num_processes,

@@ -189,7 +189,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         best = run.best_model(accelerator, model, output)
         calibration = choose_operating_point(Localizer(best, processor, "cpu"), rows["validation"])
         run.write_records(
-            output, config, args.data, config.protocol, rows, progress, processes=accelerator.num_processes
+            output,
+            config,
+            args.data,
+            config.protocol,
+            rows,
+            progress,
+            recipe=args.recipe,
+            processes=accelerator.num_processes,
         )
         write_json(output / CALIBRATION, calibration)
         save_localizer(output, best, size, calibration["mask_threshold"], calibration["min_area_share"])

@@ -33,8 +33,8 @@ def main() -> None:
     view = frame.view()
     st.markdown(
         "A model that says 80 % should be right about 8 times in 10. **Temperature scaling** divides the model's "
-        "logits by one number, fitted on validation; it changes how sure the model says it is, hardly ever what it "
-        "calls."
+        "raw scores (logits) by one number, fitted on validation; it changes how sure the model says it is, hardly "
+        "ever what it calls."
     )
     found = frame.collect(view.of(CLASSIFICATION), both, view.evaluation)
     if not found:
@@ -51,8 +51,8 @@ def main() -> None:
         ]
         frame.figure(
             charts.reliability(rows, list(view.every), before),
-            caption="How to read it: on the dotted diagonal, what is stated is what happens. Below it the model is "
-            "surer than it should be, above it not sure enough. A large dot stands for many slices; a small one can "
+            caption="How to read it: on the dotted diagonal, what is stated is what happens. Below it the probability "
+            "stated is too high, above it too low. A large dot stands for many slices; a small one can "
             "lie anywhere by chance. With two classes it is the probability of tumor, with more that of the class "
             "called.",
             alternative="Reliability diagram of " + ", ".join(found),
@@ -82,8 +82,9 @@ def main() -> None:
         )
         frame.note(
             "How to read it: the mean distance from the diagonal, each of 15 bins weighing as many slices as it holds. "
-            "0 is perfect; around 0.02 is good. On another split than validation it can get worse by scaling: the "
-            "temperature was fitted elsewhere.",
+            "Around 0.02 is good. 0 would be perfect, but a model that always states the tumors' share scores 0 too, "
+            "and finds nothing. On another split than validation it can get worse by scaling: the temperature was "
+            "fitted elsewhere.",
             errors,
             "calibration-error.csv",
         )

@@ -96,7 +96,7 @@ def table(rows: list[dict], metrics: list[str], task: str) -> None:
     evaluation = frame.view().evaluation
     macro = task == CLASSIFICATION and evaluation.protocol == "default"
     frame.note(
-        f"How to read it: each figure with its 95 % interval, which says where it would lie with other "
+        f"How to read it: each figure with its 95 % interval, which says how far it might move with other "
         f"{frame.view().groups}; ★ marks the best of a column (the lowest for {', '.join([*direction, 'costs'])}). "
         f"Where intervals overlap widely, the order may be chance. A click on a column's name sorts, resting on it "
         f"explains. {rows[0]['samples']:,} images of {rows[0]['groups']:,} groups (patients, where the set names "
@@ -140,8 +140,8 @@ def intervals(rows: list[dict], metric: str, task: str) -> None:
     said = "; ".join(f"{p['model']} {p['value']:.3f}" for p in points)
     frame.figure(
         charts.intervals(points, list(view.every), frame.titled(metric)),
-        caption=f"How to read it: the dot is the value, the bar its 95 % interval over {view.groups}. Bars that lie "
-        f"apart are no chance of which {view.groups} were drawn.",
+        caption=f"How to read it: the dot is the value, the bar its 95 % interval over {view.groups}. Where two "
+        f"bars don't overlap, chance in which {view.groups} were drawn hardly explains the difference.",
         alternative=f"Dots with intervals: {readable(metric)} of {said}",
         rows=points,
         file=f"intervals-{task}.csv",
@@ -174,8 +174,8 @@ def apart(view: frame.View, task: str, metric: str) -> None:
     frame.note(
         f"How to read it: the difference in {readable(metric)} from {best}, with its 95 % interval. Both models are "
         f"measured on the same draws of {view.groups}, so those that are hard for both cancel out, and this interval "
-        "is narrower than those above. Where it holds 0, the two can't be told apart. Each model was trained once: the "
-        "interval knows nothing of another seed, and isn't corrected for how many models are compared.",
+        "is narrower than those above. Where it includes 0, the two can't be told apart. Each model was trained once: "
+        "the interval doesn't cover another seed, and isn't corrected for how many models are compared.",
         rows,
         f"differences-{task}.csv",
     )
@@ -199,8 +199,8 @@ def scatter(rows: list[dict], metric: str, cost: str, task: str) -> None:
     said = "; ".join(f"{p['model']} {p['cost']:,.0f} and {p['value']:.3f}" for p in points)
     frame.figure(
         charts.cost_against_quality(points, names, heading(cost), frame.titled(metric)),
-        caption="How to read it: a step to the right is a dearer model. Worth it are those that no other one beats on "
-        "both axes.",
+        caption="How to read it: a step to the right is a dearer model. Worth considering are those that no "
+        "other one beats on both axes. The models were trained for different times, see their first table.",
         alternative=f"Scatter of {compare.COSTS[cost]} against {readable(metric)}: {said}",
         rows=points,
         file=f"cost-{task}.csv",

@@ -23,9 +23,9 @@ def main() -> None:
     st.markdown(
         "A scan is a pile of slices a few millimetres apart, and two neighbours look almost alike. Papers often deal "
         "the slices out at random. Then nearly every test slice has its twin in the training set, and a model that "
-        "merely *remembers patients* looks as good as one that *knows tumors*. Split by patient, the test asks what a "
-        "clinic would ask: what about somebody new? This page shows all runs and both protocols, whatever is chosen "
-        "above."
+        "merely *remembers patients* can look as good as one that *knows tumors*. Split by patient, the test asks "
+        "what a clinic would ask: what about somebody new? This page shows all runs and both protocols, whatever is "
+        "chosen above."
     )
     columns = st.columns(2)
     columns[0].metric(

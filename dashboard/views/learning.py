@@ -47,7 +47,7 @@ def epochs(task: str, runs: dict[str, RunFolder]) -> None:
             charts.by_epoch(rows, names, "loss", marks(histories, kept, "validation_loss"), log=True),
             caption="How to read it: dashed is training, solid validation; the dot is the epoch that was kept. "
             "Training that goes on falling while validation rises is learning by heart. Losses of different recipes "
-            "(class weights, smoothing) don't compare. A jump is often a change of image size, see the tooltip.",
+            "(class weights, smoothing) can't be compared. A jump is often a change of image size, see the tooltip.",
             alternative=f"Training and validation loss by epoch of {', '.join(histories)}",
             rows=rows,
             file=f"loss-{task}.csv",
@@ -166,7 +166,7 @@ def first_weights() -> None:
         )
 
 
-st.markdown("How each model got where it is: one line an epoch, from the run's own record.")
+st.markdown("How each model got where it is: a line a model, a point an epoch, from the run's own record.")
 for kind in TITLES:
     epochs(kind, frame.view().of(kind))
 finder()

@@ -78,7 +78,7 @@ def play(
     answered = shown in answers
     with left:
         flair = st.toggle(
-            "FLAIR only, in grey", key="flair", help="One of the three sequences, the one that shows edema best."
+            "FLAIR only, in grey", key="flair", help="One of the three sequences: swelling, edema, shows bright in it."
         )
         image = at_hand.image(shown)
         if flair:

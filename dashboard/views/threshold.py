@@ -122,8 +122,8 @@ def operate(view: frame.View, found: dict[str, Scores], lines: dict) -> None:
                 ("false_positive_rate", "false alarms among healthy slices"),
                 ("recall", "recall: tumors found"),
             ),
-            caption="How to read it: each threshold is a point of the curve; the dot is the present one. Nearer to the "
-            "top left is better.",
+            caption="How to read it: the tumors found against the false alarms, for every threshold; the dot is the "
+            "present one. Nearer to the top left is better.",
             alternative=f"ROC curves with operating points: {said}",
             rows=rows,
             file="roc.csv",

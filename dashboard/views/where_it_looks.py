@@ -84,17 +84,16 @@ def show(view: frame.View, found: pictures.Slices, key: pictures.Key) -> None:
                     tiles.append(drawn(name, run, image, mask, key, palette[name]))
                 else:
                     heatmap, *said = models.look(run, image, key)
-                    rows.append(tell(name, heatmap, *said, mask))
+                    rows.append(tell(name, heatmap, *said, image, mask))
                     tiles.append(looked(rows[-1], run, image, heatmap, mask, key, palette[name]))
             except BthubError as error:
                 problems.append(f"{name}: {error}")
     frame.gallery(tiles)
     frame.say(problems)
-    share = frame.percent(float(mask.mean()) if mask is not None and mask.any() else None)
     caption = (
         "How to read it: bright is where the evidence for a tumor lay; cyan is the experts' outline, red what a "
-        "ResUNet drew. **Agreement** is the share of the heat that lies inside the experts' outline. A model that "
-        f"looked nowhere in particular would score the tumor's share of the picture, here {share}."
+        "ResUNet drew. **Agreement** is the share of the heat that lies inside the experts' outline. **By chance** is "
+        "what heat would score that is spread evenly over the head: near it, the map says nothing of the tumor."
     )
     if rows:
         st.dataframe(
@@ -197,16 +196,16 @@ def looked(
     )
 
 
-def tell(name: str, heatmap: np.ndarray, label: str, probability: float, mask: np.ndarray | None) -> dict:
+def tell(name: str, heatmap: np.ndarray, label: str, probability: float, image: Image, mask: np.ndarray | None) -> dict:
     """What a classifier says, and how much of its heat map lies on the tumor."""
-    from bthub.explain import agreement
+    from bthub.explain import agreement, chance
 
     return {
         "model": name,
         "called": label,
         "probability": probability,
         "agreement": None if mask is None else agreement(heatmap, mask),
-        "chance": float(mask.mean()) if mask is not None and mask.any() else None,
+        "chance": chance(image, mask)["head"] if mask is not None and mask.any() else None,
     }
 
 

@@ -4,13 +4,13 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from bthub import figures, metrics
+from bthub import figures, metrics, papers
 from bthub.compare import first_weights
 from bthub.data.splits import FOLD_PROTOCOLS
 from bthub.errors import BthubError
@@ -71,6 +71,7 @@ class ImageSet(NamedTuple):
     title: str
     what: str
     limit: str
+    url: str | None = None
 
 
 # By their classes: what a built set is called is up to who built it.
@@ -81,11 +82,13 @@ IMAGE_SETS = {
         "folder; validation is drawn from the former",
         "Of its test folder only the pictures without a copy elsewhere test a model, and the classes' shares differ "
         "between those and the copies.",
+        "https://www.kaggle.com/datasets/sartajbhuvaji/brain-tumor-classification-mri",
     ),
     ("no", "yes"): ImageSet(
         "Brain MRI Images for Brain Tumor Detection",
         "253 brain MRI images with a tumor (`yes`) or without (`no`), as published on Kaggle, without a split",
         "The set is tiny: in a split of 50 images each is 2 %.",
+        "https://www.kaggle.com/datasets/navoneel/brain-mri-images-for-brain-tumor-detection",
     ),
 }
 
@@ -180,6 +183,7 @@ def render(run: str | Path, org: str | None = None) -> str:
             name=name,
             repo_id=hub_id(name, org),
             dataset_id=hub_id(DATASET, org),
+            article="An" if folder.config.get("architecture", "")[:1] in ("a", "e", "i", "o", "u") else "A",
             task=folder.task,
             revision=folder.revision,
             config=config,
@@ -190,6 +194,7 @@ def render(run: str | Path, org: str | None = None) -> str:
             images=None if lgg else _image_set(config["label_names"], training["dataset"]["name"]),
             start=start,
             base=base,
+            recipe=_recipe(training),
             preprocessor=_preprocessor(folder.path / PREPROCESSOR) if folder.task == SEGMENTATION else None,
             training=training,
             protocol=protocol,
@@ -288,6 +293,28 @@ def _start(recipe: Record) -> tuple[str, str | None]:
         return f"ImageNet, `{source}` of train/imagenet.py", None
     words = f"the encoder of `{source}`" if kind == "encoder" else f"`{source}`"
     return words, None if source.endswith(".safetensors") else source
+
+
+def _recipe(training: Record) -> dict:
+    """The configuration file that a run follows, the paper that it is from, and what the run changes."""
+
+    def words(value: Any) -> Any:
+        return (
+            ", ".join(f"{key}: {part}" for key, part in value.flat())
+            if isinstance(value, Record)
+            else "none"
+            if value is None
+            else value
+        )
+
+    file, changed, config = training["recipe"]["file"], training["recipe"]["changed"], training["config"]
+    paper = papers.recipe_of(f"{PurePosixPath(file).stem}-") if file.startswith("papers/") else None
+    return {
+        "file": file,
+        "paper": paper and papers.reported()[paper]["title"],
+        "changed": [(key, words(changed.optional(key)), words(config.optional(key))) for key in changed.keys()],
+        "imagenet": "pretrained" in changed.keys() and changed["pretrained"],
+    }
 
 
 def _image_set(labels: list[str], name: str) -> ImageSet:
@@ -389,6 +416,9 @@ def _result(entry: Record, folder: RunFolder) -> dict:
     shown["gallery"] = _figure(folder, f"{name}-gallery", required=False)
     shown["metrics"] = [(_name(name, entry), entry["metrics"][name]) for name in entry["metrics"].keys()]
     shown["gradcam"] = _gradcam(folder, f"{entry['protocol']}/{entry['split']}")
+    auc = entry["metrics"]["roc_auc"] if task == CLASSIFICATION else None
+    shown["guess"] = auc is not None and (auc.optional("low") or 1) <= 0.5
+    shown["review"] = entry.optional("review") if task == CLASSIFICATION else None
     if task == CLASSIFICATION:
         shown |= {key: entry[key] for key in ("labels", "confusion_matrix")}
         shown["class_accuracy"] = [(label, entry["class_accuracy"][label]) for label in entry["labels"]]
@@ -400,7 +430,7 @@ def _result(entry: Record, folder: RunFolder) -> dict:
     shown["sizes"] = [
         {
             "name": name,
-            "least": part["tumor_px"][0],
+            "pixels": _range(*part["tumor_px"]),
             "samples": part["samples"],
             "figures": [part["metrics"][metric] for metric in measured],
         }
@@ -426,6 +456,10 @@ def _result(entry: Record, folder: RunFolder) -> dict:
         for name in seen.keys()
     }
     return shown
+
+
+def _range(least: int, below: int | None) -> str:
+    return f"{least:,} and more" if below is None else f"{least:,} to {below - 1:,}"
 
 
 def _gradcam(folder: RunFolder, key: str) -> Record | None:
@@ -484,6 +518,7 @@ def _environment() -> Environment:
         "figure": lambda number: f"{number:.4g}",
         "value": lambda found: _number(found.optional("value"), "not defined"),
         "bounds": _bounds,
+        "full": lambda found: f"{_number(found.optional('value'), 'not defined')} ({_bounds(found)})",
     }
     return environment
 

@@ -192,7 +192,7 @@ def _classify(folder: RunFolder, rows: Rows, batch_size: int, device: str) -> tu
             f"{folder.id} knows the classes {', '.join(classifier.labels)}, but the data have {', '.join(names)}: "
             "evaluate it on a data set with its own classes"
         )
-    fitted = {key: _value(folder, CALIBRATION, key) for key in ("temperature", "threshold")}
+    fitted = {key: _value(folder, CALIBRATION, key) for key in ("temperature", "threshold", "review_band")}
     settings = {"labels": classifier.labels, **fitted}
     sizes = rows["tumor_pixels"][:] if "tumor_pixels" in rows.column_names else None
     probabilities = (p for images in batches(rows, batch_size, "evaluating") for p in classifier.predict(images))

@@ -48,15 +48,11 @@ def explain(
         device: of torch; by default the GPU where there is one.
 
     Returns:
-        The entry that was written: `samples`, `groups` (tumor slices with a map, patients), `empty_maps` (tumor slices
-        where nothing spoke for a tumor: they have no agreement and aren't among the samples), `agreement` (`mean` and
-        `median`, each with an interval that resamples patients; see the function of this name), `chance` (mean share of
-        the `picture` and of the `head` that the outline covers on these slices: what a map scores that is spread
-        evenly over either), `layer`, and what it was measured with.
+        The entry that was written: what `measure` gives, `layer`, and what it was measured with.
 
     Raises:
         BthubError: the run isn't a local folder of a detector; the data have no masks, no tumor in this split, or
-            slices that the run was trained or chosen on; no slice has a map.
+            slices that the run was trained or chosen on.
     """
     # Here, because the dashboard draws maps and shouldn't wait for what reads data sets.
     from bthub.data import batches, load_split
@@ -92,20 +88,9 @@ def explain(
         {**{name: str(row[name]) for name in IDS}, **_compared(image, heatmap, np.asarray(row["mask"]) > 0)}
         for row, (image, heatmap) in zip(slices.select_columns([*IDS, "mask"]), pictures, strict=True)
     ]
-    with_map = [line for line in lines if line["agreement"] != ""]
-    if not with_map:
-        raise BthubError(
-            f"{folder.id} sees no evidence for a tumor on any slice of {split}: there is nothing to measure"
-        )
-    column = {name: np.array([float(line[name]) for line in with_map]) for name in ("agreement", *_CHANCE.values())}
     name = name_of(data)
-    patients = [line["patient_id"] for line in with_map]
     entry = {
-        "samples": len(with_map),
-        "groups": len(set(patients)),
-        "empty_maps": len(lines) - len(with_map),
-        "agreement": metrics.centre(column["agreement"], patients),
-        "chance": {of: float(column[share].mean()) for of, share in _CHANCE.items()},
+        **measure(lines),
         "layer": _name_of(last_convolutional_stage(classifier.model), classifier.model),
         "dataset": {"name": name, **describe_rows(slices)},
         "weights": folder.revision,
@@ -119,6 +104,25 @@ def explain(
     return entry
 
 
+def measure(lines: list[dict[str, str]]) -> dict:
+    """The figures of the rows of a Grad-CAM file.
+
+    Returns:
+        `samples`, `groups` (tumor slices, patients), `empty_maps` (slices on which nothing spoke for a tumor: their
+        agreement is 0), `agreement` (`mean` and `median`, each with an interval that resamples patients; see the
+        function of this name) and `chance` (mean share of the `picture` and of the `head` that the outline covers: what
+        a map scores that is spread evenly over either).
+    """
+    patients = [line["patient_id"] for line in lines]
+    return {
+        "samples": len(lines),
+        "groups": len(set(patients)),
+        "empty_maps": sum(line["agreement"] == "" for line in lines),
+        "agreement": metrics.centre(np.array([float(line["agreement"] or 0) for line in lines]), patients),
+        "chance": {of: float(np.mean([float(line[share]) for line in lines])) for of, share in _CHANCE.items()},
+    }
+
+
 def summary(entry: dict) -> str:
     """An entry of `gradcam.json` in a line."""
     found, chance = entry["agreement"]["mean"], entry["chance"]
@@ -126,7 +130,7 @@ def summary(entry: dict) -> str:
     return (
         f"{found['value']:.3f}{ends} of the heat lies on the tumor; by chance {chance['picture']:.3f} of the picture, "
         f"{chance['head']:.3f} of the head; {entry['samples']} slices of {entry['groups']} patients, "
-        f"{entry['empty_maps']} without a map"
+        f"on {entry['empty_maps']} there is no heat"
     )
 
 
@@ -135,15 +139,11 @@ _CHANCE = {"picture": "picture_share", "head": "head_share"}
 
 def _compared(image: Image.Image, heatmap: np.ndarray, mask: np.ndarray) -> dict[str, str]:
     """The figures of a slice as a row of the file; `agreement` is empty where the map is."""
-    found, share = agreement(heatmap, mask), float(mask.mean())
-    head = float(head_mask(np.asarray(image)).mean())
-    # Where no head stands out, the whole picture is taken for it.
-    of_head = min(1.0, share / head) if head else share
+    found = agreement(heatmap, mask)
     return {
         "tumor_px": str(int(mask.sum())),
         "agreement": "" if found is None else repr(found),
-        "picture_share": repr(share),
-        "head_share": repr(of_head),
+        **{_CHANCE[of]: repr(share) for of, share in chance(image, mask).items()},
     }
 
 
@@ -210,6 +210,18 @@ def agreement(heatmap: np.ndarray, mask: np.ndarray) -> float | None:
     """
     total = float(heatmap.sum())
     return float(heatmap[mask].sum() / total) if total > 0 and mask.any() else None
+
+
+def chance(image: Image.Image, mask: np.ndarray) -> dict[str, float]:
+    """The agreement of heat that is spread evenly over the `picture`, or over the `head` alone, 0 to 1.
+
+    Args:
+        image: RGB.
+        mask: (H, W) bool, the tumor.
+    """
+    share, head = float(mask.mean()), float(head_mask(np.asarray(image)).mean())
+    # Where no head stands out, the whole picture is taken for it.
+    return {"picture": share, "head": min(1.0, share / head) if head else share}
 
 
 def overlay(image: Image.Image, heatmap: np.ndarray) -> Image.Image:

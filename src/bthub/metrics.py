@@ -358,6 +358,34 @@ def review_band(y_true: np.ndarray, p_tumor: np.ndarray, threshold: float, error
     return low, high
 
 
+def reviewed(
+    y_true: np.ndarray, p_tumor: np.ndarray, band: Sequence[float], groups: Sequence[str] | None = None
+) -> dict[str, Interval]:
+    """What a review band does on a split.
+
+    Args:
+        y_true: (N,) 1 or True where there is a tumor.
+        p_tumor: (N,) probabilities.
+        band: of `review_band`.
+        groups: (N,) patient of each image; None where images are independent.
+
+    Returns:
+        Each with its `Interval`: `to_review`, the share of all images that fall into the band; and of those that the
+        model is left alone with `missed`, as a share of all tumor images, and `false_alarms`, of all healthy images.
+        The last two are what the band was to hold down.
+    """
+    y, p = np.asarray(y_true).astype(bool), np.asarray(p_tumor, dtype=np.float64)
+    low, high = band
+    drawn, member = _resample(groups, len(y), RESAMPLES, 0)
+    weights = np.vstack([np.ones(len(y)), drawn[:, member]])  # the split itself, then its resamples
+    shares = {
+        "to_review": _ratio(weights @ ((p >= low) & (p < high)), weights.sum(axis=1)),
+        "missed": _ratio(weights @ (y & (p < low)), weights @ y),
+        "false_alarms": _ratio(weights @ (~y & (p >= high)), weights @ ~y),
+    }
+    return {name: interval(float(share[0]), share[1:]) for name, share in shares.items()}
+
+
 def middle(lower: float, upper: float) -> float:
     """A number above `lower`, up to `upper`: their middle, but between neighbouring floats that may round down."""
     half = (lower + upper) / 2

@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from bthub.compare import confusion, entry, evaluations, figures, initialisation, network
+from bthub.metrics import readable
 from bthub.run_folder import CLASSIFICATION, RunFolder
 
 PAPERS = Path(__file__).with_name("papers.yaml")
@@ -14,8 +15,23 @@ PAPERS = Path(__file__).with_name("papers.yaml")
 
 @cache
 def reported() -> dict[str, dict]:
-    """The five systems and the references: what each reports, from the committed file."""
-    return yaml.safe_load(PAPERS.read_text(encoding="utf-8"))
+    """The five systems and the references: what each reports, from the committed file.
+
+    Returns:
+        Each with `title`, `data`, `split`, `recipe` and `figures`: one a metric, with `what` it is, its `value` (None
+        where the paper has none), `like` (see `measured_like`) and a `note`.
+    """
+    known = yaml.safe_load(PAPERS.read_text(encoding="utf-8"))
+    for paper in known.values():
+        paper["figures"] = [figure for quoted in paper["figures"] for figure in _figures(quoted)]
+    return known
+
+
+def _figures(quoted: dict) -> Iterator[dict]:
+    """One figure for each metric of an entry of the file."""
+    for metric, value in quoted["values"].items():
+        what = f"{quoted['what']}, {readable(metric)}" if len(quoted["values"]) > 1 else quoted["what"]
+        yield {"what": what, "value": value, "like": quoted["like"] | {"metric": metric}, "note": quoted["note"]}
 
 
 def recipe_of(run: str) -> str | None:

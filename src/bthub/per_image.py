@@ -13,9 +13,8 @@ from bthub import metrics
 from bthub.compare import Evaluation, Row, entry, name, reading
 from bthub.errors import BthubError
 from bthub.run_folder import CALIBRATION, PREDICTIONS, RunFolder
-from bthub.scoring import TUMOR_SIZES, log_loss
+from bthub.scoring import TUMOR, TUMOR_SIZES, log_loss
 
-TUMOR = "tumor"
 HEALTHY = ("no_tumor", "no")
 """What the classes without a tumor are called."""
 

@@ -255,6 +255,7 @@ class RunFolder:
                 METRICS: "bthub evaluate writes it",
                 COST: "bthub cost writes it",
                 CARD: "bthub card writes it",
+                WEIGHTS: f"a clone has those of a few runs; make reproduce RUN={self.path.name} trains it again",
             }.get(name.split("/")[0], "the folder isn't a complete run")
             raise BthubError(f"{self.id} has no {name} (looked at {file}): {hint}")
         return file

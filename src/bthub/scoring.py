@@ -18,6 +18,7 @@ TOP_LOSSES = 6
 DIGITS = 6
 PROBABILITY = "p_"
 """What the columns of the classes' probabilities start with: `p_tumor`."""
+TUMOR = "tumor"
 
 Predictions = list[dict[str, str]]
 """Rows of a predictions file, as `RunFolder.predictions` gives them."""
@@ -30,16 +31,22 @@ def measure(predictions: Predictions, settings: dict) -> dict:
         predictions: rows with ids and, of a classifier, `label` and a probability a class, or, of a ResUNet, the
             pixel counts.
         settings: of a classifier `labels`, `temperature` and `threshold` (None where the most probable class
-            counts); of a ResUNet nothing is needed.
+            counts), and perhaps `review_band`; of a ResUNet nothing is needed.
 
     Returns:
-        What `metrics.classification` or `metrics.segmentation` returns, `by_institution` the same for each
-        institution by itself, `by_tumor_size` for the tumor slices of each of TUMOR_SIZES (empty where there are
-        none), `by_seen` for the images of which an earlier split has a copy (`seen`) and the others (`unseen`; empty
-        where it has none), and `top_losses`, the images it does worst, with their loss: of a classifier the negative
-        logarithm of the probability of what is true, of a ResUNet 1 - Dice.
+        What `metrics.classification` or `metrics.segmentation` returns, and
+
+        - of a classifier `review`: what its review band does (see `metrics.reviewed`); None without one
+        - `by_institution`: the same for each institution by itself
+        - `by_tumor_size`: for the tumor slices of each of TUMOR_SIZES; empty where there are none
+        - `by_seen`: for the images of which an earlier split has a copy (`seen`) and the others (`unseen`); empty where
+          it has none
+        - `top_losses`: the images it does worst, with their loss: of a classifier the negative logarithm of the
+          probability of what is true, of a ResUNet 1 - Dice
     """
     measured = _measure(predictions, settings)
+    if "label" in predictions[0]:
+        measured["review"] = _review(predictions, settings.get("review_band"))
     institutions = sorted({row["institution"] for row in predictions if "institution" in row})
     measured["by_institution"] = {
         name: _measure([row for row in predictions if row["institution"] == name], settings) for name in institutions
@@ -58,6 +65,14 @@ def measure(predictions: Predictions, settings: dict) -> dict:
     worst = sorted(losses, key=lambda pair: -pair[0])[:TOP_LOSSES]
     measured["top_losses"] = [{**{k: row[k] for k in (*IDS, "label") if k in row}, "loss": loss} for loss, row in worst]
     return measured
+
+
+def _review(predictions: Predictions, band: list[float] | None) -> dict | None:
+    """What a detector's review band does to these images."""
+    if band is None:
+        return None
+    tumor = [row["label"] == TUMOR for row in predictions]
+    return metrics.reviewed(tumor, [float(row[PROBABILITY + TUMOR]) for row in predictions], band, _groups(predictions))
 
 
 def loss_of(row: dict[str, str]) -> float | None:
@@ -97,9 +112,7 @@ def figures_table(measured: dict) -> list[str]:
 
 
 def _measure(predictions: Predictions, settings: dict, keep_resamples: bool = False) -> dict:
-    # What belongs together: the slices of a patient, the copies of a picture.
-    together = next((name for name in ("patient_id", "group") if name in predictions[0]), None)
-    groups = [row[together] for row in predictions] if together else None
+    groups = _groups(predictions)
     if "label" not in predictions[0]:
         counts = (np.array([int(row[name]) for row in predictions]) for name in COUNTS)
         distances = np.array([float(row[HD95] or "nan") for row in predictions])
@@ -109,9 +122,15 @@ def _measure(predictions: Predictions, settings: dict, keep_resamples: bool = Fa
         np.array([labels.index(row["label"]) for row in predictions]),
         np.array([[float(row[PROBABILITY + label]) for label in labels] for row in predictions]),
         labels,
-        positive=None if threshold is None else labels.index("tumor"),
+        positive=None if threshold is None else labels.index(TUMOR),
         threshold=threshold,
         temperature=settings["temperature"],
         groups=groups,
         keep_resamples=keep_resamples,
     )
+
+
+def _groups(predictions: Predictions) -> list[str] | None:
+    """What belongs together: the slices of a patient, the copies of a picture; None where nothing does."""
+    together = next((name for name in ("patient_id", "group") if name in predictions[0]), None)
+    return [row[together] for row in predictions] if together else None

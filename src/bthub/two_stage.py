@@ -10,7 +10,7 @@ two-stage repo, see `bthub.detect_and_localize`.
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -111,7 +111,12 @@ class Pipeline:
             len(spacing_mm) == 2 and all(math.isfinite(v) and v > 0 for v in spacing_mm)
         ):
             raise BthubError(f"the pixel spacing must be two positive numbers of millimetres, not {spacing_mm}")
-        single = isinstance(inputs, (str, bytes, Path, Image.Image, np.ndarray)) or not isinstance(inputs, Iterable)
+        # A mapping or a tensor is one wrong picture, which is then refused, not many.
+        single = (
+            isinstance(inputs, (str, bytes, Path, Image.Image, Mapping))
+            or hasattr(inputs, "__array__")
+            or not isinstance(inputs, Iterable)
+        )
         source = [inputs] if single else inputs
         results = self._stream(source, always_localize, batch_size, spacing_mm, check_input)
         if single:

@@ -223,7 +223,7 @@ class Classifier:
 def untrained(run: RunFolder) -> nn.Module:
     """The network of a classifier's run, with random weights."""
     if run.task != CLASSIFICATION:
-        raise BthubError(f"{run.id} is a {run.task} run, expected {CLASSIFICATION}: swap detector and localizer?")
+        raise BthubError(f"{run.id} is made for {run.task}, expected {CLASSIFICATION}: swap detector and localizer?")
     options = run.config.get("model_args", {})
     architecture = run.config["architecture"]
     if "head_widths" in options:

@@ -99,7 +99,7 @@ def load_localizer(run: RunFolder, device: str = "cpu") -> Localizer:
         BthubError: it isn't a localizer, or its files are damaged or don't belong together.
     """
     if run.task != SEGMENTATION:
-        raise BthubError(f"{run.id} is a {run.task} run, expected {SEGMENTATION}: swap detector and localizer?")
+        raise BthubError(f"{run.id} is made for {run.task}, expected {SEGMENTATION}: swap detector and localizer?")
     try:
         model = ResUNetForSemanticSegmentation.from_pretrained(run.path, dtype=torch.float32)
         processor = ResUNetImageProcessor.from_pretrained(run.path)

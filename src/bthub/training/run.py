@@ -43,7 +43,8 @@ def parse_config(
         arguments: None for those of the command line.
 
     Returns:
-        An instance of `kind`, and the other arguments: `data`, `output`, `resume`, `dry_run`.
+        An instance of `kind`, and the other arguments: `data`, `output`, `resume`, `dry_run`, and `recipe`: the `file`
+        of the configuration, and what it says of each value that was `changed`.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--config", type=Path, required=True, help="YAML file, see train/configs")
@@ -56,16 +57,34 @@ def parse_config(
     )
     args = parser.parse_args(arguments)
     try:
-        values = yaml.load(args.config.read_text(), _Yaml) or {}
+        written = yaml.load(args.config.read_text(), _Yaml) or {}
     except (OSError, yaml.YAMLError) as error:
         raise BthubError(f"can't read the configuration {args.config}: {error}") from error
+    values = dict(written)
     for setting in args.set:
         key, equals, value = setting.partition("=")
         if not equals:
             raise BthubError(f"--set {setting}: expected KEY=VALUE")
         values[key] = yaml.load(value, _Yaml)
     config = build_config(kind, values, str(args.config))
+    args.recipe = recipe(args.config, build_config(kind, written, str(args.config)), config)
     return (shrink(config) if args.dry_run else config), args
+
+
+def recipe(file: Path, written: Any, config: Any) -> dict:
+    """Which configuration file a run follows, and the file's values where the run has others.
+
+    Args:
+        file: of the configuration; below a folder `configs` it is named from there.
+        written: the configuration that the file makes by itself.
+        config: the one that the run has.
+    """
+    parts = file.parts
+    name = Path(*parts[parts.index("configs") + 1 :]) if "configs" in parts else Path(file.name)
+    there, here = dataclasses.asdict(written), dataclasses.asdict(config)
+    # How many processes read the images changes nothing.
+    changed = {key: value for key, value in there.items() if key != "workers" and value != here[key]}
+    return {"file": name.as_posix(), "changed": changed}
 
 
 class _Yaml(yaml.SafeLoader):

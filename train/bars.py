@@ -1,0 +1,114 @@
+"""What was to be reached, what was, and what was tried where it wasn't: from bars.yaml and the files of the runs.
+
+python train/bars.py                                         # writes results/bars.md
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from bthub import compare
+from bthub.compare import Evaluation
+from bthub.errors import BthubError, report_errors
+from bthub.metrics import Interval
+from bthub.run_folder import METRICS, SHIPPED_RUNS, RunFolder
+
+BARS = Path(__file__).with_name("bars.yaml")
+RESULTS = SHIPPED_RUNS.parent / "results"
+
+
+class Measured(NamedTuple):
+    """A figure on a test split, and where it is from; `candidates` are the runs that it was chosen among, best on
+    validation first."""
+
+    source: str
+    test: Interval
+    candidates: list[tuple[str, Interval, Interval]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--runs", type=Path, default=SHIPPED_RUNS)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    (args.results / "bars.md").write_text(render(args.runs, args.results))
+
+
+def render(runs: Path, results: Path) -> str:
+    """The table of bars, and for each that is missed by how much and what was tried."""
+    bars = yaml.safe_load(BARS.read_text())
+    opened = [compare.open_run(path) for path in sorted(runs.iterdir()) if (path / METRICS).is_file()]
+    found = [measure(bar, opened, results) for bar in bars]
+    lines = [
+        "# What was to be reached, and what was\n",
+        "Written by `train/bars.py` from `train/bars.yaml` and the files of the runs. The bars were set before any "
+        "training. Figures are of test splits, with 95 % intervals that resample patients, or pictures where a set "
+        "names none; where runs compete, the one that is best on validation in that metric counts, not the best on "
+        "test. ± says by how much the value passes or misses the bar.\n",
+        "| | published | hoped for | bar | measured | of | ± |",
+        "| --- | ---: | ---: | ---: | --- | --- | ---: |",
+    ]
+    missed = []
+    for bar, one in zip(bars, found, strict=True):
+        value, least = one.test["value"], bar["least"]
+        margin = least - value if bar.get("below") else value - least
+        if margin < 0:
+            missed.append((bar, one, margin))
+        sign = "under " if bar.get("below") else ""
+        lines.append(
+            f"| {bar['what']} | {plain(bar.get('anchor'))} | {sign}{plain(bar['goal'])} | {sign}{plain(bar['least'])} "
+            f"| {full(one.test)} | {one.source} | {f'{margin:+.3f}' if margin >= 0 else f'**{margin:+.3f}**'} |"
+        )
+    lines.append(f"\n{len(bars) - len(missed)} of {len(bars)} bars are reached.\n")
+    lines += [f"- {bar['what']}: {bar['note'].strip()}" for bar in bars if "note" in bar]
+    for bar, one, margin in missed:
+        lines += [f"\n## Missed by {-margin:.3f}: {bar['what']}\n", tried(bar)]
+        if one.candidates:
+            lines += ["\n| run, best on validation first | validation | test |", "| --- | --- | --- |"]
+            lines += [f"| {name} | {full(known)} | {full(test)} |" for name, known, test in one.candidates]
+    return "\n".join(lines) + "\n"
+
+
+def tried(bar: dict) -> str:
+    """What was done about a bar that is missed: nothing is left unsaid."""
+    if "tried" not in bar:
+        raise BthubError(f"{BARS}: {bar['what']!r} misses its bar: say under `tried` what was done about it")
+    return bar["tried"].strip()
+
+
+def measure(bar: dict, runs: list[RunFolder], results: Path) -> Measured:
+    """The figure that a bar is about."""
+    metric = bar["metric"]
+    if "file" in bar:
+        return Measured(bar["file"], json.loads((results / bar["file"]).read_text())["metrics"][metric], [])
+    data, protocol = bar["evaluation"]
+    test, validation = (Evaluation(data, protocol, split) for split in ("test", "validation"))
+    if "run" in bar:
+        (run,) = (run for run in runs if compare.name(run) == bar["run"])
+        return Measured(bar["run"], compare.figures(run, test)[metric], [])
+    candidates = [
+        (compare.name(run), compare.figures(run, validation)[metric], compare.figures(run, test)[metric])
+        for run in runs
+        if run.task == bar["among"] and {test, validation} <= set(compare.evaluations(run))
+    ]
+    if not candidates:
+        raise BthubError(f"no run was measured on {test.key} of {data}, which {bar['what']!r} is about")
+    # Of two that are equal the first by name.
+    candidates.sort(key=lambda one: (one[1]["value"] if bar.get("below") else -one[1]["value"], one[0]))
+    return Measured(candidates[0][0], candidates[0][2], candidates)
+
+
+def plain(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def full(found: Interval) -> str:
+    return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+
+
+if __name__ == "__main__":
+    sys.exit(report_errors(main))
