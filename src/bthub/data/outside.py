@@ -18,11 +18,13 @@ from bthub.data.images import read_image
 from bthub.errors import BthubError
 
 CHOOSE, REPORT = "choose", "report"
-PHOTOGRAPH, TEXTURE, DOCUMENT, GRAPHIC, MEDICAL, NOISE, SHAPE = (
+PHOTOGRAPH, TEXTURE, DOCUMENT, GRAPHIC, ORGAN, HEAD_CT, MEDICAL, NOISE, SHAPE = (
     "photograph",
     "texture",
     "document",
     "graphic",
+    "scan of another organ",
+    "CT of a head",
     "other medical picture",
     "noise",
     "shape",
@@ -64,6 +66,22 @@ _FILES = {
         },
         "gradio/test_data": {PHOTOGRAPH: ("cheetah2.jpg",)},
     },
+    # Of an abdomen (MRI), a spine (CT), a heart (MRI), a skeleton (scintigram), a lymph node, an abdomen and a heart
+    # (ultrasound); of two heads (CT).
+    "pydicom": {
+        "pydicom/data/test_files": {
+            ORGAN: (
+                "examples_overlay.dcm",
+                "CT_small.dcm",
+                "MR_small.dcm",
+                "JPEG2000.dcm",
+                "examples_rgb_color.dcm",
+                "examples_palette.dcm",
+                "examples_ybr_color.dcm",
+            ),
+            HEAD_CT: ("693_J2KI.dcm", "J2K_pixelrep_mismatch.dcm"),
+        }
+    },
     "networkx": {
         "networkx/drawing/tests/baseline": {GRAPHIC: ("test_display_complex.png", "test_house_with_colors.png")}
     },
@@ -78,7 +96,8 @@ class Outside:
 
     Attributes:
         name: the file's and its package's, or what was drawn; a grey copy ends in " in grey".
-        kind: photograph, texture, document, graphic, other medical picture, noise or shape.
+        kind: photograph, texture, document, graphic, scan of another organ, CT of a head, other medical picture, noise
+            or shape.
         half: `choose` or `report`.
         image: RGB.
     """
@@ -106,7 +125,7 @@ def outside_pictures() -> list[Outside]:
     for kind, found in origins.items():
         for number, origin in enumerate(found):
             for name, source in origin.items():
-                half, pixels = (CHOOSE, REPORT)[number % 2], read_image(source)
+                half, pixels = (CHOOSE, REPORT)[number % 2], _read(source)
                 image = Image.fromarray(pixels)
                 pictures.append(Outside(name, kind, half, image))
                 if np.ptp(pixels, axis=2).any():
@@ -132,6 +151,24 @@ def _files() -> list[tuple[str, str, Path]]:
             "install the versions of requirements.txt (make .venv/.test)"
         )
     return found
+
+
+def _read(source: Path | np.ndarray) -> np.ndarray:
+    """uint8 RGB (H, W, 3), as a picture that is handed in is read; of a DICOM file with several frames the first."""
+    if not isinstance(source, Path) or source.suffix != ".dcm":
+        return read_image(source)
+    import pydicom
+    from pydicom.pixels import apply_color_lut
+
+    scan = pydicom.dcmread(source)
+    pixels = scan.pixel_array
+    if int(scan.get("NumberOfFrames", 1)) > 1:
+        pixels = pixels[0]
+    if scan.PhotometricInterpretation == "PALETTE COLOR":
+        pixels = apply_color_lut(pixels, scan)
+    if pixels.dtype == np.int16:  # CT has values below 0
+        pixels = (pixels.astype(np.int32) - pixels.min()).astype(np.uint16)
+    return read_image(pixels)
 
 
 def _installed(package: str, file: str) -> Path | None:
