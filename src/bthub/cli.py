@@ -16,6 +16,16 @@ def main(argv: list[str] | None = None) -> int:
 # Each command imports what it needs when it runs: `bthub --help` doesn't wait for torch.
 
 
+def _add_split(command: argparse.ArgumentParser, data: str) -> None:
+    """What names the images that runs are measured on."""
+    command.add_argument("--data", required=True, help=data)
+    command.add_argument("--split", required=True, help="validation, test or benchmark")
+    command.add_argument(
+        "--protocol", help="patient, slice or fold-1 to fold-5; default: the one that the run was trained under"
+    )
+    command.add_argument("--batch-size", type=int, default=16)
+
+
 def _data_build(args: argparse.Namespace) -> None:
     from bthub.data.build import build
 
@@ -148,12 +158,7 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser("evaluate", help="measure a run on a split, and add the results to its folder")
     evaluate.add_argument("run_folder", metavar="run", type=Path)
-    evaluate.add_argument("--data", required=True, help="folder of `bthub data build`, or a Hub id")
-    evaluate.add_argument("--split", required=True, help="validation, test or benchmark")
-    evaluate.add_argument(
-        "--protocol", help="patient, slice or fold-1 to fold-5; default: the one that the run was trained under"
-    )
-    evaluate.add_argument("--batch-size", type=int, default=16)
+    _add_split(evaluate, "folder of `bthub data build`, or a Hub id")
     evaluate.set_defaults(run=_evaluate)
 
     cost = commands.add_parser("cost", help="count and time the networks of runs; the machine should be idle")
@@ -183,12 +188,7 @@ def _parser() -> argparse.ArgumentParser:
 
     explain = commands.add_parser("explain", help="how much of a detector's Grad-CAM lies on the tumor, over a split")
     explain.add_argument("runs", metavar="run", type=Path, nargs="+")
-    explain.add_argument("--data", required=True, help="the LGG set: folder of `bthub data build`, or a Hub id")
-    explain.add_argument("--split", required=True, help="validation, test or benchmark")
-    explain.add_argument(
-        "--protocol", help="patient, slice or fold-1 to fold-5; default: the one that the run was trained under"
-    )
-    explain.add_argument("--batch-size", type=int, default=16)
+    _add_split(explain, "the LGG set: folder of `bthub data build`, or a Hub id")
     explain.set_defaults(run=_explain)
 
     card = commands.add_parser("card", help="write the model card (README.md) of runs from their files")

@@ -18,11 +18,11 @@ from PIL import Image
 from scipy.sparse.csgraph import connected_components
 from sklearn.neighbors import radius_neighbors_graph
 
+from bthub.data.images import SUFFIXES
 from bthub.data.source import Source, pick_root
 from bthub.data.splits import SEED, SPLITS
 from bthub.errors import BthubError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 # Named, so that a file of another kind under one of these suffixes meets no other decoder.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
 # What publishers call the folders of their own split.
