@@ -406,7 +406,7 @@ def test_arguments_out_of_range_are_refused(pipe):
 
 
 def test_inputs_that_are_no_pictures_are_refused(pipe, tmp_path):
-    for source in (None, 3, b"bytes", tmp_path / "missing.png", [DARK, None]):
+    for source in (None, 3, b"bytes", tmp_path / "missing.png", [DARK, None], {"image": DARK}, torch.rand(3, 8, 8)):
         with pytest.raises(BthubError):
             pipe(source)
 
