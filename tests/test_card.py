@@ -453,7 +453,9 @@ def test_copies_of_known_images_are_measured_apart(image_run):
         members = rows[:2] if name == "seen" else rows[2:]
         for row in members:
             hits += max(labels, key=lambda label, row=row: float(row[f"p_{label}"])) == row["label"]
-        assert cells[0] == str(len(members)) and f"{hits / len(members):.3f}" in cells[1:]
+        assert cells[0] == str(len(members)) and f"{hits / len(members):.3f}" in [
+            cell.split(" (")[0] for cell in cells[1:]
+        ]
 
 
 def test_the_metadata_of_an_image_set(image_run):
@@ -540,7 +542,7 @@ def test_where_it_looks_is_told_where_it_was_measured(detector, tiny_lgg):
         "0.250 of the heat",
         "0.125 to 0.375",
         "median 0.188",
-        "7 tumor slices of 3 patients; 2 more",
+        "7 tumor slices of 3 patients; 2 of them",
         "0.062",
     ):
         assert figure in line.replace("\n", " ")

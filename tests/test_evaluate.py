@@ -69,7 +69,8 @@ def test_detector(detector, tiny_lgg):
 def test_metrics_follow_from_the_predictions(detector, localizer, tiny_lgg):
     for run in (detector, localizer):
         entry = evaluate(run, tiny_lgg, "test")
-        settings = {name: entry[name] for name in ("labels", "threshold", "temperature") if name in entry}
+        known = ("labels", "threshold", "temperature", "review_band")
+        settings = {name: entry[name] for name in known if name in entry}
         again = measure(RunFolder.open(run).predictions("patient/test"), settings)
         assert again == {name: entry[name] for name in again}
         assert set(again) >= {"metrics", "samples", "groups", "by_institution"}

@@ -365,10 +365,13 @@ def test_the_page_of_a_tumor(app: ModuleType, pipe: Recorder, kaggle: Path) -> N
 
 def test_the_page_of_an_uncertain_slice(app: ModuleType, pipe: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     file = SPACE / "examples" / app.EXAMPLES["Faint tumor"]
-    assert "person should look" not in app.result_html(pipe.pipe(file), "mine.png")
+    assert "A person should look" not in app.result_html(pipe.pipe(file), "mine.png")
     monkeypatch.setattr(pipe.pipe, "review_band", (0.0004, 1.0))
     page = app.result_html(pipe.pipe(file), "mine.png")
-    assert "Uncertain: from under 0.1% to 100.0% a person should look at the slice." in page
+    assert (
+        "Uncertain: between under 0.1% and 100.0% the model errs too often to be left alone. A person should look."
+        in page
+    )
 
 
 def test_the_page_without_a_tumor(app: ModuleType, pipe: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:

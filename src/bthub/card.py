@@ -518,7 +518,7 @@ def _environment() -> Environment:
         "figure": lambda number: f"{number:.4g}",
         "value": lambda found: _number(found.optional("value"), "not defined"),
         "bounds": _bounds,
-        "full": lambda found: f"{_number(found.optional('value'), 'not defined')} ({_bounds(found)})",
+        "full": _full,
     }
     return environment
 
@@ -526,6 +526,12 @@ def _environment() -> Environment:
 def _bounds(found: Record) -> str:
     low, high = found.optional("low"), found.optional("high")
     return "not defined" if low is None or high is None else f"{_number(low)} to {_number(high)}"
+
+
+def _full(found: Record) -> str:
+    """A value with its interval, where it has one."""
+    value, bounds = _number(found.optional("value"), "not defined"), _bounds(found)
+    return value if bounds == "not defined" else f"{value} ({bounds})"
 
 
 def _number(number: float | None, otherwise: str = "") -> str:

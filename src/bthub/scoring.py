@@ -46,7 +46,7 @@ def measure(predictions: Predictions, settings: dict) -> dict:
     """
     measured = _measure(predictions, settings)
     if "label" in predictions[0]:
-        measured["review"] = _review(predictions, settings.get("review_band"))
+        measured["review"] = _review(predictions, settings)
     institutions = sorted({row["institution"] for row in predictions if "institution" in row})
     measured["by_institution"] = {
         name: _measure([row for row in predictions if row["institution"] == name], settings) for name in institutions
@@ -67,9 +67,10 @@ def measure(predictions: Predictions, settings: dict) -> dict:
     return measured
 
 
-def _review(predictions: Predictions, band: list[float] | None) -> dict | None:
+def _review(predictions: Predictions, settings: dict) -> dict | None:
     """What a detector's review band does to these images."""
-    if band is None:
+    band = settings.get("review_band")
+    if band is None or settings["threshold"] is None:
         return None
     tumor = [row["label"] == TUMOR for row in predictions]
     return metrics.reviewed(tumor, [float(row[PROBABILITY + TUMOR]) for row in predictions], band, _groups(predictions))

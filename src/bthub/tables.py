@@ -135,7 +135,7 @@ def _defined(names: Iterable[str], evaluation: Evaluation) -> list[str]:
 def ranked(rows: list[Row], metric: str) -> list[Row]:
     """Rows by a metric, best first; those without it last."""
     sign = 1 if metric in compare.LOWER_IS_BETTER else -1
-    return sorted(rows, key=lambda row: (row.get(metric) is None, sign * (row.get(metric) or 0)))
+    return sorted(rows, key=lambda row: (row.get(metric) is None, sign * (row.get(metric) or 0), row["model"]))
 
 
 def differences(runs: Sequence[RunFolder], evaluation: Evaluation, names: Iterable[str]) -> list[Row]:
@@ -165,7 +165,8 @@ def differences(runs: Sequence[RunFolder], evaluation: Evaluation, names: Iterab
         known = {name: value for name, value in values.items() if value is not None}
         if len(known) < 2:
             continue
-        best = (min if metric in compare.LOWER_IS_BETTER else max)(known, key=known.get)
+        # Of two that are equal the first by name, in whatever order they were given.
+        best = (min if metric in compare.LOWER_IS_BETTER else max)(sorted(known), key=known.get)
         for name in sorted(known.keys() - {best}, key=lambda n: (-known[n], n)):
             away = metrics.difference(measured[best], measured[name], metric)
             apart = None if away["low"] is None else not away["low"] <= 0 <= away["high"]
