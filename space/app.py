@@ -353,7 +353,7 @@ def result_html(result: Result, name: str, *, checked: bool = True) -> str:
     {unchecked}
     <p class="probability"><strong>{probability}</strong> probability of a tumor on this slice</p>
     {meter_html(result.tumor_probability, result.threshold)}
-    <p class="explain">From {threshold} up, the verdict is “tumor likely”. The threshold was chosen on validation
+    <p class="explain">From {threshold} up, the verdict is “tumor suspected”. The threshold was chosen on validation
     slices.</p>
     {uncertain}
     <p class="remark">{remark}</p>
