@@ -1,9 +1,8 @@
 """What was to be reached, what was, and what was tried where it wasn't: from bars.yaml and the files of the runs.
 
-python train/bars.py                                         # writes results/bars.md
+`python train/bars.py` writes results/bars.md.
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -31,11 +30,7 @@ class Measured(NamedTuple):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--runs", type=Path, default=SHIPPED_RUNS)
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    args = parser.parse_args()
-    (args.results / "bars.md").write_text(render(args.runs, args.results))
+    (RESULTS / "bars.md").write_text(render(SHIPPED_RUNS, RESULTS))
 
 
 def render(runs: Path, results: Path) -> str:

@@ -200,7 +200,7 @@ def scatter(rows: list[dict], metric: str, cost: str, task: str) -> None:
     frame.figure(
         charts.cost_against_quality(points, names, heading(cost), frame.titled(metric)),
         caption="How to read it: a step to the right is a dearer model. Worth considering are those that no "
-        "other one beats on both axes. The models were trained for different times, see their first table.",
+        "other one beats on both axes. How long each was trained is on the page Learning.",
         alternative=f"Scatter of {compare.COSTS[cost]} against {readable(metric)}: {said}",
         rows=points,
         file=f"cost-{task}.csv",
