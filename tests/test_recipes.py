@@ -13,6 +13,7 @@ import timm
 import torch
 import yaml
 from accelerate.state import AcceleratorState, GradientState
+from datasets import Dataset as Rows
 from PIL import Image
 from records import complete_run
 from safetensors.torch import load_file, save_file
@@ -437,15 +438,18 @@ def test_valley_by_hand():
 # -- initial weights
 
 
+VALIDATION = Rows.from_dict({"patient_id": ["P1", "P1"], "slice_index": [3, 4]})
+
+
 def test_initial_weights(tmp_path):
     torch.manual_seed(0)
     model, source = (create_classifier("resnet18", classes, head_widths=[8]) for classes in (2, 4))
     save_file(source.state_dict(), tmp_path / "imagenet.safetensors")
-    run.load_matching(model, run.initial_weights(str(tmp_path / "imagenet.safetensors"), "patient"), "x")
+    run.load_matching(model, run.initial_weights(str(tmp_path / "imagenet.safetensors"), VALIDATION), "x")
     assert torch.equal(model.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
     assert model.fc.fc.out_features == 2
     with pytest.raises(BthubError, match="isn't there"):
-        run.initial_weights(str(tmp_path / "missing.safetensors"), "patient")
+        run.initial_weights(str(tmp_path / "missing.safetensors"), VALIDATION)
     with pytest.raises(BthubError, match="is it the same architecture"):
         run.load_matching(create_classifier("resnet34", 2), source.state_dict(), "x")
 
@@ -457,15 +461,20 @@ def test_the_encoder_of_a_resunet_starts_a_classifier(architecture, tmp_path):
     save_file({f"encoder.{key}": value for key, value in encoder.state_dict().items()}, tmp_path / WEIGHTS)
     write_json(tmp_path / CONFIG, {"model_type": "resunet"})
     write_json(tmp_path / "training.json", {"protocol": "patient"})
+    rows = [{"patient_id": "P1", "slice_index": i, "split": split} for i, split in [(2, "train"), (3, "validation")]]
+    write_rows(tmp_path / "split.csv", rows)
     model = create_classifier(architecture, 2)
-    run.load_encoder(model, str(tmp_path), "patient")
+    run.load_encoder(model, str(tmp_path), VALIDATION)
     first = timm.models.get_pretrained_cfg(architecture).first_conv
     source = dict(encoder.named_parameters())
     weight = source.get(f"{first}.weight", source.get(f"{first.replace('.', '_')}.weight"))
     assert torch.equal(model.get_submodule(first).weight, weight)
+    # Another data set has none of its images.
+    run.load_encoder(model, str(tmp_path), Rows.from_dict({"file": ["no/0001.jpg"]}))
+    write_rows(tmp_path / "split.csv", rows + [{"patient_id": "P1", "slice_index": 4, "split": "train"}])
     for start in (tmp_path, tmp_path / WEIGHTS):
-        with pytest.raises(BthubError, match="this run is on 'slice'"):
-            run.load_encoder(model, str(start), "slice")
+        with pytest.raises(BthubError, match="trained on 1 of the 2 images that this run is validated on"):
+            run.load_encoder(model, str(start), VALIDATION)
 
 
 def test_frozen_weights_of_a_run_are_those_it_started_from(scripts, tiny_lgg, tmp_path):

@@ -150,9 +150,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         head_dropout=config.head.dropout,
     )
     if config.weights_from:
-        run.load_matching(model, run.initial_weights(config.weights_from, config.protocol), config.weights_from)
+        run.load_matching(model, run.initial_weights(config.weights_from, rows["validation"]), config.weights_from)
     if config.encoder_from:
-        run.load_encoder(model, config.encoder_from, config.protocol)
+        run.load_encoder(model, config.encoder_from, rows["validation"])
     model = model.to(memory_format=torch.channels_last)
     weights = balanced_class_weights(torch.tensor(images.labels), len(labels)) if config.class_weights else None
     compute_loss = nn.CrossEntropyLoss(weights, label_smoothing=config.label_smoothing).to(accelerator.device)

@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if config.pretrained:
         run.load_imagenet(model.encoder, config.backbone)
     if config.encoder_from:
-        run.load_encoder(model.encoder, config.encoder_from, config.protocol)
+        run.load_encoder(model.encoder, config.encoder_from, rows["validation"])
     model = model.to(memory_format=torch.channels_last)
     optimizer = create_optimizer("adamw", model.parameters(), config.learning_rate, config.weight_decay)
     scheduler = get_cosine_schedule_with_warmup(optimizer, round(config.warmup_epochs * steps), config.epochs * steps)

@@ -267,27 +267,35 @@ def load_imagenet(model: nn.Module, architecture: str) -> None:
     load_matching(model, create_classifier(architecture, 2, pretrained=True).state_dict(), f"ImageNet's {architecture}")
 
 
-def load_encoder(model: nn.Module, source: str, protocol: str) -> None:
+def load_encoder(model: nn.Module, source: str, validation: Rows) -> None:
     """Start from the encoder of a ResUNet run, or from a `.safetensors` file of a network, with timm's names."""
-    state = initial_weights(source, protocol)
+    state = initial_weights(source, validation)
     encoder = {key.removeprefix("encoder."): v for key, v in state.items() if key.startswith("encoder.")}
     load_matching(model, encoder or state, f"the encoder of {source}")
 
 
-def initial_weights(source: str, protocol: str) -> dict[str, torch.Tensor]:
-    """The weights of a run, or of a `.safetensors` file with timm's names; of a run only if its protocol is this one.
+def initial_weights(source: str, validation: Rows) -> dict[str, torch.Tensor]:
+    """The weights of a run, or of a `.safetensors` file with timm's names.
 
-    Under another protocol it has been trained on slices that this run is validated and tested on.
+    Args:
+        source: run folder, local or on the Hub, or the file.
+        validation: the rows that the new run is validated on.
+
+    Raises:
+        BthubError: the file isn't there, or the run was trained on some of these rows, as it is under another protocol.
     """
     path = Path(source)
     if path.suffix == ".safetensors" and not path.is_file():
         raise BthubError(f"{source} isn't there: train/imagenet.py makes such files from installed packages")
     if path.suffix != ".safetensors" or (path.parent / TRAINING).is_file():
         folder = RunFolder.open(path.parent if path.suffix == ".safetensors" else source)
-        if folder.training["protocol"] != protocol:
+        with (folder.path / SPLIT).open(newline="") as file:
+            known = {tuple(row[:-1]) for row in csv.reader(file) if row[-1] == "train"}
+        seen = known.intersection(tuple(map(str, row)) for row in row_ids(validation))
+        if seen:
             raise BthubError(
-                f"{source} was trained on the protocol {folder.training['protocol']!r}, this run is on {protocol!r}: "
-                "its weights have seen slices that this run is validated and tested on"
+                f"{source} was trained on {len(seen)} of the {len(validation)} images that this run is validated on, "
+                f"under the protocol {folder.training['protocol']!r}: start from a run under this one's"
             )
         path = folder.path / WEIGHTS
     return {key: value.float() for key, value in load_file(path).items()}
@@ -346,12 +354,11 @@ def write_records(
     **facts,
 ) -> None:
     """Write `training.json` and `split.csv`: what this run was given, and what it ran on."""
-    keys = ["patient_id", "slice_index"] if "patient_id" in splits["train"].column_names else ["file"]
     with (output / SPLIT).open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*keys, "split"])
+        writer.writerow([*id_columns(splits["train"]), "split"])
         for name, rows in splits.items():
-            writer.writerows((*key, name) for key in zip(*(rows[key][:] for key in keys), strict=True))
+            writer.writerows((*row, name) for row in row_ids(rows))
     record = {
         "config": dataclasses.asdict(config),
         "protocol": protocol,
@@ -368,6 +375,16 @@ def write_records(
         "environment": environment(),
     }
     write_json(output / TRAINING, record)
+
+
+def id_columns(rows: Rows) -> list[str]:
+    """The columns that name a row."""
+    return ["patient_id", "slice_index"] if "patient_id" in rows.column_names else ["file"]
+
+
+def row_ids(rows: Rows) -> list[tuple]:
+    """Each row's name, a value per column of `id_columns`."""
+    return list(zip(*(rows[column][:] for column in id_columns(rows)), strict=True))
 
 
 def environment() -> dict[str, str | int]:
