@@ -224,3 +224,41 @@ def test_thumbnails_know_a_copy_and_tell_pictures_apart():
     groups = same_pictures([thumbnail(image) for image in [*copies, *others, *blank]])
     assert groups == [0] * len(copies) + [1, 2, 3, 3]
     assert all(np.linalg.norm(thumbnail(image)) == pytest.approx(1, abs=1e-5) for image in copies)
+
+
+# -- unlike another set
+
+
+def test_what_resembles_another_set_is_left_out(tmp_path):
+    flat_set(tmp_path / "other")
+    build(tmp_path / "other", tmp_path / "other-built")
+    root = shipped_set(tmp_path / "set")
+    # One of each split of the other is here too: brighter, with its edge cut, and in another folder.
+    for split, place in (
+        ("train", "Training/glioma"),
+        ("validation", "Testing/no_tumor"),
+        ("test", "Training/pituitary"),
+    ):
+        image = load_split(tmp_path / "other-built", split)[0]["image"]
+        grey = Image.fromarray((np.asarray(image.convert("L")) * 0.7 + 60).astype(np.uint8)).resize((160, 120))
+        grey.crop((2, 2, 158, 118)).save(root / place / "alike.png")
+    plain = tmp_path / "plain"
+    build(root, plain)
+    out = tmp_path / "out"
+    build(root, out, unlike=tmp_path / "other-built")
+    kept, every = (set().union(*files(folder).values()) for folder in (out, plain))
+    left_out = every - kept
+    assert {Path(name).name for name in left_out} == {"alike.png"}
+    assert len(left_out) == 3
+    card = (out / "README.md").read_text()
+    assert re.search(r'3 more are left out, because they resemble a picture of the set "other-built"', card)
+    assert "left out" not in (plain / "README.md").read_text()
+
+
+def test_a_set_all_of_whose_pictures_resemble_another_is_refused(tmp_path):
+    build(flat_set(tmp_path / "set"), tmp_path / "built")
+    with pytest.raises(BthubError, match="all pictures resemble one of"):
+        build(tmp_path / "set", tmp_path / "out", unlike=tmp_path / "built")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(BthubError, match="no such folder"):
+        build(tmp_path / "set", tmp_path / "out", unlike=tmp_path / "missing")

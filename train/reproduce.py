@@ -21,8 +21,6 @@ from bthub.run_folder import CARD, COST, GRADCAM, METRICS, SHIPPED_RUNS, WEIGHTS
 
 HERE = Path(__file__).parent
 ROWS = HERE / "rows.yaml"
-# Where `bthub data build` is expected to have written the data sets of the rows.
-DATA = {"lgg": "data/lgg", "4class": "data/4class", "253": "data/253"}
 CARDS = SHIPPED_RUNS.parent / "model_cards"
 
 
@@ -45,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("row", nargs="?", help="a name of rows.yaml")
     parser.add_argument("--list", action="store_true", help="the rows' names")
-    parser.add_argument("--data", help="the data set; by default the row's, as in data/lgg, data/4class, data/253")
+    parser.add_argument("--data", help="the data set; by default the row's in data/, as data/lgg")
     parser.add_argument("--output", type=Path, help="run folder; default: runs/ROW")
     parser.add_argument("--dry-run", action="store_true", help="two steps on a few tiny images; nothing is kept")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change a value")
@@ -56,7 +54,7 @@ def main() -> None:
     if args.row not in rows():
         raise BthubError(f"no row {args.row!r} in {ROWS}: --list prints them")
     row = rows()[args.row]
-    data, output = args.data or DATA[row["data"]], args.output or Path("runs") / args.row
+    data, output = args.data or f"data/{row['data']}", args.output or Path("runs") / args.row
     if args.dry_run:
         with tempfile.TemporaryDirectory() as folder:
             train(row, data, Path(folder) / args.row, args.set, "--dry-run")

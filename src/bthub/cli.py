@@ -29,7 +29,7 @@ def _add_split(command: argparse.ArgumentParser, data: str) -> None:
 def _data_build(args: argparse.Namespace) -> None:
     from bthub.data.build import build
 
-    build(args.source, args.out, args.validation, args.test)
+    build(args.source, args.out, args.validation, args.test, args.unlike)
 
 
 def _data_info(args: argparse.Namespace) -> None:
@@ -151,6 +151,13 @@ def _parser() -> argparse.ArgumentParser:
             metavar="SHARE",
             help=f"share of {split}, 0 for none, in an image-folder set without its own split; default: 0.15",
         )
+    build.add_argument(
+        "--unlike",
+        type=Path,
+        metavar="DATASET",
+        help="leave out of an image-folder set what resembles a picture of this built one, whose runs may then start "
+        "from this one's",
+    )
     build.set_defaults(run=_data_build)
     info = data.add_parser("info", help="what is in a built data set")
     info.add_argument("dataset", help="folder of `bthub data build`, or a Hub id")

@@ -9,12 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features
 from tqdm import tqdm
 
 from bthub.data import card, folders, info, lgg
+from bthub.data.built import BuiltDataset
+from bthub.data.identity import name_of
 from bthub.data.source import Source
 from bthub.data.splits import patient_split, slice_split
 from bthub.errors import BthubError
@@ -23,7 +26,9 @@ CARD = "README.md"
 _ROWS_PER_GROUP = 100
 
 
-def build(source: Path, out: Path, validation: float | None = None, test: float | None = None) -> None:
+def build(
+    source: Path, out: Path, validation: float | None = None, test: float | None = None, unlike: Path | None = None
+) -> None:
     """Reads a data set as downloaded, checks every file and writes it as Parquet with a dataset card.
 
     The same source gives the same bytes. Whatever stops it, `out` is either complete or as it was before.
@@ -33,6 +38,8 @@ def build(source: Path, out: Path, validation: float | None = None, test: float 
         out: the folder to write, missing or empty.
         validation, test: shares held out of an image-folder set where it has no split of its own; 0 for none, None
             for `folders.HELD_OUT`. LGG's splits are committed.
+        unlike: a built image-folder set. Pictures that resemble one of its pictures are left out, so that a run on it
+            may start from the weights of a run on this one.
 
     Raises:
         BthubError: `out` is not empty, a share can't be held out, or the source fails a check (the message names the
@@ -46,8 +53,8 @@ def build(source: Path, out: Path, validation: float | None = None, test: float 
         raise BthubError(f"can't hold out {held_out}: validation needs a share, and something must be left for train")
     with Source(source) as files:
         if lgg.is_lgg(files):
-            if asked:
-                raise BthubError(f"{source}: the splits of LGG MRI Segmentation are committed, leave the shares out")
+            if asked or unlike:
+                raise BthubError(f"{source}: LGG MRI Segmentation is built whole, its splits are committed: no options")
             slices = lgg.find_slices(files)
             splits = _lgg_splits(files, slices)
             with _whole_or_nothing(out) as folder:
@@ -55,7 +62,7 @@ def build(source: Path, out: Path, validation: float | None = None, test: float 
         else:
             pictures = folders.find_images(files)
             with _whole_or_nothing(out) as folder:
-                _build_folders(files, pictures, folder, held_out)
+                _build_folders(files, pictures, folder, held_out, unlike)
 
 
 @contextmanager
@@ -169,11 +176,22 @@ def _build_lgg(files: Source, slices: list[lgg.Slice], splits: list[tuple[str, s
     (folder / CARD).write_text(text, encoding="utf-8")
 
 
-def _build_folders(files: Source, pictures: list[folders.Picture], folder: Path, held_out: dict[str, float]) -> None:
+def _build_folders(
+    files: Source, pictures: list[folders.Picture], folder: Path, held_out: dict[str, float], unlike: Path | None
+) -> None:
+    # Read first: it may not be there.
+    others = _thumbnails(unlike) if unlike else []
     thumbnails = []
     for picture in tqdm(pictures, "Checking", unit="image"):
         decoded = folders.decode(files.read(picture.file), files.where(picture.file))
         thumbnails.append(folders.thumbnail(decoded))
+    kept = [i for i, alike in enumerate(folders.resemble(thumbnails, others)) if not alike]
+    left_out = len(pictures) - len(kept)
+    pictures, thumbnails = [pictures[i] for i in kept], [thumbnails[i] for i in kept]
+    if not pictures:
+        raise BthubError(
+            f"{files.path}: all pictures resemble one of {unlike}: give another set, or leave --unlike out"
+        )
     groups = folders.same_pictures(thumbnails)
     splits = folders.draw_splits(pictures, groups, held_out)
     elsewhere = folders.also_in(splits, groups)
@@ -187,6 +205,20 @@ def _build_folders(files: Source, pictures: list[folders.Picture], folder: Path,
             parquet.add(f"data/{split}.parquet", {**row, "group": group, "also_in": also_in})
             facts.append(info.PictureFacts(split, picture.label, group))
     text = card.folders_card(
-        files.title, facts, shipped=pictures[0].shipped is not None, held_out=held_out, content=_content(folder)
+        files.title,
+        facts,
+        shipped=pictures[0].shipped is not None,
+        held_out=held_out,
+        content=_content(folder),
+        unlike=name_of(unlike) if unlike else None,
+        left_out=left_out,
     )
     (folder / CARD).write_text(text, encoding="utf-8")
+
+
+def _thumbnails(data: Path) -> list[np.ndarray]:
+    """Of every picture of a built image-folder set."""
+    built = BuiltDataset(data)
+    if built.is_lgg:
+        raise BthubError(f"{data}: has slices of LGG; --unlike takes an image-folder set")
+    return [folders.thumbnail(image) for split in built.splits() for image in built.load(split)["image"]]

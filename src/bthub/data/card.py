@@ -5,6 +5,7 @@ from pathlib import Path
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from bthub.data import info, lgg
+from bthub.data.folders import ALIKE
 from bthub.data.splits import PROTOCOLS, SPLITS
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -66,7 +67,13 @@ def lgg_card(
 
 
 def folders_card(
-    name: str, pictures: list[info.PictureFacts], shipped: bool, held_out: dict[str, float], content: str
+    name: str,
+    pictures: list[info.PictureFacts],
+    shipped: bool,
+    held_out: dict[str, float],
+    content: str,
+    unlike: str | None = None,
+    left_out: int = 0,
 ) -> str:
     """The card of an image-folder set.
 
@@ -76,6 +83,8 @@ def folders_card(
         shipped: whether the set came with a split of its own.
         held_out: the shares that were drawn for validation and test where it has none.
         content: digest of the data files.
+        unlike: the set whose pictures, and such that resemble them, were left out.
+        left_out: how many of them.
     """
     there = {facts.split for facts in pictures}
     files = [{"split": split, "path": f"data/{split}.parquet"} for split in SPLITS if split in there]
@@ -98,6 +107,9 @@ def folders_card(
         | {"train": f"{100 * (1 - sum(held_out.values())):.0f}"},
         table=info.picture_table(pictures).markdown(),
         duplicates=info.duplicate_lines(pictures),
+        unlike=unlike,
+        left_out=f"{left_out:,}",
+        alike=ALIKE,
     )
 
 
