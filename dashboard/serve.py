@@ -1,6 +1,6 @@
 """Serve the dashboard: `streamlit run app.py`, with what is slow the first time already done for the first page.
 
-PORT and HOST say where, by default http://127.0.0.1:8501.
+PORT and BTHUB_HOST say where, by default http://127.0.0.1:8501.
 """
 
 import os
@@ -28,6 +28,6 @@ if __name__ == "__main__":
     # Settings that are not the surroundings' business are in .streamlit/config.toml, next to app.py.
     options = [
         f"--server.port={os.environ.get('PORT', '8501')}",
-        f"--server.address={os.environ.get('HOST', '127.0.0.1')}",
+        f"--server.address={os.environ.get('BTHUB_HOST', '127.0.0.1')}",
     ]
     sys.exit(streamlit.web.cli.main(["run", str(HERE / "app.py"), *options]))

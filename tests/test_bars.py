@@ -75,6 +75,14 @@ def test_lower_can_be_better(found):
     assert "| under 0.500 | 0.400 (0.300 to 0.500) | two | +0.100 |" in text
 
 
+def test_another_figure_is_told_beside_the_bar(found, detector: RunFolder):
+    bar = BAR | {"least": 0.5, "also": {"likelier": True, "said": "by the likelier class it is"}}
+    value = detector.metrics["patient/test"]["likelier_class"]["accuracy"]["value"]
+    text = found(bar, one=(0.7, 0.85))
+    assert f"- Detection: by the likelier class it is {value:.3f} (" in text and "(one)." in text
+    assert "| 0.850 (0.750 to 0.950) | one |" in text
+
+
 def test_a_miss_that_says_nothing_is_an_error(found):
     with pytest.raises(BthubError, match="'Detection' misses its bar: say under `tried`"):
         found({key: value for key, value in BAR.items() if key != "tried"}, one=(0.7, 0.7))

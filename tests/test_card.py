@@ -446,7 +446,7 @@ def test_copies_of_known_images_are_measured_apart(image_run):
     assert {name: part["samples"] for name, part in parts.items()} == {"seen": 2, "unseen": len(rows) - 2}
     text = card.render(image_run)
     assert f"**2 of these {len(rows)} images are copies**" in text
-    for name, shown in (("seen", "copies of known ones"), ("unseen", "new ones")):
+    for name, shown in (("seen", "copies of known ones"), ("unseen", "without a known copy")):
         [line] = [line for line in text.splitlines() if line.startswith(f"| {shown} |")]
         cells = [cell.strip() for cell in line.split("|")[2:-1]]
         labels, hits = settings["labels"], 0

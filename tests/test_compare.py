@@ -22,6 +22,20 @@ def test_a_row_is_what_the_files_say(detector: RunFolder):
     assert row["latency_ms"] == json.loads((detector.path / COST).read_text())["latency_ms"] > 0
 
 
+def test_the_learning_rate_is_the_one_that_was_trained_with(detector_copy: Path):
+    training = json.loads((detector_copy / TRAINING).read_text())
+    assert compare.learning_rate(RunFolder.open(detector_copy)) == training["config"]["learning_rate"]
+    write_json(detector_copy / TRAINING, training | {"learning_rate": 0.00075})  # the finder's
+    assert compare.learning_rate(RunFolder.open(detector_copy)) == 0.00075
+
+
+def test_a_missing_run_of_a_local_folder_is_not_looked_up_on_the_hub(detector_copy: Path, monkeypatch):
+    monkeypatch.chdir(detector_copy.parent.parent)
+    typo = f"{detector_copy.parent.name}/typo"
+    with pytest.raises(BthubError, match=f"{detector_copy.parent.name} is a folder here, but has no typo"):
+        RunFolder.open(typo)
+
+
 def test_every_metric_has_a_definition(detector: RunFolder, localizer: RunFolder):
     for run in (detector, localizer):
         assert set(compare.entry(run, TEST)["metrics"]) <= set(compare.DEFINITIONS)

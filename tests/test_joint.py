@@ -259,7 +259,7 @@ def test_copies_of_known_pictures_are_told_apart(tmp_path):
     copied[9] |= {name: 1 - float(copied[9][name]) for name in ("p_tumor", "p_no_tumor")}
     text = tables.write([run_folder(tmp_path / "gate", "detector", "patient", copied)], tmp_path / "out")
     assert "| gate | copies of known pictures | 4 | 1.000" in text
-    assert "| gate | new pictures | 6 | 0.833" in text
+    assert "| gate | without a known copy | 6 | 0.833" in text
     plain = tables.write([run_folder(tmp_path / "other", "detector", "patient", rows)], tmp_path / "plain")
     assert "copies of known" not in plain
 

@@ -286,28 +286,30 @@ def test_intervals_are_seeded():
 
 
 def test_mean_and_median_resample_patients():
-    values = np.array([0.0, 0.0, 0.0, 1.0])
-    found = metrics.centre(values, ["a", "a", "a", "b"])
-    # Of two patients, either may be drawn twice: nothing, or everything.
-    assert found["mean"] == {"value": 0.25, "low": 0, "high": 1}
+    values = np.repeat([0.0, 0.0, 0.0, 0.0, 1.0], 2)
+    found = metrics.centre(values, np.repeat(list("abcde"), 2))
+    # The last of five patients is drawn three times or more in 6 % of the resamples, four times or more in 1 %.
+    assert found["mean"] == {"value": 0.2, "low": 0, "high": 0.6}
     assert found["median"] == {"value": 0, "low": 0, "high": 1}
-    assert metrics.centre(values)["mean"]["high"] < 1
-    assert metrics.centre(values, ["a"] * 4)["mean"] == {"value": 0.25, "low": None, "high": None}
+    assert metrics.centre(values)["mean"]["high"] < 0.6
     with pytest.raises(ValueError, match="no values"):
         metrics.centre([])
 
 
-def test_one_patient_has_values_but_no_intervals():
+@pytest.mark.parametrize("patients", [1, 2, 4])
+def test_a_few_patients_have_values_but_no_intervals(patients):
     y, p = random_binary(4, n=30)
-    result = detect(y, p, groups=["same"] * 30)
-    assert result["groups"] == 1
+    result = detect(y, p, groups=[str(i % patients) for i in range(30)])
+    assert result["groups"] == patients
     assert all(m["value"] is not None and m["low"] is None and m["high"] is None for m in result["metrics"].values())
+    five = detect(y, p, groups=[str(i % 5) for i in range(30)])["metrics"]
+    assert five["accuracy"]["low"] < five["accuracy"]["high"]
 
 
 def test_resamples_of_one_class_are_left_out_and_too_many_leave_no_interval():
-    # Two patients, one ill and one healthy: half of all resamples hold only one of them.
-    result = detect([1, 1, 0, 0], [0.9, 0.6, 0.2, 0.7], groups=["a", "a", "b", "b"])["metrics"]
-    assert result["roc_auc"]["value"] == pytest.approx(0.75) and result["roc_auc"]["low"] is None
+    # Five patients, one of them ill: a third of all resamples lack that one.
+    result = detect([1, 1, 0, 0, 0, 0], [0.9, 0.6, 0.2, 0.7, 0.1, 0.1], groups=list("aabcde"))["metrics"]
+    assert result["roc_auc"]["value"] == pytest.approx(7 / 8) and result["roc_auc"]["low"] is None
     assert result["accuracy"]["low"] is not None
     # Of ten patients with one healthy among five such, hardly any resample lacks a class.
     y = np.repeat([0, 1], 5)
@@ -345,8 +347,10 @@ def test_segmentation_by_hand():
     assert found["dice_pooled"] == pytest.approx(2 * 18 / (70 + 26))
     assert found["dice_tumor_slices_pooled"] == pytest.approx(2 * 18 / (70 + 20))
     assert found["iou_pooled"] == pytest.approx(18 / (70 + 26 - 18))
-    # Pixels that differ: 4, 10, 40, 6.
+    assert found["iou_tumor_slices_pooled"] == pytest.approx(18 / (70 + 20 - 18))
+    # Pixels that differ: 4, 10, 40, 6, the last of them on a healthy slice.
     assert found["pixel_accuracy"] == pytest.approx(1 - 60 / 500)
+    assert found["pixel_accuracy_tumor_slices"] == pytest.approx(1 - 54 / 300)
     assert found["tumor_slices_missed"] == pytest.approx(1 / 3)
     assert found["healthy_slices_with_mask"] == pytest.approx(1 / 2)
     assert found["healthy_mask_px"] == pytest.approx(3)
@@ -403,6 +407,7 @@ def test_no_tumor_anywhere():
     quiet = values(metrics.segmentation([0, 0], [0, 0], [0, 0], [50, 50], groups=list("ab")))
     for name in ("dice_volume_mean", "dice_volume_median", "dice_tumor_slices", "dice_pooled", "iou_pooled"):
         assert quiet[name] is None
+    assert quiet["iou_tumor_slices_pooled"] is None and quiet["pixel_accuracy_tumor_slices"] is None
     assert quiet["pixel_accuracy"] == 1 and quiet["healthy_slices_with_mask"] == 0
     loud = values(metrics.segmentation([0, 0], [3, 0], [0, 0], [50, 50], groups=list("ab")))
     assert loud["dice_volume_mean"] is None and loud["dice_pooled"] == 0 and loud["dice_all_slices"] == 0
@@ -414,8 +419,8 @@ def test_no_healthy_slice():
 
 
 def test_perfect_masks():
-    tumor = np.array([0, 5, 10, 0, 7, 9])
-    result = metrics.segmentation(tumor, tumor, tumor, np.full(6, 64), groups=list("aabbcc"))
+    tumor = np.array([0, 5, 10, 0, 7, 9, 0, 3, 2, 0])
+    result = metrics.segmentation(tumor, tumor, tumor, np.full(10, 64), groups=list("aabbccddee"))
     for name, found in result["metrics"].items():
         best = 0 if name in ("tumor_slices_missed", "healthy_slices_with_mask", "healthy_mask_px") else 1
         assert found == {"value": best, "low": best, "high": best}, name

@@ -73,7 +73,7 @@ def test_everything_once_and_then_nothing(server, runs, tiny_lgg):
 
     before = {key: server.commits(*key)[0].oid for key in server.repos}
     posts = server.count("POST", "/commit/") + server.count("POST", "/collections")
-    said = publish("all", org="school", data=tiny_lgg)
+    said = publish("all", runs / "resnet18-lgg", org="school", data=tiny_lgg)
     assert all(line.endswith("unchanged") for line in said) and len(said) == 7
     assert {key: server.commits(*key)[0].oid for key in server.repos} == before
     assert server.count("POST", "/commit/") + server.count("POST", "/collections") == posts

@@ -196,6 +196,21 @@ def test_a_reproduced_row_is_trained_by_its_script(scripts, data, monkeypatch, t
         scripts["reproduce"].main()
 
 
+def test_a_trained_row_is_not_trained_again(scripts, monkeypatch, tmp_path, capsys):
+    def train(*_):
+        raise AssertionError("there are weights")
+
+    monkeypatch.setattr(scripts["reproduce"], "train", train)
+    monkeypatch.setattr(scripts["reproduce"], "measure", lambda *_: None)
+    (tmp_path / WEIGHTS).touch()
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", "simple_cnn-lgg", "--output", str(tmp_path)])
+    scripts["reproduce"].main()
+    assert "--output trains it again elsewhere" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--set", "seed=1"])
+    with pytest.raises(BthubError, match="which --set doesn't change"):
+        scripts["reproduce"].main()
+
+
 def test_a_trained_row_is_measured_once(scripts, tiny_runs, tiny_lgg, data, monkeypatch, tmp_path):
     """Evaluation on both splits, cost, Grad-CAM and card; started again, only what isn't there."""
     reproduce, commands = scripts["reproduce"], []

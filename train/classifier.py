@@ -57,7 +57,7 @@ class Config:
         pretrained: start from timm's ImageNet weights (needs the Hub).
         encoder_from: start from the encoder of this ResUNet run, which must have the same backbone and splits.
         weights_from: start from this `.safetensors` file, or from this run, which must have the same splits.
-        protocol: which split, `patient` or `slice`; image-folder sets have but one.
+        protocol: which split: `patient`, `slice`, or `fold-1` to `fold-5`; image-folder sets have but one.
         epochs: at most; `patience` is the number of epochs without a better validation F1 after which to stop.
         image_sizes: {first epoch: side}; the last side is the one the model is saved and used with.
         batch_size: images of one optimizer step are batch_size * accumulation, over all processes together.

@@ -75,7 +75,7 @@ def main() -> None:
         "neighbours": NEIGHBOURS,
         "threshold": check.threshold,
         "references": len(check.references),
-        "criterion": f"{PASSED:.1%} of the slices of each validation split pass",
+        "criterion": f"about {PASSED:.1%} of the slices of each validation split pass",
         "data": sources,
     }
     write_json(run.path / INPUT_CHECK, record)

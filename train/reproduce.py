@@ -1,6 +1,6 @@
 """Train one row of rows.yaml again, measure it and write its card.
 
-    python train/reproduce.py resnet50-lgg                       # into runs/resnet50-lgg
+    python train/reproduce.py resnet50-lgg-scratch                       # into runs/resnet50-lgg-scratch
     python train/reproduce.py vgg16-lgg --set pretrained=true --output runs/vgg16-lgg-imagenet
     python train/reproduce.py --list
 
@@ -61,6 +61,10 @@ def main() -> None:
         return
     if not (output / WEIGHTS).exists():
         train(row, data, output, args.set, "--resume")
+    elif args.set:
+        raise BthubError(f"{output} holds a trained run, which --set doesn't change: train elsewhere with --output")
+    else:
+        print(f"{output} is trained: what isn't measured yet is; --output trains it again elsewhere", flush=True)
     measure(row, data, output)
 
 

@@ -97,7 +97,8 @@ def markdown(lines: list[dict]) -> str:
     text = [
         "# What was tried\n",
         "Written by `train/tried.py`: one change to the shipped recipe at a time, all with the same small budget, "
-        "measured on the validation patients at the best epoch. What differs no more than another seed does is noise; "
+        "measured on the validation patients at the best epoch, at a probability of one half: no threshold is chosen "
+        "yet. What differs no more than another seed does is noise; "
         "and a small budget flatters what learns fast, no augmentation for one.",
     ]
     for part in dict.fromkeys(line["part"] for line in lines):

@@ -11,7 +11,7 @@ from bthub.run_folder import CLASSIFICATION, SEGMENTATION
 # No mean over patients: split by slice, test has a few slices of each, not the volume.
 METRICS = {
     CLASSIFICATION: ["accuracy", "roc_auc", "f1"],
-    SEGMENTATION: ["dice_tumor_slices_pooled", "iou_pooled"],
+    SEGMENTATION: ["dice_tumor_slices_pooled", "iou_tumor_slices_pooled"],
 }
 PATIENTS = 14
 
@@ -83,9 +83,10 @@ def measured(view: frame.View) -> None:
         frame.missing(
             "It takes one network trained and measured under both protocols. No such pair is among the runs yet. For a "
             "ResUNet and a detector split by slice:",
-            f"{frame.COMMANDS[SEGMENTATION]}-slice --set protocol=slice\n"
-            f"{frame.COMMANDS[CLASSIFICATION]}-slice --set protocol=slice encoder_from=runs/NAME-slice\n"
-            "bthub evaluate runs/NAME-slice --data data/lgg --split test",
+            f"{frame.COMMANDS[SEGMENTATION]}-resunet --set protocol=slice\n"
+            f"{frame.COMMANDS[CLASSIFICATION]}-detector --set protocol=slice encoder_from=runs/NAME-resunet\n"
+            "bthub evaluate runs/NAME-resunet --data data/lgg --split test\n"
+            "bthub evaluate runs/NAME-detector --data data/lgg --split test",
         )
         return
     for task, metrics in METRICS.items():
@@ -130,9 +131,10 @@ def copies(view: frame.View) -> None:
     st.subheader("The same picture twice")
     st.markdown(
         "A set of pictures without names of patients leaks in a plainer way: the test folder may hold pictures of the "
-        "training folder, saved in another size. Such copies aren't seen by comparing files; thumbnails find them. "
-        "A model that remembers them is right on the copies, and only the new pictures test it. Which classes the new "
-        "ones are of matters too: the card has the confusion matrix."
+        "training folder, saved in another size. Such copies aren't seen by comparing files; thumbnails find them, "
+        "unless they were cut or turned. "
+        "A model that remembers them is right on the copies, and only the others test it. Which classes the others "
+        "are of matters too: the card has the confusion matrix."
     )
     points = [{"line": row["model"], "protocol": row["part"], **row} for row in rows if row["value"] is not None]
     frame.figure(
@@ -140,7 +142,7 @@ def copies(view: frame.View) -> None:
         caption="How to read it: a line is a model. The orange dot is its accuracy on test pictures that have a copy "
         "in train or validation, the green one on those that have none, the grey one on all, as papers report it. "
         "Bars are 95 % intervals over pictures.",
-        alternative="Accuracy on copies and on new pictures: "
+        alternative="Accuracy on copies and on the other pictures: "
         + "; ".join(f"{p['model']}, {p['pictures']} {p['part']}: {p['value']:.3f}" for p in points),
         rows=rows,
         file="copies.csv",

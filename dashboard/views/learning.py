@@ -160,9 +160,10 @@ def first_weights() -> None:
         frame.missing(
             f"It takes two runs of one network that started from different weights. So far: {have}. For one from "
             "random weights, and with a network for ImageNet's:",
-            f"{frame.COMMANDS[CLASSIFICATION]} --set encoder_from=null pretrained=false\n"
-            f"{frame.COMMANDS[CLASSIFICATION]} --set encoder_from=null pretrained=true\n"
-            "bthub evaluate runs/NAME --data data/lgg --split test",
+            f"{frame.COMMANDS[CLASSIFICATION]}-random --set encoder_from=null pretrained=false\n"
+            f"{frame.COMMANDS[CLASSIFICATION]}-imagenet --set encoder_from=null pretrained=true\n"
+            "bthub evaluate runs/NAME-random --data data/lgg --split test\n"
+            "bthub evaluate runs/NAME-imagenet --data data/lgg --split test",
         )
 
 

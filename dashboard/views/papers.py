@@ -22,8 +22,9 @@ SPLIT[TOGETHER] = f"{len(FOLD_PROTOCOLS)}-fold cross-validation by patient, all 
 def main() -> None:
     st.markdown(
         "What published systems report, and what the runs here measured in the same metric, on their test splits. A "
-        "difference has a reason: another split, another data set, another recipe. Each is named. This page shows all "
-        "runs and both protocols, whatever is chosen above."
+        "difference has a reason: another split, another data set, another recipe. Each is named. Detectors call the "
+        "likelier class here, as published ones do, whatever their threshold. This page shows all runs and both "
+        "protocols, whatever is chosen above."
     )
     every = frame.view().every
     runs = [every[name] for name in frame.collect(every, readable)]

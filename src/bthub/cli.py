@@ -143,20 +143,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     build = data.add_parser("build", help="a download (folder or zip) to Parquet that datasets.load_dataset reads")
     build.add_argument("source", type=Path, help="LGG MRI Segmentation as downloaded, or an image-folder set")
-    build.add_argument("out", type=Path, help="folder to write; it must not exist yet")
+    build.add_argument("out", type=Path, help="folder to write, missing or empty")
     for split in ("validation", "test"):
         build.add_argument(
             f"--{split}",
             type=float,
             metavar="SHARE",
-            help=f"share of {split}, 0 for none, in an image-folder set without its own split; default: 0.15",
+            help=f"share of {split} in an image-folder set without its own split; default: 0.15"
+            + (", 0 for none" if split == "test" else ""),
         )
     build.add_argument(
         "--unlike",
         type=Path,
         metavar="DATASET",
-        help="leave out of an image-folder set what resembles a picture of this built one, whose runs may then start "
-        "from this one's",
+        help="leave out of an image-folder set what resembles a picture of this built one, so that runs on that one "
+        "may start from runs on this one",
     )
     build.set_defaults(run=_data_build)
     info = data.add_parser("info", help="what is in a built data set")

@@ -69,7 +69,9 @@ DEFINITIONS = {
     "dice_pooled": "Overlap of all pixels of all slices thrown together: large tumors dominate it.",
     "dice_tumor_slices_pooled": "Overlap of all pixels of the slices with a tumor thrown together.",
     "iou_pooled": "Intersection over union of all pixels of all slices thrown together.",
+    "iou_tumor_slices_pooled": "Intersection over union of all pixels of the slices with tumor thrown together.",
     "pixel_accuracy": "Share of pixels that agree. Near 1 even for an empty mask, because most pixels are background.",
+    "pixel_accuracy_tumor_slices": "Share of pixels that agree on the slices with tumor: mostly background too.",
     "tumor_slices_missed": "Share of the tumor slices on which nothing was drawn. Lower is better.",
     "healthy_slices_with_mask": "Share of the healthy slices on which something was drawn. Lower is better.",
     "hd95_px": "How far the two outlines lie apart: the 95th percentile of the distance, in pixels. Lower is better.",
@@ -77,7 +79,7 @@ DEFINITIONS = {
     "parameters": "Learned numbers in the model. Fewer is cheaper.",
     "file_bytes": "Size of the weights file, in half precision.",
     "multiply_adds": "Multiplications with addition for one slice: the work, whatever the machine.",
-    "latency_ms": "Milliseconds for one slice on the CPU, the median, on an idle machine.",
+    "latency_ms": "Milliseconds for one slice on the CPU, the median, on an idle machine; a quarter is noise.",
 }
 """What each metric means, in a sentence."""
 
@@ -166,9 +168,9 @@ def trained_on(run: RunFolder) -> tuple[str | None, str]:
 
 
 def learning_rate(run: RunFolder) -> float:
-    """The highest learning rate of a training."""
+    """The highest learning rate of a training: the finder's, where one chose it."""
     with reading(run, TRAINING):
-        return float(run.training["config"]["learning_rate"])
+        return float(run.training.get("learning_rate", run.training["config"]["learning_rate"]))
 
 
 def best_epoch(run: RunFolder) -> int:
@@ -208,7 +210,7 @@ def entry(run: RunFolder, evaluation: Evaluation) -> dict:
         if found is None or _evaluation(evaluation.key, found) != evaluation:
             raise BthubError(
                 f"{name(run)} has no figures for {evaluation.key} of {evaluation.data}: "
-                f"bthub evaluate {name(run)} --data {evaluation.data} --split {evaluation.split}"
+                f"bthub evaluate {run.path} --data {evaluation.data} --split {evaluation.split}"
             )
         run.check_weights(f"{METRICS} of {evaluation.key}", found["weights"], found["command"])
         if not isinstance(found["metrics"], dict):
@@ -216,13 +218,16 @@ def entry(run: RunFolder, evaluation: Evaluation) -> dict:
         return found
 
 
-def figures(run: RunFolder, evaluation: Evaluation) -> dict[str, metrics.Interval]:
-    """Each metric of an evaluation with its interval."""
+def figures(run: RunFolder, evaluation: Evaluation, likelier: bool = False) -> dict[str, metrics.Interval]:
+    """Each metric of an evaluation with its interval.
+
+    Args:
+        likelier: of a detector those of the likelier class, as published classifiers call it, not of its threshold.
+    """
     found = entry(run, evaluation)
     with reading(run, METRICS):
-        return {
-            metric: {end: value[end] for end in ("value", "low", "high")} for metric, value in found["metrics"].items()
-        }
+        known = found["metrics"] | ((likelier and found.get("likelier_class")) or {})
+        return {metric: {end: value[end] for end in ("value", "low", "high")} for metric, value in known.items()}
 
 
 def row(run: RunFolder, evaluation: Evaluation) -> Row:
@@ -257,7 +262,7 @@ def confusion(run: RunFolder, evaluation: Evaluation) -> tuple[list[str], list[l
         return found["labels"], found["confusion_matrix"]
 
 
-SEEN = {"seen": "copies of known pictures", "unseen": "new pictures"}
+SEEN = {"seen": "copies of known pictures", "unseen": "without a known copy"}
 AS_PUBLISHED = "all, as published"
 """How the parts of `by_seen` read, and the whole."""
 

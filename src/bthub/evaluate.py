@@ -1,7 +1,7 @@
 """`bthub evaluate`: measure a run on a split, and add the predictions and the metrics to its folder.
 
-Nothing is fitted here: temperature, thresholds and smallest mask are what training saved. It is the only thing that
-reads a test split, and it refuses images that the run was trained or chosen on.
+Nothing is fitted here: temperature, thresholds and smallest mask are what training saved. Images that the run was
+trained or chosen on are refused.
 """
 
 import platform

@@ -184,7 +184,7 @@ def heatmaps(classifier: Classifier, images: Sequence[Image.Image], label: str =
         from pytorch_grad_cam import GradCAM
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
     except ImportError as error:
-        raise BthubError("Grad-CAM needs the package grad-cam: pip install 'bthub[explain]'") from error
+        raise BthubError("Grad-CAM needs the package grad-cam: pip install grad-cam") from error
     if label not in classifier.labels:
         raise BthubError(f"the classifier knows {', '.join(classifier.labels)}, but no {label!r}")
     target = ClassifierOutputTarget(classifier.labels.index(label))

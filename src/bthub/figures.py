@@ -136,7 +136,7 @@ def _draw_localizer(figure: Figure, run: RunFolder, key: str) -> None:
     dice = {}
     for patient in np.unique(patients):
         own = patients == patient
-        if tumor[own].sum() + found[own].sum():
+        if tumor[own].sum():
             dice[patient] = 2 * both[own].sum() / (tumor[own].sum() + found[own].sum())
     ordered = sorted(dice, key=dice.__getitem__)
     volumes.barh(range(len(ordered)), [dice[patient] for patient in ordered], color=_BLUE)

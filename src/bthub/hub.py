@@ -145,20 +145,21 @@ def publish(
 
 def _what(what: list[str]) -> tuple[list[Path], set[str]]:
     """Run folders and parts that are named."""
-    if what == ["all"]:
-        runs = [run for run in measured_rows() if (run / WEIGHTS).is_file()]
-        if not runs:
-            raise BthubError(f"{SHIPPED_RUNS} holds no evaluated run with weights: there is nothing to publish")
-        return runs, set(PARTS)
     runs, parts = [], set()
     for name in what:
-        if name in PARTS:
+        if name == "all":
+            own = [run for run in measured_rows() if (run / WEIGHTS).is_file()]
+            if not own:
+                raise BthubError(f"{SHIPPED_RUNS} holds no evaluated run with weights: there is nothing to publish")
+            runs += own
+            parts |= set(PARTS)
+        elif name in PARTS:
             parts.add(name)
         elif Path(name).is_dir():
             runs.append(Path(name))
         else:
             raise BthubError(f"{name} is neither a run folder nor one of {', '.join(PARTS)}, all")
-    return runs, parts
+    return list(dict.fromkeys(runs)), parts
 
 
 def measured_rows() -> list[Path]:

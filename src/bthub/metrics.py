@@ -7,8 +7,10 @@ never NaN and never a made-up 0 or 1; a mean over classes is defined only when e
 Intervals are percentile intervals of a bootstrap over groups: as many patients as there are, drawn with
 replacement, each with all its slices, because slices of one patient resemble each other. Without groups every
 image is its own. A resample in which a metric isn't defined (all its patients healthy, say) is left out of
-that metric's interval; where that is more than `MAX_UNDEFINED` of them, and with a single group, there is no
-interval. The calibration error is biased upwards in every resample, so its interval may lie above its value.
+that metric's interval; where that is more than `MAX_UNDEFINED` of them there is no interval. Nor is there one for
+fewer than `FEWEST_GROUPS`: of two patients the percentiles are just the better and the worse one. Of fifteen they
+still are somewhat too narrow. The calibration error is biased upwards in every resample, so its interval may lie
+above its value.
 """
 
 from collections.abc import Sequence
@@ -29,6 +31,7 @@ from sklearn.metrics import (
 RESAMPLES = 1000
 COVERAGE = 0.95
 MAX_UNDEFINED = 0.1
+FEWEST_GROUPS = 5
 ECE_BINS = 15
 TEMPERATURE_BOUNDS = (0.05, 20.0)
 
@@ -47,6 +50,8 @@ _NAMES = {
     "dice_pooled": "Dice of all pixels",
     "dice_tumor_slices_pooled": "Dice of all pixels of tumor slices",
     "iou_pooled": "IoU of all pixels",
+    "iou_tumor_slices_pooled": "IoU of all pixels of tumor slices",
+    "pixel_accuracy_tumor_slices": "pixel accuracy of tumor slices",
     "tumor_slices_missed": "share of tumor slices without a mask",
     "healthy_slices_with_mask": "share of healthy slices with a mask",
     "healthy_mask_px": "mask on healthy slices, mean pixels",
@@ -154,8 +159,9 @@ def segmentation(
         dice_tumor_slices: mean over slices with tumor; a slice without a mask counts 0.
         dice_all_slices: mean over slices with tumor or a mask; a mask on a healthy slice counts 0.
         dice_pooled, iou_pooled: of all pixels of all slices.
-        dice_tumor_slices_pooled: of all pixels of the slices with tumor.
-        pixel_accuracy: share of all pixels that agree.
+        dice_tumor_slices_pooled, iou_tumor_slices_pooled: of all pixels of the slices with tumor.
+        pixel_accuracy, pixel_accuracy_tumor_slices: share of the pixels that agree, of all slices and of those with
+            tumor. Nearly 1 for an empty mask too, because most pixels are healthy.
         tumor_slices_missed: share of the slices with tumor that got no mask.
         healthy_slices_with_mask: share of the slices without tumor that got any mask.
         healthy_mask_px: mean predicted area of the slices without tumor, in pixels.
@@ -274,9 +280,7 @@ def interval(value: float, samples: np.ndarray) -> Interval:
     return {"value": float(value), "low": float(low), "high": float(high)}
 
 
-def centre(
-    values: np.ndarray, groups: Sequence[str] | None = None, *, resamples: int = RESAMPLES, seed: int = 0
-) -> dict[str, Interval]:
+def centre(values: np.ndarray, groups: Sequence[str] | None = None) -> dict[str, Interval]:
     """`mean` and `median` of one value an image, each with its `Interval`.
 
     Args:
@@ -289,7 +293,7 @@ def centre(
     values = np.asarray(values, dtype=float)
     if len(values) == 0:
         raise ValueError("there are no values to summarise")
-    drawn, member = _resample(groups, len(values), resamples, seed)
+    drawn, member = _resample(groups, len(values), RESAMPLES, 0)
     weights = drawn[:, member]
     return {
         "mean": interval(float(values.mean()), _ratio(weights @ values, weights.sum(axis=1))),
@@ -427,8 +431,8 @@ def _resample(groups: Sequence[str] | None, n: int, resamples: int, seed: int) -
     """Draw groups with replacement.
 
     Returns:
-        (resamples, groups) how often each group was drawn, empty when there is a single group and so nothing
-        to draw; and (n,) the group of each sample.
+        (resamples, groups) how often each group was drawn, empty when there are fewer than FEWEST_GROUPS; and (n,)
+        the group of each sample.
     """
     if groups is None:
         member = np.arange(n)
@@ -438,7 +442,7 @@ def _resample(groups: Sequence[str] | None, n: int, resamples: int, seed: int) -
         raise ValueError(f"expected a group for each of {n} samples, received {len(groups)}")
     count = member.max() + 1
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(count, np.full(count, 1 / count), size=resamples if count > 1 else 0)
+    drawn = rng.multinomial(count, np.full(count, 1 / count), size=resamples if count >= FEWEST_GROUPS else 0)
     return drawn.astype(np.float64), member
 
 
@@ -572,7 +576,9 @@ def _segmentation_values(
         "dice_pooled": pooled(2 * both, tumor + predicted),
         "dice_tumor_slices_pooled": pooled(2 * both, (tumor + predicted) * has_tumor),
         "iou_pooled": pooled(both, tumor + predicted - both),
+        "iou_tumor_slices_pooled": pooled(both * has_tumor, (tumor + predicted - both) * has_tumor),
         "pixel_accuracy": pooled(size - tumor - predicted + 2 * both, size),
+        "pixel_accuracy_tumor_slices": pooled((size - tumor - predicted + 2 * both) * has_tumor, size * has_tumor),
         "tumor_slices_missed": mean(predicted == 0, has_tumor),
         "healthy_slices_with_mask": mean(predicted > 0, healthy),
         "healthy_mask_px": mean(predicted, healthy),

@@ -42,6 +42,8 @@ def recipe_of(run: str) -> str | None:
 def measured_like(figure: dict, runs: Iterable[RunFolder]) -> Iterator[tuple[RunFolder, str, dict]]:
     """What was measured here that a reported figure can be held against.
 
+    Published classifiers call the likelier class: so do these figures, whatever threshold the run has.
+
     Args:
         figure: of a paper, with `like`: the task, networks, classes and metric of comparable runs.
 
@@ -55,7 +57,7 @@ def measured_like(figure: dict, runs: Iterable[RunFolder]) -> Iterator[tuple[Run
         if "start" in like and (initialisation(run) == "random") != (like["start"] == "random"):
             continue
         for evaluation in evaluations(run):
-            found = figures(run, evaluation)
+            found = figures(run, evaluation, likelier=True)
             if evaluation.split != like.get("split", "test") or like["metric"] not in found:
                 continue
             # The classes tell the data sets apart: their names are up to who built them.

@@ -15,6 +15,8 @@ HD95 = "hd95_px"
 TUMOR_SIZES = {"small": (1, 500), "medium": (500, 2000), "large": (2000, None)}
 """Pixels of tumor on a slice, from and below, by which tumor slices are told apart."""
 TOP_LOSSES = 6
+LIKELIER = ("accuracy", "precision", "recall", "f1")
+"""The figures that published classifiers report, which call the likelier class."""
 DIGITS = 6
 PROBABILITY = "p_"
 """What the columns of the classes' probabilities start with: `p_tumor`."""
@@ -37,6 +39,8 @@ def measure(predictions: Predictions, settings: dict) -> dict:
         What `metrics.classification` or `metrics.segmentation` returns, and
 
         - of a classifier `review`: what its review band does (see `metrics.reviewed`); None without one
+        - of a classifier `likelier_class`: LIKELIER of the class with the higher probability, as published classifiers
+          call it; None where that is what `metrics` are of, for want of a threshold
         - `by_institution`: the same for each institution by itself
         - `by_tumor_size`: for the tumor slices of each of TUMOR_SIZES; empty where there are none
         - `by_seen`: for the images of which an earlier split has a copy (`seen`) and the others (`unseen`); empty where
@@ -47,6 +51,7 @@ def measure(predictions: Predictions, settings: dict) -> dict:
     measured = _measure(predictions, settings)
     if "label" in predictions[0]:
         measured["review"] = _review(predictions, settings)
+        measured["likelier_class"] = _likelier(predictions, settings)
     institutions = sorted({row["institution"] for row in predictions if "institution" in row})
     measured["by_institution"] = {
         name: _measure([row for row in predictions if row["institution"] == name], settings) for name in institutions
@@ -74,6 +79,14 @@ def _review(predictions: Predictions, settings: dict) -> dict | None:
         return None
     tumor = [row["label"] == TUMOR for row in predictions]
     return metrics.reviewed(tumor, [float(row[PROBABILITY + TUMOR]) for row in predictions], band, _groups(predictions))
+
+
+def _likelier(predictions: Predictions, settings: dict) -> dict | None:
+    """What a detector's figures would be without its threshold."""
+    if settings["threshold"] is None:
+        return None
+    found = _measure(predictions, settings | {"threshold": 0.5})["metrics"]
+    return {name: found[name] for name in LIKELIER}
 
 
 def loss_of(row: dict[str, str]) -> float | None:

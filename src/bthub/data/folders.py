@@ -39,7 +39,8 @@ _MAX_PIXELS = 64_000_000
 # Shares held out of what the publisher hasn't split.
 HELD_OUT = {"validation": 0.15, "test": 0.15}
 # Two files show the same picture if their thumbnails of this side correlate so well. In the two sets that this was
-# looked at on, copies are above it, saved again or resized, and neighbouring slices of one patient below.
+# looked at on, copies are above it, saved again or resized, and neighbouring slices of one patient below, but so are
+# a few copies that were cut.
 THUMBNAIL = 32
 SAME = 0.995
 # Two files may show the same picture, cut or brightened, if their thumbnails correlate so well; most such pairs don't.
