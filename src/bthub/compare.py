@@ -79,7 +79,7 @@ DEFINITIONS = {
     "parameters": "Learned numbers in the model. Fewer is cheaper.",
     "file_bytes": "Size of the weights file, in half precision.",
     "multiply_adds": "Multiplications with addition for one slice: the work, whatever the machine.",
-    "latency_ms": "Milliseconds for one slice on the CPU, the median, on an idle machine; a quarter is noise.",
+    "latency_ms": "Milliseconds for one slice on the CPU, the median, on an idle machine; a tenth is noise.",
 }
 """What each metric means, in a sentence."""
 
