@@ -32,7 +32,7 @@ def test_the_learning_rate_is_the_one_that_was_trained_with(detector_copy: Path)
 def test_a_missing_run_of_a_local_folder_is_not_looked_up_on_the_hub(detector_copy: Path, monkeypatch):
     monkeypatch.chdir(detector_copy.parent.parent)
     typo = f"{detector_copy.parent.name}/typo"
-    with pytest.raises(BthubError, match=f"{detector_copy.parent.name} is a folder here, but has no typo"):
+    with pytest.raises(BthubError, match=f"{detector_copy.parent.name} has runs, but no typo"):
         RunFolder.open(typo)
 
 

@@ -187,7 +187,7 @@ def test_a_broken_run_is_named_and_the_others_still_show(show: Open, shipped_run
     assert len(app.warning) == 3
     assert "copy" in said and "isn't valid JSON" in said
     assert "partial has no model.safetensors" in said
-    assert "nowhere is neither a folder here nor a Hub id" in said
+    assert "has runs, but no nowhere" in said
     assert list(table(app)["model"]) == ["resnet18-lgg"]
 
 

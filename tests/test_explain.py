@@ -181,7 +181,7 @@ def test_a_detector_without_any_heat_has_figures_too():
     line = {"patient_id": "a", "tumor_px": "4", "agreement": "", "picture_share": "0.25", "head_share": "0.5"}
     entry = explain.measure([line, line | {"patient_id": "b"}])
     assert (entry["samples"], entry["groups"], entry["empty_maps"]) == (2, 2, 2)
-    assert entry["agreement"]["mean"] == entry["agreement"]["median"] == {"value": 0, "low": 0, "high": 0}
+    assert entry["agreement"]["mean"] == entry["agreement"]["median"] == {"value": 0, "low": None, "high": None}
     assert entry["chance"] == {"picture": 0.25, "head": 0.5}
 
 

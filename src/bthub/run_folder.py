@@ -169,11 +169,11 @@ class RunFolder:
                 digest = hashlib.sha256((run.path / WEIGHTS).read_bytes()).hexdigest()
                 return cls(run.path, run.id, f"sha256:{digest[:12]}")
             return cls(run.path, run.id, run.cost.get("weights", "") if (run.path / COST).is_file() else "")
-        if Path(source).parent != Path() and Path(source).parent.is_dir():
+        if any(Path(source).parent.glob(f"*/{CONFIG}")):
             # Not to be looked up on the Hub, where anyone may own the name "runs".
             raise BthubError(
-                f"{Path(source).parent} is a folder here, but has no {Path(source).name} in it: if it is a row of the "
-                f"comparison, `make reproduce RUN={Path(source).name}` trains it"
+                f"{Path(source).parent} has runs, but no {Path(source).name}: if it is a row of the comparison, "
+                f"`make reproduce RUN={Path(source).name}` trains it"
             )
         run = cls(*_download(str(source), revision))
         run._check()
@@ -202,7 +202,7 @@ class RunFolder:
         if self.revision.startswith("sha256:") and weights != self.revision:
             raise BthubError(
                 f"{self.id}: {what} was measured with the weights {weights}, the folder has {self.revision}: "
-                f"run again, with the folders' paths, {command}"
+                f"run again {command}, with the folders' paths"
             )
 
     @property
