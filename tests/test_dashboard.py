@@ -373,7 +373,7 @@ def test_papers_put_their_own_recipe_first(show: Open, shipped_runs, copy: Path)
     write_json(own / "training.json", training)
     said = words(show("papers", [*shipped_runs, own]))
     budget = "first weights: random, 17 epochs, 160 pixels"
-    assert f"resnet-resunet-detector, the paper's recipe, split by patient; {budget}" in said
+    assert f"resnet-resunet-detector, the paper's recipe, lgg split by patient; {budget}" in said
     assert said.index("resnet-resunet-detector, the paper") < said.index("resnet18-lgg, this project")
 
 
@@ -390,12 +390,12 @@ def test_papers_take_all_folds_of_a_cross_validation_together(show: Open, shippe
         write_json(fold / METRICS, {f"{protocol}/test": measured})
         of_fold = [row for row in rows if row.split(",")[0] in patients[k::5]]
         (fold / PREDICTIONS / f"{protocol}-test.csv").write_text("\n".join([header, *of_fold]))
-    together = "mine, this project's recipe, 5-fold cross-validation by patient, all patients together"
+    together = "mine, this project's recipe, lgg 5-fold cross-validation by patient, all patients together"
     said = words(show("papers", folds))
     value = measured["metrics"]["dice_volume_mean"]["value"]
     assert f"<b>{value:.4f}</b>" in said and together in said and "fold-1 of 5" not in said
     said = words(show("papers", folds[:4]))
-    assert together not in said and "mine-fold-1, this project's recipe, fold-1 of 5" in said
+    assert together not in said and "mine-fold-1, this project's recipe, lgg fold-1 of 5" in said
 
 
 def test_where_it_looks_compares_with_the_mask(show: Open):
@@ -582,7 +582,7 @@ def test_image_folder_runs_and_slices_do_not_meet(show: Open, shipped_runs, tmp_
         assert ("interval over patients" in words(app)) == (data == "lgg")
         assert ("interval over pictures" in words(app)) == (data != "lgg")
     if page == "papers":
-        assert "a-4class, this project's recipe, split by image" in words(app)
+        assert "a-4class, this project's recipe, brain_tumor_4class split by image" in words(app)
 
 
 def test_chosen_models_have_different_colours(shipped_runs):

@@ -61,7 +61,13 @@ def compared(paper: str, figure: dict, runs: Iterable[RunFolder], whole: dict[st
         follows = papers.recipe_of(name)
         recipe = "the paper's" if follows == paper else "another paper's" if follows else "this project's"
         row = {"what": figure["what"], "reported": figure["value"], "model": name, "recipe": recipe}
-        row |= {"protocol": protocol, "budget": compare.budget(run), **value, "difference": difference}
+        row |= {
+            "data": compare.trained_on(run)[1],
+            "protocol": protocol,
+            "budget": compare.budget(run),
+            **value,
+            "difference": difference,
+        }
         rows.setdefault((name, protocol), row)
     return sorted(rows.values(), key=lambda row: row["recipe"] != "the paper's")
 
@@ -118,7 +124,7 @@ def measured(row: dict) -> str:
     ends = "" if row["low"] is None else f" ({row['low']:.3f} – {row['high']:.3f})"
     away = "" if row["difference"] is None else f", {row['difference']:+.3f}"
     split = SPLIT.get(row["protocol"], row["protocol"])
-    who = f"{row['model']}, {row['recipe']} recipe, {split}; {row['budget']}"
+    who = f"{row['model']}, {row['recipe']} recipe, {row['data']} {split}; {row['budget']}"
     value = f"<span class=number><b>{row['value']:.4f}</b>{ends}{away}</span>"
     return f"<div class=run>{value} <small>{html.escape(who, quote=False)}</small></div>"
 
