@@ -289,9 +289,8 @@ def initial_weights(source: str, validation: Rows) -> dict[str, torch.Tensor]:
         raise BthubError(f"{source} isn't there: train/imagenet.py makes such files from installed packages")
     if path.suffix != ".safetensors" or (path.parent / TRAINING).is_file():
         folder = RunFolder.open(path.parent if path.suffix == ".safetensors" else source)
-        with (folder.path / SPLIT).open(newline="") as file:
-            known = {tuple(row[:-1]) for row in csv.reader(file) if row[-1] == "train"}
-        seen = known.intersection(tuple(map(str, row)) for row in row_ids(validation))
+        known = {tuple(row.values()) for row in folder.rows(SPLIT)}
+        seen = known.intersection((*map(str, row), "train") for row in row_ids(validation))
         if seen:
             raise BthubError(
                 f"{source} was trained on {len(seen)} of the {len(validation)} images that this run is validated on, "
