@@ -17,7 +17,7 @@ from datasets import Dataset as Rows
 
 from bthub import figures, metrics
 from bthub.data import batches, load_split
-from bthub.data.identity import describe_rows, name_of
+from bthub.data.identity import describe_rows, listed, name_of
 from bthub.errors import BthubError
 from bthub.models.classifier import load_classifier
 from bthub.models.localizer import load_localizer
@@ -143,13 +143,8 @@ def refuse_known_images(folder: RunFolder, rows: Rows, split: str) -> None:
         raise BthubError(
             f"{folder.path / SPLIT} lists no images, so what the run was trained on isn't known: restore it"
         )
-    keys = [key for key in ("patient_id", "slice_index", "file") if key in seen[0]]
-    if not set(keys) <= set(rows.column_names):
-        return  # another kind of data set than the run's: no image of it can be the same
-    asked = {tuple(str(value) for value in ids) for ids in zip(*(rows[key][:] for key in keys), strict=True)}
     for name in forbidden:
-        known = asked & {tuple(row[key] for key in keys) for row in seen if row["split"] == name}
-        if known:
+        if known := listed(rows, seen, name):
             purpose = "trained" if name == "train" else "chosen and calibrated"
             raise BthubError(
                 f"{folder.id} was {purpose} on {len(known)} of the {len(rows)} images of split {split} "

@@ -44,7 +44,7 @@ HELD_OUT = {"validation": 0.15, "test": 0.15}
 THUMBNAIL = 32
 SAME = 0.995
 # Two files may show the same picture, cut or brightened, if their thumbnails correlate so well; most such pairs don't.
-# Between the two sets that this was looked at on, no pair below it did.
+# Between the two sets that this was looked at on, none of the pairs next below it did.
 ALIKE = 0.8
 
 

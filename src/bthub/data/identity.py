@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from datasets import Dataset
+
+ID_COLUMNS = ("patient_id", "slice_index", "file")
 
 
 def describe_rows(rows: Dataset) -> dict[str, int | str]:
@@ -21,6 +24,25 @@ def describe_rows(rows: Dataset) -> dict[str, int | str]:
     columns = zip(*(rows[name][:] for name in names), strict=True)
     facts = {"rows": len(rows), "sha256": hashlib.sha256(json.dumps(sorted(columns)).encode()).hexdigest()}
     return facts | ({"patients": len(set(rows["patient_id"]))} if "patient_id" in names else {})
+
+
+def id_columns(columns: Iterable[str]) -> list[str]:
+    """Those of some columns that name a row: patient and slice, or the file."""
+    return [name for name in ID_COLUMNS if name in columns]
+
+
+def row_ids(rows: Dataset) -> list[tuple]:
+    """Each row's name, a value per column of `id_columns`."""
+    return list(zip(*(rows[name][:] for name in id_columns(rows.column_names)), strict=True))
+
+
+def listed(rows: Dataset, split_file: list[dict[str, str]], split: str) -> set[tuple[str, ...]]:
+    """The names of the rows that a run's `split.csv` has under a split; none where it is of another kind of set."""
+    if not split_file or id_columns(split_file[0]) != id_columns(rows.column_names):
+        return set()
+    names = id_columns(split_file[0])
+    under = {tuple(line[name] for name in names) for line in split_file if line["split"] == split}
+    return under & {tuple(map(str, row)) for row in row_ids(rows)}
 
 
 def name_of(data: str | Path) -> str:

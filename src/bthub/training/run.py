@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader
 
-from bthub.data.identity import describe_rows, name_of
+from bthub.data.identity import describe_rows, id_columns, listed, name_of, row_ids
 from bthub.errors import BthubError
 from bthub.models.classifier import create_classifier
 from bthub.run_folder import CHECKPOINT, HISTORY, SPLIT, TRAINING, WEIGHTS, RunFolder, write_json, write_rows
@@ -289,8 +289,7 @@ def initial_weights(source: str, validation: Rows) -> dict[str, torch.Tensor]:
         raise BthubError(f"{source} isn't there: train/imagenet.py makes such files from installed packages")
     if path.suffix != ".safetensors" or (path.parent / TRAINING).is_file():
         folder = RunFolder.open(path.parent if path.suffix == ".safetensors" else source)
-        known = {tuple(row.values()) for row in folder.rows(SPLIT)}
-        seen = known.intersection((*map(str, row), "train") for row in row_ids(validation))
+        seen = listed(validation, folder.rows(SPLIT), "train")
         if seen:
             raise BthubError(
                 f"{source} was trained on {len(seen)} of the {len(validation)} images that this run is validated on, "
@@ -355,7 +354,7 @@ def write_records(
     """Write `training.json` and `split.csv`: what this run was given, and what it ran on."""
     with (output / SPLIT).open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*id_columns(splits["train"]), "split"])
+        writer.writerow([*id_columns(splits["train"].column_names), "split"])
         for name, rows in splits.items():
             writer.writerows((*row, name) for row in row_ids(rows))
     record = {
@@ -374,16 +373,6 @@ def write_records(
         "environment": environment(),
     }
     write_json(output / TRAINING, record)
-
-
-def id_columns(rows: Rows) -> list[str]:
-    """The columns that name a row."""
-    return ["patient_id", "slice_index"] if "patient_id" in rows.column_names else ["file"]
-
-
-def row_ids(rows: Rows) -> list[tuple]:
-    """Each row's name, a value per column of `id_columns`."""
-    return list(zip(*(rows[column][:] for column in id_columns(rows)), strict=True))
 
 
 def environment() -> dict[str, str | int]:
