@@ -175,6 +175,25 @@ def test_folds_together_have_every_patient_once(tmp_path):
     assert [fold["protocol"] for fold in found["runs"]] == [f"fold-{k}" for k in range(1, 6)]
 
 
+def test_folds_are_measured_without_the_healthy_slices_too(tmp_path):
+    runs = folds(tmp_path)
+    path = next((runs[0].path / "predictions").glob("*test.csv"))
+    header, first, *rest = path.read_text().splitlines()
+    line = dict(zip(header.split(","), first.split(","), strict=True))
+    healthy = line | {
+        "slice_index": "999",
+        "tumor_px": "0",
+        "intersection_px": "0",
+        "predicted_px": "50",
+        "hd95_px": "",
+    }
+    path.write_text("\n".join([header, first, ",".join(healthy[name] for name in header.split(",")), *rest, ""]))
+    plain = joint.cross_validation(folds(tmp_path / "plain"))
+    found = joint.cross_validation([open_run(run.path) for run in runs])
+    assert found["metrics"]["dice_volume_mean"]["value"] < plain["metrics"]["dice_volume_mean"]["value"]
+    assert found["tumor_slices"]["dice_volume_mean"] == plain["metrics"]["dice_volume_mean"]
+
+
 def test_folds_must_be_complete_and_of_one_recipe(tmp_path):
     runs = folds(tmp_path / "a")
     with pytest.raises(BthubError, match="expected a run for each of fold-1"):

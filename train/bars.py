@@ -83,7 +83,8 @@ def measure(bar: dict, runs: list[RunFolder], results: Path) -> Measured:
     """The figure that a bar is about."""
     metric, likelier = bar["metric"], bar.get("likelier", False)
     if "file" in bar:
-        return Measured(bar["file"], json.loads((results / bar["file"]).read_text())["metrics"][metric], [])
+        found = json.loads((results / bar["file"]).read_text())[bar.get("part", "metrics")]
+        return Measured(bar["file"], found[metric], [])
     data, protocol = bar["evaluation"]
     test, validation = (Evaluation(data, protocol, split) for split in ("test", "validation"))
     if "run" in bar:

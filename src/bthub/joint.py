@@ -64,7 +64,8 @@ def cross_validation(runs: Sequence[RunFolder]) -> dict:
 
     Returns:
         What `scoring.measure` gives for all patients, after `runs` (name, weights, protocol, and the fold's own
-        metrics) and the common `config`.
+        metrics), the common `config`, and `tumor_slices`: the metrics without the healthy slices, and so without what
+        masks on them cost.
 
     Raises:
         BthubError: a fold is missing or there twice, the recipes differ, or a run wasn't evaluated.
@@ -94,7 +95,9 @@ def cross_validation(runs: Sequence[RunFolder]) -> dict:
     if len(set(images)) != len(images):
         raise BthubError("an image is in the test split of two folds: evaluate the folds on one data set")
     command = "bthub cross-validate " + " ".join(f"runs/{fold['name']}" for fold in folds)
-    return {"runs": folds, "config": first[1], "command": command, **rounded(measure(pooled, {}))}
+    ill = measure([row for row in pooled if row["tumor_px"] != "0"], {})["metrics"]
+    facts = {"runs": folds, "config": first[1], "command": command, "tumor_slices": rounded(ill)}
+    return facts | rounded(measure(pooled, {}))
 
 
 def folds(runs: Iterable[RunFolder]) -> dict[str, list[RunFolder]]:
