@@ -36,7 +36,8 @@ st.title(page.title)
 frame.choose(*frame.load_runs())
 page.run()
 st.html(
-    '<footer class="about">Every figure is read from the files of a run. Slices: The Cancer Imaging Archive, TCGA-LGG, '
+    '<footer class="about">Every figure of a model is read from the files of its run. '
+    "Slices: The Cancer Imaging Archive, TCGA-LGG, "
     "prepared by Buda, Saha and Mazurowski (2019), CC BY-NC-SA 4.0. Code: Apache-2.0. "
     f"{frame.DISCLAIMER}</footer>"
 )

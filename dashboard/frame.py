@@ -210,7 +210,7 @@ def choose(runs: dict[str, RunFolder], problems: list[str]) -> None:
     if others := [name for name in runs if name not in options and could_be_measured(runs[name], evaluation)]:
         st.caption(
             f"Without figures for {evaluation.key} of {chosen_data}: {', '.join(others)}. "
-            f"`bthub evaluate RUN --data {chosen_data} --split {split}` measures them."
+            f"`bthub evaluate runs/NAME --data data/{chosen_data} --split {split}` measures them."
         )
     shown, at_hand = ({name: runs[name] for name in some} for some in (names, options))
     st.session_state["view"] = View(shown, at_hand, coloured(runs, names), evaluation)

@@ -13,8 +13,9 @@ from scipy.ndimage import binary_dilation
 
 import frame
 from bthub.compare import Evaluation, image_key
+from bthub.data.images import upright_rgb
 from bthub.errors import BthubError
-from bthub.per_image import HEALTHY
+from bthub.metrics import is_healthy
 
 SHIPPED = Path(__file__).parent / "slices"
 TRUE, DRAWN = (0, 229, 255), (255, 77, 64)
@@ -62,14 +63,14 @@ class BuiltSlices:
         areas = (
             self._rows["tumor_pixels"]
             if "tumor_pixels" in columns
-            else [int(labels.int2str(label) not in HEALTHY) for label in self._rows["label"]]
+            else [int(not is_healthy(labels.int2str(label))) for label in self._rows["label"]]
         )
         found = [tuple(map(str, values)) for values in zip(*(self._rows[name][:] for name in ids), strict=True)]
         self._index = {key: i for i, key in enumerate(found)}
         self.keys: dict[Key, int] = dict(zip(found, areas, strict=True))
 
     def image(self, key: Key) -> Image.Image:
-        return self._rows[self._index[key]]["image"].convert("RGB")
+        return upright_rgb(self._rows[self._index[key]]["image"])
 
     def mask(self, key: Key) -> np.ndarray | None:
         row = self._rows[self._index[key]]

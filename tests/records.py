@@ -38,7 +38,15 @@ def complete_run(source: Path, target: Path, data: Path) -> Path:
     run.write_history(target, progress.history)
     rows = {name: load_split(data, name) for name in ("train", "validation")}
     run.write_records(
-        target, Config(), str(data), "patient", rows, progress, recipe={"file": "tiny.yaml", "changed": {}}, processes=1
+        target,
+        Config(),
+        str(data),
+        "patient",
+        rows,
+        progress,
+        [],
+        recipe={"file": "tiny.yaml", "changed": {}},
+        processes=1,
     )
     validation = {"split": "validation", "samples": len(rows["validation"])}
     if RunFolder.open(target).task == SEGMENTATION:

@@ -1,12 +1,15 @@
 """Runs as tables: against what can be checked by hand, and against what the shipped runs say of themselves."""
 
 import json
+import shutil
 from pathlib import Path
 
+import huggingface_hub
 import pytest
+from httpx2 import ProxyError
 from records import TEST, image_folder_run, variant
 
-from bthub import compare
+from bthub import compare, tables
 from bthub.errors import BthubError
 from bthub.run_folder import COST, METRICS, TRAINING, RunFolder, write_json
 
@@ -34,6 +37,21 @@ def test_a_missing_run_of_a_local_folder_is_not_looked_up_on_the_hub(detector_co
     typo = f"{detector_copy.parent.name}/typo"
     with pytest.raises(BthubError, match=f"{detector_copy.parent.name} has runs, but no typo"):
         RunFolder.open(typo)
+
+
+def test_a_broken_connection_is_told_in_a_sentence(monkeypatch):
+    def broken(*_, **__):
+        raise ProxyError("407 Proxy Authentication Required")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", broken)
+    with pytest.raises(BthubError, match="couldn't be fetched from the Hub .ProxyError."):
+        RunFolder.open("bthub/resnet18-lgg")
+
+
+def test_runs_of_one_name_are_not_mixed_up(detector_copy: Path, tmp_path: Path):
+    other = shutil.copytree(detector_copy, tmp_path / "seed2" / detector_copy.name)
+    with pytest.raises(BthubError, match=f"several runs are called {detector_copy.name}: rename"):
+        tables.write([RunFolder.open(detector_copy), RunFolder.open(other)], tmp_path / "out")
 
 
 def test_every_metric_has_a_definition(detector: RunFolder, localizer: RunFolder):

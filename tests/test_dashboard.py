@@ -254,6 +254,14 @@ def test_threshold_moves_everything(show: Open):
     assert table(app).iloc[0]["threshold"] == pytest.approx(0.373266, abs=1e-5)
 
 
+def test_threshold_without_fresh_figures_on_validation_is_chosen_on_the_split_in_view(show: Open, copy: Path):
+    content = json.loads((copy / METRICS).read_text())
+    content["patient/validation"]["weights"] = "sha256:000000000000"
+    write_json(copy / METRICS, content)
+    said = words(show("threshold", [copy]))
+    assert "on this very split, which flatters" in said and "measured with the weights sha256:000000000000" in said
+
+
 def test_calibration_shows_what_training_found(show: Open, shipped_runs):
     app = show("calibration", split="validation")
     row = table(app).iloc[0]
@@ -317,6 +325,27 @@ def test_leakage_shows_a_pair_where_there_is_one(show: Open, shipped_runs, copy:
     app = show("leakage", [*shipped_runs, copy])
     assert "--set" not in words(app)
     assert any("leakage" in button.proto.id for button in app.get("download_button"))
+
+
+def test_leakage_of_a_run_that_is_not_measured_yet_says_how(show: Open, shipped_runs, copy: Path):
+    training = json.loads((copy / "training.json").read_text())
+    write_json(copy / "training.json", training | {"protocol": "slice"})
+    (copy / METRICS).unlink()
+    app = show("leakage", [*shipped_runs, copy])
+    assert f"bthub evaluate runs/{copy.name}" in words(app) and not app.exception
+
+
+def test_leakage_calls_the_likelier_class(show: Open, shipped_runs, tmp_path: Path):
+    slice_run = many(shipped_runs, tmp_path)[-1]
+    content = json.loads((slice_run / METRICS).read_text())
+    content["slice/test"]["likelier_class"]["accuracy"]["value"] = 0.123
+    write_json(slice_run / METRICS, content)
+    [said] = [
+        c.proto.alt
+        for c in show("leakage", [*shipped_runs, slice_run]).get("vega_lite_chart")
+        if c.proto.alt.startswith("accuracy by protocol")
+    ]
+    assert "slice: 0.123" in said
 
 
 def test_leakage_gives_each_slice_run_a_line(show: Open, shipped_runs, tmp_path: Path):

@@ -576,6 +576,8 @@ def test_load_split_refuses_what_is_not_there(built, tree, tmp_path):
         load_split(built, "train", protocol="patients")
     with pytest.raises(BthubError, match="no such folder"):
         load_split(tmp_path / "missing", "train")
+    with pytest.raises(BthubError, match="data/nothing isn't there: write it with `bthub data build DOWNLOAD"):
+        load_split("data/nothing", "train")
     with pytest.raises(BthubError, match=f"{tree}: not a built data set.*bthub data build"):
         load_split(tree, "train")
 

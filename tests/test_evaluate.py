@@ -17,12 +17,23 @@ from bthub import cost, metrics, scoring
 from bthub import evaluate as module
 from bthub.data import load_split
 from bthub.data.build import build
-from bthub.data.identity import describe_rows
+from bthub.data.identity import describe_rows, identified
 from bthub.errors import BthubError
 from bthub.evaluate import evaluate, summary
 from bthub.models.classifier import load_classifier
 from bthub.models.localizer import Localizer, load_localizer
-from bthub.run_folder import CALIBRATION, COST, METRICS, PREPROCESSOR, SPLIT, TRAINING, WEIGHTS, RunFolder, write_json
+from bthub.run_folder import (
+    CALIBRATION,
+    COST,
+    METRICS,
+    PREPROCESSOR,
+    SPLIT,
+    TRAINING,
+    WEIGHTS,
+    RunFolder,
+    write_json,
+    write_rows,
+)
 from bthub.scoring import measure
 
 
@@ -380,8 +391,7 @@ def test_image_folder_set(detector, folders):
     change_json(detector / "config.json", label_names=["no", "yes"])
     change_json(detector / CALIBRATION, threshold=None)
     train, test = load_split(folders, "train"), load_split(folders, "test")
-    with (detector / SPLIT).open("w", newline="") as file:
-        csv.writer(file).writerows([["file", "split"], *((name, "train") for name in train["file"])])
+    write_rows(detector / SPLIT, [line | {"split": "train"} for line in identified(train)])
     entry = evaluate(detector, folders, "test")
     assert list(json.loads((detector / METRICS).read_text())) == ["default/test"]
     predictions = RunFolder.open(detector).predictions("default/test")
@@ -391,10 +401,24 @@ def test_image_folder_set(detector, folders):
     assert entry["by_institution"] == {} and "patients" not in entry["dataset"]
     assert summary(entry).startswith(f"{len(test)} images (")
 
-    with (detector / SPLIT).open("a", newline="") as file:
-        csv.writer(file).writerow([test["file"][0], "train"])
-    with pytest.raises(BthubError, match="trained on 1 of"):
+    # What another set calls by the same name is another picture; the same picture may have another name.
+    known = {"file": test["file"][0], "sha256": "0" * 16, "split": "train"}
+    write_rows(detector / SPLIT, [known])
+    evaluate(detector, folders, "test")
+    write_rows(detector / SPLIT, [known | {"file": "elsewhere.png", "sha256": identified(test)[0]["sha256"]}])
+    with pytest.raises(BthubError, match=f"trained on 1 of .*the first is {test['file'][0]}"):
         evaluate(detector, folders, "test")
+
+
+def test_two_evaluations_at_once_both_stay(detector, tiny_lgg, monkeypatch):
+    def other_comes_first(*arguments):
+        monkeypatch.undo()
+        evaluate(detector, tiny_lgg, "validation")
+        return module._classify(*arguments)
+
+    monkeypatch.setattr(module, "_classify", other_comes_first)
+    evaluate(detector, tiny_lgg, "test")
+    assert {"patient/test", "patient/validation"} <= json.loads((detector / METRICS).read_text()).keys()
 
 
 def test_other_classes_are_refused(detector, folders):

@@ -177,7 +177,14 @@ def calibration_error(outcome, p):
 
 
 def test_figures_of_two_classes_are_about_tumor_wherever_it_stands():
-    for labels, expected in ((["tumor", "without"], 0), (["no_tumor", "tumor"], 1), (["no", "yes"], 1)):
+    for labels, expected in (
+        (["tumor", "without"], 0),
+        (["no_tumor", "tumor"], 1),
+        (["no", "yes"], 1),
+        (["glioma", "notumor"], 0),
+        (["Brain Tumor", "Healthy"], 0),
+        (["a", "b"], 1),
+    ):
         assert metrics.positive_class(labels) == expected
 
 

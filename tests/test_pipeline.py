@@ -21,7 +21,7 @@ import bthub
 from bthub.errors import BthubError
 from bthub.pipeline import load_pipeline
 from bthub.result import Result, head_mask, measure
-from bthub.run_folder import CALIBRATION, write_json
+from bthub.run_folder import CALIBRATION, CONFIG, write_json
 
 DARK = blob(200, 200, (0, 0, 0, 0)) // 4  # below the gate of the test stages
 
@@ -112,6 +112,15 @@ def test_a_probability_in_the_review_band_is_uncertain():
         assert data["review_band"] == (band and pytest.approx(list(band), abs=1e-6))
         assert json.loads(json.dumps(data)) == data
         assert result.label == "tumor"  # the threshold decides as before
+
+
+def test_a_classifier_of_other_classes_is_no_detector(tiny_runs, tmp_path):
+    other = shutil.copytree(tiny_runs[0], tmp_path / "other")
+    config = json.loads((other / CONFIG).read_text())
+    write_json(other / CONFIG, config | {"label_names": ["no", "yes"]})
+    write_json(other / CALIBRATION, {"threshold": None})
+    with pytest.raises(BthubError, match="knows no, yes; a detector needs the label"):
+        load_pipeline(other, tiny_runs[1], device="cpu")
 
 
 def test_the_review_band_comes_from_the_detectors_run(tiny_runs, tmp_path):

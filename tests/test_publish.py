@@ -13,7 +13,20 @@ from records import complete_run
 from bthub import card, hub
 from bthub.errors import BthubError
 from bthub.evaluate import evaluate
-from bthub.run_folder import CARD, CHECKPOINT, CONFIG, DATASET, HISTORY, LOGS, METRICS, SPLIT, TWO_STAGE, WEIGHTS
+from bthub.run_folder import (
+    CALIBRATION,
+    CARD,
+    CHECKPOINT,
+    CONFIG,
+    DATASET,
+    HISTORY,
+    LOGS,
+    METRICS,
+    SPLIT,
+    TWO_STAGE,
+    WEIGHTS,
+    write_json,
+)
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +236,15 @@ def test_the_stages_can_move_on(server, runs):
     assert ["unchanged" in line for line in said] == [False, True, False]
     config = json.loads(server.files("model", f"bthub/{TWO_STAGE}")["config.json"])
     assert config["detector"]["revision"] == server.commits("model", "bthub/resnet18-lgg")[0].oid
+
+
+def test_a_pair_is_not_told_by_the_figures_of_other_weights(server, runs):
+    publish(runs / "resnet18-lgg", runs / "resunet18-lgg")
+    calibration = json.loads((runs / "resnet18-lgg" / CALIBRATION).read_text())
+    write_json(runs / "resnet18-lgg" / CALIBRATION, calibration | {"threshold": 0.123})
+    with pytest.raises(BthubError, match="resnet18-lgg has other weights or thresholds than .*publish .* first"):
+        publish("two-stage")
+    assert ("model", f"bthub/{TWO_STAGE}") not in server.repos
 
 
 @pytest.mark.parametrize(

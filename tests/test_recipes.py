@@ -2,8 +2,12 @@
 
 import copy
 import dataclasses
+import hashlib
+import pickle
+import re
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +18,7 @@ import torch
 import yaml
 from accelerate.state import AcceleratorState, GradientState
 from datasets import Dataset as Rows
+from datasets import Image as ImageFeature
 from PIL import Image
 from records import complete_run
 from safetensors.torch import load_file, save_file
@@ -33,6 +38,7 @@ from bthub.models.classifier import (
     save_classifier,
 )
 from bthub.models.localizer import load_localizer
+from bthub.models.resunet import ResUNetImageProcessor
 from bthub.run_folder import (
     CARD,
     CONFIG,
@@ -454,6 +460,34 @@ def test_valley_by_hand():
 # -- initial weights
 
 
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("loss=dice", "loss 'dice': expected dice_bce, focal_tversky, bce"),
+        ("backbone=resnet19", "no ResUNet can be made of backbone 'resnet19'"),
+        ("image_sizes={5: 64}", "expected one from epoch 0 on"),
+    ],
+)
+def test_what_no_resunet_can_be_trained_with_is_told_before_the_pictures_are_read(
+    setting, words, tiny_lgg, tmp_path, scripts, monkeypatch
+):
+    monkeypatch.setattr(scripts["resunet"], "TrainingImages", None)
+    config = tmp_path / "config.yaml"
+    config.write_text("{}")
+    arguments = ["--config", str(config), "--data", str(tiny_lgg), "--output", str(tmp_path / "run"), "--set", setting]
+    with pytest.raises(BthubError, match=re.escape(words)):
+        scripts["resunet"].main(arguments)
+
+
+def test_what_a_loader_takes_along_can_be_sent_to_its_processes(scripts):
+    """Where processes are spawned, not forked, all of it is pickled."""
+    script = scripts["resunet"]
+    mask = Image.new("L", (48, 40), 255)
+    of_image = partial(script.pixel_values, ResUNetImageProcessor(size={"height": 64, "width": 64}))
+    for function, picture in ((of_image, mask.convert("RGB")), (partial(script.letterbox_mask, size=64), mask)):
+        assert torch.equal(pickle.loads(pickle.dumps(function))(picture), function(picture))
+
+
 VALIDATION = Rows.from_dict({"patient_id": ["P1", "P1"], "slice_index": [3, 4]})
 
 
@@ -461,7 +495,9 @@ def test_initial_weights(tmp_path):
     torch.manual_seed(0)
     model, source = (create_classifier("resnet18", classes, head_widths=[8]) for classes in (2, 4))
     save_file(source.state_dict(), tmp_path / "imagenet.safetensors")
-    run.load_matching(model, run.initial_weights(str(tmp_path / "imagenet.safetensors"), VALIDATION), "x")
+    origin = run.load_weights(model, str(tmp_path / "imagenet.safetensors"), VALIDATION)
+    digest = hashlib.sha256((tmp_path / "imagenet.safetensors").read_bytes()).hexdigest()
+    assert origin == {"source": "imagenet.safetensors", "weights": f"sha256:{digest[:12]}", "lgg": False}
     assert torch.equal(model.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
     assert model.fc.fc.out_features == 2
     with pytest.raises(BthubError, match="isn't there"):
@@ -480,13 +516,22 @@ def test_the_encoder_of_a_resunet_starts_a_classifier(architecture, tmp_path):
     rows = [{"patient_id": "P1", "slice_index": i, "split": split} for i, split in [(2, "train"), (3, "validation")]]
     write_rows(tmp_path / "split.csv", rows)
     model = create_classifier(architecture, 2)
-    run.load_encoder(model, str(tmp_path), VALIDATION)
+    assert run.load_encoder(model, str(tmp_path), VALIDATION)["lgg"]
     first = timm.models.get_pretrained_cfg(architecture).first_conv
     source = dict(encoder.named_parameters())
     weight = source.get(f"{first}.weight", source.get(f"{first.replace('.', '_')}.weight"))
     assert torch.equal(model.get_submodule(first).weight, weight)
     # Another data set has none of its images.
-    run.load_encoder(model, str(tmp_path), Rows.from_dict({"file": ["no/0001.jpg"]}))
+    pictures = Rows.from_dict({"file": ["no/0001.jpg"], "image": [{"path": None, "bytes": b"one"}]})
+    pictures = pictures.cast_column("image", ImageFeature(decode=False))
+    run.load_encoder(model, str(tmp_path), pictures)
+    # What starts from LGG's weights and learns other pictures still carries LGG's licence on; what doesn't, doesn't.
+    child = shutil.copytree(tmp_path, tmp_path / "child")
+    write_rows(child / "split.csv", [{"file": "yes/0001.jpg", "sha256": "0" * 16, "split": "train"}])
+    for lgg in (True, False):
+        origins = [{"source": "x", "weights": None, "lgg": lgg}]
+        write_json(child / "training.json", {"protocol": "patient", "first_weights": origins})
+        assert run.load_encoder(model, str(child), pictures)["lgg"] is lgg
     write_rows(tmp_path / "split.csv", rows + [{"patient_id": "P1", "slice_index": 4, "split": "train"}])
     for start in (tmp_path, tmp_path / WEIGHTS):
         with pytest.raises(BthubError, match="trained on 1 of the 2 images that this run is validated on"):
@@ -516,7 +561,9 @@ def test_frozen_weights_of_a_run_are_those_it_started_from(scripts, tiny_lgg, tm
     for key, value in source.state_dict().items():
         same = torch.equal(saved[key], value.half() if value.is_floating_point() else value)
         assert same != key.startswith("fc."), key
-    assert RunFolder.open(output).training["trainable_parameters"] == 512 * 2 + 2
+    training = RunFolder.open(output).training
+    assert training["trainable_parameters"] == 512 * 2 + 2
+    assert [origin["source"] for origin in training["first_weights"]] == ["start.safetensors"]
 
 
 def test_the_finder_is_asked_once(scripts, tiny_lgg, tmp_path):

@@ -11,16 +11,20 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
-from bthub.data import load_split
-from bthub.data.transforms import Augmentation, Draw, EpochSampler, TrainingImages
+from bthub.data import batches, load_split
+from bthub.data.build import build
+from bthub.data.images import read_image
+from bthub.data.transforms import Augmentation, Draw, EpochSampler, EvaluationImages, TrainingImages
 from bthub.errors import BthubError
 from bthub.models.classifier import create_classifier, load_classifier, save_classifier
 from bthub.run_folder import CHECKPOINT, HISTORY, LOGS, TRAINING, WEIGHTS, RunFolder
@@ -288,6 +292,31 @@ def test_epochs_differ_and_repeat():
     plain = EpochSampler([True, False, False], seed=1)
     plain.start_epoch(0, 64)
     assert sorted(draw.index for draw in plain) == [0, 1, 2]
+
+
+def test_training_and_evaluation_see_what_prediction_sees(tmp_path):
+    """Pictures of 16 bits, with alpha and lying on their side."""
+    rng = np.random.default_rng(0)
+    for label in ("no", "yes"):
+        (tmp_path / "pictures" / label).mkdir(parents=True)
+        for i in range(4):
+            grey, colour = rng.integers(0, 4000, (30, 40), np.uint16), rng.integers(0, 256, (30, 40, 4), np.uint8)
+            Image.fromarray(grey).save(tmp_path / f"pictures/{label}/deep-{i}.png")
+            Image.fromarray(colour).save(tmp_path / f"pictures/{label}/alpha-{i}.png")
+            exif = Image.Exif()
+            exif[0x0112] = 6
+            Image.fromarray(colour[..., 3]).save(tmp_path / f"pictures/{label}/turned-{i}.jpg", exif=exif)
+    build(tmp_path / "pictures", tmp_path / "built")
+    rows = load_split(tmp_path / "built", "train")
+    given = [read_image(tmp_path / "pictures" / name) for name in rows["file"]]
+    trained = TrainingImages(rows, Augmentation(), show_progress=False).images
+    evaluated = EvaluationImages(rows, lambda image: torch.from_numpy(np.array(image)).movedim(2, 0))
+    [batch] = batches(rows, len(rows), "")
+    assert len({name.split("/")[-1][:4] for name in rows["file"]}) == 3
+    for i, expected in enumerate(given):
+        assert np.array_equal(trained[i].movedim(0, 2), expected)
+        assert np.array_equal(evaluated[i]["pixel_values"].movedim(0, 2), expected)
+        assert np.array_equal(np.asarray(batch[i]), expected)
 
 
 def test_image_and_mask_move_together(tiny_lgg):

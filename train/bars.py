@@ -43,7 +43,7 @@ def render(runs: Path, results: Path) -> str:
         "Written by `train/bars.py` from `train/bars.yaml` and the files of the runs. Figures are of test splits, with "
         "95 % intervals that resample patients, or pictures where a set names none; where runs compete, the one that "
         "is best on validation in that metric counts, not the best on test. ± says by how much the value passes or "
-        "misses the bar.\n",
+        "misses the bar. Research software, not a medical device.\n",
         "| | published | hoped for | bar | measured | of | ± |",
         "| --- | ---: | ---: | ---: | --- | --- | ---: |",
     ]
@@ -55,7 +55,7 @@ def render(runs: Path, results: Path) -> str:
             missed.append((bar, one, margin))
         sign = "under " if bar.get("below") else ""
         lines.append(
-            f"| {bar['what']} | {plain(bar.get('anchor'))} | {sign}{plain(bar['goal'])} | {sign}{plain(bar['least'])} "
+            f"| {bar['what']} | {published(bar)} | {sign}{plain(bar['goal'])} | {sign}{plain(bar['least'])} "
             f"| {full(one.test)} | {one.source} | {f'{margin:+.3f}' if margin >= 0 else f'**{margin:+.3f}**'} |"
         )
     lines.append(f"\n{len(bars) - len(missed)} of {len(bars)} bars are reached.\n")
@@ -106,8 +106,13 @@ def measure(bar: dict, runs: list[RunFolder], results: Path) -> Measured:
     return Measured(candidates[0][0], candidates[0][2], candidates)
 
 
-def plain(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+def published(bar: dict) -> str:
+    """What others report, and who: a paper's key in papers.yaml, or a name."""
+    return f"{plain(bar['anchor'])} ({bar['by']})" if "anchor" in bar else ""
+
+
+def plain(value: float) -> str:
+    return f"{value:.3f}"
 
 
 def full(found: Interval) -> str:

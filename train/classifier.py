@@ -1,6 +1,6 @@
 """Fine-tune a timm classifier, and leave a run folder.
 
-    accelerate launch train/classifier.py --config train/configs/resnet18-lgg.yaml --output runs/resnet18-lgg
+    accelerate launch train/classifier.py --config train/configs/resnet18-lgg.yaml --output runs/my-resnet
 
 The epoch with the best validation F1 (of tumor; for more than two classes the mean over classes) is kept. The last step
 fits, on validation again, a temperature and the threshold of the tumor probability. The test split is not read.
@@ -104,6 +104,7 @@ class Config:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     config, args = run.parse_config(Config, __doc__.split("\n")[0], arguments)
+    size = run.size_at(config.image_sizes, config.epochs)  # the last one, which is saved
     output = args.output
     # One batch is divided among the processes: the number of processes doesn't change what a step sees.
     freezes = config.freeze_epochs > 0 or config.trainable_layers is not None
@@ -130,17 +131,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     labels = rows["train"].features["label"].names
     # Of two classes that of tumor, of more the mean.
     f1_options = {"pos_label": positive_class(labels)} if len(labels) == 2 else {"average": "macro"}
-    images = TrainingImages(rows["train"].select_columns(["image", "label"]), config.augmentation, not quiet)
-    sampler = EpochSampler(images.labels, config.seed)
-    train_loader = DataLoader(images, config.batch_size, sampler=sampler, num_workers=config.workers, drop_last=True)
-    steps = run.steps_of(train_loader, config.accumulation)
-    size = run.size_at(config.image_sizes, config.epochs)
-    transform = eval_transform(preprocessing(size))
-    validation_loader = DataLoader(
-        EvaluationImages(rows["validation"], transform), config.batch_size, num_workers=config.workers
-    )
 
-    # Model, loss, optimizer, schedule.
+    # Model. Before all pictures are read: first weights that don't fit are told at once.
     model = create_classifier(
         config.architecture,
         len(labels),
@@ -149,11 +141,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         head_widths=config.head.widths,
         head_dropout=config.head.dropout,
     )
+    first_weights = []
     if config.weights_from:
-        run.load_matching(model, run.initial_weights(config.weights_from, rows["validation"]), config.weights_from)
+        first_weights.append(run.load_weights(model, config.weights_from, rows["validation"]))
     if config.encoder_from:
-        run.load_encoder(model, config.encoder_from, rows["validation"])
+        first_weights.append(run.load_encoder(model, config.encoder_from, rows["validation"]))
     model = model.to(memory_format=torch.channels_last)
+
+    # Batches.
+    images = TrainingImages(rows["train"].select_columns(["image", "label"]), config.augmentation, not quiet)
+    sampler = EpochSampler(images.labels, config.seed)
+    train_loader = DataLoader(images, config.batch_size, sampler=sampler, num_workers=config.workers, drop_last=True)
+    steps = run.steps_of(train_loader, config.accumulation)
+    transform = eval_transform(preprocessing(size))
+    validation_loader = DataLoader(
+        EvaluationImages(rows["validation"], transform), config.batch_size, num_workers=config.workers
+    )
+
+    # Loss, optimizer, schedule.
     weights = balanced_class_weights(torch.tensor(images.labels), len(labels)) if config.class_weights else None
     compute_loss = nn.CrossEntropyLoss(weights, label_smoothing=config.label_smoothing).to(accelerator.device)
     learning_rate = config.learning_rate
@@ -218,6 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # The run folder.
     if accelerator.is_main_process:
         best = run.best_model(accelerator, model, output)
+        freezing.train_last(best, layers_to_train(config, progress.epoch - 1))  # resumed after the last epoch, none was
         calibration = calibrate_classifier(Classifier(best, transform, labels, "cpu"), rows["validation"])
         run.write_records(
             output,
@@ -226,6 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             config.protocol,
             rows,
             progress,
+            first_weights,
             recipe=args.recipe,
             learning_rate=learning_rate,
             trainable_parameters=freezing.trainable_parameters(best),
@@ -233,7 +240,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         write_json(output / CALIBRATION, calibration)
         save_classifier(output, best, config.architecture, labels, size, calibration["temperature"])
-        print(f"{output}: validation F1 {progress.best:.4f}; next: bthub evaluate {output}")
+        print(f"{output}: validation F1 {progress.best:.4f}")
+        print(f"next: bthub evaluate {output} --data {args.data} --split test")
 
 
 def layers_to_train(config: Config, epoch: int) -> int | None:

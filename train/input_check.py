@@ -31,6 +31,7 @@ from tqdm import tqdm
 from bthub.data import load_split
 from bthub.data.built import BuiltDataset
 from bthub.data.identity import describe_rows
+from bthub.data.images import upright_rgb
 from bthub.data.outside import Outside, outside_pictures
 from bthub.data.transforms import FLAIR
 from bthub.errors import BthubError, report_errors
@@ -123,7 +124,7 @@ def splits(data: str) -> Iterator[tuple[str, Rows]]:
 
 
 def picture(image: Image.Image, colours: str) -> Image.Image:
-    image = image.convert("RGB")
+    image = upright_rgb(image)
     return image if colours == AS_IS else image.getchannel(FLAIR).convert("RGB")
 
 

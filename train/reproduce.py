@@ -1,7 +1,7 @@
 """Train one row of rows.yaml again, measure it and write its card.
 
     python train/reproduce.py resnet50-lgg-scratch      # into runs/resnet50-lgg-scratch
-    python train/reproduce.py vgg16-lgg --set pretrained=true --output runs/vgg16-lgg-imagenet
+    python train/reproduce.py vgg16-lgg-scratch --set pretrained=true --output runs/vgg16-lgg-imagenet
     python train/reproduce.py --list
 
 Started again after an interruption it goes on from the last checkpoint, and does of what follows what isn't there yet.

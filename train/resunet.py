@@ -1,6 +1,6 @@
 """Train a ResUNet to outline the tumor, and leave a run folder.
 
-    accelerate launch train/resunet.py --config train/configs/resunet18-lgg.yaml --output runs/resunet18-lgg
+    accelerate launch train/resunet.py --config train/configs/resunet18-lgg.yaml --output runs/my-resunet
 
 The epoch with the best validation Dice (mean over patients, each patient's slices taken as one volume) is kept.
 The last step chooses, on validation again, the probability from which a pixel is tumor. The test split is not read.
@@ -9,6 +9,7 @@ The last step chooses, on validation again, the probability from which a pixel i
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from transformers import get_cosine_schedule_with_warmup
 from bthub import metrics
 from bthub.data import load_split
 from bthub.data.transforms import Augmentation, EpochSampler, EvaluationImages, TrainingImages
-from bthub.errors import report_errors
+from bthub.errors import BthubError, report_errors
 from bthub.models.localizer import Localizer, save_localizer
 from bthub.models.resunet import (
     ResUNetConfig,
@@ -79,6 +80,9 @@ class Config:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     config, args = run.parse_config(Config, __doc__.split("\n")[0], arguments)
+    size = run.size_at(config.image_sizes, config.epochs)  # the last one, which is saved
+    if config.loss not in LOSSES:
+        raise BthubError(f"loss {config.loss!r}: expected {', '.join(LOSSES)}")
     output = args.output
     # One batch is divided among the processes: the number of processes doesn't change what a step sees.
     accelerator = Accelerator(
@@ -99,32 +103,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows = {name: load_split(args.data, name, config.protocol) for name in ("train", "validation")}
     if args.dry_run:
         rows = {name: run.few(split) for name, split in rows.items()}
+
+    # Model. Before all pictures are read: first weights that don't fit are told at once.
+    try:
+        model = ResUNetForSemanticSegmentation(
+            ResUNetConfig(backbone=config.backbone, decoder_channels=config.decoder_channels)
+        )
+    except (RuntimeError, ValueError) as error:  # timm doesn't know it, or it has other strides
+        raise BthubError(f"no ResUNet can be made of backbone {config.backbone!r}: {error}") from error
+    if config.pretrained:
+        run.load_imagenet(model.encoder, config.backbone)
+    first_weights = []
+    if config.encoder_from:
+        first_weights.append(run.load_encoder(model.encoder, config.encoder_from, rows["validation"]))
+    model = model.to(memory_format=torch.channels_last)
+
+    # Batches.
     images = TrainingImages(rows["train"], config.augmentation, show_progress=not quiet)
     sampler = EpochSampler(images.labels, config.seed, config.positive_share)
     train_loader = DataLoader(images, config.batch_size, sampler=sampler, num_workers=config.workers, drop_last=True)
     steps = run.steps_of(train_loader, config.accumulation)
-    size = run.size_at(config.image_sizes, config.epochs)
     processor = ResUNetImageProcessor(size={"height": size, "width": size})
     validation_loader = DataLoader(
         EvaluationImages(
             rows["validation"],
-            lambda image: processor(image, return_tensors="pt")["pixel_values"][0],
-            lambda mask: letterbox_mask(mask, size),
+            partial(pixel_values, processor),
+            partial(letterbox_mask, size=size),
         ),
         config.batch_size,
         num_workers=config.workers,
     )
     patients = rows["validation"]["patient_id"][:]
 
-    # Model, optimizer, schedule.
-    model = ResUNetForSemanticSegmentation(
-        ResUNetConfig(backbone=config.backbone, decoder_channels=config.decoder_channels)
-    )
-    if config.pretrained:
-        run.load_imagenet(model.encoder, config.backbone)
-    if config.encoder_from:
-        run.load_encoder(model.encoder, config.encoder_from, rows["validation"])
-    model = model.to(memory_format=torch.channels_last)
+    # Loss, optimizer, schedule.
     optimizer = create_optimizer("adamw", model.parameters(), config.learning_rate, config.weight_decay)
     scheduler = get_cosine_schedule_with_warmup(optimizer, round(config.warmup_epochs * steps), config.epochs * steps)
     model, optimizer, train_loader, validation_loader, scheduler = accelerator.prepare(
@@ -195,12 +206,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
             config.protocol,
             rows,
             progress,
+            first_weights,
             recipe=args.recipe,
             processes=accelerator.num_processes,
         )
         write_json(output / CALIBRATION, calibration)
         save_localizer(output, best, size, calibration["mask_threshold"], calibration["min_area_share"])
-        print(f"{output}: validation Dice {calibration['validation_dice']:.4f}; next: bthub evaluate {output}")
+        print(f"{output}: validation Dice {calibration['validation_dice']:.4f}")
+        print(f"next: bthub evaluate {output} --data {args.data} --split test")
+
+
+def pixel_values(processor: ResUNetImageProcessor, image: Image.Image) -> torch.Tensor:
+    """An image as the model sees it, (3, S, S)."""
+    return processor(image, return_tensors="pt")["pixel_values"][0]
 
 
 def letterbox_mask(mask: Image.Image, size: int) -> torch.Tensor:

@@ -83,8 +83,8 @@ def main() -> None:
         frame.note(
             "How to read it: the mean distance from the diagonal, each of 15 bins weighing as many slices as it holds. "
             "Around 0.02 is good. 0 would be perfect, but a model that always states the tumors' share scores 0 too, "
-            "and finds nothing. On another split than validation it can get worse by scaling: the temperature was "
-            "fitted elsewhere.",
+            "and finds nothing. Scaling can make it worse, even on validation: the temperature is fitted to the "
+            "likelihood, not to this error.",
             errors,
             "calibration-error.csv",
         )

@@ -104,7 +104,8 @@ def measured(view: frame.View) -> None:
             caption="How to read it: the same network and recipe, trained and tested under either protocol. A line has "
             "the name of the run split by slice. Its dashed part is the gap: what leaks moves the slice dot up, but "
             "the test slices differ too, so a gap within the bars is no lesson. Grey dots are what papers report, all "
-            "split by slice or image. Bars are 95 % intervals over patients.",
+            "split by slice or image. A detector calls the likelier class here, as published ones do, whatever its "
+            "threshold. Bars are 95 % intervals over patients.",
             alternative=f"{readable(metric)} by protocol: "
             + "; ".join(f"{p['line']}, {p['protocol']}: {p['value']:.3f}" for p in points),
             rows=points,
@@ -154,14 +155,15 @@ def both(pair: leakage.Pair) -> list[dict]:
     """The figures of both runs of a pair on their own test split; none where either lacks them."""
     rows, line = [], f"{compare.name(pair.slice)}, {pair.network}"
     for protocol, run in (("patient", pair.patient), ("slice", pair.slice)):
-        evaluation = next((e for e in compare.evaluations(run) if e.key == f"{protocol}/test"), None)
+        known = frame.collect({compare.name(run): run}, compare.evaluations).get(compare.name(run), [])
+        evaluation = next((e for e in known if e.key == f"{protocol}/test"), None)
         if evaluation is None:
             frame.missing(
                 f"{compare.name(run)} was not measured on {protocol}/test yet:",
                 f"bthub evaluate runs/{compare.name(run)} --data data/lgg --split test",
             )
             return []
-        found = frame.collect({compare.name(run): run}, compare.figures, evaluation)
+        found = frame.collect({compare.name(run): run}, compare.figures, evaluation, True)
         for figures in found.values():
             rows += [
                 {"line": line, "protocol": protocol, "model": compare.name(run), "metric": name, **value}

@@ -139,6 +139,7 @@ def first_weights() -> None:
             }
             for network, group in groups.items()
             for line in (figures[compare.name(run)] for run in group)
+            if line[metric] is not None
         ]
         if rows:
             shown = True

@@ -22,7 +22,7 @@ def main() -> None:
     view = frame.view()
     st.markdown(
         "**Dice** is twice the overlap of two outlines divided by their two areas: 1 where they are the same, 0 where "
-        "they don't meet. Two expert readers agree at about 0.84 on tumors of this kind."
+        "they don't meet. Two expert readers agree at about 0.84 on these scans (Buda, Saha and Mazurowski, 2019)."
     )
     found = frame.collect(view.of(SEGMENTATION), per_image.masks, view.evaluation)
     if not found:

@@ -165,9 +165,10 @@ def cheapest_thresholds(view: frame.View, found: dict[str, Scores], miss_cost: f
     """The cheapest threshold of each model, and the split it was chosen on: validation where all have it."""
     validation = view.evaluation._replace(split="validation")
     measured = all(validation in frame.cached(compare.evaluations, view.runs[name]) for name in found)
-    if not measured:
+    of_each = {name: view.runs[name] for name in found}
+    scores = frame.collect(of_each, per_image.detector_scores, validation) if measured else {}
+    if scores.keys() != found.keys():
         return {name: per_image.cheapest_threshold(s, miss_cost) for name, s in found.items()}, view.evaluation.split
-    scores = {name: frame.cached(per_image.detector_scores, view.runs[name], validation) for name in found}
     return {name: per_image.cheapest_threshold(s, miss_cost) for name, s in scores.items()}, "validation"
 
 

@@ -124,7 +124,7 @@ def over_all(view: frame.View) -> None:
     if not rows:
         frame.missing(
             "No chosen model was measured yet. It takes the weights and minutes:",
-            f"bthub explain RUN --data {view.evaluation.data} --split {view.evaluation.split}",
+            f"bthub explain runs/NAME --data data/{view.evaluation.data} --split {view.evaluation.split}",
         )
         return
     share = {

@@ -142,6 +142,7 @@ def write(run: str | Path, copies: Path | None = None) -> Path:
     card = render(run)
     _replace(Path(run) / CARD, card)
     if copies is not None:
+        copies.mkdir(parents=True, exist_ok=True)
         _replace(copies / f"{folder.id}.md", elsewhere(card, Path(run), copies))
     return Path(run) / CARD
 
@@ -172,7 +173,7 @@ def render(run: str | Path, org: str | None = None) -> str:
     name = folder.id
     config = Record(folder.config, folder.path / CONFIG)
     training = Record(folder.training, folder.path / TRAINING)
-    start, base = _start(training["config"])
+    start, base = _start(training)
     lgg = "patient_id" in _rows(folder, SPLIT)[0]
     # An image-folder set is split in one way, whatever protocol the recipe names.
     protocol = training["protocol"] if lgg else "default"
@@ -195,6 +196,7 @@ def render(run: str | Path, org: str | None = None) -> str:
             images=None if lgg else _image_set(config["label_names"], training["dataset"]["name"]),
             start=start,
             base=base,
+            base_is_lgg=_derived_from_lgg(training),
             recipe=_recipe(training),
             preprocessor=_preprocessor(folder.path / PREPROCESSOR) if folder.task == SEGMENTATION else None,
             training=training,
@@ -214,7 +216,7 @@ def render(run: str | Path, org: str | None = None) -> str:
             fewest_groups=metrics.FEWEST_GROUPS,
         )
     )
-    metadata = _metadata(folder, name, config, results, base, lgg, org)
+    metadata = _metadata(folder, name, config, results, base, lgg, _derived_from_lgg(training), org)
     return f"---\n{metadata.to_yaml()}\n---\n\n{body}"
 
 
@@ -285,8 +287,9 @@ def _input_check(folder: RunFolder) -> dict | None:
     return {"found": found, "kinds": kinds}
 
 
-def _start(recipe: Record) -> tuple[str, str | None]:
+def _start(training: Record) -> tuple[str, str | None]:
     """The initial weights in words, and the name of the run that they are from, if they are a run's."""
+    recipe = training["config"]
     given = {key: recipe.optional(key) for key in recipe.keys()}
     kind, source = first_weights(given | {"pretrained": recipe["pretrained"]})
     if source is None:
@@ -294,7 +297,14 @@ def _start(recipe: Record) -> tuple[str, str | None]:
     if kind == "ImageNet":
         return f"ImageNet, `{source}` of train/imagenet.py", None
     words = f"the encoder of `{source}`" if kind == "encoder" else f"`{source}`"
+    digests = [first["weights"] for first in training.optional("first_weights") if first["weights"]]
+    words += f", weights `{digests[-1]}`" if digests else ""
     return words, None if source.endswith(".safetensors") else source
+
+
+def _derived_from_lgg(training: Record) -> bool:
+    """Whether the weights carry on the licence of LGG, whatever data these are trained on."""
+    return any(origin["lgg"] for origin in training.optional("first_weights"))
 
 
 def _recipe(training: Record) -> dict:
@@ -332,6 +342,7 @@ def _metadata(
     results: list[Record],
     base: str | None,
     lgg: bool,
+    derived: bool,
     org: str | None,
 ) -> ModelCardData:
     """The card's YAML, with the figures on unseen splits as `model-index`."""
@@ -356,7 +367,7 @@ def _metadata(
     network = config["architecture"] if folder.task == CLASSIFICATION else config["model_type"]
     return ModelCardData(
         # Of the image-folder sets the terms aren't known; those of the initial weights are passed on.
-        license=LGG_LICENSE if lgg or base else "unknown",
+        license=LGG_LICENSE if lgg or derived else "unknown",
         library_name="timm" if folder.task == CLASSIFICATION else "transformers",
         pipeline_tag=folder.task,
         tags=[folder.task, network, *TAGS, *([LGG_TAG] if lgg else [])],

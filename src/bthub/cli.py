@@ -224,6 +224,7 @@ def _parser() -> argparse.ArgumentParser:
     publish.set_defaults(run=_publish)
 
     predict = commands.add_parser("predict", help="tumor or not, where and how large, for pictures and folders")
+    predict.description = "Tumor or not, where and how large. Research software, not a medical device."
     predict.add_argument("images", metavar="IMAGE", nargs="+", help="picture, folder of pictures, or URL")
     predict.add_argument("--json", action="store_true", help="one JSON object a line")
     predict.add_argument("--out", type=Path, help="folder for overlays, masks and results.jsonl")

@@ -18,6 +18,7 @@ from datasets import Dataset as Rows
 from bthub import figures, metrics
 from bthub.data import batches, load_split
 from bthub.data.identity import describe_rows, listed, name_of
+from bthub.data.images import upright_rgb
 from bthub.errors import BthubError
 from bthub.models.classifier import load_classifier
 from bthub.models.localizer import load_localizer
@@ -81,9 +82,8 @@ def evaluate(
         command += f" --protocol {protocol}"
     refuse_known_images(folder, rows, split)
     dataset = {"name": name, **describe_rows(rows)}
-    known = folder.metrics if (folder.path / METRICS).exists() else {}
-    if f"{protocol}/{split}" in known:
-        _refuse_another_set(folder, f"{protocol}/{split}", known[f"{protocol}/{split}"]["dataset"], dataset)
+    if there := _known(folder).get(f"{protocol}/{split}"):
+        _refuse_another_set(folder, f"{protocol}/{split}", there["dataset"], dataset)
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if folder.task == CLASSIFICATION:
@@ -106,9 +106,15 @@ def evaluate(
     }
     (folder.path / PREDICTIONS).mkdir(exist_ok=True)
     write_rows(folder.path / PREDICTIONS / f"{protocol}-{split}.csv", predictions)
-    write_json(folder.path / METRICS, {**known, f"{protocol}/{split}": entry})
+    # Read again: another split may have been evaluated meanwhile.
+    write_json(folder.path / METRICS, {**_known(folder), f"{protocol}/{split}": entry})
     _gallery(folder, f"{protocol}/{split}", rows, predictions, device)
     return entry
+
+
+def _known(folder: RunFolder) -> dict:
+    """The evaluations that the run has."""
+    return folder.metrics if (folder.path / METRICS).exists() else {}
 
 
 def _refuse_another_set(folder: RunFolder, key: str, known: dict, dataset: dict) -> None:
@@ -170,7 +176,7 @@ def _gallery(folder: RunFolder, key: str, rows: Rows, predictions: Predictions, 
     chosen = [int(order[i]) for i in np.linspace(0, len(order) - 1, min(GALLERY, len(order))).round().astype(int)]
     if not chosen:
         return
-    pictures = [rows[i]["image"].convert("RGB") for i in chosen]
+    pictures = [upright_rgb(rows[i]["image"]) for i in chosen]
     outlines = {}
     if folder.task != CLASSIFICATION:
         outlines["reference"] = [np.asarray(rows[i]["mask"]) > 0 for i in chosen]

@@ -136,6 +136,8 @@ def publish(
                 if not dry_run:
                     raise BthubError(f"{pair[stage]} isn't on the Hub: publish runs/{DEFAULTS[stage]} first")
                 say(f"model {hub_id(TWO_STAGE, org)}: would name the commit that {pair[stage]} then has")
+            elif not dry_run:
+                _attempt(partial(_check_stage, api, pair[stage], SHIPPED_RUNS / DEFAULTS[stage], commit), org)
         if None not in commits.values():
             two_stage = two_stage_publication(org, commits)
             _attempt(partial(_sync, api, two_stage, private, dry_run, say), org)
@@ -300,6 +302,14 @@ def _head(api: HfApi, repo_id: str, kind: str = "model") -> str | None:
         return api.repo_info(repo_id, repo_type=kind).sha
     except RepositoryNotFoundError:
         return None
+
+
+def _check_stage(api: HfApi, repo_id: str, run: Path, commit: str) -> None:
+    """Raise unless a commit has the weights and thresholds of a run here, whose figures its pair's card will tell."""
+    files = api.list_repo_tree(repo_id, revision=commit)
+    there = {file.path: file for file in files if isinstance(file, RepoFile)}
+    if not all(name in there and _same(run / name, there[name]) for name in (WEIGHTS, CALIBRATION)):
+        raise BthubError(f"{repo_id} has other weights or thresholds than {run}: publish {run} first")
 
 
 def _check_it_is_ours(api: HfApi, wanted: Publication, private: bool) -> None:

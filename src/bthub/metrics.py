@@ -13,6 +13,7 @@ still are somewhat too narrow. The calibration error is biased upwards in every 
 above its value.
 """
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -259,9 +260,16 @@ def expected_calibration_error(y_true: np.ndarray, probabilities: np.ndarray, po
     return float(_calibration_errors(outcome, confidence, np.ones((1, len(y))))[0])
 
 
+def is_healthy(label: str) -> bool:
+    """Whether a class is the one without a tumor, by the names that data sets give it."""
+    return re.sub("[^a-z]", "", label.lower()) in ("notumor", "notumour", "no", "healthy", "normal", "negative")
+
+
 def positive_class(labels: Sequence[str]) -> int:
-    """The class that figures of two classes are about: tumor, or the last where none is called so."""
-    return labels.index("tumor") if "tumor" in labels else len(labels) - 1
+    """The class that figures of two classes are about: tumor, or the last that isn't a healthy one's name."""
+    if "tumor" in labels:
+        return labels.index("tumor")
+    return max((i for i, label in enumerate(labels) if not is_healthy(label)), default=len(labels) - 1)
 
 
 def readable(name: str) -> str:

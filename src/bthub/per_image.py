@@ -12,11 +12,9 @@ import numpy as np
 from bthub import metrics
 from bthub.compare import Evaluation, Row, entry, name, reading
 from bthub.errors import BthubError
+from bthub.metrics import is_healthy
 from bthub.run_folder import CALIBRATION, PREDICTIONS, RunFolder
 from bthub.scoring import TUMOR, TUMOR_SIZES, log_loss
-
-HEALTHY = ("no_tumor", "no")
-"""What the classes without a tumor are called."""
 
 # -- predictions
 
@@ -114,9 +112,9 @@ def top_losses(found: Scores) -> list[Row]:
 def _kind(label: str, called: str) -> str:
     if label == called:
         return "right"
-    if called in HEALTHY:
+    if is_healthy(called):
         return "missed"
-    return "false alarm" if label in HEALTHY else "confused"
+    return "false alarm" if is_healthy(label) else "confused"
 
 
 # -- threshold

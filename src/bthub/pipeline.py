@@ -43,6 +43,7 @@ def load_pipeline(
     detector_run = RunFolder.open(default_run("detector") if detector is None else detector, revision)
     localizer_run = RunFolder.open(default_run("localizer") if localizer is None else localizer, revision)
     classifier = load_classifier(detector_run, device)
+    _ = classifier.tumor_index  # one that knows other classes is told so before it lacks a threshold
     threshold = detector_run.calibration.get("threshold")
     if not isinstance(threshold, (int, float)):
         raise BthubError(f"{detector_run.id}: {CALIBRATION} has no threshold, train the run to its end")

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from bthub.data.images import SUFFIXES, display_name, is_url, read_image
 from bthub.errors import BthubError, NotASliceError
-from bthub.result import NO_TUMOR, Result
+from bthub.result import DISCLAIMER, NO_TUMOR, Result
 
 RESULTS = "results.jsonl"
 _MANY = 8
@@ -123,6 +123,8 @@ def run(
             if out is not None:
                 _save(out, file, result)
             progress.update()
+    if not as_json and sys.stdout.isatty():  # what is piped on is for programs
+        print(DISCLAIMER, file=sys.stderr)
     return 0 if not failed else 1 if answered else 2
 
 
@@ -176,7 +178,7 @@ def _describe(file: str, result: Result) -> str:
     parts = [
         display_name(file),
         "no tumor" if result.label == NO_TUMOR else "tumor",
-        f"p={result.tumor_probability:.3f} (threshold {result.threshold:.3g})",
+        f"p={_probability(result.tumor_probability)} (threshold {result.threshold:.3g})",
     ]
     if result.uncertain:
         low, high = result.review_band
@@ -192,6 +194,11 @@ def _describe(file: str, result: Result) -> str:
     elif result.mask is not None:
         parts.append("no area outlined")
     return "  ".join(parts)
+
+
+def _probability(value: float) -> str:
+    """Three digits; no model can promise 0 or 1."""
+    return "<0.001" if value < 0.0005 else ">0.999" if value >= 0.9995 else f"{value:.3f}"
 
 
 def _make_folder(out: Path) -> None:

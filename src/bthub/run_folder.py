@@ -282,9 +282,8 @@ class RunFolder:
 def _download(repo_id: str, revision: str | None) -> tuple[Path, str, str]:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
-        HfHubHTTPError,
         HFValidationError,
-        LocalEntryNotFoundError,
+        HTTPError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
@@ -301,7 +300,7 @@ def _download(repo_id: str, revision: str | None) -> tuple[Path, str, str]:
         raise BthubError(
             f"{repo_id} is neither a folder here nor a repo on the Hub that this token may read"
         ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except (HTTPError, OSError) as error:
         raise BthubError(
             f"{repo_id} isn't a folder here, and it couldn't be fetched from the Hub ({type(error).__name__}): "
             "check the name and the network"

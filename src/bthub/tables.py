@@ -54,8 +54,11 @@ def write(runs: Sequence[RunFolder], out: Path, split: str = "test") -> str:
         The Markdown.
 
     Raises:
-        BthubError: none of the runs was evaluated on the split, or a run's files can't be read.
+        BthubError: none of the runs was evaluated on the split, two have one name, or a run's files can't be read.
     """
+    names = [compare.name(run) for run in runs]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise BthubError(f"several runs are called {', '.join(sorted(twice))}: rename the folders")
     together = joint.folds(runs) if split == "test" else {}
     tables: dict[tuple[Evaluation, str], list[RunFolder]] = {}
     for run in runs:
@@ -78,6 +81,8 @@ def write(runs: Sequence[RunFolder], out: Path, split: str = "test") -> str:
         stem = f"{evaluation.data}-{evaluation.protocol}-{evaluation.split}-{task.removeprefix('image-')}"
         (out / f"compare-{stem}.csv").write_text(as_csv(rows))
         sections.append(f"## {task}, {evaluation.data}, protocol {evaluation.protocol}\n\n{table(rows, shown)}")
+        if task == CLASSIFICATION and all(compare.entry(run, evaluation)["threshold"] is None for run in members):
+            sections.append("The most probable class is called; recall, specificity and such are means over classes.\n")
         copies = [row for run in members for row in compare.by_seen(run)] if split == "test" else []
         if copies:
             sections.append(copies_table(copies))

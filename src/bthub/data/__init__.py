@@ -49,11 +49,13 @@ def batches(rows: "Dataset", size: int, doing: str) -> Iterator[list["Image"]]:
     """
     from tqdm import tqdm
 
+    from bthub.data.images import upright_rgb
+
     if size < 1:
         raise BthubError(f"expected a batch size of 1 or more, received {size}")
     images = rows.select_columns(["image"])
     with tqdm(total=len(images), desc=doing, unit="image") as progress:
         for start in range(0, len(images), size):
-            batch = [image.convert("RGB") for image in images[start : start + size]["image"]]
+            batch = [upright_rgb(image) for image in images[start : start + size]["image"]]
             yield batch
             progress.update(len(batch))

@@ -40,6 +40,8 @@ class BuiltDataset:
                     f"write one with `bthub data build {dataset} OUT` and give OUT"
                 )
             revision = None
+        elif path.parts[:1] == ("data",):  # where this project keeps them: not to be looked up on the Hub
+            raise BthubError(f"{dataset} isn't there: write it with `bthub data build DOWNLOAD {dataset}`")
         elif not re.fullmatch(r"\w[\w.-]*/[\w.-]+", self.name):
             raise BthubError(f"{dataset}: no such folder; give a folder that `bthub data build` wrote or a Hub id")
         self.revision = revision

@@ -1,13 +1,17 @@
-"""Which rows a model was given: a digest that tells whether two runs saw the same ones."""
+"""Which rows a model was given: digests that tell whether two runs saw the same ones."""
 
 import hashlib
 import json
 from collections.abc import Iterable
+from operator import itemgetter
 from pathlib import Path
 
 from datasets import Dataset
+from datasets import Image as ImageFeature
 
 ID_COLUMNS = ("patient_id", "slice_index", "file")
+DIGEST = "sha256"
+"""Column of a run's `split.csv` for image-folder sets, whose files' names say nothing outside of the set."""
 
 
 def describe_rows(rows: Dataset) -> dict[str, int | str]:
@@ -31,18 +35,29 @@ def id_columns(columns: Iterable[str]) -> list[str]:
     return [name for name in ID_COLUMNS if name in columns]
 
 
-def row_ids(rows: Dataset) -> list[tuple]:
-    """Each row's name, a value per column of `id_columns`."""
-    return list(zip(*(rows[name][:] for name in id_columns(rows.column_names)), strict=True))
+def identified(rows: Dataset) -> list[dict[str, str]]:
+    """What names each row: patient and slice; or the file in its set, and the first 16 digits of its SHA-256."""
+    names = id_columns(rows.column_names)
+    values = zip(*(rows[name][:] for name in names), strict=True)
+    lines = [dict(zip(names, map(str, row), strict=True)) for row in values]
+    if "file" in names:
+        encoded = rows.select_columns(["image"]).cast_column("image", ImageFeature(decode=False))
+        for line, row in zip(lines, encoded, strict=True):
+            line[DIGEST] = hashlib.sha256(row["image"]["bytes"]).hexdigest()[:16]
+    return lines
 
 
 def listed(rows: Dataset, split_file: list[dict[str, str]], split: str) -> set[tuple[str, ...]]:
-    """The names of the rows that a run's `split.csv` has under a split; none where it is of another kind of set."""
-    if not split_file or id_columns(split_file[0]) != id_columns(rows.column_names):
+    """The names of the rows that a run's `split.csv` has under a split; none where it is of another kind of set.
+
+    Images of patients are the same if patient and slice are, others if their files are, whatever they are called.
+    """
+    names = id_columns(rows.column_names)
+    if not split_file or id_columns(split_file[0]) != names:
         return set()
-    names = id_columns(split_file[0])
-    under = {tuple(line[name] for name in names) for line in split_file if line["split"] == split}
-    return under & {tuple(map(str, row)) for row in row_ids(rows)}
+    key = itemgetter(DIGEST) if DIGEST in split_file[0] else itemgetter(*names)
+    under = {key(line) for line in split_file if line["split"] == split}
+    return {tuple(line[name] for name in names) for line in identified(rows) if key(line) in under}
 
 
 def name_of(data: str | Path) -> str:

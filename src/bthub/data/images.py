@@ -102,6 +102,12 @@ def read_image(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
     return image
 
 
+def upright_rgb(picture: Image.Image) -> Image.Image:
+    """A picture of a data set in RGB, with the pixels that `read_image` has of it; blank and tiny ones too."""
+    name = name_of(picture)
+    return Image.fromarray(_to_rgb(_decode(name, _samples, picture), name))
+
+
 def name_of(source: str | Path | Image.Image | np.ndarray) -> str:
     """What messages call a picture.
 
@@ -305,6 +311,10 @@ def _raw_mode(image: Image.Image) -> str:
 def _pil_samples(name: str, image: Image.Image) -> np.ndarray:
     _check_size(image.size, name)
     _check_single_frame(image, name)
+    return _samples(image)
+
+
+def _samples(image: Image.Image) -> np.ndarray:
     tags = getattr(image, "tag_v2", {})
     inverted = image.mode[0] in "IF" and tags.get(_TIFF_PHOTOMETRIC, 1) == _WHITE_IS_ZERO
     upright = _upright(image)

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,8 @@ from torch.utils.data import Dataset, Sampler
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from tqdm import tqdm
+
+from bthub.data.images import upright_rgb
 
 FLAIR = 1  # channels of an LGG slice: pre-contrast, FLAIR, post-contrast
 
@@ -78,6 +81,7 @@ class MissingSequence(v2.Transform):
         return tv_tensors.wrap(inpt[params["source"]], like=inpt)
 
 
+@cache
 def training_transform(size: int, augmentation: Augmentation) -> v2.Transform:
     """Letterbox to `size` and augment an image together with its mask; the image becomes float, values 0-1."""
     a = augmentation
@@ -166,15 +170,16 @@ class TrainingImages(Dataset):
     def __init__(self, rows: Rows, augmentation: Augmentation, show_progress: bool = True):
         self.labels = rows["label"][:]
         self.augmentation = augmentation
-        self._transforms: dict[int, v2.Transform] = {}
-        self.images = _pixels(rows, "image", "RGB", show_progress)
-        self.masks = _pixels(rows, "mask", "L", show_progress) if "mask" in rows.column_names else None
+        self.images = _pixels(rows, "image", upright_rgb, show_progress)
+        self.masks = None
+        if "mask" in rows.column_names:
+            self.masks = _pixels(rows, "mask", partial(Image.Image.convert, mode="L"), show_progress)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, draw: Draw) -> dict[str, Tensor | int]:
-        transform = self._transforms.setdefault(draw.size, training_transform(draw.size, self.augmentation))
+        transform = training_transform(draw.size, self.augmentation)
         sample = [tv_tensors.Image(self.images[draw.index])]
         if self.masks is not None:
             sample.append(tv_tensors.Mask(self.masks[draw.index]))
@@ -187,12 +192,14 @@ class TrainingImages(Dataset):
         return item
 
 
-def _pixels(rows: Rows, column: str, mode: str, show_progress: bool) -> list[Tensor]:
+def _pixels(
+    rows: Rows, column: str, convert: Callable[[Image.Image], Image.Image], show_progress: bool
+) -> list[Tensor]:
     """All pictures of a column as uint8 (C, H, W) tensors."""
     encoded = rows.select_columns([column]).cast_column(column, ImageFeature(decode=False))
     pictures = []
     for row in tqdm(encoded, desc=f"reading {column}s", unit="row", disable=not show_progress):
-        pixels = np.array(Image.open(io.BytesIO(row[column]["bytes"])).convert(mode))
+        pixels = np.array(convert(Image.open(io.BytesIO(row[column]["bytes"]))))
         pictures.append(torch.from_numpy(np.atleast_3d(pixels).transpose(2, 0, 1).copy()))
     return pictures
 
@@ -219,7 +226,7 @@ class EvaluationImages(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Tensor | int]:
         row = self.rows[index]
-        item = {"pixel_values": self.preprocess(row["image"].convert("RGB")), "labels": row["label"]}
+        item = {"pixel_values": self.preprocess(upright_rgb(row["image"])), "labels": row["label"]}
         if self.preprocess_mask is not None:
             item["mask"] = self.preprocess_mask(row["mask"])
         return item

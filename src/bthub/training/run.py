@@ -1,8 +1,8 @@
 """A run while it trains: its configuration, its progress, its checkpoints and what it leaves behind."""
 
 import argparse
-import csv
 import dataclasses
+import hashlib
 import math
 import platform
 import re
@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader
 
-from bthub.data.identity import describe_rows, id_columns, listed, name_of, row_ids
+from bthub.data.identity import describe_rows, identified, listed, name_of
 from bthub.errors import BthubError
 from bthub.models.classifier import create_classifier
 from bthub.run_folder import CHECKPOINT, HISTORY, SPLIT, TRAINING, WEIGHTS, RunFolder, write_json, write_rows
@@ -163,6 +163,8 @@ def _is_a(kind: Any, value: Any) -> bool:
 
 def size_at(sizes: dict[int, int], epoch: int) -> int:
     """The image size of an epoch, from {first epoch: size}; the last one is the size that is saved and used."""
+    if 0 not in sizes:
+        raise BthubError(f"image_sizes {sizes}: expected one from epoch 0 on, as in {{0: 128, 10: 192}}")
     return sizes[max(first for first in sizes if first <= epoch)]
 
 
@@ -267,19 +269,31 @@ def load_imagenet(model: nn.Module, architecture: str) -> None:
     load_matching(model, create_classifier(architecture, 2, pretrained=True).state_dict(), f"ImageNet's {architecture}")
 
 
-def load_encoder(model: nn.Module, source: str, validation: Rows) -> None:
-    """Start from the encoder of a ResUNet run, or from a `.safetensors` file of a network, with timm's names."""
-    state = initial_weights(source, validation)
+def load_weights(model: nn.Module, source: str, validation: Rows) -> dict:
+    """Start from all weights of a run, or of a `.safetensors` file with timm's names; returns where they are from."""
+    state, origin = initial_weights(source, validation)
+    load_matching(model, state, source)
+    return origin
+
+
+def load_encoder(model: nn.Module, source: str, validation: Rows) -> dict:
+    """Start from the encoder of a ResUNet run, or from such a file; returns where the weights are from."""
+    state, origin = initial_weights(source, validation)
     encoder = {key.removeprefix("encoder."): v for key, v in state.items() if key.startswith("encoder.")}
     load_matching(model, encoder or state, f"the encoder of {source}")
+    return origin
 
 
-def initial_weights(source: str, validation: Rows) -> dict[str, torch.Tensor]:
+def initial_weights(source: str, validation: Rows) -> tuple[dict[str, torch.Tensor], dict]:
     """The weights of a run, or of a `.safetensors` file with timm's names.
 
     Args:
         source: run folder, local or on the Hub, or the file.
         validation: the rows that the new run is validated on.
+
+    Returns:
+        The weights, and where they are from: `source`, the run or the file; `weights`, the first 12 digits of their
+        digest; `lgg`, whether they are derived from LGG, whose licence they then carry on.
 
     Raises:
         BthubError: the file isn't there, or the run was trained on some of these rows, as it is under another protocol.
@@ -287,6 +301,7 @@ def initial_weights(source: str, validation: Rows) -> dict[str, torch.Tensor]:
     path = Path(source)
     if path.suffix == ".safetensors" and not path.is_file():
         raise BthubError(f"{source} isn't there: train/imagenet.py makes such files from installed packages")
+    name, lgg = path.name, False
     if path.suffix != ".safetensors" or (path.parent / TRAINING).is_file():
         folder = RunFolder.open(path.parent if path.suffix == ".safetensors" else source)
         seen = listed(validation, folder.rows(SPLIT), "train")
@@ -295,8 +310,12 @@ def initial_weights(source: str, validation: Rows) -> dict[str, torch.Tensor]:
                 f"{source} was trained on {len(seen)} of the {len(validation)} images that this run is validated on, "
                 f"under the protocol {folder.training['protocol']!r}: start from a run under this one's"
             )
-        path = folder.path / WEIGHTS
-    return {key: value.float() for key, value in load_file(path).items()}
+        path, name = folder.path / WEIGHTS, folder.id
+        origins = folder.training.get("first_weights", [])
+        lgg = "patient_id" in folder.rows(SPLIT)[0] or any(origin["lgg"] for origin in origins)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    origin = {"source": name, "weights": f"sha256:{digest[:12]}", "lgg": lgg}
+    return {key: value.float() for key, value in load_file(path).items()}, origin
 
 
 def load_matching(model: nn.Module, source: dict[str, torch.Tensor], name: str) -> None:
@@ -349,14 +368,12 @@ def write_records(
     protocol: str,
     splits: dict[str, Rows],
     progress: Progress,
+    first_weights: list[dict],
     **facts,
 ) -> None:
-    """Write `training.json` and `split.csv`: what this run was given, and what it ran on."""
-    with (output / SPLIT).open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*id_columns(splits["train"].column_names), "split"])
-        for name, rows in splits.items():
-            writer.writerows((*row, name) for row in row_ids(rows))
+    """Write `training.json` and `split.csv`: what this run was given and started from, and what it ran on."""
+    lines = [line | {"split": name} for name, rows in splits.items() for line in identified(rows)]
+    write_rows(output / SPLIT, lines)
     record = {
         "config": dataclasses.asdict(config),
         "protocol": protocol,
@@ -364,6 +381,7 @@ def write_records(
             "name": name_of(data),
             "splits": {name: describe_rows(rows) for name, rows in splits.items()},
         },
+        "first_weights": first_weights,
         "best": {
             "epoch": progress.best_epoch,
             "validation_metric": progress.best,
