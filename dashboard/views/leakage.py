@@ -133,7 +133,7 @@ def copies(view: frame.View) -> None:
     st.markdown(
         "A set of pictures without names of patients leaks in a plainer way: the test folder may hold pictures of the "
         "training folder, saved in another size. Such copies aren't seen by comparing files; thumbnails find them, "
-        "unless they were cut or turned. "
+        "unless they were turned. "
         "A model that remembers them is right on the copies, and only the others test it. Which classes the others "
         "are of matters too: the card has the confusion matrix."
     )

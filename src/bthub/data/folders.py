@@ -15,6 +15,7 @@ import numpy as np
 from datasets import ClassLabel, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
+from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.neighbors import radius_neighbors_graph
 
@@ -38,14 +39,18 @@ _SHIPPED = {
 _MAX_PIXELS = 64_000_000
 # Shares held out of what the publisher hasn't split.
 HELD_OUT = {"validation": 0.15, "test": 0.15}
-# Two files show the same picture if their thumbnails of this side correlate so well. In the two sets that this was
-# looked at on, copies are above it, saved again or resized, and neighbouring slices of one patient below, but so are
-# a few copies that were cut.
+# Two files show the same picture if their thumbnails of this side correlate so well, be it of all that is in them or of
+# the head alone. In the two sets that this was looked at on, copies are above one of these, saved again, resized or cut
+# to another margin, and neighbouring slices of one patient below both.
 THUMBNAIL = 32
 SAME = 0.995
-# Two files may show the same picture, cut or brightened, if their thumbnails correlate so well; most such pairs don't.
-# Between the two sets that this was looked at on, none of the pairs next below it did.
+SAME_HEAD = 0.98
+# Two files may show the same picture, cut elsewhere or brightened, if all that is in them correlates so well; most such
+# pairs don't. Between the two sets that this was looked at on, none of the pairs next below it did.
 ALIKE = 0.8
+# The head is where a row and a column have more than such a share of pixels above such a share of the brightest ones.
+_LIT = 0.02
+_BRIGHT = 0.15
 
 
 @dataclass(frozen=True)
@@ -143,14 +148,29 @@ def decode(data: bytes, where: str) -> Image.Image:
 
 
 def thumbnail(picture: Image.Image) -> np.ndarray:
-    """What is compared of a picture: (THUMBNAIL * THUMBNAIL,) grey values of mean 0 and length 1, all 0 if it is blank.
+    """What is compared of a picture: (2, THUMBNAIL * THUMBNAIL), of all that is in it, and of the head alone.
 
-    The same picture in another size, format, colour mode or brightness has nearly the same one.
+    Grey values of mean 0 and length 1, all 0 if it is blank. The same picture in another size, format, colour mode or
+    brightness has nearly the same ones, and with another margin nearly the same second.
     """
     # Pillow clips pictures of more than 8 bits when it converts them to grey.
     deep = picture.mode.startswith(("I", "F"))
-    grey = Image.fromarray(np.asarray(picture, np.float32)) if deep else picture.convert("L").convert("F")
-    values = np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)).ravel()
+    grey = np.asarray(picture, np.float32) if deep else np.asarray(picture.convert("L"), np.float32)
+    return np.stack([_small(grey), _small(_head(grey))])
+
+
+def _head(grey: np.ndarray) -> np.ndarray:
+    """A picture (H, W) without its dark margin; all of it where nothing is left."""
+    bright = grey > _BRIGHT * np.percentile(grey, 99)
+    rows, columns = (np.flatnonzero(bright.mean(axis=axis) > _LIT) for axis in (1, 0))
+    if len(rows) == 0 or len(columns) == 0:
+        return grey
+    return grey[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _small(grey: np.ndarray) -> np.ndarray:
+    """(THUMBNAIL * THUMBNAIL,) of mean 0 and length 1."""
+    values = np.asarray(Image.fromarray(grey).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)).ravel()
     values = values - values.mean()
     length = np.linalg.norm(values)
     # Rounding leaves a little of a blank picture.
@@ -158,23 +178,29 @@ def thumbnail(picture: Image.Image) -> np.ndarray:
 
 
 def same_pictures(thumbnails: Sequence[np.ndarray]) -> list[int]:
-    """A number for each thumbnail, the same for those that correlate by SAME or more, directly or by way of others.
+    """A number for each thumbnail, the same for those that correlate by SAME, their heads by SAME_HEAD, or more.
 
-    Numbers are given in order of appearance.
+    Directly or by way of others. Numbers are given in order of appearance.
     """
-    # Of vectors of length 1, the squared distance is twice what the correlation lacks of 1.
-    near = radius_neighbors_graph(np.stack(thumbnails), np.sqrt(2 * (1 - SAME)), include_self=True)
-    _, group = connected_components(near, directed=False)
+    whole, head = np.stack(thumbnails, axis=1)
+    _, group = connected_components(_near(whole, SAME) + _near(head, SAME_HEAD), directed=False)
     _, first = np.unique(group, return_index=True)
     rank = {group[i]: number for number, i in enumerate(sorted(first))}
     return [rank[g] for g in group]
 
 
+def _near(vectors: np.ndarray, correlation: float) -> csr_array:
+    """Which pairs of (N, D) vectors of length 1 correlate so well: (N, N)."""
+    # The squared distance of such a pair is twice what the correlation lacks of 1.
+    return radius_neighbors_graph(vectors, np.sqrt(2 * (1 - correlation)), include_self=True)
+
+
 def resemble(thumbnails: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> list[bool]:
-    """For each thumbnail, whether it correlates by ALIKE or more with any of the others."""
+    """For each thumbnail, whether it correlates by ALIKE, or its head by SAME_HEAD, or more with any of the others."""
     if not others:
         return [False] * len(thumbnails)
-    return (np.stack(thumbnails) @ np.stack(others).T >= ALIKE).any(axis=1).tolist()
+    whole, head = np.einsum("ikd,jkd->kij", np.stack(thumbnails), np.stack(others))
+    return ((whole >= ALIKE) | (head >= SAME_HEAD)).any(axis=1).tolist()
 
 
 def draw_splits(
