@@ -638,7 +638,7 @@ def test_agreement_over_a_split(show: Open, shipped_runs, copy: Path):
     write_json(copy / GRADCAM, {"patient/test": entry | {"weights": "sha256:0"}})
     assert "was measured with the weights sha256:0" in words(show("where_it_looks", [copy]))
     (copy / GRADCAM).unlink()
-    assert "bthub explain RUN --data lgg --split test" in words(show("where_it_looks", [copy]))
+    assert "bthub explain runs/NAME --data data/lgg --split test" in words(show("where_it_looks", [copy]))
 
 
 # -- what ships

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import yaml
 
+from bthub.data.built import BuiltDataset
 from bthub.errors import BthubError, report_errors
 from bthub.run_folder import CARD, COST, GRADCAM, METRICS, SHIPPED_RUNS, WEIGHTS, RunFolder
 
@@ -70,6 +71,7 @@ def main() -> None:
 
 def train(row: dict, data: str, output: Path, changes: list[str], *flags: str) -> None:
     """Run the row's script."""
+    BuiltDataset(data)  # what isn't there is told before accelerate is, which adds a traceback
     arguments = training_arguments(row, data, output) + [part for change in changes for part in ("--set", change)]
     run("-m", "accelerate.commands.launch", str(HERE / f"{row['script']}.py"), *arguments, *flags)
 
