@@ -14,6 +14,7 @@ METRICS = {
     SEGMENTATION: ["dice_tumor_slices_pooled", "iou_tumor_slices_pooled"],
 }
 PATIENTS = 14
+LIKELIER = " A detector calls the likelier class here, as published ones do, whatever its threshold."
 
 
 def main() -> None:
@@ -104,8 +105,8 @@ def measured(view: frame.View) -> None:
             caption="How to read it: the same network and recipe, trained and tested under either protocol. A line has "
             "the name of the run split by slice. Its dashed part is the gap: what leaks moves the slice dot up, but "
             "the test slices differ too, so a gap within the bars is no lesson. Grey dots are what papers report, all "
-            "split by slice or image. A detector calls the likelier class here, as published ones do, whatever its "
-            "threshold. Bars are 95 % intervals over patients.",
+            "split by slice or image. Bars are 95 % intervals over patients."
+            + (LIKELIER if task == CLASSIFICATION else ""),
             alternative=f"{readable(metric)} by protocol: "
             + "; ".join(f"{p['line']}, {p['protocol']}: {p['value']:.3f}" for p in points),
             rows=points,
@@ -132,9 +133,8 @@ def copies(view: frame.View) -> None:
     st.subheader("The same picture twice")
     st.markdown(
         "A set of pictures without names of patients leaks in a plainer way: the test folder may hold pictures of the "
-        "training folder, saved in another size. Such copies aren't seen by comparing files; thumbnails find them, "
-        "unless they were turned. "
-        "A model that remembers them is right on the copies, and only the others test it. Which classes the others "
+        "training folder, in another size or with another margin. Such copies aren't seen by comparing files; "
+        "thumbnails find them, unless they were turned. A model that remembers them is right on the copies, and only the others test it. Which classes the others "
         "are of matters too: the card has the confusion matrix."
     )
     points = [{"line": row["model"], "protocol": row["part"], **row} for row in rows if row["value"] is not None]
