@@ -134,7 +134,8 @@ def copies(view: frame.View) -> None:
     st.markdown(
         "A set of pictures without names of patients leaks in a plainer way: the test folder may hold pictures of the "
         "training folder, in another size or with another margin. Such copies aren't seen by comparing files; "
-        "thumbnails find them, unless they were turned. A model that remembers them is right on the copies, and only the others test it. Which classes the others "
+        "thumbnails find them, unless they were turned. "
+        "A model that remembers them is right on the copies, and only the others test it. Which classes the others "
         "are of matters too: the card has the confusion matrix."
     )
     points = [{"line": row["model"], "protocol": row["part"], **row} for row in rows if row["value"] is not None]
