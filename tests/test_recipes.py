@@ -191,8 +191,13 @@ def test_a_reproduced_row_is_trained_by_its_script(scripts, data, monkeypatch, t
     monkeypatch.setattr(
         sys, "argv", ["reproduce.py", "resnet50-lgg-scratch", "--output", str(output), "--set", "seed=1"]
     )
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BthubError, match="data/lgg isn't there"):
+        scripts["reproduce"].main()
+    monkeypatch.setattr(scripts["reproduce"], "BuiltDataset", lambda data: commands.append(data))
     scripts["reproduce"].main()
-    training, measuring = commands
+    looked_for, training, measuring = commands
+    assert looked_for == "data/lgg"
     assert training[:3] == ("-m", "accelerate.commands.launch", str(TRAIN / "classifier.py")) and "--resume" in training
     config, args = run.parse_config(scripts["classifier"].Config, "x", training[3:])
     assert (config.architecture, config.encoder_from, config.seed) == ("resnet50", None, 1)
