@@ -416,9 +416,12 @@ def test_two_evaluations_at_once_both_stay(detector, tiny_lgg, monkeypatch):
         evaluate(detector, tiny_lgg, "validation")
         return module._classify(*arguments)
 
+    evaluate(detector, tiny_lgg, "train")  # so that there is a file, which the second one reads before the third writes
     monkeypatch.setattr(module, "_classify", other_comes_first)
     evaluate(detector, tiny_lgg, "test")
-    assert {"patient/test", "patient/validation"} <= json.loads((detector / METRICS).read_text()).keys()
+    assert json.loads((detector / METRICS).read_text()).keys() == {
+        f"patient/{s}" for s in ("train", "validation", "test")
+    }
 
 
 def test_other_classes_are_refused(detector, folders):

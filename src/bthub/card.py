@@ -175,6 +175,8 @@ def render(run: str | Path, org: str | None = None) -> str:
     training = Record(folder.training, folder.path / TRAINING)
     start, base = _start(training)
     lgg = "patient_id" in _rows(folder, SPLIT)[0]
+    # The weights carry on the licence of LGG, whatever data they are trained on.
+    derived = any(origin["lgg"] for origin in training.optional("first_weights"))
     # An image-folder set is split in one way, whatever protocol the recipe names.
     protocol = training["protocol"] if lgg else "default"
     results = _results(folder)
@@ -196,7 +198,7 @@ def render(run: str | Path, org: str | None = None) -> str:
             images=None if lgg else _image_set(config["label_names"], training["dataset"]["name"]),
             start=start,
             base=base,
-            base_is_lgg=_derived_from_lgg(training),
+            base_is_lgg=derived,
             recipe=_recipe(training),
             preprocessor=_preprocessor(folder.path / PREPROCESSOR) if folder.task == SEGMENTATION else None,
             training=training,
@@ -216,7 +218,7 @@ def render(run: str | Path, org: str | None = None) -> str:
             fewest_groups=metrics.FEWEST_GROUPS,
         )
     )
-    metadata = _metadata(folder, name, config, results, base, lgg, _derived_from_lgg(training), org)
+    metadata = _metadata(folder, name, config, results, base, lgg, derived, org)
     return f"---\n{metadata.to_yaml()}\n---\n\n{body}"
 
 
@@ -300,11 +302,6 @@ def _start(training: Record) -> tuple[str, str | None]:
     digests = [first["weights"] for first in training.optional("first_weights") if first["weights"]]
     words += f", weights `{digests[-1]}`" if digests else ""
     return words, None if source.endswith(".safetensors") else source
-
-
-def _derived_from_lgg(training: Record) -> bool:
-    """Whether the weights carry on the licence of LGG, whatever data these are trained on."""
-    return any(origin["lgg"] for origin in training.optional("first_weights"))
 
 
 def _recipe(training: Record) -> dict:

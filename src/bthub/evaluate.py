@@ -6,6 +6,7 @@ trained or chosen on are refused.
 
 import platform
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -113,8 +114,8 @@ def evaluate(
 
 
 def _known(folder: RunFolder) -> dict:
-    """The evaluations that the run has."""
-    return folder.metrics if (folder.path / METRICS).exists() else {}
+    """The evaluations that the run has by now: a folder remembers what it has read, a copy of it doesn't."""
+    return replace(folder).metrics if (folder.path / METRICS).exists() else {}
 
 
 def _refuse_another_set(folder: RunFolder, key: str, known: dict, dataset: dict) -> None:

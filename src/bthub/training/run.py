@@ -18,7 +18,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 from datasets import Dataset as Rows
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -313,9 +313,9 @@ def initial_weights(source: str, validation: Rows) -> tuple[dict[str, torch.Tens
         path, name = folder.path / WEIGHTS, folder.id
         origins = folder.training.get("first_weights", [])
         lgg = "patient_id" in folder.rows(SPLIT)[0] or any(origin["lgg"] for origin in origins)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    origin = {"source": name, "weights": f"sha256:{digest[:12]}", "lgg": lgg}
-    return {key: value.float() for key, value in load_file(path).items()}, origin
+    content = path.read_bytes()
+    origin = {"source": name, "weights": f"sha256:{hashlib.sha256(content).hexdigest()[:12]}", "lgg": lgg}
+    return {key: value.float() for key, value in load(content).items()}, origin
 
 
 def load_matching(model: nn.Module, source: dict[str, torch.Tensor], name: str) -> None:
