@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import altair as alt
 import pandas as pd
 
-from bthub.compare import AS_PUBLISHED, SEEN
+from bthub.runs.records import AS_PUBLISHED, SEEN
 
 # At least 3 to 1 against white and against the dark background, so that a model has one colour in both themes.
 PALETTE = (

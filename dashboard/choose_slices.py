@@ -13,9 +13,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from bthub import compare, per_image
-from bthub.data import load_split
-from bthub.run_folder import DEFAULTS, SHIPPED_RUNS, RunFolder
+from bthub.data.dataset import load_split
+from bthub.evaluation import per_image
+from bthub.project import DEFAULTS, SHIPPED_RUNS
+from bthub.runs import records
+from bthub.runs.folder import RunFolder
 
 HERE = Path(__file__).parent / "slices"
 HEALTHY, TUMOR = 10, 14
@@ -43,11 +45,11 @@ def main(data: str) -> None:
 def choose(tumor_px: dict[Key, int]) -> dict[Key, str]:
     """The slices, each with the reason why it was chosen."""
     detector, localizer = (RunFolder.open(SHIPPED_RUNS / DEFAULTS[stage]) for stage in ("detector", "localizer"))
-    evaluation = next(e for e in compare.evaluations(detector) if e.key == "patient/test")
+    evaluation = next(e for e in records.evaluations(detector) if e.key == "patient/test")
     losses = per_image.top_losses(per_image.scores(detector, evaluation))
-    chosen = {compare.image_key(line): "most wrong" for line in losses[:4]}
+    chosen = {records.image_key(line): "most wrong" for line in losses[:4]}
     large = [line for line in per_image.masks(localizer, evaluation) if line["tumor_px"] >= 500]
-    chosen |= {compare.image_key(line): "worst mask" for line in sorted(large, key=lambda line: line["dice"])[:2]}
+    chosen |= {records.image_key(line): "worst mask" for line in sorted(large, key=lambda line: line["dice"])[:2]}
 
     queues = {kind: by_patient_in_turn([k for k, px in tumor_px.items() if (px > 0) == kind]) for kind in (True, False)}
     for kind, count in ((True, TUMOR), (False, HEALTHY)):

@@ -18,14 +18,16 @@ import yaml
 from PIL import Image
 
 import charts
-from bthub import compare, papers
-from bthub.compare import Evaluation
 from bthub.errors import BthubError
-from bthub.metrics import readable
-from bthub.run_folder import CLASSIFICATION, DEFAULTS, PREDICTIONS, SEGMENTATION, SHIPPED_RUNS, RunFolder, hub_id
+from bthub.evaluation import published
+from bthub.metrics.info import readable
+from bthub.project import DEFAULTS, SHIPPED_RUNS, hub_id
+from bthub.runs import records
+from bthub.runs.folder import CLASSIFICATION, PREDICTIONS, SEGMENTATION, RunFolder
+from bthub.runs.records import Evaluation
 
 HERE = Path(__file__).parent
-# The words of bthub.result, which takes half a second to import.
+# The words of bthub.inference.result, which takes half a second to import.
 DISCLAIMER = "Research software, not a medical device: do not use it to diagnose or treat anyone."
 # Shown first where there is a choice.
 PREFERRED = ("patient", "test")
@@ -74,7 +76,7 @@ def sources() -> list[str]:
     A Space has the models that its card names, and in `runs/` what was published beside them: runs without weights.
     """
     asked = os.environ.get("BTHUB_RUNS", "").split()
-    if asked or (shipped := compare.shipped_runs()):
+    if asked or (shipped := records.shipped_runs()):
         return asked or shipped
     beside = sorted(str(path) for path in (HERE / SHIPPED_RUNS.name).glob("*/"))
     return [*map(hub_id, card_models()), *beside]
@@ -92,10 +94,10 @@ def load_runs() -> tuple[dict[str, RunFolder], list[str]]:
     for source in sources():
         try:
             run = _open(source, files_of(source))
-            name = compare.name(run)
+            name = records.name(run)
             if name in runs:
                 raise BthubError(f"{source} has the name of {runs[name].path}: rename one of the two folders")
-            compare.network(run)
+            records.network(run)
             runs[name] = run
         except BthubError as error:
             problems.append(str(error))
@@ -115,7 +117,7 @@ def files_of(source: str | Path) -> tuple:
 
 @st.cache_resource(show_spinner="Reading a run")
 def _open(source: str, files: tuple) -> RunFolder:
-    return compare.open_run(source)
+    return records.open_run(source)
 
 
 def cached(function: Callable[..., Found], run: RunFolder, *arguments: Any) -> Found:
@@ -150,7 +152,7 @@ def choose(runs: dict[str, RunFolder], problems: list[str]) -> None:
     ranks: dict[str, int] = {}
     for name, run in runs.items():
         try:
-            measured[name] = cached(compare.evaluations, run)
+            measured[name] = cached(records.evaluations, run)
         except BthubError as error:
             problems.append(str(error))
         try:
@@ -221,11 +223,11 @@ def choose(runs: dict[str, RunFolder], problems: list[str]) -> None:
 
 def rank(run: RunFolder) -> int:
     """Which runs come first: the default pair, networks from pretrained weights, from random ones, papers' recipes."""
-    if compare.name(run) in DEFAULTS.values():
+    if records.name(run) in DEFAULTS.values():
         return 0
-    if papers.recipe_of(compare.name(run)):
+    if published.recipe_of(records.name(run)):
         return 3
-    return 2 if compare.initialisation(run) == "random" else 1
+    return 2 if records.initialisation(run) == "random" else 1
 
 
 def at_first(runs: dict[str, RunFolder]) -> list[str]:
@@ -250,7 +252,7 @@ def keep_choice(options: list[str]) -> None:
 def could_be_measured(run: RunFolder, evaluation: Evaluation) -> bool:
     """Whether a run was trained on the data and the protocol of an evaluation."""
     try:
-        return cached(compare.trained_on, run) == (evaluation.protocol, evaluation.data)
+        return cached(records.trained_on, run) == (evaluation.protocol, evaluation.data)
     except BthubError:
         return False
 

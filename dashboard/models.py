@@ -7,7 +7,7 @@ import streamlit as st
 from PIL import Image
 
 import frame
-from bthub.run_folder import WEIGHTS, RunFolder
+from bthub.runs.folder import WEIGHTS, RunFolder
 
 
 def ready(runs: dict[str, RunFolder]) -> dict[str, RunFolder]:
@@ -34,7 +34,7 @@ def draw(run: RunFolder, image: Image.Image, key: tuple[str, ...]) -> np.ndarray
 def _look(
     _run: RunFolder, _image: Image.Image, path: str, files: tuple, key: tuple[str, ...]
 ) -> tuple[np.ndarray, str, float]:
-    from bthub.explain import heatmaps
+    from bthub.evaluation.gradcam import heatmaps
 
     classifier, one_at_a_time = _classifier(_run, path, files)
     # Grad-CAM hooks into the model, which all sessions share: a second slice would end up in the first one's map.

@@ -12,10 +12,10 @@ from PIL import Image
 from scipy.ndimage import binary_dilation
 
 import frame
-from bthub.compare import Evaluation, image_key
-from bthub.data.images import upright_rgb
 from bthub.errors import BthubError
-from bthub.metrics import is_healthy
+from bthub.imaging.image_io import upright_rgb
+from bthub.metrics.classification import is_healthy
+from bthub.runs.records import Evaluation, image_key
 
 SHIPPED = Path(__file__).parent / "slices"
 TRUE, DRAWN = (0, 229, 255), (255, 77, 64)
@@ -53,7 +53,7 @@ class BuiltSlices:
 
     def __init__(self, data: str, split: str, protocol: str) -> None:
         # `datasets` takes seconds to import, and most pages need none.
-        from bthub.data import load_split
+        from bthub.data.dataset import load_split
 
         self._rows = load_split(data, split, protocol if protocol != "default" else "patient")
         columns = self._rows.column_names
@@ -109,7 +109,7 @@ def _shipped() -> ShippedSlices:
 
 @st.cache_resource(show_spinner=False)
 def _is_lgg(data: str) -> bool:
-    from bthub.data.built import BuiltDataset
+    from bthub.data.dataset import BuiltDataset
 
     return BuiltDataset(data).is_lgg
 

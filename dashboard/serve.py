@@ -11,7 +11,7 @@ import altair as alt
 import pandas as pd
 import streamlit.web.cli
 
-import bthub.tables  # noqa: F401
+import bthub.reports.tables  # noqa: F401
 
 HERE = Path(__file__).parent
 

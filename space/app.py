@@ -30,8 +30,8 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from bthub import BthubError, NotASliceError, Pipeline, Result, load_pipeline
-from bthub.data.images import MAX_FILE_BYTES
-from bthub.result import DISCLAIMER, TUMOR
+from bthub.imaging.image_io import MAX_FILE_BYTES
+from bthub.inference.result import DISCLAIMER, TUMOR
 
 HERE = Path(__file__).parent
 EXAMPLES = {

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bthub.run_folder import CALIBRATION, CONFIG, DEFAULTS, SHIPPED_RUNS, RunFolder, write_json
+from bthub.project import DEFAULTS, SHIPPED_RUNS
+from bthub.runs.folder import CALIBRATION, CONFIG, RunFolder, write_json
 
 KAGGLE = Path(__file__).parent / "data" / "kaggle_3m"
 

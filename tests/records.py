@@ -5,11 +5,13 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bthub import compare, cost
-from bthub.compare import Evaluation
-from bthub.data import load_split
-from bthub.run_folder import CALIBRATION, SEGMENTATION, TRAINING, RunFolder, write_json
-from bthub.training import run
+from bthub.data.dataset import load_split
+from bthub.evaluation import cost
+from bthub.runs import records
+from bthub.runs.folder import CALIBRATION, SEGMENTATION, TRAINING, RunFolder, write_json
+from bthub.runs.records import Evaluation
+from bthub.training.checkpoint import Progress, write_history
+from bthub.training.records import write_records
 
 TEST = Evaluation("lgg", "patient", "test")
 
@@ -32,12 +34,12 @@ def complete_run(source: Path, target: Path, data: Path) -> Path:
     A classifier that doesn't tell no_tumor from tumor has no threshold.
     """
     shutil.copytree(source, target)
-    progress = run.Progress(asdict(Config()))
+    progress = Progress(asdict(Config()))
     progress.record({"train_loss": 0.75, "validation_loss": 0.625, "validation_score": 0.5}, 0.5)
     progress.record({"train_loss": 0.5, "validation_loss": 0.6875, "validation_score": 0.375}, 0.375)
-    run.write_history(target, progress.history)
+    write_history(target, progress.history)
     rows = {name: load_split(data, name) for name in ("train", "validation")}
-    run.write_records(
+    write_records(
         target,
         Config(),
         str(data),
@@ -80,7 +82,7 @@ def variant(source: Path, target: Path, **changes) -> RunFolder:
     training["protocol"] = changes.get("protocol", training["protocol"])
     training["config"] |= changes
     write_json(target / TRAINING, training)
-    return compare.open_run(target)
+    return records.open_run(target)
 
 
 def image_folder_run(source: Path, target: Path) -> RunFolder:
@@ -91,4 +93,4 @@ def image_folder_run(source: Path, target: Path) -> RunFolder:
     for facts in training["dataset"]["splits"].values():
         del facts["patients"]
     write_json(target / TRAINING, training)
-    return compare.open_run(run.path)
+    return records.open_run(run.path)

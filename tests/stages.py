@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from torch import nn
 
+from bthub.inference.pipeline import Pipeline
 from bthub.models.classifier import Classifier, eval_transform, preprocessing
 from bthub.models.localizer import Localizer
 from bthub.models.resunet import ResUNetImageProcessor
-from bthub.two_stage import Pipeline
 
 MODELS = {
     "detector": {"id": "brightness", "revision": "1"},

@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 import yaml
 
-from bthub import compare
-from bthub.compare import Evaluation
 from bthub.errors import BthubError, report_errors
-from bthub.metrics import Interval
-from bthub.run_folder import METRICS, SHIPPED_RUNS, RunFolder
+from bthub.metrics.interval import Interval
+from bthub.project import SHIPPED_RUNS
+from bthub.runs import records
+from bthub.runs.folder import METRICS, RunFolder
+from bthub.runs.records import Evaluation
 
 BARS = Path(__file__).with_name("bars.yaml")
 RESULTS = SHIPPED_RUNS.parent / "results"
@@ -36,7 +37,7 @@ def main() -> None:
 def render(runs: Path, results: Path) -> str:
     """The table of bars, and for each that is missed by how much and what was tried."""
     bars = yaml.safe_load(BARS.read_text())
-    opened = [compare.open_run(path) for path in sorted(runs.iterdir()) if (path / METRICS).is_file()]
+    opened = [records.open_run(path) for path in sorted(runs.iterdir()) if (path / METRICS).is_file()]
     found = [measure(bar, opened, results) for bar in bars]
     lines = [
         "# What was to be reached, and what was\n",
@@ -88,16 +89,16 @@ def measure(bar: dict, runs: list[RunFolder], results: Path) -> Measured:
     data, protocol = bar["evaluation"]
     test, validation = (Evaluation(data, protocol, split) for split in ("test", "validation"))
     if "run" in bar:
-        (run,) = (run for run in runs if compare.name(run) == bar["run"])
-        return Measured(bar["run"], compare.figures(run, test, likelier)[metric], [])
+        (run,) = (run for run in runs if records.name(run) == bar["run"])
+        return Measured(bar["run"], records.figures(run, test, likelier)[metric], [])
     candidates = [
         (
-            compare.name(run),
-            compare.figures(run, validation, likelier)[metric],
-            compare.figures(run, test, likelier)[metric],
+            records.name(run),
+            records.figures(run, validation, likelier)[metric],
+            records.figures(run, test, likelier)[metric],
         )
         for run in runs
-        if run.task == bar["among"] and {test, validation} <= set(compare.evaluations(run))
+        if run.task == bar["among"] and {test, validation} <= set(records.evaluations(run))
     ]
     if not candidates:
         raise BthubError(f"no run was measured on {test.key} of {data}, which {bar['what']!r} is about")

@@ -22,16 +22,21 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from bthub.data import load_split
-from bthub.data.transforms import Augmentation, EpochSampler, EvaluationImages, TrainingImages
+from bthub.data.dataset import load_split
 from bthub.errors import BthubError, report_errors
-from bthub.metrics import positive_class
+from bthub.metrics.classification import positive_class
 from bthub.models.classifier import Classifier, create_classifier, eval_transform, preprocessing, save_classifier
-from bthub.run_folder import CALIBRATION, LOGS, LR_FINDER, create, write_json, write_rows
-from bthub.training import freezing, lr_finder, run
+from bthub.runs.folder import CALIBRATION, LOGS, LR_FINDER, create, write_json, write_rows
+from bthub.training import freezing, lr_finder
 from bthub.training.calibration import calibrate_classifier
+from bthub.training.checkpoint import Progress, best_model, load_checkpoint, save_checkpoint
+from bthub.training.config import few, parse_config, size_at
+from bthub.training.initialization import load_encoder, load_weights
+from bthub.training.loop import steps_of
 from bthub.training.losses import balanced_class_weights
 from bthub.training.optimization import create_optimizer, create_schedule
+from bthub.training.records import write_records
+from bthub.training.samples import Augmentation, EpochSampler, EvaluationImages, TrainingImages
 
 
 @dataclass
@@ -103,8 +108,8 @@ class Config:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    config, args = run.parse_config(Config, __doc__.split("\n")[0], arguments)
-    size = run.size_at(config.image_sizes, config.epochs)  # the last one, which is saved
+    config, args = parse_config(Config, __doc__.split("\n")[0], arguments)
+    size = size_at(config.image_sizes, config.epochs)  # the last one, which is saved
     output = args.output
     # One batch is divided among the processes: the number of processes doesn't change what a step sees.
     freezes = config.freeze_epochs > 0 or config.trainable_layers is not None
@@ -127,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with accelerator.local_main_process_first():
         rows = {name: load_split(args.data, name, config.protocol) for name in ("train", "validation")}
     if args.dry_run:
-        rows = {name: run.few(split) for name, split in rows.items()}
+        rows = {name: few(split) for name, split in rows.items()}
     labels = rows["train"].features["label"].names
     # Of two classes that of tumor, of more the mean.
     f1_options = {"pos_label": positive_class(labels)} if len(labels) == 2 else {"average": "macro"}
@@ -143,16 +148,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     first_weights = []
     if config.weights_from:
-        first_weights.append(run.load_weights(model, config.weights_from, rows["validation"]))
+        first_weights.append(load_weights(model, config.weights_from, rows["validation"]))
     if config.encoder_from:
-        first_weights.append(run.load_encoder(model, config.encoder_from, rows["validation"]))
+        first_weights.append(load_encoder(model, config.encoder_from, rows["validation"]))
     model = model.to(memory_format=torch.channels_last)
 
     # Batches.
     images = TrainingImages(rows["train"].select_columns(["image", "label"]), config.augmentation, not quiet)
     sampler = EpochSampler(images.labels, config.seed)
     train_loader = DataLoader(images, config.batch_size, sampler=sampler, num_workers=config.workers, drop_last=True)
-    steps = run.steps_of(train_loader, config.accumulation)
+    steps = steps_of(train_loader, config.accumulation)
     transform = eval_transform(preprocessing(size))
     validation_loader = DataLoader(
         EvaluationImages(rows["validation"], transform), config.batch_size, num_workers=config.workers
@@ -163,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     compute_loss = nn.CrossEntropyLoss(weights, label_smoothing=config.label_smoothing).to(accelerator.device)
     learning_rate = config.learning_rate
     if config.lr_finder:
-        sampler.start_epoch(0, run.size_at(config.image_sizes, 0))
+        sampler.start_epoch(0, size_at(config.image_sizes, 0))
         with accelerator.main_process_first():  # the others read what the first one has found
             learning_rate = find_learning_rate(output, model, train_loader, compute_loss, config, accelerator)
         accelerator.print(f"learning rate {learning_rate:.2e}, the {config.lr_finder} of {output / LR_FINDER}")
@@ -173,16 +178,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model, optimizer, train_loader, validation_loader, scheduler
     )
 
-    progress = run.Progress(asdict(config))
+    progress = Progress(asdict(config))
     accelerator.register_for_checkpointing(progress)
-    if args.resume and run.load_checkpoint(accelerator, output):
+    if args.resume and load_checkpoint(accelerator, output):
         accelerator.print(f"resumed after epoch {progress.epoch - 1}, best F1 {progress.best:.4f}")
     accelerator.init_trackers("classifier")
 
     while progress.epoch < config.epochs and not progress.out_of_patience(config.patience):
         freezing.train_last(accelerator.unwrap_model(model), layers_to_train(config, progress.epoch))
         freezing.train_mode(model)
-        sampler.start_epoch(progress.epoch, run.size_at(config.image_sizes, progress.epoch))
+        sampler.start_epoch(progress.epoch, size_at(config.image_sizes, progress.epoch))
         train_loss = 0.0
         for batch in tqdm(train_loader, desc=f"epoch {progress.epoch}", disable=quiet):
             with accelerator.accumulate(model):
@@ -217,15 +222,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         improved = progress.record(row, row["validation_f1"])
         accelerator.log(row, step=progress.epoch)
         accelerator.print(" ".join(f"{key} {value:.4g}" for key, value in progress.history[-1].items()))
-        run.save_checkpoint(accelerator, output, progress, model, improved)
+        save_checkpoint(accelerator, output, progress, model, improved)
     accelerator.end_training()
 
     # The run folder.
     if accelerator.is_main_process:
-        best = run.best_model(accelerator, model, output)
+        best = best_model(accelerator, model, output)
         freezing.train_last(best, layers_to_train(config, progress.epoch - 1))  # resumed after the last epoch, none was
         calibration = calibrate_classifier(Classifier(best, transform, labels, "cpu"), rows["validation"])
-        run.write_records(
+        write_records(
             output,
             config,
             args.data,

@@ -28,15 +28,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from bthub.data import load_split
-from bthub.data.built import BuiltDataset
-from bthub.data.identity import describe_rows
-from bthub.data.images import upright_rgb
-from bthub.data.outside import Outside, outside_pictures
-from bthub.data.transforms import FLAIR
+from bthub.data.dataset import BuiltDataset, load_split
+from bthub.data.fingerprint import describe_rows
 from bthub.errors import BthubError, report_errors
+from bthub.imaging.image_io import upright_rgb
 from bthub.models.input_check import InputCheck, describe, load_input_check, save_input_check
-from bthub.run_folder import INPUT_CHECK, INPUT_CHECK_WEIGHTS, RunFolder, write_json
+from bthub.runs.folder import INPUT_CHECK, INPUT_CHECK_WEIGHTS, RunFolder, write_json
+from bthub.training.ood_images import Outside, outside_pictures
+from bthub.training.samples import FLAIR
 
 ARCHITECTURE = "tf_efficientnet_lite0"
 SIZE = 128

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import yaml
 
-from bthub.data.built import BuiltDataset
+from bthub.data.dataset import BuiltDataset
 from bthub.errors import BthubError, report_errors
-from bthub.run_folder import CARD, COST, GRADCAM, METRICS, SHIPPED_RUNS, WEIGHTS, RunFolder
+from bthub.project import SHIPPED_RUNS
+from bthub.runs.folder import CARD, COST, GRADCAM, METRICS, WEIGHTS, RunFolder
 
 HERE = Path(__file__).parent
 ROWS = HERE / "rows.yaml"

@@ -20,22 +20,21 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
-from bthub import metrics
-from bthub.data import load_split
-from bthub.data.transforms import Augmentation, EpochSampler, EvaluationImages, TrainingImages
+from bthub.data.dataset import load_split
 from bthub.errors import BthubError, report_errors
+from bthub.metrics.segmentation import segmentation_metrics
 from bthub.models.localizer import Localizer, save_localizer
-from bthub.models.resunet import (
-    ResUNetConfig,
-    ResUNetForSemanticSegmentation,
-    ResUNetImageProcessor,
-    letterbox_box,
-)
-from bthub.run_folder import CALIBRATION, LOGS, create, write_json
-from bthub.training import run
+from bthub.models.resunet import ResUNetConfig, ResUNetForSemanticSegmentation, ResUNetImageProcessor, letterbox_box
+from bthub.runs.folder import CALIBRATION, LOGS, create, write_json
 from bthub.training.calibration import choose_operating_point
+from bthub.training.checkpoint import Progress, best_model, load_checkpoint, save_checkpoint
+from bthub.training.config import few, parse_config, size_at
+from bthub.training.initialization import load_encoder, load_imagenet
+from bthub.training.loop import steps_of
 from bthub.training.losses import LOSSES
 from bthub.training.optimization import create_optimizer
+from bthub.training.records import write_records
+from bthub.training.samples import Augmentation, EpochSampler, EvaluationImages, TrainingImages
 
 
 @dataclass
@@ -79,8 +78,8 @@ class Config:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    config, args = run.parse_config(Config, __doc__.split("\n")[0], arguments)
-    size = run.size_at(config.image_sizes, config.epochs)  # the last one, which is saved
+    config, args = parse_config(Config, __doc__.split("\n")[0], arguments)
+    size = size_at(config.image_sizes, config.epochs)  # the last one, which is saved
     if config.loss not in LOSSES:
         raise BthubError(f"loss {config.loss!r}: expected {', '.join(LOSSES)}")
     output = args.output
@@ -102,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with accelerator.local_main_process_first():
         rows = {name: load_split(args.data, name, config.protocol) for name in ("train", "validation")}
     if args.dry_run:
-        rows = {name: run.few(split) for name, split in rows.items()}
+        rows = {name: few(split) for name, split in rows.items()}
 
     # Model. Before all pictures are read: first weights that don't fit are told at once.
     try:
@@ -112,17 +111,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (RuntimeError, ValueError) as error:  # timm doesn't know it, or it has other strides
         raise BthubError(f"no ResUNet can be made of backbone {config.backbone!r}: {error}") from error
     if config.pretrained:
-        run.load_imagenet(model.encoder, config.backbone)
+        load_imagenet(model.encoder, config.backbone)
     first_weights = []
     if config.encoder_from:
-        first_weights.append(run.load_encoder(model.encoder, config.encoder_from, rows["validation"]))
+        first_weights.append(load_encoder(model.encoder, config.encoder_from, rows["validation"]))
     model = model.to(memory_format=torch.channels_last)
 
     # Batches.
     images = TrainingImages(rows["train"], config.augmentation, show_progress=not quiet)
     sampler = EpochSampler(images.labels, config.seed, config.positive_share)
     train_loader = DataLoader(images, config.batch_size, sampler=sampler, num_workers=config.workers, drop_last=True)
-    steps = run.steps_of(train_loader, config.accumulation)
+    steps = steps_of(train_loader, config.accumulation)
     processor = ResUNetImageProcessor(size={"height": size, "width": size})
     validation_loader = DataLoader(
         EvaluationImages(
@@ -143,15 +142,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     compute_loss = LOSSES[config.loss]
 
-    progress = run.Progress(asdict(config))
+    progress = Progress(asdict(config))
     accelerator.register_for_checkpointing(progress)
-    if args.resume and run.load_checkpoint(accelerator, output):
+    if args.resume and load_checkpoint(accelerator, output):
         accelerator.print(f"resumed after epoch {progress.epoch - 1}, best Dice {progress.best:.4f}")
     accelerator.init_trackers("resunet")
 
     while progress.epoch < config.epochs and not progress.out_of_patience(config.patience):
         model.train()
-        sampler.start_epoch(progress.epoch, run.size_at(config.image_sizes, progress.epoch))
+        sampler.start_epoch(progress.epoch, size_at(config.image_sizes, progress.epoch))
         train_loss = 0.0
         for batch in tqdm(train_loader, desc=f"epoch {progress.epoch}", disable=quiet):
             with accelerator.accumulate(model):
@@ -177,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             counts.append(accelerator.gather_for_metrics(pixels_of))
             validation_losses.append(accelerator.reduce(compute_loss(logits, batch["mask"]), "mean").item())
         tumor, predicted, both = torch.cat(counts).cpu().numpy().T
-        measured = metrics.segmentation(
+        measured = segmentation_metrics(
             tumor, predicted, both, np.full(len(tumor), size**2), groups=patients, resamples=0
         )["metrics"]
         row = {
@@ -192,14 +191,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         improved = progress.record(row, row["validation_dice"])
         accelerator.log(row, step=progress.epoch)
         accelerator.print(" ".join(f"{key} {value:.4g}" for key, value in progress.history[-1].items()))
-        run.save_checkpoint(accelerator, output, progress, model, improved)
+        save_checkpoint(accelerator, output, progress, model, improved)
     accelerator.end_training()
 
     # The run folder.
     if accelerator.is_main_process:
-        best = run.best_model(accelerator, model, output)
+        best = best_model(accelerator, model, output)
         calibration = choose_operating_point(Localizer(best, processor, "cpu"), rows["validation"])
-        run.write_records(
+        write_records(
             output,
             config,
             args.data,

@@ -20,7 +20,7 @@ import reproduce
 import yaml
 
 from bthub.errors import report_errors
-from bthub.run_folder import TRAINING, write_rows
+from bthub.runs.folder import TRAINING, write_rows
 
 PLAN = Path(__file__).parent / "tried.yaml"
 METRIC = {"resunet": "Dice per patient, mean", "classifier": "F1"}

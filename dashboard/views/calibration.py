@@ -5,10 +5,12 @@ import streamlit as st
 
 import charts
 import frame
-from bthub import compare, metrics, per_image
-from bthub.compare import Evaluation
-from bthub.per_image import Scores
-from bthub.run_folder import CLASSIFICATION, RunFolder
+from bthub.evaluation import per_image
+from bthub.evaluation.per_image import Scores
+from bthub.metrics.classification import uncalibrated
+from bthub.runs import records
+from bthub.runs.folder import CLASSIFICATION, RunFolder
+from bthub.runs.records import Evaluation
 
 WIDTHS = np.round(np.linspace(0, 0.5, 26), 3)
 
@@ -16,7 +18,7 @@ WIDTHS = np.round(np.linspace(0, 0.5, 26), 3)
 def both(run: RunFolder, evaluation: Evaluation) -> dict:
     """Reliability and calibration error of a run, before and after its temperature."""
     found, temperature = per_image.scores(run, evaluation), per_image.temperature(run)
-    plain = metrics.uncalibrated(found.p, temperature)
+    plain = uncalibrated(found.p, temperature)
     return {
         "temperature": temperature,
         "before": per_image.calibration_error(found, plain),
@@ -71,8 +73,8 @@ def main() -> None:
             alt="Calibration error of each model before and after temperature scaling",
             column_config={
                 "model": st.column_config.TextColumn("Model", pinned=True),
-                "before": st.column_config.NumberColumn("Before", format="%.4f", help=compare.DEFINITIONS["ece"]),
-                "after": st.column_config.NumberColumn("After", format="%.4f", help=compare.DEFINITIONS["ece"]),
+                "before": st.column_config.NumberColumn("Before", format="%.4f", help=records.DEFINITIONS["ece"]),
+                "after": st.column_config.NumberColumn("After", format="%.4f", help=records.DEFINITIONS["ece"]),
                 "temperature": st.column_config.NumberColumn(
                     "Temperature",
                     format="%.3f",

@@ -5,10 +5,11 @@ import streamlit as st
 
 import charts
 import frame
-from bthub import compare, tables
 from bthub.errors import BthubError
-from bthub.metrics import readable
-from bthub.run_folder import CLASSIFICATION, SEGMENTATION
+from bthub.metrics.info import readable
+from bthub.reports import tables
+from bthub.runs import records
+from bthub.runs.folder import CLASSIFICATION, SEGMENTATION
 
 TITLES = {CLASSIFICATION: "Classifiers: is there a tumor?", SEGMENTATION: "Localizers: where is it?"}
 # Of the many metrics, those that say most; a toggle shows the rest.
@@ -28,7 +29,7 @@ UNITS = {"parameters": (1e6, "M"), "file_bytes": (1e6, "MB"), "multiply_adds": (
 def section(task: str) -> None:
     """The comparison of one kind of model."""
     view = frame.view()
-    found = frame.collect(view.of(task), compare.row, view.evaluation)
+    found = frame.collect(view.of(task), records.row, view.evaluation)
     if not found:
         return
     rows = list(found.values())
@@ -41,17 +42,17 @@ def section(task: str) -> None:
     left, right = st.columns(2, gap="large")
     with left:
         metric = st.selectbox("Quality", metrics, metrics.index(MAIN[task][0]), frame.titled, key=f"metric {task}")
-        st.caption(compare.DEFINITIONS.get(metric, ""))
+        st.caption(records.DEFINITIONS.get(metric, ""))
         intervals(rows, metric, task)
         if len(rows) > 1 and st.toggle("Is the best one better, or is it noise?", key=f"apart {task}"):
             apart(view, task, metric)
     with right:
-        known = [cost for cost in compare.COSTS if any(row[cost] is not None for row in rows)]
+        known = [cost for cost in records.COSTS if any(row[cost] is not None for row in rows)]
         if known:
             cost = st.selectbox("Cost", known, format_func=heading, key=f"cost {task}")
-            st.caption(compare.DEFINITIONS[cost])
+            st.caption(records.DEFINITIONS[cost])
             scatter(rows, metric, cost, task)
-        unknown = [compare.COSTS[cost] for cost in compare.COSTS if cost not in known]
+        unknown = [records.COSTS[cost] for cost in records.COSTS if cost not in known]
         if unknown:
             st.caption(f"Not in any chosen run: {' and '.join(unknown)}. `bthub cost RUN` measures them.")
     if task == CLASSIFICATION:
@@ -60,8 +61,8 @@ def section(task: str) -> None:
 
 def table(rows: list[dict], metrics: list[str], task: str) -> None:
     """The sortable table: metric with interval, the best of each column marked with a star."""
-    columns = [*metrics, *compare.COSTS]
-    best = {column: compare.best(rows, column) if len(rows) > 1 else None for column in columns}
+    columns = [*metrics, *records.COSTS]
+    best = {column: records.best(rows, column) if len(rows) > 1 else None for column in columns}
     data = pd.DataFrame(rows)[["model", *columns, "network", "start"]]
     style = data.style.hide(axis="index")
     for i, row in enumerate(rows):
@@ -84,7 +85,7 @@ def table(rows: list[dict], metrics: list[str], task: str) -> None:
             **{
                 name: st.column_config.NumberColumn(
                     heading(name),
-                    help=compare.DEFINITIONS.get(name),
+                    help=records.DEFINITIONS.get(name),
                     # Auto width measures the plain text, and the best is bold with a star.
                     width=215 if name in metrics else 120,
                 )
@@ -92,7 +93,7 @@ def table(rows: list[dict], metrics: list[str], task: str) -> None:
             },
         },
     )
-    direction = [readable(column) for column in metrics if column in compare.LOWER_IS_BETTER]
+    direction = [readable(column) for column in metrics if column in records.LOWER_IS_BETTER]
     evaluation = frame.view().evaluation
     macro = task == CLASSIFICATION and evaluation.protocol == "default"
     frame.note(
@@ -109,7 +110,7 @@ def table(rows: list[dict], metrics: list[str], task: str) -> None:
 
 def heading(column: str) -> str:
     """The name of a metric or a cost."""
-    return compare.COSTS[column].capitalize() if column in compare.COSTS else frame.titled(column)
+    return records.COSTS[column].capitalize() if column in records.COSTS else frame.titled(column)
 
 
 def text(row: dict, column: str, best: float | None) -> str:
@@ -201,7 +202,7 @@ def scatter(rows: list[dict], metric: str, cost: str, task: str) -> None:
         charts.cost_against_quality(points, names, heading(cost), frame.titled(metric)),
         caption="How to read it: a step to the right is a dearer model. Worth considering are those that no "
         "other one beats on both axes. How long each was trained is on the page Learning.",
-        alternative=f"Scatter of {compare.COSTS[cost]} against {readable(metric)}: {said}",
+        alternative=f"Scatter of {records.COSTS[cost]} against {readable(metric)}: {said}",
         rows=points,
         file=f"cost-{task}.csv",
     )
@@ -209,7 +210,7 @@ def scatter(rows: list[dict], metric: str, cost: str, task: str) -> None:
 
 def matrices(view: frame.View) -> None:
     with st.expander("Confusion matrices"):
-        frame.confusions(frame.collect(view.of(CLASSIFICATION), compare.confusion, view.evaluation), list(view.every))
+        frame.confusions(frame.collect(view.of(CLASSIFICATION), records.confusion, view.evaluation), list(view.every))
         st.caption(
             "How to read it: a row is what the slices are, a column what the model called them, at its own threshold."
         )

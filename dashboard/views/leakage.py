@@ -4,9 +4,10 @@ import streamlit as st
 
 import charts
 import frame
-from bthub import compare, leakage, papers
-from bthub.metrics import readable
-from bthub.run_folder import CLASSIFICATION, SEGMENTATION
+from bthub.evaluation import leakage, published
+from bthub.metrics.info import readable
+from bthub.runs import records
+from bthub.runs.folder import CLASSIFICATION, SEGMENTATION
 
 # No mean over patients: split by slice, test has a few slices of each, not the volume.
 METRICS = {
@@ -77,8 +78,8 @@ def strips() -> None:
 
 def measured(view: frame.View) -> None:
     st.subheader("What it does to the figures")
-    known = frame.collect(view.every, compare.trained_on)
-    known = frame.collect({name: view.every[name] for name in known}, compare.initialisation)
+    known = frame.collect(view.every, records.trained_on)
+    known = frame.collect({name: view.every[name] for name in known}, records.initialisation)
     pairs = leakage.leakage_pairs(view.every[name] for name in known)
     if not any(pair.comparable for pair in pairs):
         frame.missing(
@@ -98,7 +99,7 @@ def measured(view: frame.View) -> None:
         metric = st.segmented_control(
             "Metric", metrics, default=metrics[0], required=True, format_func=frame.titled, key=f"leakage {task}"
         )
-        st.caption(compare.DEFINITIONS[metric])
+        st.caption(records.DEFINITIONS[metric])
         points = [row for row in rows if row["metric"] == metric] + reported(metric)
         frame.figure(
             charts.leakage(points, f"{frame.titled(metric)} on the test split"),
@@ -117,7 +118,7 @@ def measured(view: frame.View) -> None:
     for pair in pairs:
         if pair.differences:
             words = (
-                f"{compare.name(pair.slice)} and {compare.name(pair.patient)} differ in {', '.join(pair.differences)}"
+                f"{records.name(pair.slice)} and {records.name(pair.patient)} differ in {', '.join(pair.differences)}"
             )
             (longer if pair.comparable else other).append(words)
     if longer:
@@ -127,7 +128,7 @@ def measured(view: frame.View) -> None:
 
 
 def copies(view: frame.View) -> None:
-    rows = [row for found in frame.collect(view.every, compare.by_seen).values() for row in found]
+    rows = [row for found in frame.collect(view.every, records.by_seen).values() for row in found]
     if not rows:
         return
     st.subheader("The same picture twice")
@@ -154,20 +155,20 @@ def copies(view: frame.View) -> None:
 
 def both(pair: leakage.Pair) -> list[dict]:
     """The figures of both runs of a pair on their own test split; none where either lacks them."""
-    rows, line = [], f"{compare.name(pair.slice)}, {pair.network}"
+    rows, line = [], f"{records.name(pair.slice)}, {pair.network}"
     for protocol, run in (("patient", pair.patient), ("slice", pair.slice)):
-        known = frame.collect({compare.name(run): run}, compare.evaluations).get(compare.name(run), [])
+        known = frame.collect({records.name(run): run}, records.evaluations).get(records.name(run), [])
         evaluation = next((e for e in known if e.key == f"{protocol}/test"), None)
         if evaluation is None:
             frame.missing(
-                f"{compare.name(run)} was not measured on {protocol}/test yet:",
-                f"bthub evaluate runs/{compare.name(run)} --data data/lgg --split test",
+                f"{records.name(run)} was not measured on {protocol}/test yet:",
+                f"bthub evaluate runs/{records.name(run)} --data data/lgg --split test",
             )
             return []
-        found = frame.collect({compare.name(run): run}, compare.figures, evaluation, True)
+        found = frame.collect({records.name(run): run}, records.figures, evaluation, True)
         for figures in found.values():
             rows += [
-                {"line": line, "protocol": protocol, "model": compare.name(run), "metric": name, **value}
+                {"line": line, "protocol": protocol, "model": records.name(run), "metric": name, **value}
                 for name, value in figures.items()
                 if value["value"] is not None
             ]
@@ -186,7 +187,7 @@ def reported(metric: str) -> list[dict]:
             "low": None,
             "high": None,
         }
-        for key, paper in papers.reported().items()
+        for key, paper in published.reported().items()
         for figure in paper["figures"]
         if paper["data"].startswith("LGG") and key != "references" and figure["like"]["metric"] == metric
     ]

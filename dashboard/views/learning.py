@@ -4,9 +4,9 @@ import streamlit as st
 
 import charts
 import frame
-from bthub import compare
-from bthub.metrics import readable
-from bthub.run_folder import CLASSIFICATION, SEGMENTATION, RunFolder
+from bthub.metrics.info import readable
+from bthub.runs import records
+from bthub.runs.folder import CLASSIFICATION, SEGMENTATION, RunFolder
 
 # The validation metric that chose the epoch, by task, and the figure that first weights are compared by.
 CHOSEN_BY = {CLASSIFICATION: "validation_f1", SEGMENTATION: "validation_dice"}
@@ -16,8 +16,8 @@ TITLES = {CLASSIFICATION: "Classifiers", SEGMENTATION: "Localizers"}
 
 def epochs(task: str, runs: dict[str, RunFolder]) -> None:
     names = list(frame.view().every)
-    histories = frame.collect(runs, compare.history)
-    kept = frame.collect({name: runs[name] for name in histories}, compare.best_epoch)
+    histories = frame.collect(runs, records.history)
+    kept = frame.collect({name: runs[name] for name in histories}, records.best_epoch)
     histories = {name: lines for name, lines in histories.items() if name in kept and lines}
     if not histories:
         return
@@ -95,18 +95,18 @@ def marks(histories: dict[str, list[dict]], kept: dict[str, int], column: str) -
 def finder() -> None:
     view = frame.view()
     st.subheader("Learning-rate finder")
-    found = {name: lines for name, lines in frame.collect(view.runs, compare.lr_finder).items() if lines}
+    found = {name: lines for name, lines in frame.collect(view.runs, records.lr_finder).items() if lines}
     if not found:
         frame.missing(
             f"No chosen run has a learning-rate range test. Where a recipe makes one, it is the file "
-            f"`{compare.LR_FINDER}` of the run (columns `learning_rate` and `loss`), and its curve appears here. The "
+            f"`{records.LR_FINDER}` of the run (columns `learning_rate` and `loss`), and its curve appears here. The "
             "rate is raised step by step over about a hundred batches; a good one lies in the valley before the loss "
             "climbs. To train a run at another rate:",
             f"{frame.COMMANDS[CLASSIFICATION]} --set learning_rate=0.0001",
         )
         return
     rows = [{"model": name, **line} for name, lines in found.items() for line in lines]
-    rates = frame.collect({name: view.runs[name] for name in found}, compare.learning_rate)
+    rates = frame.collect({name: view.runs[name] for name in found}, records.learning_rate)
     used = [{"model": n, "learning_rate": rate} for n, rate in rates.items()]
     frame.figure(
         charts.learning_rates(rows, list(view.every), used),
@@ -124,9 +124,9 @@ def first_weights() -> None:
     shown = False
     for task, metric in COMPARED_BY.items():
         runs = {name: run for name, run in view.measured.items() if run.task == task}
-        figures = frame.collect(runs, compare.row, view.evaluation)
-        known = frame.collect({name: runs[name] for name in figures}, compare.trained_on)
-        groups = compare.by_initialisation(runs[name] for name in known)
+        figures = frame.collect(runs, records.row, view.evaluation)
+        known = frame.collect({name: runs[name] for name in figures}, records.trained_on)
+        groups = records.by_initialisation(runs[name] for name in known)
         rows = [
             {
                 "network": network,
@@ -138,7 +138,7 @@ def first_weights() -> None:
                 },
             }
             for network, group in groups.items()
-            for line in (figures[compare.name(run)] for run in group)
+            for line in (figures[records.name(run)] for run in group)
             if line[metric] is not None
         ]
         if rows:
@@ -156,7 +156,7 @@ def first_weights() -> None:
     if not shown:
         have = "; ".join(
             f"{name} started from {start}"
-            for name, start in frame.collect(view.measured, compare.initialisation).items()
+            for name, start in frame.collect(view.measured, records.initialisation).items()
         )
         frame.missing(
             f"It takes two runs of one network that started from different weights. So far: {have}. For one from "

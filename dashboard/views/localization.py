@@ -6,9 +6,10 @@ import charts
 import frame
 import models
 import pictures
-from bthub import compare, per_image
 from bthub.errors import BthubError
-from bthub.run_folder import SEGMENTATION, RunFolder
+from bthub.evaluation import per_image
+from bthub.runs import records
+from bthub.runs.folder import SEGMENTATION, RunFolder
 
 SHOWN = 12
 KINDS = {
@@ -45,7 +46,7 @@ def patients(view: frame.View, found: dict[str, list[dict]]) -> None:
         return
     means = [
         {"model": name, "value": figures["dice_volume_mean"]["value"]}
-        for name, figures in frame.collect({n: view.runs[n] for n in found}, compare.figures, view.evaluation).items()
+        for name, figures in frame.collect({n: view.runs[n] for n in found}, records.figures, view.evaluation).items()
         if "dice_volume_mean" in figures
     ]
     frame.figure(
@@ -96,7 +97,7 @@ def gallery(view: frame.View, found: dict[str, list[dict]]) -> None:
         for line in sorted(found[name], key=lambda line: (line["dice"] or 0, -line["predicted_px"]))
         if line["kind"] in KINDS[kind] and institution in ("All", line.get("institution"))
     ]
-    shown = [line for line in lines if compare.image_key(line) in at_hand.keys][:SHOWN]
+    shown = [line for line in lines if records.image_key(line) in at_hand.keys][:SHOWN]
     st.caption(
         f"{len(lines)} such slices in this split; "
         + (f"the {len(shown)} worst" if at_hand.all_there else f"{len(shown)} of them come with the dashboard")
@@ -124,7 +125,7 @@ def gallery(view: frame.View, found: dict[str, list[dict]]) -> None:
 
 def tile(at_hand: pictures.Slices, run: RunFolder, line: dict, live: bool) -> frame.Tile:
     """A slice with both outlines."""
-    key = compare.image_key(line)
+    key = records.image_key(line)
     image = at_hand.image(key)
     drawn = models.draw(run, image, key) if live else None
     said = f"Dice {line['dice']:.2f}" if line["kind"] == "drawn" else line["kind"]

@@ -7,10 +7,12 @@ from collections.abc import Iterable
 import streamlit as st
 
 import frame
-from bthub import compare, joint, papers
 from bthub.data.splits import FOLD_PROTOCOLS
 from bthub.errors import BthubError
-from bthub.run_folder import CLASSIFICATION, RunFolder
+from bthub.evaluation import published
+from bthub.evaluation.cross_validation import cross_validation, folds, without_fold
+from bthub.runs import records
+from bthub.runs.folder import CLASSIFICATION, RunFolder
 
 TOGETHER = "folds"
 SPLIT = {"patient": "split by patient", "slice": "split by slice", "default": "split by image"} | {
@@ -30,7 +32,7 @@ def main() -> None:
     runs = [every[name] for name in frame.collect(every, readable)]
     whole = cross_validations(runs)
     downloads = []
-    for key, paper in papers.reported().items():
+    for key, paper in published.reported().items():
         rows = [row for figure in paper["figures"] for row in compared(key, figure, runs, whole)]
         downloads += [{"paper": key, **row} for row in rows]
         with st.container(border=True):
@@ -53,18 +55,18 @@ def compared(paper: str, figure: dict, runs: Iterable[RunFolder], whole: dict[st
     One row stands for all folds of a cross-validation that is in `whole`.
     """
     rows = {}
-    for run, protocol, value in papers.measured_like(figure, runs):
-        name = compare.name(run)
-        if (common := joint.without_fold(name, protocol)) in whole:
+    for run, protocol, value in published.measured_like(figure, runs):
+        name = records.name(run)
+        if (common := without_fold(name, protocol)) in whole:
             name, protocol, value = common, TOGETHER, whole[common]["metrics"][figure["like"]["metric"]]
         difference = None if figure["value"] is None else value["value"] - figure["value"]
-        follows = papers.recipe_of(name)
+        follows = published.recipe_of(name)
         recipe = "the paper's" if follows == paper else "another paper's" if follows else "this project's"
         row = {"what": figure["what"], "reported": figure["value"], "model": name, "recipe": recipe}
         row |= {
-            "data": compare.trained_on(run)[1],
+            "data": records.trained_on(run)[1],
             "protocol": protocol,
-            "budget": compare.budget(run),
+            "budget": records.budget(run),
             **value,
             "difference": difference,
         }
@@ -75,7 +77,7 @@ def compared(paper: str, figure: dict, runs: Iterable[RunFolder], whole: dict[st
 def cross_validations(runs: Iterable[RunFolder]) -> dict[str, dict]:
     """The figures of all folds together by the folds' common name, where every fold is there."""
     whole, problems = {}, []
-    for common, folds in joint.folds(runs).items():
+    for common, folds in folds(runs).items():
         try:
             whole[common] = cross_validated(folds, tuple(frame.files_of(run.path) for run in folds))
         except BthubError as error:
@@ -86,17 +88,17 @@ def cross_validations(runs: Iterable[RunFolder]) -> dict[str, dict]:
 
 @st.cache_resource(show_spinner=False)
 def cross_validated(_folds: list[RunFolder], files: tuple) -> dict:
-    """`joint.cross_validation`, computed once for the files that the folds have now."""
-    return joint.cross_validation(_folds)
+    """`cross_validation`, computed once for the files that the folds have now."""
+    return cross_validation(_folds)
 
 
 def readable(run: RunFolder) -> bool:
     """True; a run whose figures can't be read raises, and is named once instead of beside every figure."""
-    for evaluation in compare.evaluations(run):
-        compare.row(run, evaluation)
+    for evaluation in records.evaluations(run):
+        records.row(run, evaluation)
         if run.task == CLASSIFICATION:
-            compare.confusion(run, evaluation)
-    compare.budget(run)
+            records.confusion(run, evaluation)
+    records.budget(run)
     return True
 
 

@@ -9,9 +9,10 @@ from PIL import Image
 import charts
 import frame
 import pictures
-from bthub import compare, per_image
-from bthub.per_image import Scores
-from bthub.run_folder import CLASSIFICATION
+from bthub.evaluation import per_image
+from bthub.evaluation.per_image import Scores
+from bthub.runs import records
+from bthub.runs.folder import CLASSIFICATION
 
 LENGTH = 20
 SIDE = 460
@@ -32,7 +33,7 @@ def main() -> None:
         help="The same number gives the same slices in the same order: everyone in the room can play along.",
         width=180,
     )
-    predicted = {compare.image_key(row) for scores in found.values() for row in scores.rows}
+    predicted = {records.image_key(row) for scores in found.values() for row in scores.rows}
     keys = {key: area for key, area in at_hand.keys.items() if key in predicted or not found}
     questions = draw(keys, number, view.evaluation.key)
     if len(questions) < 2:
@@ -166,7 +167,7 @@ def called(scores: Scores) -> dict[pictures.Key, tuple[bool, float]]:
     """What a model called each image, and its probability of tumor."""
     tumor = scores.labels.index(per_image.TUMOR)
     return {
-        compare.image_key(row): (bool(call == tumor), float(p))
+        records.image_key(row): (bool(call == tumor), float(p))
         for row, call, p in zip(scores.rows, scores.called, scores.p_tumor, strict=True)
     }
 

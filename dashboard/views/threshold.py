@@ -5,11 +5,12 @@ import streamlit as st
 
 import charts
 import frame
-from bthub import compare, per_image
-from bthub.compare import Evaluation
 from bthub.errors import BthubError
-from bthub.per_image import Scores
-from bthub.run_folder import CLASSIFICATION, RunFolder
+from bthub.evaluation import per_image
+from bthub.evaluation.per_image import Scores
+from bthub.runs import records
+from bthub.runs.folder import CLASSIFICATION, RunFolder
+from bthub.runs.records import Evaluation
 
 ONE, OWN, CHEAPEST = "One for all", "Each its own", "Cheapest for each"
 GRID = np.round(np.linspace(0, 1, 101), 3)
@@ -164,7 +165,7 @@ def operate(view: frame.View, found: dict[str, Scores], lines: dict) -> None:
 def cheapest_thresholds(view: frame.View, found: dict[str, Scores], miss_cost: float) -> tuple[dict[str, float], str]:
     """The cheapest threshold of each model, and the split it was chosen on: validation where all have it."""
     validation = view.evaluation._replace(split="validation")
-    measured = all(validation in frame.cached(compare.evaluations, view.runs[name]) for name in found)
+    measured = all(validation in frame.cached(records.evaluations, view.runs[name]) for name in found)
     of_each = {name: view.runs[name] for name in found}
     scores = frame.collect(of_each, per_image.detector_scores, validation) if measured else {}
     if scores.keys() != found.keys():
@@ -178,7 +179,7 @@ def labelled(lines: dict, which: int) -> list[dict]:
 
 def table(points: list[dict]) -> None:
     share = {
-        key: st.column_config.NumberColumn(title, format="%.3f", help=compare.DEFINITIONS[key])
+        key: st.column_config.NumberColumn(title, format="%.3f", help=records.DEFINITIONS[key])
         for key, title in {
             "precision": "Precision",
             "recall": "Recall",

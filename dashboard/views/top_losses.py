@@ -5,9 +5,10 @@ import streamlit as st
 import charts
 import frame
 import pictures
-from bthub import compare, per_image
-from bthub.compare import Evaluation
-from bthub.run_folder import CLASSIFICATION, RunFolder
+from bthub.evaluation import per_image
+from bthub.runs import records
+from bthub.runs.folder import CLASSIFICATION, RunFolder
+from bthub.runs.records import Evaluation
 
 SHOWN = 12
 
@@ -96,7 +97,7 @@ def gallery(view: frame.View, rows: list[dict]) -> None:
     palette = charts.colours(list(view.every))
     # What was called right is shown only where it is asked for.
     wrong = [row for row in rows if row["kind"] != "right"] or rows
-    shown = [row for row in wrong if compare.image_key(row) in at_hand.keys][:SHOWN]
+    shown = [row for row in wrong if records.image_key(row) in at_hand.keys][:SHOWN]
     with_picture = (
         "the worst first" if at_hand.all_there else "those whose picture comes with the dashboard, the worst first"
     )
@@ -114,7 +115,7 @@ def gallery(view: frame.View, rows: list[dict]) -> None:
             palette[row["model"]],
         )
         for row in shown
-        for key in [compare.image_key(row)]
+        for key in [records.image_key(row)]
     )
 
 

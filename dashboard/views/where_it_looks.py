@@ -9,9 +9,9 @@ import charts
 import frame
 import models
 import pictures
-from bthub import compare
 from bthub.errors import BthubError
-from bthub.run_folder import CLASSIFICATION, SEGMENTATION, RunFolder
+from bthub.runs import records
+from bthub.runs.folder import CLASSIFICATION, SEGMENTATION, RunFolder
 
 
 def main() -> None:
@@ -119,7 +119,7 @@ def over_all(view: frame.View) -> None:
     if view.evaluation.protocol == "default" or not runs:
         return  # without outlines there is nothing to agree with
     st.subheader("Over all tumor slices of the split")
-    found = frame.collect(runs, compare.gradcam, view.evaluation)
+    found = frame.collect(runs, records.gradcam, view.evaluation)
     rows = [{"model": name, **row} for name, row in found.items() if row is not None]
     if not rows:
         frame.missing(
@@ -185,7 +185,7 @@ def looked(
     colour: str,
 ) -> frame.Tile:
     """Where a classifier looks."""
-    from bthub.explain import overlay
+    from bthub.evaluation.gradcam import overlay
 
     said = f"{row['called']} {frame.percent(row['probability'])}"
     if row["agreement"] is not None:
@@ -198,7 +198,7 @@ def looked(
 
 def tell(name: str, heatmap: np.ndarray, label: str, probability: float, image: Image, mask: np.ndarray | None) -> dict:
     """What a classifier says, and how much of its heat map lies on the tumor."""
-    from bthub.explain import agreement, chance
+    from bthub.evaluation.gradcam import agreement, chance
 
     return {
         "model": name,
@@ -211,7 +211,7 @@ def tell(name: str, heatmap: np.ndarray, label: str, probability: float, image: 
 
 def trained_on(run: RunFolder, key: pictures.Key) -> str:
     """A warning where the run was given this very slice."""
-    split = compare.seen(run, key)
+    split = records.seen(run, key)
     return f" · was in its {split} split" if split else ""
 
 

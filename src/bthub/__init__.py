@@ -11,9 +11,9 @@ __version__ = "0.1.0"
 _HOME = {
     "BthubError": "bthub.errors",
     "NotASliceError": "bthub.errors",
-    "Pipeline": "bthub.two_stage",
-    "Result": "bthub.result",
-    "load_pipeline": "bthub.pipeline",
+    "Pipeline": "bthub.inference.pipeline",
+    "Result": "bthub.inference.result",
+    "load_pipeline": "bthub.inference.loading",
 }
 __all__ = list(_HOME)
 

@@ -33,54 +33,54 @@ def _data_build(args: argparse.Namespace) -> None:
 
 
 def _data_info(args: argparse.Namespace) -> None:
-    from bthub.data.info import describe
+    from bthub.data.summary import describe
 
     print(describe(args.dataset))
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from bthub.evaluate import evaluate, summary
+    from bthub.evaluation.evaluate import evaluate, summary
 
     entry = evaluate(args.run_folder, args.data, args.split, protocol=args.protocol, batch_size=args.batch_size)
     print(summary(entry))
 
 
 def _cost(args: argparse.Namespace) -> None:
-    from bthub.cost import write_fastest
+    from bthub.evaluation.cost import write_fastest
 
     for run, found in write_fastest(args.runs).items():
         print(f"{run}: {found['multiply_adds'] / 1e9:.2f} billion multiply-adds, {found['latency_ms']} ms a slice")
 
 
 def _compare(args: argparse.Namespace) -> None:
-    from bthub import tables
-    from bthub.compare import open_run
+    from bthub.reports import tables
+    from bthub.runs.records import open_run
 
     print(tables.write([open_run(run) for run in args.runs], args.out, args.split))
 
 
 def _two_stage(args: argparse.Namespace) -> None:
-    from bthub import joint
-    from bthub.compare import open_run
-    from bthub.scoring import figures_table
+    from bthub.evaluation.scoring import figures_table
+    from bthub.evaluation.two_stage import two_stage
+    from bthub.runs.records import open_run
 
-    entry = joint.two_stage(open_run(args.detector), open_run(args.localizer), args.split)
+    entry = two_stage(open_run(args.detector), open_run(args.localizer), args.split)
     _write_result(args.out / f"two-stage-{entry['protocol']}-{args.split}.json", entry)
     print("\n".join(figures_table(entry)))
 
 
 def _cross_validate(args: argparse.Namespace) -> None:
-    from bthub import joint
-    from bthub.compare import open_run
-    from bthub.scoring import figures_table
+    from bthub.evaluation.cross_validation import cross_validation
+    from bthub.evaluation.scoring import figures_table
+    from bthub.runs.records import open_run
 
-    entry = joint.cross_validation([open_run(run) for run in args.runs])
+    entry = cross_validation([open_run(run) for run in args.runs])
     _write_result(args.out / "cross-validation.json", entry)
     print("\n".join(figures_table(entry)))
 
 
 def _write_result(path: Path, entry: dict) -> None:
-    from bthub.run_folder import write_json
+    from bthub.runs.folder import write_json
 
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, entry)
@@ -88,7 +88,7 @@ def _write_result(path: Path, entry: dict) -> None:
 
 
 def _explain(args: argparse.Namespace) -> None:
-    from bthub.explain import explain, summary
+    from bthub.evaluation.gradcam import explain, summary
 
     for run in args.runs:
         entry = explain(run, args.data, args.split, protocol=args.protocol, batch_size=args.batch_size)
@@ -96,21 +96,21 @@ def _explain(args: argparse.Namespace) -> None:
 
 
 def _card(args: argparse.Namespace) -> None:
-    from bthub.card import write
+    from bthub.reports.model_card import write
 
     for run in args.runs:
         print(write(run, copies=args.copies))
 
 
 def _publish(args: argparse.Namespace) -> None:
-    from bthub.hub import publish
-    from bthub.run_folder import ORG
+    from bthub.project import ORG
+    from bthub.reports.publish import publish
 
     publish(args.what, args.org or ORG, private=args.private, dry_run=args.dry_run, data=args.data)
 
 
 def _predict(args: argparse.Namespace) -> int:
-    from bthub import predict
+    from bthub.inference import predict
 
     return predict.run(
         args.images,
@@ -126,7 +126,7 @@ def _predict(args: argparse.Namespace) -> int:
 
 
 def _bench(args: argparse.Namespace) -> None:
-    from bthub.bench import run
+    from bthub.inference.bench import run
 
     print(run(args.image, args.repeats))
 

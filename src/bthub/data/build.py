@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 from datasets import Features
 from tqdm import tqdm
 
-from bthub.data import card, folders, info, lgg
-from bthub.data.built import BuiltDataset
-from bthub.data.identity import name_of
-from bthub.data.source import Source
+from bthub.data import card, image_folder, lgg, summary
+from bthub.data.archive import Source
+from bthub.data.dataset import BuiltDataset
+from bthub.data.fingerprint import name_of
 from bthub.data.splits import patient_split, slice_split
 from bthub.errors import BthubError
 
@@ -48,7 +48,7 @@ def build(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BthubError(f"{out}: already there and not empty; remove it or give another output folder")
     asked = {split: share for split, share in (("validation", validation), ("test", test)) if share is not None}
-    held_out = folders.HELD_OUT | asked
+    held_out = image_folder.HELD_OUT | asked
     if min(held_out.values()) < 0 or sum(held_out.values()) >= 1 or held_out["validation"] == 0:
         raise BthubError(f"can't hold out {held_out}: validation needs a share, and something must be left for train")
     with Source(source) as files:
@@ -60,7 +60,7 @@ def build(
             with _whole_or_nothing(out) as folder:
                 _build_lgg(files, slices, splits, folder)
         else:
-            pictures = folders.find_images(files)
+            pictures = image_folder.find_images(files)
             with _whole_or_nothing(out) as folder:
                 _build_folders(files, pictures, folder, held_out, unlike)
 
@@ -154,7 +154,7 @@ def _lgg_splits(files: Source, slices: list[lgg.Slice]) -> list[tuple[str, str]]
 
 
 def _build_lgg(files: Source, slices: list[lgg.Slice], splits: list[tuple[str, str]], folder: Path) -> None:
-    facts: list[info.SliceFacts] = []
+    facts: list[summary.SliceFacts] = []
     sizes: set[tuple[int, int]] = set()
     digests: set[bytes] = set()
     copied = {patient: dict.fromkeys(lgg.FILLED, True) for patient in {entry.patient_id for entry in slices}}
@@ -165,7 +165,7 @@ def _build_lgg(files: Source, slices: list[lgg.Slice], splits: list[tuple[str, s
             row = read.row
             parquet.add(f"data/patient-{by_patient}/slice-{by_slice}.parquet", row)
             facts.append(
-                info.SliceFacts(row["patient_id"], row["institution"], row["tumor_pixels"], (by_patient, by_slice))
+                summary.SliceFacts(row["patient_id"], row["institution"], row["tumor_pixels"], (by_patient, by_slice))
             )
             sizes.add(read.size)
             digests.add(hashlib.sha256(row["image"]["bytes"]).digest())
@@ -177,33 +177,33 @@ def _build_lgg(files: Source, slices: list[lgg.Slice], splits: list[tuple[str, s
 
 
 def _build_folders(
-    files: Source, pictures: list[folders.Picture], folder: Path, held_out: dict[str, float], unlike: Path | None
+    files: Source, pictures: list[image_folder.Picture], folder: Path, held_out: dict[str, float], unlike: Path | None
 ) -> None:
     # Read first: it may not be there.
     others = _thumbnails(unlike) if unlike else []
     thumbnails = []
     for picture in tqdm(pictures, "Checking", unit="image"):
-        decoded = folders.decode(files.read(picture.file), files.where(picture.file))
-        thumbnails.append(folders.thumbnail(decoded))
-    kept = [i for i, alike in enumerate(folders.resemble(thumbnails, others)) if not alike]
+        decoded = image_folder.decode(files.read(picture.file), files.where(picture.file))
+        thumbnails.append(image_folder.thumbnail(decoded))
+    kept = [i for i, alike in enumerate(image_folder.resemble(thumbnails, others)) if not alike]
     left_out = len(pictures) - len(kept)
     pictures, thumbnails = [pictures[i] for i in kept], [thumbnails[i] for i in kept]
     if not pictures:
         raise BthubError(
             f"{files.path}: all pictures resemble one of {unlike}: give another set, or leave --unlike out"
         )
-    groups = folders.same_pictures(thumbnails)
-    splits = folders.draw_splits(pictures, groups, held_out)
-    elsewhere = folders.also_in(splits, groups)
+    groups = image_folder.same_pictures(thumbnails)
+    splits = image_folder.draw_splits(pictures, groups, held_out)
+    elsewhere = image_folder.also_in(splits, groups)
     classes = sorted({picture.label for picture in pictures})
     facts = []
-    with _ParquetFiles(folder, folders.features(classes)) as parquet:
+    with _ParquetFiles(folder, image_folder.features(classes)) as parquet:
         columns = zip(pictures, splits, groups, elsewhere, strict=True)
         for picture, split, group, also_in in tqdm(columns, "Writing", len(pictures), unit="image"):
             data = {"bytes": files.read(picture.file), "path": PurePosixPath(picture.file).name}
             row = {"image": data, "label": classes.index(picture.label), "file": picture.file}
             parquet.add(f"data/{split}.parquet", {**row, "group": group, "also_in": also_in})
-            facts.append(info.PictureFacts(split, picture.label, group))
+            facts.append(summary.PictureFacts(split, picture.label, group))
     text = card.folders_card(
         files.title,
         facts,
@@ -221,4 +221,4 @@ def _thumbnails(data: Path) -> list[np.ndarray]:
     built = BuiltDataset(data)
     if built.is_lgg:
         raise BthubError(f"{data}: has slices of LGG; --unlike takes an image-folder set")
-    return [folders.thumbnail(image) for split in built.splits() for image in built.load(split)["image"]]
+    return [image_folder.thumbnail(image) for split in built.splits() for image in built.load(split)["image"]]

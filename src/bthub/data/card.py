@@ -4,8 +4,8 @@ from pathlib import Path
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from bthub.data import info, lgg
-from bthub.data.folders import ALIKE
+from bthub.data import lgg, summary
+from bthub.data.image_folder import ALIKE
 from bthub.data.splits import PROTOCOLS, SPLITS
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -21,7 +21,7 @@ _INSTITUTIONS = {
 
 
 def lgg_card(
-    slices: list[info.SliceFacts], sizes: set[tuple[int, int]], copied: dict[str, int], repeats: int, content: str
+    slices: list[summary.SliceFacts], sizes: set[tuple[int, int]], copied: dict[str, int], repeats: int, content: str
 ) -> str:
     """The card of the LGG set.
 
@@ -47,13 +47,13 @@ def lgg_card(
         size_categories=[_size_category(len(slices))],
         configs=configs,
     )
-    tables = info.lgg_tables(slices)
+    tables = summary.lgg_tables(slices)
     years = sorted(facts.patient_id.split("_")[3][:4] for facts in slices)
     areas = sorted(facts.tumor_pixels for facts in slices if facts.tumor_pixels)
     return _render(
         "lgg_card.md",
         metadata,
-        share=info.lgg_share(slices),
+        share=summary.lgg_share(slices),
         whole=len({facts.patient_id for facts in slices}) == lgg.FULL_SET["patients"],
         sizes=", ".join(f"{width}x{height}" for width, height in sorted(sizes)),
         copied=copied,
@@ -68,7 +68,7 @@ def lgg_card(
 
 def folders_card(
     name: str,
-    pictures: list[info.PictureFacts],
+    pictures: list[summary.PictureFacts],
     shipped: bool,
     held_out: dict[str, float],
     content: str,
@@ -105,8 +105,8 @@ def folders_card(
         shipped=shipped,
         percent={split: f"{100 * share:.0f}" for split, share in held_out.items()}
         | {"train": f"{100 * (1 - sum(held_out.values())):.0f}"},
-        table=info.picture_table(pictures).markdown(),
-        duplicates=info.duplicate_lines(pictures),
+        table=summary.picture_table(pictures).markdown(),
+        duplicates=summary.duplicate_lines(pictures),
         unlike=unlike,
         left_out=f"{left_out:,}",
         alike=ALIKE,

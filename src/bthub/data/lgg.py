@@ -16,7 +16,7 @@ from datasets import Image as ImageFeature
 from PIL import Image, ImageChops
 from PIL.TiffImagePlugin import BITSPERSAMPLE
 
-from bthub.data.source import Source, pick_root
+from bthub.data.archive import Source, pick_root
 from bthub.errors import BthubError
 
 LABELS = ["no_tumor", "tumor"]

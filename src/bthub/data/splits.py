@@ -24,7 +24,7 @@ FOLDS = 5
 FOLD_PROTOCOLS = tuple(f"fold-{fold}" for fold in range(1, FOLDS + 1))
 SPLITS = ("train", "validation", "test", "benchmark")
 SEED = 42
-TABLES = Path(__file__).parent / "splits"
+TABLES = Path(__file__).parent / "split_tables"
 
 # The validation patients of the U-Net that the data's authors published (papers: Buda, Saha, Mazurowski 2019).
 BENCHMARK_PATIENTS = (

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from bthub.errors import BthubError
 from bthub.models.mlp_head import BACKBONES, MlpHead, modeling_mlp_head
 from bthub.models.simple_cnn import modeling_simple_cnn
-from bthub.run_folder import CLASSIFICATION, CONFIG, WEIGHTS, RunFolder, write_json, written_whole
+from bthub.runs.folder import CLASSIFICATION, CONFIG, WEIGHTS, RunFolder, write_json, written_whole
 
 
 def create_classifier(

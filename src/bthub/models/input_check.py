@@ -2,7 +2,7 @@
 
 A picture is letterboxed to a small square and described by the features of an ImageNet network, scaled to unit length.
 Its distance to the k-th nearest of the slices kept for reference decides; no label enters. train/input_check.py fits
-and measures it. This module travels to the Hub with the two-stage repo, see `bthub.detect_and_localize`.
+and measures it. This module travels to the Hub with the two-stage repo, see `bthub.inference.hub_repo`.
 """
 
 import json

@@ -18,7 +18,7 @@ from bthub.models.resunet import (
     clean_mask,
     image_processing_resunet,
 )
-from bthub.run_folder import CONFIG, PREPROCESSOR, SEGMENTATION, RunFolder, write_json, written_whole
+from bthub.runs.folder import CONFIG, PREPROCESSOR, SEGMENTATION, RunFolder, write_json, written_whole
 
 
 def save_localizer(

@@ -4,11 +4,13 @@ import numpy as np
 from datasets import Dataset as Rows
 from scipy.special import softmax
 
-from bthub import metrics
-from bthub.data import batches
+from bthub.data.dataset import batches
+from bthub.metrics.classification import expected_calibration_error, positive_class
+from bthub.metrics.segmentation import segmentation_metrics
 from bthub.models.classifier import Classifier
 from bthub.models.localizer import Localizer
 from bthub.models.resunet import clean_mask
+from bthub.training.thresholds import choose_threshold, fit_temperature, review_band
 
 BATCH = 16
 DOING = "calibrating on validation"
@@ -30,7 +32,7 @@ def calibrate_classifier(classifier: Classifier, rows: Rows) -> dict:
         rows: the validation split.
 
     Returns:
-        `temperature`; `threshold`, best in balanced accuracy, and `review_band`, see `metrics.review_band` (both None
+        `temperature`; `threshold`, best in balanced accuracy, and `review_band`, see `review_band` (both None
         unless there are exactly two classes, one of them tumor); the expected calibration error before and after.
     """
     labels = np.array(rows["label"][:])
@@ -38,21 +40,21 @@ def calibrate_classifier(classifier: Classifier, rows: Rows) -> dict:
     plain = np.concatenate([classifier.predict(images) for images in pictures])  # (N, classes)
     # softmax(log p / T) equals softmax(logits / T): the constant that log p lacks cancels out.
     logits = np.log(np.clip(plain, 1e-12, 1))
-    temperature = metrics.fit_temperature(logits, labels)
+    temperature = fit_temperature(logits, labels)
     scaled = softmax(logits / temperature, axis=1)
-    positive = metrics.positive_class(classifier.labels)
+    positive = positive_class(classifier.labels)
     threshold = band = None
     if len(classifier.labels) == 2 and "tumor" in classifier.labels:
         tumor, p_tumor = labels == classifier.tumor_index, scaled[:, classifier.tumor_index]
-        threshold = metrics.choose_threshold(tumor, p_tumor)
-        band = list(metrics.review_band(tumor, p_tumor, threshold, REVIEW_ERROR))
+        threshold = choose_threshold(tumor, p_tumor)
+        band = list(review_band(tumor, p_tumor, threshold, REVIEW_ERROR))
     return {
         "split": "validation",
         "samples": len(labels),
         "temperature": temperature,
         "expected_calibration_error": {
-            "before": metrics.expected_calibration_error(labels, plain, positive),
-            "after": metrics.expected_calibration_error(labels, scaled, positive),
+            "before": expected_calibration_error(labels, plain, positive),
+            "after": expected_calibration_error(labels, scaled, positive),
         },
         "threshold": threshold,
         "criterion": None if threshold is None else "balanced accuracy",
@@ -89,7 +91,7 @@ def choose_operating_point(localizer: Localizer, rows: Rows) -> dict:
                 both[threshold, share].append(int((found & mask).sum()))
     sweep = {}
     for candidate in candidates:
-        measured = metrics.segmentation(
+        measured = segmentation_metrics(
             tumor, predicted[candidate], both[candidate], pixels, groups=rows["patient_id"][:], resamples=0
         )["metrics"]
         sweep[candidate] = {

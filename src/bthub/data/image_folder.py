@@ -1,0 +1,266 @@
+"""Image-folder classification sets, whose classes are the names of the folders that the images lie in.
+
+Either ``CLASS/image.jpg``, or ``train/CLASS/image.jpg`` and ``test/CLASS/image.jpg`` as the set's publisher
+split it.
+"""
+
+import io
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from types import MappingProxyType
+
+import numpy as np
+from datasets import ClassLabel, Features, Value
+from datasets import Image as ImageFeature
+from PIL import Image
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.neighbors import radius_neighbors_graph
+
+from bthub.data.archive import Source, pick_root
+from bthub.data.splits import SEED, SPLITS
+from bthub.errors import BthubError
+from bthub.imaging.image_io import SUFFIXES
+
+# Named, so that a file of another kind under one of these suffixes meets no other decoder.
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
+# What publishers call the folders of their own split.
+_SHIPPED = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+_MAX_PIXELS = 64_000_000
+# Shares held out of what the publisher hasn't split.
+HELD_OUT = {"validation": 0.15, "test": 0.15}
+# Two files show the same picture if their thumbnails of this side correlate so well, be it of all that is in them or of
+# the head alone. In the two sets that this was looked at on, copies are above one of these, saved again, resized or cut
+# to another margin, and neighbouring slices of one patient below both.
+THUMBNAIL = 32
+SAME = 0.995
+SAME_HEAD = 0.98
+# Two files may show the same picture, cut elsewhere or brightened, if all that is in them correlates so well; most such
+# pairs don't. Between the two sets that this was looked at on, none of the pairs next below it did.
+ALIKE = 0.8
+# The head is where a row and a column have more than such a share of pixels above such a share of the brightest ones.
+_LIT = 0.02
+_BRIGHT = 0.15
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image of a set: its path in the source, its class, and the publisher's split, if it has one."""
+
+    file: str
+    label: str
+    shipped: str | None
+
+
+def features(classes: list[str]) -> Features:
+    """The columns of an image-folder set."""
+    return Features(
+        {
+            "image": ImageFeature(),
+            "label": ClassLabel(names=classes),
+            "file": Value("string"),
+            "group": Value("int32"),
+            "also_in": Value("string"),
+        }
+    )
+
+
+def find_images(source: Source) -> list[Picture]:
+    """All images of a source, sorted by path. Nothing is read yet.
+
+    Raises:
+        BthubError: there are none, they do not lie in class folders, there is one class only, or the
+            publisher's splits have different classes.
+    """
+    roots: dict[str, list[Picture]] = defaultdict(list)
+    for name in source.names:
+        path = PurePosixPath(name)
+        if path.suffix.lower() not in SUFFIXES:
+            continue
+        label, above = path.parent.name, path.parent.parent
+        if not label or label.lower() in _SHIPPED:
+            raise BthubError(
+                f"{source.where(name)}: an image outside of the class folders; put it in a folder named after its class"
+            )
+        shipped = _SHIPPED.get(above.name.lower())
+        roots[str(above.parent if shipped else above)].append(Picture(name, label, shipped))
+    if not roots:
+        raise BthubError(
+            f"{source.path}: no images found; give the folder or zip of the LGG MRI Segmentation set, "
+            "or one folder of images per class"
+        )
+    root = pick_root(source, {root: [p.file for p in pictures] for root, pictures in roots.items()}, "classes")
+    pictures = roots[root]
+
+    by_split: dict[str | None, set[str]] = defaultdict(set)
+    for picture in pictures:
+        by_split[picture.shipped].add(picture.label)
+    classes = set().union(*by_split.values())
+    if None in by_split and len(by_split) > 1:
+        stray = next(picture for picture in pictures if picture.shipped is None)
+        raise BthubError(
+            f"{source.where(stray.file)}: a class folder beside the set's train and test folders; "
+            "move its images into these, or remove it"
+        )
+    for split, labels in by_split.items():
+        if labels != classes:
+            missing = ", ".join(sorted(classes - labels))
+            raise BthubError(f"{source.where(root)}: no images of {missing} in {split}; restore that folder")
+    if len(classes) < 2:
+        raise BthubError(
+            f"{source.where(root)}: only one class folder ({classes.pop()}) holds images; "
+            "give the folder above all classes"
+        )
+    if "train" not in by_split or len(by_split) == 1:
+        # Half a split is none: what there is gets split like a flat set.
+        pictures = [Picture(p.file, p.label, None) for p in pictures]
+    return pictures
+
+
+def decode(data: bytes, where: str) -> Image.Image:
+    """The decoded picture in an image file's bytes.
+
+    Raises:
+        BthubError: it is damaged, not an image, or absurdly large.
+    """
+    try:
+        picture = Image.open(io.BytesIO(data), formats=_FORMATS)
+        size = picture.size
+        if size[0] * size[1] <= _MAX_PIXELS:
+            picture.load()
+            return picture
+    except Exception as error:
+        # Pillow raises anything from SyntaxError to struct.error on damaged files, so no narrower net holds.
+        raise BthubError(
+            f"{where}: truncated or damaged, not a readable image ({error}); download it again or remove it"
+        ) from error
+    raise BthubError(f"{where}: {size[0]}x{size[1]} pixels is too large (at most {_MAX_PIXELS:,}); remove it")
+
+
+def thumbnail(picture: Image.Image) -> np.ndarray:
+    """What is compared of a picture: (2, THUMBNAIL * THUMBNAIL), of all that is in it, and of the head alone.
+
+    Grey values of mean 0 and length 1, all 0 if it is blank. The same picture in another size, format, colour mode or
+    brightness has nearly the same ones, and with another margin nearly the same second.
+    """
+    # Pillow clips pictures of more than 8 bits when it converts them to grey.
+    deep = picture.mode.startswith(("I", "F"))
+    grey = np.asarray(picture, np.float32) if deep else np.asarray(picture.convert("L"), np.float32)
+    return np.stack([_small(grey), _small(_head(grey))])
+
+
+def _head(grey: np.ndarray) -> np.ndarray:
+    """A picture (H, W) without its dark margin; all of it where nothing is left."""
+    bright = grey > _BRIGHT * np.percentile(grey, 99)
+    rows, columns = (np.flatnonzero(bright.mean(axis=axis) > _LIT) for axis in (1, 0))
+    if len(rows) == 0 or len(columns) == 0:
+        return grey
+    return grey[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _small(grey: np.ndarray) -> np.ndarray:
+    """(THUMBNAIL * THUMBNAIL,) of mean 0 and length 1."""
+    values = np.asarray(Image.fromarray(grey).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)).ravel()
+    values = values - values.mean()
+    length = np.linalg.norm(values)
+    # Rounding leaves a little of a blank picture.
+    return values / length if length > 1e-3 else np.zeros_like(values)
+
+
+def same_pictures(thumbnails: Sequence[np.ndarray]) -> list[int]:
+    """A number for each thumbnail, the same for those that correlate by SAME, their heads by SAME_HEAD, or more.
+
+    Directly or by way of others. Numbers are given in order of appearance.
+    """
+    whole, head = np.stack(thumbnails, axis=1)
+    _, group = connected_components(_near(whole, SAME) + _near(head, SAME_HEAD), directed=False)
+    _, first = np.unique(group, return_index=True)
+    rank = {group[i]: number for number, i in enumerate(sorted(first))}
+    return [rank[g] for g in group]
+
+
+def _near(vectors: np.ndarray, correlation: float) -> csr_array:
+    """Which pairs of (N, D) vectors of length 1 correlate so well: (N, N)."""
+    # The squared distance of such a pair is twice what the correlation lacks of 1.
+    return radius_neighbors_graph(vectors, np.sqrt(2 * (1 - correlation)), include_self=True)
+
+
+def resemble(thumbnails: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> list[bool]:
+    """For each thumbnail, whether it correlates by ALIKE, or its head by SAME_HEAD, or more with any of the others."""
+    if not others:
+        return [False] * len(thumbnails)
+    whole, head = np.einsum("ikd,jkd->kij", np.stack(thumbnails), np.stack(others))
+    return ((whole >= ALIKE) | (head >= SAME_HEAD)).any(axis=1).tolist()
+
+
+def draw_splits(
+    pictures: list[Picture], group: list[int], held_out: Mapping[str, float] = MappingProxyType(HELD_OUT)
+) -> list[str]:
+    """The split of each picture, the publisher's or drawn with seed 42.
+
+    A flat set is split 70 / 15 / 15, the publisher's train 85 / 15 into train and validation if there is no
+    validation, stratified by class. Copies of one picture stay together in what is drawn; the publisher's test is left
+    as it is.
+
+    Args:
+        pictures: of a set.
+        group: of each picture, from `same_pictures`.
+        held_out: shares of `validation` and `test`; a split whose share is 0 isn't drawn.
+
+    Raises:
+        BthubError: a class has too few different images to be split.
+    """
+    splits = [picture.shipped for picture in pictures]
+    if "validation" in splits:
+        return splits
+    draw = [split for split, share in held_out.items() if share > 0 and split not in splits]
+    groups: dict[int, list[int]] = defaultdict(list)
+    for i, shipped in enumerate(splits):
+        if shipped in (None, "train"):
+            groups[group[i]].append(i)
+    by_class: dict[str, list[list[int]]] = defaultdict(list)
+    for copies in groups.values():
+        by_class[pictures[copies[0]].label].append(copies)
+
+    rng = np.random.default_rng(SEED)
+    for label, members in sorted(by_class.items()):
+        if len(members) <= len(draw):
+            raise BthubError(
+                f"class {label!r} has only {len(members)} different images, too few to split into train and "
+                f"{' and '.join(draw)}; add images or remove the class"
+            )
+        order = [members[i] for i in rng.permutation(len(members))]
+        for served, split in enumerate(draw):
+            target = max(1, round(held_out[split] * sum(map(len, members))))
+            # However unequal the groups are, one is left for each split that comes after, train included.
+            kept, taken = len(draw) - served, 0
+            while len(order) > kept and taken < target:
+                copies = order.pop()
+                taken += len(copies)
+                for i in copies:
+                    splits[i] = split
+        for copies in order:
+            for i in copies:
+                splits[i] = "train"
+    return splits
+
+
+def also_in(splits: list[str], group: list[int]) -> list[str]:
+    """For each picture the first of the splits before its own, in the order of SPLITS, that has a copy of it; or ""."""
+    homes: dict[int, set[str]] = defaultdict(set)
+    for split, number in zip(splits, group, strict=True):
+        homes[number].add(split)
+    return [
+        next((name for name in SPLITS[: SPLITS.index(split)] if name in homes[number]), "")
+        for split, number in zip(splits, group, strict=True)
+    ]

@@ -1,0 +1,1 @@
+"""Measure a run on a split, and compare runs."""

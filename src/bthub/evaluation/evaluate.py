@@ -1,0 +1,254 @@
+"""`bthub evaluate`: measure a run on a split, and add the predictions and the metrics to its folder.
+
+Nothing is fitted here: temperature, thresholds and smallest mask are what training saved. Images that the run was
+trained or chosen on are refused.
+"""
+
+import platform
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset as Rows
+
+from bthub.data.dataset import batches, load_split
+from bthub.data.fingerprint import describe_rows, listed, name_of
+from bthub.errors import BthubError
+from bthub.evaluation import plots
+from bthub.evaluation.scoring import COUNTS, HD95, IDS, PROBABILITY, Predictions, figures_table, measure
+from bthub.imaging.image_io import upright_rgb
+from bthub.metrics.info import readable
+from bthub.models.classifier import load_classifier
+from bthub.models.localizer import load_localizer
+from bthub.runs.folder import (
+    CALIBRATION,
+    CLASSIFICATION,
+    METRICS,
+    PREDICTIONS,
+    SPLIT,
+    TRAINING,
+    RunFolder,
+    write_json,
+    write_rows,
+)
+
+GALLERY = 8
+
+
+def evaluate(
+    run: str | Path,
+    data: str | Path,
+    split: str,
+    *,
+    protocol: str | None = None,
+    batch_size: int = 16,
+    device: str | None = None,
+) -> dict:
+    """Measure a run on a split.
+
+    Writes `predictions/<protocol>-<split>.csv` and the entry `<protocol>/<split>` of `metrics.json`; other entries
+    stay. The protocol of an image-folder set, which is split in one way only, is called `default`.
+
+    Args:
+        run: a local run folder.
+        data: folder of `bthub data build`, or a Hub id.
+        split: "validation", "test" or "benchmark"; "train" says how well the run remembers.
+        protocol: "patient", "slice" or a fold; by default the one that the run was trained under.
+        batch_size: images in a batch.
+        device: of torch; by default the GPU where there is one.
+
+    Returns:
+        The entry that was written; see `measure` for its figures.
+
+    Raises:
+        BthubError: the run isn't a local run folder or lacks a value; the data have no such split, no images, other
+            classes, no masks for a ResUNet; they hold images that the run was trained or chosen on; or the run has
+            figures of another set's split of that name.
+    """
+    folder = RunFolder.local(run)
+    own_protocol = _value(folder, TRAINING, "protocol")
+    protocol = protocol or own_protocol
+    rows = load_split(data, split, protocol)
+    if len(rows) == 0:
+        raise BthubError(f"{data} has no images in split {split} of protocol {protocol}: choose another split")
+    name = name_of(data)
+    command = f"bthub evaluate {folder.id} --data {name} --split {split}"
+    if "patient_id" not in rows.column_names:
+        protocol = "default"
+    elif protocol != own_protocol:
+        command += f" --protocol {protocol}"
+    refuse_known_images(folder, rows, split)
+    dataset = {"name": name, **describe_rows(rows)}
+    if there := _known(folder).get(f"{protocol}/{split}"):
+        _refuse_another_set(folder, f"{protocol}/{split}", there["dataset"], dataset)
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if folder.task == CLASSIFICATION:
+        predictions, settings = _classify(folder, rows, batch_size, device)
+    else:
+        predictions, settings = _localize(folder, rows, batch_size, device)
+    entry = {
+        "task": folder.task,
+        **settings,
+        **measure(predictions, settings),
+        "dataset": dataset,
+        "weights": folder.revision,
+        "command": command,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "environment": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("bthub", "torch", "timm", "transformers", "scikit-learn")},
+            "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        },
+    }
+    (folder.path / PREDICTIONS).mkdir(exist_ok=True)
+    write_rows(folder.path / PREDICTIONS / f"{protocol}-{split}.csv", predictions)
+    # Read again: another split may have been evaluated meanwhile.
+    write_json(folder.path / METRICS, {**_known(folder), f"{protocol}/{split}": entry})
+    _gallery(folder, f"{protocol}/{split}", rows, predictions, device)
+    return entry
+
+
+def _known(folder: RunFolder) -> dict:
+    """The evaluations that the run has by now: a folder remembers what it has read, a copy of it doesn't."""
+    return replace(folder).metrics if (folder.path / METRICS).exists() else {}
+
+
+def _refuse_another_set(folder: RunFolder, key: str, known: dict, dataset: dict) -> None:
+    """Figures are kept by protocol and split: those of one data set don't take the place of another's."""
+    if known["name"] != dataset["name"] and known["sha256"] != dataset["sha256"]:
+        raise BthubError(
+            f"{folder.path / METRICS} has {key} of {known['name']}, which the figures of {dataset['name']} would "
+            "replace: evaluate a copy of the run folder"
+        )
+
+
+def summary(entry: dict) -> str:
+    """The main results of an entry of `metrics.json` as a short table."""
+    patients = f" of {entry['groups']} patients" if "patients" in entry["dataset"] else ""
+    lines = [f"{entry['samples']} images{patients} ({entry['command']})", *figures_table(entry)]
+    if "confusion_matrix" in entry:
+        lines.append("confusion matrix, rows are the reference")
+        width = max(len(label) for label in entry["labels"]) + 2
+        lines.append(" " * width + "".join(f"{label:>{width}}" for label in entry["labels"]))
+        for label, row in zip(entry["labels"], entry["confusion_matrix"], strict=True):
+            lines.append(f"{label:{width}}" + "".join(f"{count:>{width}}" for count in row))
+    else:
+        lines += [f"{readable(name):48}{count}" for name, count in entry["counts"].items()]
+    return "\n".join(lines)
+
+
+def refuse_known_images(folder: RunFolder, rows: Rows, split: str) -> None:
+    """Raise where rows of a split were seen in training; for a test, also where the run was chosen on them."""
+    forbidden = {"train": (), "validation": ("train",)}.get(split, ("train", "validation"))
+    seen = folder.rows(SPLIT)
+    if not seen:
+        raise BthubError(
+            f"{folder.path / SPLIT} lists no images, so what the run was trained on isn't known: restore it"
+        )
+    for name in forbidden:
+        if known := listed(rows, seen, name):
+            purpose = "trained" if name == "train" else "chosen and calibrated"
+            raise BthubError(
+                f"{folder.id} was {purpose} on {len(known)} of the {len(rows)} images of split {split} "
+                f"(the first is {' '.join(min(known))}, see {SPLIT}): its figures there would flatter; "
+                "evaluate under the protocol that it was trained under"
+            )
+
+
+def _gallery(folder: RunFolder, key: str, rows: Rows, predictions: Predictions, device: str) -> None:
+    """Draw GALLERY slices, evenly spaced from the one that the run does best to the one that it does worst."""
+    if "patient_id" not in rows.column_names:
+        return  # an image-folder set, whose terms may not let its images be shown with the run
+    if folder.task == CLASSIFICATION:
+        # Sorted by the probability that the run gave to what is true.
+        scores = [float(row[PROBABILITY + row["label"]]) for row in predictions]
+        titles = [f"{row['label']}, given {score:.2f}" for row, score in zip(predictions, scores, strict=True)]
+    else:
+        counts = [[int(row[name]) for name in COUNTS] for row in predictions]
+        # Of slices without tumor and without mask there is nothing to see.
+        scores = [2 * both / (tumor + found) if tumor + found else np.nan for tumor, found, both, _ in counts]
+        titles = [f"Dice {score:.2f}" for score in scores]
+    order = [i for i in np.argsort(-np.array(scores), kind="stable") if not np.isnan(scores[i])]
+    chosen = [int(order[i]) for i in np.linspace(0, len(order) - 1, min(GALLERY, len(order))).round().astype(int)]
+    if not chosen:
+        return
+    pictures = [upright_rgb(rows[i]["image"]) for i in chosen]
+    outlines = {}
+    if folder.task != CLASSIFICATION:
+        outlines["reference"] = [np.asarray(rows[i]["mask"]) > 0 for i in chosen]
+        outlines["found"] = load_localizer(folder, device).masks(pictures)
+    plots.draw_gallery(folder, key, pictures, [titles[i] for i in chosen], **outlines)
+
+
+def _classify(folder: RunFolder, rows: Rows, batch_size: int, device: str) -> tuple[Predictions, dict]:
+    """Predictions of a classifier, and the settings they are measured with."""
+    classifier = load_classifier(folder, device)
+    names = rows.features["label"].names
+    if names != classifier.labels:
+        raise BthubError(
+            f"{folder.id} knows the classes {', '.join(classifier.labels)}, but the data have {', '.join(names)}: "
+            "evaluate it on a data set with its own classes"
+        )
+    fitted = {key: _value(folder, CALIBRATION, key) for key in ("temperature", "threshold", "review_band")}
+    settings = {"labels": classifier.labels, **fitted}
+    sizes = rows["tumor_pixels"][:] if "tumor_pixels" in rows.column_names else None
+    probabilities = (p for images in batches(rows, batch_size, "evaluating") for p in classifier.predict(images))
+    predictions = [
+        {
+            **ids,
+            **({} if sizes is None else {"tumor_px": str(sizes[i])}),
+            "label": names[label],
+            # digits enough to read the very same number back
+            **{PROBABILITY + name: repr(float(value)) for name, value in zip(names, p, strict=True)},
+        }
+        for i, (ids, label, p) in enumerate(zip(_ids(rows), rows["label"][:], probabilities, strict=True))
+    ]
+    return predictions, settings
+
+
+def _localize(folder: RunFolder, rows: Rows, batch_size: int, device: str) -> tuple[Predictions, dict]:
+    """Predictions of a ResUNet without a detector before it, and the settings they are made with."""
+    if "mask" not in rows.column_names:
+        raise BthubError(f"{folder.id} outlines tumors, but the data have no masks: evaluate it on LGG data")
+    localizer = load_localizer(folder, device)
+    masks = (mask for images in batches(rows, batch_size, "evaluating") for mask in localizer.masks(images))
+    predictions = []
+    for ids, row, found in zip(_ids(rows), rows.select_columns(["mask"]), masks, strict=True):
+        reference = np.asarray(row["mask"]) > 0  # (H, W)
+        counts = (reference.sum(), found.sum(), (reference & found).sum(), reference.size)
+        distance = repr(_hd95(reference, found)) if reference.any() and found.any() else ""
+        counted = {name: str(int(n)) for name, n in zip(COUNTS, counts, strict=True)}
+        predictions.append({**ids, **counted, HD95: distance})
+    return predictions, {
+        "mask_threshold": _value(folder, CALIBRATION, "mask_threshold"),
+        "min_area_share": _value(folder, CALIBRATION, "min_area_share"),
+    }
+
+
+def _hd95(reference: np.ndarray, found: np.ndarray) -> float:
+    """95th-percentile Hausdorff distance of two masks (H, W) that are not empty, in pixels."""
+    # Imported here because it takes a second and only a ResUNet needs it.
+    from monai.metrics import compute_hausdorff_distance
+
+    pair = (torch.from_numpy(mask)[None, None] for mask in (found, reference))  # (1, 1, H, W)
+    return compute_hausdorff_distance(*pair, include_background=True, percentile=95).item()
+
+
+def _ids(rows: Rows) -> Iterator[dict[str, str]]:
+    names = [name for name in IDS if name in rows.column_names]
+    for values in zip(*(rows[name][:] for name in names), strict=True):
+        yield {name: str(value) for name, value in zip(names, values, strict=True)}
+
+
+def _value(folder: RunFolder, name: str, key: str) -> Any:
+    """A value of `training.json` or `calibration.json`, which must be there even when it is null."""
+    content = folder.training if name == TRAINING else folder.calibration
+    if key not in content:
+        raise BthubError(f"{folder.path / name} has no {key!r}: train the run again, it writes it")
+    return content[key]

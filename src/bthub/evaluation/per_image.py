@@ -1,0 +1,303 @@
+"""What a run's predictions tell: the worst cases, other thresholds, calibration, and the masks slice by slice.
+
+Pure functions over the rows in `predictions/`; no model is loaded, and nothing is fitted but the threshold asked for.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from bthub.errors import BthubError
+from bthub.evaluation.scoring import TUMOR, TUMOR_SIZES, log_loss
+from bthub.metrics.classification import (
+    calibrated_outcome,
+    expected_calibration_error,
+    is_healthy,
+    positive_class,
+)
+from bthub.runs.folder import CALIBRATION, PREDICTIONS, RunFolder
+from bthub.runs.records import Evaluation, Row, entry, name, reading
+from bthub.training.thresholds import middle
+
+# -- predictions
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a classifier said about each image.
+
+    Attributes:
+        rows: the ids of each image.
+        labels: the classes.
+        y: (N,) index of the true class.
+        p: (N, classes) probabilities, calibrated.
+        threshold: from which a tumor is called; None where the most probable class is.
+    """
+
+    rows: list[dict[str, str]]
+    labels: list[str]
+    y: np.ndarray
+    p: np.ndarray
+    threshold: float | None
+
+    @property
+    def called(self) -> np.ndarray:
+        """(N,) index of the class that was called."""
+        if self.threshold is None:
+            return self.p.argmax(axis=1)
+        tumor = self.labels.index(TUMOR)
+        return np.where(self.p[:, tumor] >= self.threshold, tumor, 1 - tumor)
+
+    @property
+    def is_tumor(self) -> np.ndarray:
+        """(N,) bool. Only for a detector."""
+        return self.y == self.labels.index(TUMOR)
+
+    @property
+    def p_tumor(self) -> np.ndarray:
+        """(N,) probability of tumor. Only for a detector."""
+        return self.p[:, self.labels.index(TUMOR)]
+
+
+def scores(run: RunFolder, evaluation: Evaluation) -> Scores:
+    """A classifier's predictions."""
+    found, rows = entry(run, evaluation), run.predictions(evaluation.key)
+    with reading(run, _predictions_file(evaluation)):
+        labels = found["labels"]
+        return Scores(
+            rows,
+            labels,
+            np.array([labels.index(line["label"]) for line in rows]),
+            np.array([[float(line[f"p_{label}"]) for label in labels] for line in rows]),
+            found["threshold"],
+        )
+
+
+def detector_scores(run: RunFolder, evaluation: Evaluation) -> Scores:
+    """The predictions of a classifier that tells tumor from no tumor.
+
+    Raises:
+        BthubError: it knows other classes.
+    """
+    found = scores(run, evaluation)
+    if found.threshold is None or TUMOR not in found.labels:
+        raise BthubError(
+            f"{name(run)} tells {', '.join(found.labels)} apart, so no threshold decides: it isn't shown here"
+        )
+    return found
+
+
+def top_losses(found: Scores) -> list[Row]:
+    """Images by how wrong the model was, worst first.
+
+    Returns:
+        The ids, `label`, `called`, `p_label` (probability of the true class), `loss` (its negative logarithm) and
+        `kind`: missed, false alarm, confused or right.
+    """
+    p_true = found.p[np.arange(len(found.y)), found.y]
+    called = found.called
+    lines = []
+    for i in np.argsort(p_true, kind="stable"):
+        label, guess = found.labels[found.y[i]], found.labels[called[i]]
+        lines.append(
+            {
+                **{key: found.rows[i][key] for key in found.rows[i] if not key.startswith("p_") and key != "label"},
+                "label": label,
+                "called": guess,
+                "p_label": float(p_true[i]),
+                "loss": log_loss(p_true[i]),
+                "kind": _kind(label, guess),
+            }
+        )
+    return lines
+
+
+def _kind(label: str, called: str) -> str:
+    if label == called:
+        return "right"
+    if is_healthy(called):
+        return "missed"
+    return "false alarm" if is_healthy(label) else "confused"
+
+
+# -- threshold
+
+
+def at_threshold(found: Scores, threshold: float) -> dict:
+    """The metrics of a detector at another threshold, without intervals, and its confusion matrix."""
+    called, tumor = found.p_tumor >= threshold, found.is_tumor
+    hits, missed = int((tumor & called).sum()), int((tumor & ~called).sum())
+    alarms, passed = int((~tumor & called).sum()), int((~tumor & ~called).sum())
+    # Counted here and not by `classification_metrics`, which ranks as well: a slider asks for many of these.
+    return {
+        "threshold": threshold,
+        "precision": _share(hits, hits + alarms),
+        "recall": _share(hits, hits + missed),
+        "specificity": _share(passed, passed + alarms),
+        "f1": _share(2 * hits, 2 * hits + missed + alarms),
+        "false_positive_rate": _share(alarms, passed + alarms),
+        "found": hits,
+        "missed": missed,
+        "false_alarms": alarms,
+        "passed": passed,
+    }
+
+
+def curves(found: Scores) -> tuple[list[Row], list[Row]]:
+    """The ROC curve and the precision-recall curve of a detector, points on straight lines left out."""
+    from sklearn.metrics import precision_recall_curve, roc_curve
+
+    if found.is_tumor.all() or not found.is_tumor.any():
+        raise BthubError("a curve needs slices with and without tumor, and this split has only one kind")
+    false_rate, recall, _ = roc_curve(found.is_tumor, found.p_tumor)
+    roc = [{"false_positive_rate": float(x), "recall": float(y)} for x, y in zip(false_rate, recall, strict=True)]
+    precision, recall, _ = precision_recall_curve(found.is_tumor, found.p_tumor, drop_intermediate=True)
+    # The last point, precision 1 at recall 0, is a convention and no threshold.
+    pr = [{"recall": float(x), "precision": float(y)} for x, y in zip(recall[:-1], precision[:-1], strict=True)]
+    return roc, pr
+
+
+def expected_cost(found: Scores, threshold: float, miss_cost: float) -> float:
+    """Mean cost of an image when a false alarm costs 1 and a missed tumor `miss_cost`."""
+    called = found.p_tumor >= threshold
+    return float((miss_cost * (found.is_tumor & ~called) + (~found.is_tumor & called)).mean())
+
+
+def cheapest_threshold(found: Scores, miss_cost: float) -> float:
+    """The threshold with the lowest cost; of equally cheap ranges the middle of the widest.
+
+    Args:
+        found: predictions to choose it on: those of the validation split, or the choice flatters.
+        miss_cost: what a missed tumor costs, in false alarms.
+    """
+    p, tumor = found.p_tumor, found.is_tumor
+    # The k-th choice is any threshold in (lower[k], upper[k]]; the last calls nothing a tumor.
+    upper = np.unique(np.append(p, np.nextafter(max(1.0, p.max()), 2)))
+    lower = np.append(0.0, upper[:-1])
+    missed = np.searchsorted(np.sort(p[tumor]), upper)
+    alarms = (~tumor).sum() - np.searchsorted(np.sort(p[~tumor]), upper)
+    cost = miss_cost * missed + alarms
+    widest = np.argmax(np.where(np.isclose(cost, cost.min()), upper - lower, -1))
+    return middle(lower[widest], upper[widest])
+
+
+# -- calibration
+
+
+def temperature(run: RunFolder) -> float:
+    """The temperature that was fitted on validation."""
+    with reading(run, CALIBRATION):
+        return float(run.calibration["temperature"])
+
+
+def calibration_error(found: Scores, p: np.ndarray) -> float:
+    """Expected calibration error of `p` for the images of `found`, as the evaluation computes it."""
+    return expected_calibration_error(found.y, p, positive_class(found.labels))
+
+
+def reliability(found: Scores, p: np.ndarray, bins: int = 10) -> list[Row]:
+    """Stated probability against observed share, in bins of equal width; empty bins are left out.
+
+    With two classes of the probability of tumor, with more of the most probable class.
+    """
+    outcome, confidence = calibrated_outcome(found.y, p, positive_class(found.labels))
+    member = np.minimum((confidence * bins).astype(int), bins - 1)
+    return [
+        {
+            "stated": float(confidence[member == k].mean()),
+            "observed": float(outcome[member == k].mean()),
+            "images": int((member == k).sum()),
+            "bin": f"{k / bins:.0%} to {(k + 1) / bins:.0%}",
+        }
+        for k in range(bins)
+        if (member == k).any()
+    ]
+
+
+def review(found: Scores, low: float, high: float) -> dict[str, float | int | None]:
+    """What happens when probabilities from `low` to below `high` go to a person.
+
+    Returns:
+        `reviewed` (share of all images), `missed` and `false_alarms` (counts among the others) and `errors` (their
+        share among the others, None when nobody is left).
+    """
+    p, tumor = found.p_tumor, found.is_tumor
+    unsure = (p >= low) & (p < high)
+    missed, alarms = int((tumor & (p < low)).sum()), int((~tumor & (p >= high)).sum())
+    return {
+        "reviewed": float(unsure.mean()),
+        "missed": missed,
+        "false_alarms": alarms,
+        "errors": _share(missed + alarms, int((~unsure).sum())),
+    }
+
+
+# -- masks
+
+SIZES = {
+    f"{least:,} and more" if below is None else f"{least:,} to {below:,}" if least > 1 else f"under {below:,}": below
+    or math.inf
+    for least, below in TUMOR_SIZES.values()
+}
+"""Ranges of tumor area on a slice in pixels, by the end that they don't reach."""
+
+
+def masks(run: RunFolder, evaluation: Evaluation) -> list[Row]:
+    """What a ResUNet drew on each slice.
+
+    Returns:
+        The ids, `tumor_px`, `predicted_px`, `intersection_px`, `dice` (None where nothing is and nothing was drawn),
+        `size` (see `SIZES`; "no tumor") and `kind`: drawn, missed, false mask or healthy.
+    """
+    entry(run, evaluation)
+    rows = run.predictions(evaluation.key)
+    with reading(run, _predictions_file(evaluation)):
+        lines = []
+        for line in rows:
+            tumor, drawn, both = (int(line[column]) for column in ("tumor_px", "predicted_px", "intersection_px"))
+            lines.append(
+                {
+                    **line,
+                    "tumor_px": tumor,
+                    "predicted_px": drawn,
+                    "intersection_px": both,
+                    "dice": _share(2 * both, tumor + drawn),
+                    "size": next(label for label, end in SIZES.items() if tumor < end) if tumor else "no tumor",
+                    "kind": ("drawn" if drawn else "missed") if tumor else ("false mask" if drawn else "healthy"),
+                }
+            )
+        return lines
+
+
+def dice_by_patient(lines: Iterable[Row]) -> list[Row]:
+    """Dice over all slices of each patient with a tumor, worst first."""
+    totals: dict[str, dict] = {}
+    for line in lines:
+        total = totals.setdefault(
+            line["patient_id"], {"institution": line.get("institution", ""), "slices": 0, "tumor": 0, "d": 0, "b": 0}
+        )
+        total["slices"] += 1
+        for key, column in (("tumor", "tumor_px"), ("d", "predicted_px"), ("b", "intersection_px")):
+            total[key] += line[column]
+    patients = [
+        {
+            "patient_id": patient,
+            "institution": total["institution"],
+            "slices": total["slices"],
+            "tumor_px": total["tumor"],
+            "dice": 2 * total["b"] / (total["tumor"] + total["d"]),
+        }
+        for patient, total in totals.items()
+        if total["tumor"]
+    ]
+    return sorted(patients, key=lambda patient: patient["dice"])
+
+
+def _predictions_file(evaluation: Evaluation) -> str:
+    return f"{PREDICTIONS}/{evaluation.protocol}-{evaluation.split}.csv"
+
+
+def _share(part: float, of: float) -> float | None:
+    return float(part / of) if of else None

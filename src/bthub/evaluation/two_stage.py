@@ -1,0 +1,61 @@
+"""Metrics of detect-then-localize, from the predictions of two runs: no model is loaded, nothing is fitted."""
+
+from bthub.errors import BthubError
+from bthub.evaluation.scoring import HD95, PROBABILITY, TUMOR, measure, rounded
+from bthub.runs import records
+from bthub.runs.folder import CALIBRATION, CLASSIFICATION, METRICS, SEGMENTATION, RunFolder
+from bthub.runs.records import image_key
+
+_NO_MASK = {"predicted_px": "0", "intersection_px": "0", HD95: ""}
+
+
+def two_stage(detector: RunFolder, localizer: RunFolder, split: str = "test") -> dict:
+    """Detect, then localize: the localizer's masks count where the detector said tumor, elsewhere nothing is drawn.
+
+    Args:
+        detector, localizer: runs of one protocol, both evaluated on `split`.
+
+    Returns:
+        What `scoring.measure` gives for the masks that are left, after `detector`, `localizer` (name, weights), the
+        detector's `threshold`, `protocol` and `split`.
+
+    Raises:
+        BthubError: a run is of the other kind, wasn't evaluated there, or they were measured on different images.
+    """
+    if (detector.task, localizer.task) != (CLASSIFICATION, SEGMENTATION):
+        raise BthubError(
+            f"expected a detector and a localizer, received {detector.id} ({detector.task}) and {localizer.id} "
+            f"({localizer.task}): give the detector first"
+        )
+    protocol = detector.training["protocol"]
+    key = f"{protocol}/{split}"
+    stages = {"detector": detector, "localizer": localizer}
+    entries = {stage: measured_entry(run, key) for stage, run in stages.items()}
+    threshold = detector.calibration.get("threshold")
+    if threshold is None:
+        raise BthubError(f"{detector.id}: {CALIBRATION} has no threshold, so it isn't a detector")
+    gate = {image_key(row): float(row[PROBABILITY + TUMOR]) >= threshold for row in detector.predictions(key)}
+    rows = localizer.predictions(key)
+    if gate.keys() != {image_key(row) for row in rows}:
+        raise BthubError(
+            f"{detector.id} and {localizer.id} were evaluated on different images: evaluate both on one set"
+        )
+    kept = [row if gate[image_key(row)] else {**row, **_NO_MASK} for row in rows]
+    return {
+        **{stage: {"name": run.id, "weights": entries[stage]["weights"]} for stage, run in stages.items()},
+        "threshold": threshold,
+        "protocol": protocol,
+        "split": split,
+        "dataset": entries["localizer"]["dataset"],
+        "command": f"bthub two-stage runs/{detector.id} runs/{localizer.id} --split {split}",
+        **rounded(measure(kept, {})),
+    }
+
+
+def measured_entry(run: RunFolder, key: str) -> dict:
+    """The figures under a key of `metrics.json`, if they are of the weights that the run has now."""
+    found = next((evaluation for evaluation in records.evaluations(run) if evaluation.key == key), None)
+    if found is None:
+        split = key.rpartition("/")[2]
+        raise BthubError(f"{run.id}: {METRICS} has no {key}: run bthub evaluate {run.path} --data ... --split {split}")
+    return records.entry(run, found)

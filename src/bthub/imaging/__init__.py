@@ -1,0 +1,1 @@
+"""Pictures: from any file, URL or array to upright RGB pixels."""

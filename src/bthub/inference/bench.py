@@ -1,0 +1,83 @@
+"""`bthub bench`: how long each stage takes on this machine, for one slice and in batches."""
+
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+
+from bthub.errors import BthubError
+from bthub.imaging.image_io import SUFFIXES
+from bthub.inference.loading import load_pipeline
+from bthub.inference.pipeline import Pipeline
+
+THREADS = 2
+BATCH_SIZES = (1, 8, 16)
+STAGES = ("read", "check", "detect", "localize", "measure", "total")
+
+_CLONE = Path(__file__).parents[3]
+_WARM_UP = 3
+
+
+def run(image: Path | None = None, repeats: int = 50, pipeline: Pipeline | None = None) -> str:
+    """Time the pipeline on one slice file, on the CPU with two threads, the localizer always on.
+
+    Args:
+        image: the slice; by default the first example that comes with the clone.
+        repeats: calls that are timed, after a warm-up; as many pictures, rounded up to whole batches, for each
+            batch size.
+        pipeline: by default the project's own.
+
+    Returns:
+        A text table: median and 95th percentile in milliseconds of each stage, and pictures per second.
+
+    Raises:
+        BthubError: no slice to time, one that cannot be read, or no models.
+    """
+    import torch  # here, so that importing this module stays fast
+
+    if repeats < 1:
+        raise BthubError(f"the number of repeats must be at least 1, not {repeats}")
+    image = _sample() if image is None else image
+    threads = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        pipe = load_pipeline(device="cpu") if pipeline is None else pipeline
+        for _ in range(_WARM_UP):
+            result = pipe(image, always_localize=True)
+        timings = [pipe(image, always_localize=True).milliseconds for _ in range(repeats)]
+        rates = {size: _pictures_per_second(pipe, image, size, repeats) for size in BATCH_SIZES}
+    finally:
+        torch.set_num_threads(threads)
+
+    lines = [
+        f"{image.name}, {result.width} x {result.height} pixels, {repeats} calls, localizer always on",
+        f"torch {torch.__version__}, {THREADS} threads, {platform.machine()}, Python {platform.python_version()}",
+        *(f"{stage}: {model['id']} at {model['revision']}" for stage, model in result.models.items()),
+        "",
+        f"{'stage':<10}{'median ms':>12}{'p95 ms':>12}",
+    ]
+    for stage in STAGES:
+        values = [timing[stage] for timing in timings]
+        lines.append(f"{stage:<10}{np.median(values):>12.1f}{np.percentile(values, 95):>12.1f}")
+    lines += ["", f"{'batch':<10}{'images/s':>12}"]
+    lines += [f"{size:<10}{rate:>12.1f}" for size, rate in rates.items()]
+    return "\n".join(lines)
+
+
+def _pictures_per_second(pipe: Pipeline, image: Path, batch_size: int, repeats: int) -> float:
+    batches = -(-repeats // batch_size)
+    pipe([image] * batch_size, always_localize=True, batch_size=batch_size)
+    start = time.perf_counter()
+    pipe([image] * (batches * batch_size), always_localize=True, batch_size=batch_size)
+    return batches * batch_size / (time.perf_counter() - start)
+
+
+def _sample() -> Path:
+    for folder in (_CLONE / "space" / "examples", _CLONE / "tests" / "data"):
+        slices = sorted(
+            path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.stem.endswith("_mask")
+        )
+        if slices:
+            return slices[0]
+    raise BthubError("no slice to time: name one with --image")

@@ -1,0 +1,229 @@
+"""`bthub predict`: files, folders and URLs in; one line each on standard output, and pictures in a folder."""
+
+import json
+import os
+import re
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import chain, count
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+from tqdm import tqdm
+
+from bthub.errors import BthubError, NotASliceError
+from bthub.imaging.image_io import SUFFIXES, display_name, is_url, read_image
+from bthub.inference.result import DISCLAIMER, NO_TUMOR, Result
+
+RESULTS = "results.jsonl"
+_MANY = 8
+
+
+def run(
+    images: list[str],
+    *,
+    as_json: bool = False,
+    out: Path | None = None,
+    detector: str | None = None,
+    localizer: str | None = None,
+    always_localize: bool = False,
+    spacing_mm: tuple[float, float] | None = None,
+    batch_size: int = 8,
+    check_input: bool = True,
+) -> int:
+    """Analyze pictures and print a line each, in order. A bad one gets a sentence on stderr, the others go on.
+
+    Args:
+        images: files, http(s) URLs, and folders, which are searched with all below them for pictures; masks named
+            as in the LGG set (`*_mask.tif`) and hidden files are left out.
+        as_json: print `Result.to_dict()` with the `file` as given, one JSON object a line.
+        out: folder for `<stem>_overlay.png`, `<stem>_mask.png` (where there is a mask) and `results.jsonl`, whose
+            lines name those two instead of carrying the mask. Nothing in it is overwritten: an equal stem gets a
+            number, and lines are added to the end.
+        detector, localizer: run folder or Hub id of each stage.
+        always_localize, spacing_mm, batch_size, check_input: as for `Pipeline`.
+
+    Returns:
+        Exit code: 0; 1 if some pictures could not be read, or were refused by the input check; 2 if all were.
+
+    Raises:
+        BthubError: a run that cannot be loaded, an argument out of range, or a folder that cannot be written.
+    """
+    files, failed = _expand(images)
+    answered = 0
+    # Names and milliseconds of what the pipeline has yet to answer.
+    taken: deque[tuple[str, dict[str, float]]] = deque()
+
+    def fails(error: BthubError) -> None:
+        nonlocal failed
+        _complain(error)
+        failed += 1
+        progress.update()
+
+    def readable() -> Iterator[tuple[str, np.ndarray, float]]:
+        for file in files:
+            start = time.perf_counter()
+            try:
+                image = read_image(file)
+            except BthubError as error:
+                fails(error)
+            else:
+                yield file, image, _milliseconds(start)
+
+    def accepted(pictures: Iterable[tuple[str, np.ndarray, float]]) -> Iterator[np.ndarray]:
+        for file, image, read_ms in pictures:
+            start = time.perf_counter()
+            try:
+                if check_input:
+                    pipe.check([image], [display_name(file)])
+            except NotASliceError as error:
+                fails(NotASliceError(f"{error}; --no-input-check analyzes it all the same"))
+            else:
+                check_ms = _milliseconds(start) if check_input and pipe.input_check is not None else 0.0
+                taken.append((file, {"read": read_ms, "check": check_ms}))
+                yield image
+
+    with tqdm(total=len(files), unit="slice", disable=len(files) < _MANY) as progress:
+        pictures = readable()
+        first = next(pictures, None)
+        if first is None:  # said before waiting for torch and the models
+            return 2
+        if out is not None:
+            _make_folder(out)
+        from transformers.utils import logging
+
+        from bthub.inference.loading import load_pipeline
+
+        logging.disable_progress_bar()  # of loading weights: standard error is for what concerns the pictures
+        pipe = load_pipeline(detector, localizer, check_input=check_input)
+        results = pipe(
+            accepted(chain([first], pictures)),
+            always_localize=always_localize,
+            batch_size=batch_size,
+            spacing_mm=spacing_mm,
+            check_input=False,  # each was checked by itself, so that the others go on
+        )
+        for result in results:
+            answered += 1
+            file, known_ms = taken.popleft()
+            result = _with_times(result, known_ms)
+            line = json.dumps({"file": file, **result.to_dict()}) if as_json else _describe(file, result)
+            try:
+                tqdm.write(line, file=sys.stdout)
+                sys.stdout.flush()
+            except BrokenPipeError:
+                # Whoever read this has seen enough, `bthub predict ... | head` for one. Python flushes standard
+                # output once more at its exit, which must not fail again.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                return 1
+            if out is not None:
+                _save(out, file, result)
+            progress.update()
+    if not as_json and sys.stdout.isatty():  # what is piped on is for programs
+        print(DISCLAIMER, file=sys.stderr)
+    return 0 if not failed else 1 if answered else 2
+
+
+def _with_times(result: Result, known_ms: dict[str, float]) -> Result:
+    """The pipeline is given checked arrays; what it took to make them from files is known here."""
+    times = {**result.milliseconds, **known_ms}
+    del times["total"]
+    return replace(result, milliseconds={**times, "total": sum(times.values())})
+
+
+def _milliseconds(start: float) -> float:
+    return (time.perf_counter() - start) * 1000
+
+
+def _complain(error: BthubError) -> None:
+    tqdm.write(f"bthub: {error}", file=sys.stderr)
+
+
+def _expand(images: list[str]) -> tuple[list[str], int]:
+    """Folders to the pictures in them; also the number of folders that gave none."""
+    files, failed = [], 0
+    for image in images:
+        if is_url(image) or not os.path.isdir(image):
+            files.append(image)
+            continue
+        try:
+            files += _pictures(image)
+        except BthubError as error:
+            _complain(error)
+            failed += 1
+    return files, failed
+
+
+def _pictures(folder: str) -> list[str]:
+    def unreadable(error: OSError) -> None:
+        raise BthubError(f"{display_name(error.filename)}: the folder cannot be read ({error.strerror})") from error
+
+    found = [
+        os.path.join(parent, name)
+        for parent, _, names in os.walk(folder, onerror=unreadable)
+        for name in names
+        if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".") and not Path(name).stem.endswith("_mask")
+    ]
+    if not found:
+        raise BthubError(f"{display_name(folder)}: no pictures in this folder, expected {', '.join(sorted(SUFFIXES))}")
+    # Slice 2 before slice 10.
+    return sorted(found, key=lambda path: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", path)])
+
+
+def _describe(file: str, result: Result) -> str:
+    parts = [
+        display_name(file),
+        "no tumor" if result.label == NO_TUMOR else "tumor",
+        f"p={_probability(result.tumor_probability)} (threshold {result.threshold:.3g})",
+    ]
+    if result.uncertain:
+        low, high = result.review_band
+        parts.append(f"uncertain from {low:.3g} to {high:.3g}, a person should look")
+    if result.bbox is not None:
+        size = f"area {result.area_px:,} px"
+        if result.area_mm2 is not None:
+            size += f" = {result.area_mm2:,.1f} mm\u00b2"
+        if result.brain_share is not None:
+            size += f" ({result.brain_share:.1%} of the head)"
+        x0, y0, x1, y1 = result.bbox
+        parts += [size, f"box {x0},{y0}-{x1},{y1}"]
+    elif result.mask is not None:
+        parts.append("no area outlined")
+    return "  ".join(parts)
+
+
+def _probability(value: float) -> str:
+    """Three digits; no model can promise 0 or 1."""
+    return "<0.001" if value < 0.0005 else ">0.999" if value >= 0.9995 else f"{value:.3f}"
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BthubError(f"{out}: the output folder cannot be made ({error.strerror})") from error
+
+
+def _save(out: Path, file: str, result: Result) -> None:
+    path = unquote(urlsplit(file).path) if is_url(file) else file
+    stem = re.sub(r"[^\w.-]", "_", Path(path).stem)[:100] or "image"
+    for number in count(1):
+        name = stem if number == 1 else f"{stem}-{number}"
+        overlay, mask = out / f"{name}_overlay.png", out / f"{name}_mask.png"
+        if not overlay.exists() and not mask.exists():
+            break
+    line = {"file": file, **result.to_dict(), "overlay": overlay.name, "mask": None}
+    del line["mask_png_base64"]
+    try:
+        result.overlay().save(overlay)
+        if result.mask is not None:
+            mask.write_bytes(result.mask_png())
+            line["mask"] = mask.name
+        with open(out / RESULTS, "a", encoding="utf-8") as results:
+            results.write(json.dumps(line) + "\n")
+    except OSError as error:
+        raise BthubError(f"{out}: the results cannot be written ({error.strerror})") from error

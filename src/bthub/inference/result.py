@@ -1,0 +1,145 @@
+"""What the pipeline says about one slice: the verdict, the mask, and what is measured on it.
+
+Coordinates are (x, y) in pixels of the upright input, from its top left corner: pixel (column c, row r) covers
+c <= x < c + 1, r <= y < r + 1. Contours and boxes lie on pixel edges, so a contour touches its box.
+"""
+
+import base64
+import io
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+TUMOR, NO_TUMOR = "tumor", "no_tumor"
+DISCLAIMER = "Research software, not a medical device: do not use it to diagnose or treat anyone."
+
+_RED, _YELLOW = (255, 0, 0), (255, 215, 0)
+_TINT = 0.35
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What was found in one slice.
+
+    Attributes:
+        label: `tumor` or `no_tumor`. The detector decides: it is `tumor` where `tumor_probability` reaches
+            `threshold`, also if the mask then comes out empty, and also under `always_localize`.
+        tumor_probability: calibrated, 0-1.
+        threshold: the probability from which the detector says tumor, chosen on validation data.
+        uncertain: whether a person should look, because the probability lies in the review band.
+        review_band: (low, high) around the threshold, uncertain is what lies from `low` to below `high`; fitted on
+            validation data so that outside it few calls are wrong. None where the detector was saved without one.
+        mask: bool (H, W), the upright input's own size; all False if no tumor area was found; None if the
+            localizer did not run, because the detector saw no tumor.
+        contour: one polygon [[x, y], ...] a connected area of the mask, its outer boundary, closed, largest first.
+        bbox: [x0, y0, x1, y1] around the whole mask, x1 and y1 exclusive; None if there is no tumor area.
+        centroid: [x, y] of the mask, or None.
+        area_px: tumor pixels of the input; 0 if there are none.
+        brain_share: a share of the head, whatever the name says: tumor pixels / pixels of the head with skull and
+            skin, 0-1; None without a mask, or if no head was found. The head is estimated on this one slice, see
+            `bthub.imaging.head.head_mask`.
+        area_mm2: with a known pixel spacing, else None.
+        width, height: of the upright input.
+        milliseconds: `read`, `check`, `detect`, `localize`, `measure` and their sum `total`. Of a batch, each picture
+            is given its even share; a stage that did not run is 0. For an iterator `read` includes waiting for it.
+        models: `detector` and `localizer`, each with its `id` and `revision`.
+        image: the upright input, uint8 RGB (H, W, 3).
+    """
+
+    label: str
+    tumor_probability: float
+    threshold: float
+    uncertain: bool
+    review_band: tuple[float, float] | None
+    mask: np.ndarray | None = field(repr=False)
+    contour: list[list[list[float]]] = field(repr=False)
+    bbox: list[int] | None
+    centroid: list[float] | None
+    area_px: int
+    brain_share: float | None
+    area_mm2: float | None
+    width: int
+    height: int
+    milliseconds: dict[str, float]
+    models: dict[str, dict[str, str]]
+    image: np.ndarray = field(repr=False)
+
+    def to_dict(self) -> dict:
+        """JSON types only. The mask is `mask_png_base64`: a grey PNG of 0 and 255, or None."""
+        return {
+            "label": self.label,
+            "tumor_probability": round(self.tumor_probability, 6),
+            "threshold": round(self.threshold, 6),
+            "uncertain": self.uncertain,
+            "review_band": self.review_band and [round(end, 6) for end in self.review_band],
+            "bbox": self.bbox,
+            "centroid": self.centroid and [round(v, 2) for v in self.centroid],
+            "area_px": self.area_px,
+            "brain_share": None if self.brain_share is None else round(self.brain_share, 6),
+            "area_mm2": None if self.area_mm2 is None else round(self.area_mm2, 3),
+            "width": self.width,
+            "height": self.height,
+            "contour": [[[round(v, 2) for v in point] for point in polygon] for polygon in self.contour],
+            "mask_png_base64": None if self.mask is None else base64.b64encode(self.mask_png()).decode("ascii"),
+            "milliseconds": {stage: round(value, 3) for stage, value in self.milliseconds.items()},
+            "models": self.models,
+            "disclaimer": DISCLAIMER,
+        }
+
+    def mask_png(self) -> bytes:
+        """The mask as a grey PNG, 0 and 255.
+
+        Raises:
+            ValueError: there is no mask.
+        """
+        if self.mask is None:
+            raise ValueError("there is no mask: the localizer did not run")
+        buffer = io.BytesIO()
+        Image.fromarray(self.mask.astype(np.uint8) * 255).save(buffer, format="PNG")
+        return buffer.getvalue()
+
+    def overlay(self) -> Image.Image:
+        """The upright input with the mask tinted red, its contour drawn red and its box yellow."""
+        pixels = self.image.copy()
+        if self.mask is not None:
+            tinted = (1 - _TINT) * pixels[self.mask] + _TINT * np.array(_RED)
+            pixels[self.mask] = np.rint(tinted).astype(np.uint8)
+        image = Image.fromarray(pixels)
+        draw = ImageDraw.Draw(image)
+        line = max(1, round(max(self.width, self.height) / 400))
+        for polygon in self.contour:
+            draw.line([(x - 0.5, y - 0.5) for x, y in polygon], fill=_RED, width=line)
+        if self.bbox is not None:
+            x0, y0, x1, y1 = self.bbox
+            draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=_YELLOW, width=line)
+        return image
+
+
+def measure(mask: np.ndarray) -> dict:
+    """`contour`, `bbox`, `centroid` and `area_px` of a bool mask (H, W), as `Result` describes them."""
+    from skimage.measure import label, regionprops  # here, so that importing this module stays fast
+
+    area = int(np.count_nonzero(mask))
+    if area == 0:
+        return {"contour": [], "bbox": None, "centroid": None, "area_px": 0}
+    rows, columns = np.nonzero(mask)
+    regions = sorted(regionprops(label(mask, connectivity=2)), key=lambda region: -region.area)
+    return {
+        "contour": [_outline(region) for region in regions],
+        "bbox": [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1],
+        "centroid": [float(columns.mean()) + 0.5, float(rows.mean()) + 0.5],
+        "area_px": area,
+    }
+
+
+def _outline(region) -> list[list[float]]:
+    from scipy.ndimage import binary_fill_holes
+    from skimage.measure import find_contours
+
+    # Padded, so that a region at the edge of the picture is closed; filled, so that there is one boundary.
+    filled = np.pad(binary_fill_holes(region.image), 1)
+    (polygon,) = find_contours(filled, 0.5, fully_connected="high")
+    # From indices of pixel centres to x and y from the corner; the padding's 1 and the centre's 0.5 make -0.5.
+    top, left = region.bbox[:2]
+    return [[float(x) + left - 0.5, float(y) + top - 0.5] for y, x in polygon]

@@ -1,0 +1,1 @@
+"""What is published: model cards, tables, and the upload to the Hub."""

@@ -1,0 +1,549 @@
+"""The model card: a pure function of the run folder's files. Nothing is typed in that a file says, nothing invented."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from bthub.data.splits import FOLD_PROTOCOLS
+from bthub.errors import BthubError
+from bthub.evaluation import plots, published
+from bthub.metrics.bootstrap import COVERAGE, FEWEST_GROUPS
+from bthub.metrics.info import readable
+from bthub.project import DATASET, DEFAULTS, TWO_STAGE, hub_id
+from bthub.runs.folder import (
+    CALIBRATION,
+    CARD,
+    CLASSIFICATION,
+    CONFIG,
+    COST,
+    FIGURES,
+    GRADCAM,
+    HISTORY,
+    INPUT_CHECK,
+    METRICS,
+    PREPROCESSOR,
+    SEGMENTATION,
+    SPLIT,
+    TRAINING,
+    RunFolder,
+)
+from bthub.runs.records import first_weights
+
+TAGS = ("medical", "mri", "brain-tumor", "bthub")
+LGG_TITLE, LGG_TAG, LGG_LICENSE = "LGG MRI Segmentation", "lower-grade-glioma", "cc-by-nc-sa-4.0"
+# Metrics of a run's head line, with the names that the Hub knows them by.
+HEADLINE = {
+    CLASSIFICATION: {
+        "roc_auc": "roc_auc",
+        "balanced_accuracy": "balanced_accuracy",
+        "accuracy": "accuracy",
+        "f1": "f1",
+        "recall": "recall",
+        "specificity": "specificity",
+    },
+    SEGMENTATION: {
+        "dice_volume_mean": "dice",
+        "dice_pooled": "dice_pooled",
+        "iou_volume_mean": "iou",
+        "pixel_accuracy": "pixel_accuracy",
+        "healthy_slices_with_mask": "false_positive_rate",
+    },
+}
+# What is told of tumor slices by the size of the tumor.
+SIZE_METRICS = {CLASSIFICATION: ("recall",), SEGMENTATION: ("dice_tumor_slices", "tumor_slices_missed", "hd95_px")}
+# Metrics of which a classifier without a threshold has the mean over its classes, one against the rest.
+MACRO = ("precision", "recall", "specificity", "f1", "roc_auc", "average_precision")
+# Splits on which nothing was trained, chosen or calibrated: only their figures become metadata, and only where none of
+# their pictures has a copy in another split.
+UNSEEN = ("test", "benchmark")
+
+
+class ImageSet(NamedTuple):
+    """What is known of an image-folder set beyond its images."""
+
+    title: str
+    what: str
+    limit: str
+    url: str | None = None
+
+
+# By their classes: what a built set is called is up to who built it.
+IMAGE_SETS = {
+    ("glioma_tumor", "meningioma_tumor", "no_tumor", "pituitary_tumor"): ImageSet(
+        "Brain Tumor Classification (MRI)",
+        "brain MRI images of three kinds of tumor and of none, as published on Kaggle with a training and a test "
+        "folder; validation is drawn from the former",
+        "Of its test folder only the pictures without a copy elsewhere test a model, and the classes' shares differ "
+        "between those and the copies.",
+        "https://www.kaggle.com/datasets/sartajbhuvaji/brain-tumor-classification-mri",
+    ),
+    ("no", "yes"): ImageSet(
+        "Brain MRI Images for Brain Tumor Detection",
+        "253 brain MRI images with a tumor (`yes`) or without (`no`), as published on Kaggle, without a split",
+        "The set is tiny: in a split of 50 images each is 2 %. The epochs and rates of this project's own recipes were "
+        "first tried on another split of the same pictures.",
+        "https://www.kaggle.com/datasets/navoneel/brain-mri-images-for-brain-tumor-detection",
+    ),
+}
+
+
+class Record:
+    """The content of one file, where a missing or empty value is an error that names the file and the key."""
+
+    def __init__(self, content: dict, file: Path | str, key: str = "") -> None:
+        self._content, self._file, self._key = content, file, key
+
+    def __getitem__(self, key: str) -> Any:
+        value = self.optional(key)
+        if value is None:
+            raise BthubError(f"{self._file}: {self._key}{key} is empty, and the card needs it")
+        return value
+
+    def optional(self, key: str) -> Any:
+        """A value that may be null, but not missing."""
+        if key not in self._content:
+            raise BthubError(f"{self._file}: there is no {self._key}{key}, and the card needs it")
+        value = self._content[key]
+        return Record(value, self._file, f"{self._key}{key}.") if isinstance(value, dict) else value
+
+    def keys(self) -> list[str]:
+        """The keys, in the file's order."""
+        return list(self._content)
+
+    def flat(self, prefix: str = "") -> Iterator[tuple[str, Any]]:
+        """Dotted keys and plain values of everything in it."""
+        for key in self._content:
+            value = self.optional(key)
+            if isinstance(value, Record):
+                yield from value.flat(f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}", "none" if value is None else value
+
+
+def write(run: str | Path, copies: Path | None = None) -> Path:
+    """Draw the figures of a local run folder and write its card.
+
+    Args:
+        run: the folder.
+        copies: a folder for a copy of the card, `<name>.md`, that shows the same figures.
+
+    Returns:
+        The card's path.
+    """
+    folder = RunFolder.local(run, weights=False)
+    plots.draw(folder)
+    card = render(run)
+    _replace(Path(run) / CARD, card)
+    if copies is not None:
+        copies.mkdir(parents=True, exist_ok=True)
+        _replace(copies / f"{folder.id}.md", elsewhere(card, Path(run), copies))
+    return Path(run) / CARD
+
+
+def elsewhere(card: str, run: Path, folder: Path) -> str:
+    """A card as it must be in another folder to show the figures of its run."""
+    place = Path(os.path.relpath(run, folder)).as_posix()
+    return card.replace(f"]({FIGURES}/", f"]({place}/{FIGURES}/")
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def render(run: str | Path, org: str | None = None) -> str:
+    """The model card of a run: README.md with its metadata.
+
+    Args:
+        run: a local run folder.
+        org: the organisation whose repos the card names; by default the project's.
+
+    Raises:
+        BthubError: a file or a value is missing, or the metrics or the cost were measured with other weights.
+    """
+    folder = RunFolder.local(run, weights=False)
+    name = folder.id
+    config = Record(folder.config, folder.path / CONFIG)
+    training = Record(folder.training, folder.path / TRAINING)
+    start, base = _start(training)
+    lgg = "patient_id" in _rows(folder, SPLIT)[0]
+    # The weights carry on the licence of LGG, whatever data they are trained on.
+    derived = any(origin["lgg"] for origin in training.optional("first_weights"))
+    # An image-folder set is split in one way, whatever protocol the recipe names.
+    protocol = training["protocol"] if lgg else "default"
+    results = _results(folder)
+    body = (
+        _environment()
+        .get_template("model_card.md.j2")
+        .render(
+            name=name,
+            repo_id=hub_id(name, org),
+            dataset_id=hub_id(DATASET, org),
+            article="An" if folder.config.get("architecture", "")[:1] in ("a", "e", "i", "o", "u") else "A",
+            task=folder.task,
+            revision=folder.revision,
+            config=config,
+            remote_code="auto_map" in folder.config,
+            lgg=lgg,
+            default=name in DEFAULTS.values(),
+            unit="slice" if lgg else "image",
+            images=None if lgg else _image_set(config["label_names"], training["dataset"]["name"]),
+            start=start,
+            base=base,
+            base_is_lgg=derived,
+            recipe=_recipe(training),
+            preprocessor=_preprocessor(folder.path / PREPROCESSOR) if folder.task == SEGMENTATION else None,
+            training=training,
+            protocol=protocol,
+            folds=FOLD_PROTOCOLS,
+            calibration=Record(folder.calibration, folder.path / CALIBRATION),
+            review=_review(folder),
+            input_check=_input_check(folder),
+            cost=_cost(folder),
+            splits=_splits(folder, protocol, results),
+            best_epoch=_best_epoch(folder, training["best"]["epoch"]),
+            results=[_result(entry, folder) for entry in results],
+            history=_figure(folder, "history", required=True),
+            lr_finder=_figure(folder, "lr_finder", required=False),
+            headline={metric: readable(metric) for metric in HEADLINE[folder.task]},
+            coverage=f"{100 * COVERAGE:.0f} %",
+            fewest_groups=FEWEST_GROUPS,
+        )
+    )
+    metadata = _metadata(folder, name, config, results, base, lgg, derived, org)
+    return f"---\n{metadata.to_yaml()}\n---\n\n{body}"
+
+
+def render_two_stage(detector: RunFolder, localizer: RunFolder, commits: dict[str, str], org: str | None = None) -> str:
+    """The card of the repo that names a detector and a localizer.
+
+    Args:
+        detector, localizer: the runs, evaluated on test.
+        commits: of `detector` and `localizer` on the Hub.
+        org: the organisation that all three belong to; by default the project's.
+    """
+    protocol = detector.training["protocol"]
+    stages = []
+    for name, run in (("detector", detector), ("localizer", localizer)):
+        entry = next((e for e in _results(run) if (e["protocol"], e["split"]) == (protocol, "test")), None)
+        if entry is None:
+            raise BthubError(f"{run.id} has no results on test: run bthub evaluate {run.path} --data ... --split test")
+        stages.append(
+            {
+                "name": name,
+                "repo_id": hub_id(run.id, org),
+                "commit": commits[name],
+                "metrics": [(readable(metric), entry["metrics"][metric]) for metric in HEADLINE[run.task]],
+            }
+        )
+    body = (
+        _environment()
+        .get_template("two_stage_card.md.j2")
+        .render(
+            name=TWO_STAGE,
+            repo_id=hub_id(TWO_STAGE, org),
+            protocol=protocol,
+            stages=stages,
+            threshold=Record(detector.calibration, detector.path / CALIBRATION)["threshold"],
+            review=_review(detector),
+            input_check=_input_check(detector),
+            coverage=f"{100 * COVERAGE:.0f} %",
+        )
+    )
+    metadata = ModelCardData(
+        license=LGG_LICENSE,
+        library_name="transformers",
+        pipeline_tag=SEGMENTATION,
+        tags=["detect-and-localize", CLASSIFICATION, *TAGS, LGG_TAG],
+        datasets=[hub_id(DATASET, org)],
+        base_model=[stage["repo_id"] for stage in stages],
+    )
+    return f"---\n{metadata.to_yaml()}\n---\n\n{body}"
+
+
+def _review(folder: RunFolder) -> dict | None:
+    """The review band, if the run has one."""
+    band = folder.calibration.get("review_band")
+    return band and {"low": band[0], "high": band[1], "error": folder.calibration["review_error"]}
+
+
+def _input_check(folder: RunFolder) -> dict | None:
+    """What was measured of the run's input check, if it has one."""
+    path = folder.path / INPUT_CHECK
+    if not path.is_file():
+        return None
+    found = Record(folder.input_check, path)
+    kinds: dict[str, dict[str, list[int]]] = {}  # kind -> half -> refused, samples
+    for half in found["outside"].keys():
+        for kind in found["outside"][half].keys():
+            count = found["outside"][half][kind]
+            kinds.setdefault(kind, {})[half] = [count["refused"], count["samples"]]
+    return {"found": found, "kinds": kinds}
+
+
+def _start(training: Record) -> tuple[str, str | None]:
+    """The initial weights in words, and the name of the run that they are from, if they are a run's."""
+    recipe = training["config"]
+    given = {key: recipe.optional(key) for key in recipe.keys()}
+    kind, source = first_weights(given | {"pretrained": recipe["pretrained"]})
+    if source is None:
+        return "ImageNet, from timm" if kind == "ImageNet" else kind, None
+    if kind == "ImageNet":
+        return f"ImageNet, `{source}` of train/imagenet.py", None
+    words = f"the encoder of `{source}`" if kind == "encoder" else f"`{source}`"
+    digests = [first["weights"] for first in training.optional("first_weights") if first["weights"]]
+    words += f", weights `{digests[-1]}`" if digests else ""
+    return words, None if source.endswith(".safetensors") else source
+
+
+def _recipe(training: Record) -> dict:
+    """The configuration file that a run follows, the paper that it is from, and what the run changes."""
+
+    def words(value: Any) -> Any:
+        return (
+            ", ".join(f"{key}: {part}" for key, part in value.flat())
+            if isinstance(value, Record)
+            else "none"
+            if value is None
+            else value
+        )
+
+    file, changed, config = training["recipe"]["file"], training["recipe"]["changed"], training["config"]
+    paper = published.recipe_of(f"{PurePosixPath(file).stem}-") if file.startswith("papers/") else None
+    return {
+        "file": file,
+        "paper": paper and published.reported()[paper]["title"],
+        "changed": [(key, words(changed.optional(key)), words(config.optional(key))) for key in changed.keys()],
+        "imagenet": "pretrained" in changed.keys() and changed["pretrained"],
+    }
+
+
+def _image_set(labels: list[str], name: str) -> ImageSet:
+    """What is known of the image-folder set that has these classes."""
+    known = IMAGE_SETS.get(tuple(sorted(labels)))
+    return known or ImageSet(name, f"a set of images in a folder a class: {', '.join(labels)}", "")
+
+
+def _metadata(
+    folder: RunFolder,
+    name: str,
+    config: Record,
+    results: list[Record],
+    base: str | None,
+    lgg: bool,
+    derived: bool,
+    org: str | None,
+) -> ModelCardData:
+    """The card's YAML, with the figures on unseen splits as `model-index`."""
+    headline = HEADLINE[folder.task]
+    evaluations = [
+        EvalResult(
+            task_type=folder.task,
+            # What isn't on the Hub is called by the name of the loader that reads it.
+            dataset_type=hub_id(DATASET, org) if lgg else "imagefolder",
+            dataset_name=LGG_TITLE if lgg else _image_set(config["label_names"], entry["dataset"]["name"]).title,
+            dataset_config=entry["protocol"],
+            dataset_split=entry["split"],
+            metric_type=metric_type,
+            metric_name=_name(metric, entry),
+            metric_value=round(entry["metrics"][metric]["value"], 4),
+        )
+        for entry in results
+        if entry["split"] in UNSEEN and "seen" not in _parts_seen(entry).keys()
+        for metric, metric_type in headline.items()
+        if entry["metrics"][metric].optional("value") is not None
+    ]
+    network = config["architecture"] if folder.task == CLASSIFICATION else config["model_type"]
+    return ModelCardData(
+        # Of the image-folder sets the terms aren't known; those of the initial weights are passed on.
+        license=LGG_LICENSE if lgg or derived else "unknown",
+        library_name="timm" if folder.task == CLASSIFICATION else "transformers",
+        pipeline_tag=folder.task,
+        tags=[folder.task, network, *TAGS, *([LGG_TAG] if lgg else [])],
+        datasets=[hub_id(DATASET, org)] if lgg else None,
+        base_model=base and hub_id(base, org),
+        metrics=list(headline.values()),
+        model_name=name,
+        # an empty list would become a model-index without results, which the Hub refuses
+        eval_results=evaluations or None,
+    )
+
+
+def _parts_seen(entry: Record) -> Record:
+    """The figures split by whether another split has a copy of the picture; empty where none has."""
+    return entry["by_seen"] if "by_seen" in entry.keys() else Record({}, METRICS)
+
+
+def _results(folder: RunFolder) -> list[Record]:
+    """The entries of `metrics.json`, each with its `protocol` and `split`; unseen splits first."""
+    entries = []
+    for key, entry in folder.metrics.items():
+        protocol, _, split = key.partition("/")
+        record = Record({**entry, "protocol": protocol, "split": split}, folder.path / METRICS, f"{key}: ")
+        folder.check_weights(f"{METRICS} of {key}", record["weights"], record["command"])
+        entries.append(record)
+    rank = {split: i for i, split in enumerate((*UNSEEN, "validation", "train"))}
+    return sorted(entries, key=lambda entry: (entry["protocol"], rank.get(entry["split"], len(rank))))
+
+
+def _name(metric: str, entry: Record) -> str:
+    """A metric's name in a card."""
+    macro = metric in MACRO and "labels" in entry.keys() and entry.optional("threshold") is None
+    return f"{readable(metric)}, mean over classes" if macro else readable(metric)
+
+
+def _cost(folder: RunFolder) -> Record:
+    """What the run costs, measured with the weights that are here."""
+    found = Record(folder.cost, folder.path / COST)
+    folder.check_weights(COST, found["weights"], f"bthub cost {folder.path}")
+    return found
+
+
+def _figure(folder: RunFolder, name: str, required: bool) -> str | None:
+    """Path in the repo of a figure, if it is there."""
+    path = f"{FIGURES}/{name}.png"
+    if (folder.path / path).is_file():
+        return path
+    if required:
+        raise BthubError(f"{folder.id} has no {path}, and the card shows it: bthub card draws it")
+    return None
+
+
+def _result(entry: Record, folder: RunFolder) -> dict:
+    """An entry as the template shows it."""
+    task, name = folder.task, plots.name_of(f"{entry['protocol']}/{entry['split']}")
+    shown = {key: entry[key] for key in ("protocol", "split", "samples", "groups", "date")}
+    shown["figure"] = _figure(folder, name, required=True)
+    # where no slice has anything to outline there is no gallery
+    shown["gallery"] = _figure(folder, f"{name}-gallery", required=False)
+    shown["metrics"] = [(_name(name, entry), entry["metrics"][name]) for name in entry["metrics"].keys()]
+    shown["gradcam"] = _gradcam(folder, f"{entry['protocol']}/{entry['split']}")
+    auc = entry["metrics"]["roc_auc"] if task == CLASSIFICATION else None
+    shown["guess"] = auc is not None and (auc.optional("low") or 1) <= 0.5
+    shown["review"] = entry.optional("review") if task == CLASSIFICATION else None
+    if task == CLASSIFICATION:
+        shown |= {key: entry[key] for key in ("labels", "confusion_matrix")}
+        shown["class_accuracy"] = [(label, entry["class_accuracy"][label]) for label in entry["labels"]]
+    else:
+        shown["class_accuracy"] = []
+        shown["counts"] = [(readable(name), entry["counts"][name]) for name in entry["counts"].keys()]
+    measured = SIZE_METRICS[task]
+    shown["size_metrics"] = [readable(metric) for metric in measured]
+    shown["sizes"] = [
+        {
+            "name": name,
+            "pixels": _range(*part["tumor_px"]),
+            "samples": part["samples"],
+            "figures": [part["metrics"][metric] for metric in measured],
+        }
+        for name in entry["by_tumor_size"].keys()
+        for part in [entry["by_tumor_size"][name]]
+    ]
+    shown["institutions"] = [
+        {
+            "name": name,
+            "groups": part["groups"],
+            "samples": part["samples"],
+            "figures": [part["metrics"][metric] for metric in HEADLINE[task]],
+        }
+        for name in entry["by_institution"].keys()
+        for part in [entry["by_institution"][name]]
+    ]
+    seen = _parts_seen(entry)
+    shown["seen"] = {
+        name: {
+            "samples": seen[name]["samples"],
+            "figures": [seen[name]["metrics"][metric] for metric in HEADLINE[task]],
+        }
+        for name in seen.keys()
+    }
+    return shown
+
+
+def _range(least: int, below: int | None) -> str:
+    return f"{least:,} and more" if below is None else f"{least:,} to {below - 1:,}"
+
+
+def _gradcam(folder: RunFolder, key: str) -> Record | None:
+    """What `bthub explain` measured on a split, if it did."""
+    if key not in folder.gradcam:
+        return None
+    found = Record(folder.gradcam[key], folder.path / GRADCAM, f"{key}: ")
+    folder.check_weights(f"{GRADCAM} of {key}", found["weights"], found["command"])
+    return found
+
+
+def _splits(folder: RunFolder, protocol: str, results: list[Record]) -> list[dict]:
+    """Images of each split, and patients where they are named: what the run was given, and measured on beyond that."""
+    rows = _rows(folder, SPLIT)
+    images = Counter(row["split"] for row in rows)
+    patients = Counter(split for split, _ in {(row["split"], row.get("patient_id")) for row in rows})
+    chosen = "choosing the epoch, calibration"
+    uses = {"train": "training", "validation": f"{chosen}, thresholds" if "patient_id" in rows[0] else chosen}
+    splits = [{"name": name, "patients": patients[name], "images": images[name], "use": uses[name]} for name in images]
+    return splits + [
+        {"name": e["split"], "patients": e["groups"], "images": e["samples"], "use": "the results below"}
+        for e in results
+        if e["protocol"] == protocol and e["split"] in UNSEEN
+    ]
+
+
+def _best_epoch(folder: RunFolder, epoch: int) -> dict[str, float]:
+    for row in _rows(folder, HISTORY):
+        if row["epoch"] == str(epoch):
+            return {readable(key): float(value) for key, value in row.items()}
+    raise BthubError(f"{folder.path / HISTORY} has no epoch {epoch}, which {TRAINING} names as the best")
+
+
+def _preprocessor(path: Path) -> Record:
+    if not path.is_file():
+        raise BthubError(f"{path} is missing, and the card needs it: train the run again")
+    return Record(json.loads(path.read_text()), path)
+
+
+def _rows(folder: RunFolder, name: str) -> list[dict[str, str]]:
+    rows = folder.rows(name)
+    if not rows:
+        raise BthubError(f"{folder.path / name} is empty, and the card needs it: train the run again")
+    return rows
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("bthub.reports"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "figure": lambda number: f"{number:.4g}",
+        "value": lambda found: _number(found.optional("value"), "not defined"),
+        "bounds": _bounds,
+        "full": _full,
+    }
+    return environment
+
+
+def _bounds(found: Record) -> str:
+    low, high = found.optional("low"), found.optional("high")
+    return "not defined" if low is None or high is None else f"{_number(low)} to {_number(high)}"
+
+
+def _full(found: Record) -> str:
+    """A value with its interval, where it has one."""
+    value, bounds = _number(found.optional("value"), "not defined"), _bounds(found)
+    return value if bounds == "not defined" else f"{value} ({bounds})"
+
+
+def _number(number: float | None, otherwise: str = "") -> str:
+    if number is None:
+        return otherwise
+    return f"{number:.3f}" if number < 10 else f"{number:.1f}"  # shares and scores, or pixels

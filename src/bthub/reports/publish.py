@@ -1,0 +1,417 @@
+"""`bthub publish`: runs, data set, two-stage repo, apps and their collection, to the Hugging Face Hub.
+
+A publication lists every file that its repo is to have; what isn't on the list is never uploaded, and what the repo
+has beyond the list is removed. Only what differs is sent, in one commit on top of the one that was compared with. So a
+second run without a change makes no commit, and after an interruption the command is simply run again. A repo that
+someone filled in another way is left as it is.
+"""
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import yaml
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalTokenNotFoundError,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import validate_repo_id
+
+from bthub.errors import BthubError
+from bthub.inference import hub_repo
+from bthub.project import DATASET, DEFAULTS, ORG, ORG_FILE, SHIPPED_RUNS, TWO_STAGE, hub_id
+from bthub.reports import model_card
+from bthub.runs.folder import (
+    CALIBRATION,
+    CARD,
+    CONFIG,
+    COST,
+    FIGURES,
+    GRADCAM,
+    HISTORY,
+    INPUT_CHECK,
+    INPUT_CHECK_WEIGHTS,
+    LR_FINDER,
+    METRICS,
+    PREDICTIONS,
+    PREPROCESSOR,
+    SPLIT,
+    TRAINING,
+    WEIGHTS,
+    RunFolder,
+)
+
+# What tells how good a run is, without its weights.
+RECORD_FILES = (CONFIG, CALIBRATION, TRAINING, SPLIT, HISTORY, LR_FINDER, METRICS, GRADCAM, COST)
+RECORD_FILES += (f"{PREDICTIONS}/*.csv",)
+RUN_FILES = (*RECORD_FILES, WEIGHTS, PREPROCESSOR, INPUT_CHECK, INPUT_CHECK_WEIGHTS)
+RUN_FILES += (f"{FIGURES}/*.png", "*.py")  # the .py files are its remote code
+DATASET_FILES = (CARD, "data/**/*.parquet")
+PACKAGE_FILES = ("**/*.py", "**/*.csv", "**/*.md", "**/*.j2", "**/*.yaml")
+APP_FILES = ("*.py", "*.css", "*.svg", "requirements.txt", "Dockerfile", ".streamlit/config.toml", "views/*.py")
+APP_FILES += ("examples/*.png", "examples/README.md", "slices/*.png", "slices/*.csv", "slices/README.md")
+APPS = {"space": ("brain-tumor-mri", "gradio"), "dashboard": ("brain-tumor-dashboard", "docker")}
+COLLECTION = "bthub: brain tumors on MRI slices"
+COMMIT_MESSAGE = "Publish with bthub"
+# What the Hub itself puts into a new repo.
+KEPT = {".gitattributes"}
+
+PARTS = ("dataset", "two-stage", *APPS, "collection")
+ATTEMPTS = 3
+WAIT_SECONDS = 2.0
+_REPOSITORY = SHIPPED_RUNS.parent
+ROWS = _REPOSITORY / "train" / "rows.yaml"
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What a repo is to hold.
+
+    Attributes:
+        kind: "model", "dataset" or "space".
+        repo_id: `org/name`.
+        files: path in the repo -> file here, or its content.
+        sdk: of a Space.
+    """
+
+    kind: str
+    repo_id: str
+    files: dict[str, Path | bytes]
+    sdk: str | None = None
+
+
+def publish(
+    what: list[str],
+    org: str = ORG,
+    *,
+    private: bool = False,
+    dry_run: bool = False,
+    data: str | Path = "data/lgg",
+    say: Callable[[str], None] = print,
+) -> None:
+    """Bring repos on the Hub to the state that is here.
+
+    Args:
+        what: run folders, or names of PARTS, or "all": the runs of the clone and every part.
+        org: organisation or user that the repos belong to.
+        private: make repos that are new private; one that is public already is an error.
+        dry_run: write nothing, say what would change.
+        data: the LGG data set as `bthub data build` wrote it.
+        say: is given one line a repo.
+
+    Raises:
+        BthubError: something named isn't there or isn't complete; no token, or one that may not write; the Hub
+            can't be reached or refuses. Each repo is then as it was before, or published whole.
+    """
+    runs, parts = _what(what)
+    # Everything is checked and rendered before anything is written.
+    publications = [run_publication(run, org) for run in runs]
+    if "dataset" in parts:
+        publications.insert(0, dataset_publication(data, org))
+    publications += [app_publication(name, org) for name in APPS if name in parts]
+    api = HfApi()
+    _attempt(partial(_check_token, api, org), org)
+    for publication in publications:
+        _attempt(partial(_sync, api, publication, private, dry_run, say), org)
+    if "two-stage" in parts:
+        # It names the commits of its stages, so it comes after them.
+        pair = {stage: hub_id(name, org) for stage, name in DEFAULTS.items()}
+        commits = {stage: _attempt(partial(_head, api, repo_id), org) for stage, repo_id in pair.items()}
+        for stage, commit in commits.items():
+            if commit is None:
+                if not dry_run:
+                    raise BthubError(f"{pair[stage]} isn't on the Hub: publish runs/{DEFAULTS[stage]} first")
+                say(f"model {hub_id(TWO_STAGE, org)}: would name the commit that {pair[stage]} then has")
+            elif not dry_run:
+                _attempt(partial(_check_stage, api, pair[stage], SHIPPED_RUNS / DEFAULTS[stage], commit), org)
+        if None not in commits.values():
+            two_stage = two_stage_publication(org, commits)
+            _attempt(partial(_sync, api, two_stage, private, dry_run, say), org)
+    if "collection" in parts:
+        _attempt(partial(_collect, api, org, private, dry_run, say), org)
+
+
+def _what(what: list[str]) -> tuple[list[Path], set[str]]:
+    """Run folders and parts that are named."""
+    runs, parts = [], set()
+    for name in what:
+        if name == "all":
+            own = [run for run in measured_rows() if (run / WEIGHTS).is_file()]
+            if not own:
+                raise BthubError(f"{SHIPPED_RUNS} holds no evaluated run with weights: there is nothing to publish")
+            runs += own
+            parts |= set(PARTS)
+        elif name in PARTS:
+            parts.add(name)
+        elif Path(name).is_dir():
+            runs.append(Path(name))
+        else:
+            raise BthubError(f"{name} is neither a run folder nor one of {', '.join(PARTS)}, all")
+    return list(dict.fromkeys(runs)), parts
+
+
+def measured_rows() -> list[Path]:
+    """The runs of the comparison that have been measured here.
+
+    A run under any other name may be a user's own, on data of theirs: it goes nowhere unless it is named.
+    """
+    # Outside a clone there are neither rows nor runs.
+    names = sorted(yaml.safe_load(ROWS.read_text())) if ROWS.is_file() else []
+    return [SHIPPED_RUNS / name for name in names if (SHIPPED_RUNS / name / METRICS).is_file()]
+
+
+# What goes where
+
+
+def run_publication(run: Path, org: str) -> Publication:
+    """A run folder as its repo; the card is rendered anew for the organisation."""
+    folder = RunFolder.open(run)
+    try:
+        validate_repo_id(hub_id(folder.id, org))
+    except HFValidationError as error:
+        raise BthubError(f"{folder.path}: the Hub doesn't take this name, rename the folder: {error}") from error
+    files: dict[str, Path | bytes] = _listed(folder.path, RUN_FILES)
+    for name in (CONFIG, WEIGHTS, CALIBRATION, TRAINING, SPLIT, HISTORY, METRICS):
+        if name not in files:
+            raise BthubError(f"{folder.path} has no {name}: finish its training and run bthub evaluate, then publish")
+    if "patient_id" not in folder.rows(SPLIT)[0]:
+        # The terms of image-folder sets aren't known: none of their images leaves this machine.
+        files = {path: file for path, file in files.items() if not path.endswith("-gallery.png")}
+    files[CARD] = model_card.render(folder.path, org).encode()
+    return Publication("model", hub_id(folder.id, org), files)
+
+
+def dataset_publication(data: str | Path, org: str) -> Publication:
+    """The built LGG data set as its repo."""
+    from bthub.data.dataset import BuiltDataset
+
+    if not Path(data).is_dir():
+        raise BthubError(f"{data} isn't there: write it with `bthub data build`, or name the data set with --data")
+    if not BuiltDataset(data).is_lgg:
+        raise BthubError(f"{data} isn't LGG MRI Segmentation, the only set whose licence lets bthub publish it")
+    files: dict[str, Path | bytes] = _listed(Path(data), DATASET_FILES)
+    repo_id = hub_id(DATASET, org)
+    files[CARD] = (Path(data) / CARD).read_text().replace("PATH_OR_HUB_ID", repo_id).encode()
+    return Publication("dataset", repo_id, files)
+
+
+def app_publication(app: str, org: str) -> Publication:
+    """The Space or the dashboard as its repo, with the package beside it: it runs the code it was published with.
+
+    The dashboard takes along the records of the comparison's other runs, because its card names only models with
+    weights.
+    """
+    name, sdk = APPS[app]
+    folder = _REPOSITORY / app
+    if not (folder / CARD).is_file():
+        raise BthubError(f"{folder} isn't there: apps are published from a clone of the repository")
+    files: dict[str, Path | bytes] = _listed(folder, APP_FILES)
+    package = ORG_FILE.parent
+    files |= {f"{package.name}/{path}": file for path, file in _listed(package, PACKAGE_FILES).items()}
+    files[f"{package.name}/{ORG_FILE.name}"] = f"{org}\n".encode()
+    readme = RepoCard.load(folder / CARD, ignore_metadata_errors=False)
+    for key in ("models", "datasets"):
+        readme.data[key] = [hub_id(repo.rpartition("/")[2], org) for repo in readme.data.get(key) or []]
+    files[CARD] = str(readme).encode()
+    if app == "dashboard":
+        named = {model.rpartition("/")[2] for model in readme.data.models}
+        for run in (run for run in measured_rows() if run.name not in named):
+            files |= {
+                f"{SHIPPED_RUNS.name}/{run.name}/{path}": file for path, file in _listed(run, RECORD_FILES).items()
+            }
+    return Publication("space", hub_id(name, org), files, sdk)
+
+
+def two_stage_publication(org: str, commits: dict[str, str]) -> Publication:
+    """The repo that names detector and localizer at these commits.
+
+    Args:
+        commits: of `detector` and `localizer`.
+    """
+    stages = {stage: {"id": hub_id(name, org), "revision": commits[stage]} for stage, name in DEFAULTS.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        hub_repo.write_repo(Path(folder), **stages)
+        files: dict[str, Path | bytes] = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+    runs = {stage: RunFolder.open(SHIPPED_RUNS / name) for stage, name in DEFAULTS.items()}
+    files[CARD] = model_card.render_two_stage(runs["detector"], runs["localizer"], commits, org).encode()
+    return Publication("model", hub_id(TWO_STAGE, org), files)
+
+
+def _listed(folder: Path, patterns: tuple[str, ...]) -> dict[str, Path]:
+    found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    return {path.relative_to(folder).as_posix(): path for path in sorted(found)}
+
+
+# Bringing a repo to that state
+
+
+def _sync(api: HfApi, wanted: Publication, private: bool, dry_run: bool, say: Callable[[str], None]) -> None:
+    """Compare a repo with what it is to hold, and commit the difference."""
+    name = f"{wanted.kind} {wanted.repo_id}"
+    head = _head(api, wanted.repo_id, wanted.kind)
+    if head is not None:
+        _check_it_is_ours(api, wanted, private)
+    if head is None and not dry_run:
+        api.create_repo(wanted.repo_id, repo_type=wanted.kind, private=private, space_sdk=wanted.sdk, exist_ok=True)
+        head = _head(api, wanted.repo_id, wanted.kind)
+    changed, removed = dict(wanted.files), []
+    if head is not None:
+        for file in api.list_repo_tree(wanted.repo_id, repo_type=wanted.kind, revision=head, recursive=True):
+            if not isinstance(file, RepoFile):
+                continue
+            if file.path in wanted.files:
+                if _same(wanted.files[file.path], file):
+                    del changed[file.path]
+            elif file.path not in KEPT:
+                removed.append(file.path)
+    if not changed and not removed:
+        say(f"{name}: unchanged")
+        return
+    if dry_run:
+        made = "" if head else f" make it ({'private' if private else 'public'}),"
+        say("\n  ".join([f"{name}: would{made} change", *(f"+ {p}" for p in changed), *(f"- {p}" for p in removed)]))
+        return
+    commit = api.create_commit(
+        wanted.repo_id,
+        [CommitOperationAdd(path, content) for path, content in changed.items()]
+        + [CommitOperationDelete(path) for path in removed],
+        repo_type=wanted.kind,
+        commit_message=COMMIT_MESSAGE,
+        parent_commit=head,
+    )
+    say(f"{name}: {len(changed)} files written, {len(removed)} removed, commit {commit.oid[:12]}")
+
+
+def _head(api: HfApi, repo_id: str, kind: str = "model") -> str | None:
+    """The commit at the tip of main; None if there is no such repo."""
+    try:
+        return api.repo_info(repo_id, repo_type=kind).sha
+    except RepositoryNotFoundError:
+        return None
+
+
+def _check_stage(api: HfApi, repo_id: str, run: Path, commit: str) -> None:
+    """Raise unless a commit has the weights and thresholds of a run here, whose figures its pair's card will tell."""
+    files = api.list_repo_tree(repo_id, revision=commit)
+    there = {file.path: file for file in files if isinstance(file, RepoFile)}
+    if not all(name in there and _same(run / name, there[name]) for name in (WEIGHTS, CALIBRATION)):
+        raise BthubError(f"{repo_id} has other weights or thresholds than {run}: publish {run} first")
+
+
+def _check_it_is_ours(api: HfApi, wanted: Publication, private: bool) -> None:
+    """Raise unless the repo is new or has been published to before, and is private where that is asked for."""
+    repo_id, kind = wanted.repo_id, wanted.kind
+    # The first commit is the Hub's own.
+    _, *commits = reversed(api.list_repo_commits(repo_id, repo_type=kind))
+    if commits and not any(commit.title == COMMIT_MESSAGE for commit in commits):
+        raise BthubError(
+            f"the {kind} {repo_id} is there already, and bthub didn't write it: all its files would be replaced. Give "
+            "the run another name, or delete that repo"
+        )
+    if private and not api.repo_info(repo_id, repo_type=kind).private:
+        raise BthubError(f"the {kind} {repo_id} is public: make it private in its settings, or leave out --private")
+
+
+def _same(content: Path | bytes, there: RepoFile) -> bool:
+    """Whether a file of the Hub has this content, by the digest that the Hub keeps of it."""
+    size = len(content) if isinstance(content, bytes) else content.stat().st_size
+    if size != there.size:
+        return False
+    data = content if isinstance(content, bytes) else content.read_bytes()
+    if there.lfs is not None:
+        return hashlib.sha256(data).hexdigest() == there.lfs.sha256
+    return hashlib.sha1(b"blob %d\0" % size + data).hexdigest() == there.blob_id
+
+
+def _collect(api: HfApi, org: str, private: bool, dry_run: bool, say: Callable[[str], None]) -> None:
+    """Put all of the project's repos that the organisation has into one collection."""
+    items = [(f"{org}/{DATASET}", "dataset"), *((f"{org}/{name}", "space") for name, _ in APPS.values())]
+    runs = (path.parent.name for path in sorted(SHIPPED_RUNS.glob(f"*/{CONFIG}")))
+    items = [(hub_id(name, org), "model") for name in (TWO_STAGE, *runs)] + items
+    items = [(repo_id, kind) for repo_id, kind in items if _head(api, repo_id, kind)]
+    known = next((c for c in api.list_collections(owner=org) if c.title == COLLECTION), None)
+    there = {item.item_id for item in api.get_collection(known.slug).items} if known else set()
+    missing = [(repo_id, kind) for repo_id, kind in items if repo_id not in there]
+    if known and not missing:
+        say(f"collection {known.slug}: unchanged")
+        return
+    if dry_run:
+        say("\n  ".join([f"collection {org}/{COLLECTION}: would change", *(f"+ {item}" for item, _ in missing)]))
+        return
+    collection = known or api.create_collection(
+        COLLECTION,
+        namespace=org,
+        description="Detect and outline brain tumors on MRI slices. Research, not a medical device.",
+        private=private,
+        exists_ok=True,
+    )
+    for repo_id, kind in missing:
+        api.add_collection_item(collection.slug, repo_id, kind, exists_ok=True)
+    say(f"collection {collection.slug}: {len(missing)} added")
+
+
+# What can go wrong
+
+
+def _attempt(action: Callable[[], object], org: str):
+    """Run `action`, again when the Hub fails in a way that may pass: it compares anew, so no commit comes twice."""
+    for attempt in range(ATTEMPTS):
+        try:
+            return action()
+        except (HTTPError, OSError, RuntimeError) as error:
+            if attempt + 1 == ATTEMPTS or not _may_pass(error):
+                raise _sentence(error, org) from error
+            time.sleep(WAIT_SECONDS * 2**attempt)
+
+
+def _may_pass(error: Exception) -> bool:
+    cause = _http_error(error)
+    if cause is None:
+        return isinstance(error, (HTTPError, ConnectionError, TimeoutError)) or "upload" in str(error)
+    # 412: someone else committed in between; what differs is found anew.
+    return cause.response.status_code in (408, 409, 412, 429) or cause.response.status_code >= 500
+
+
+def _http_error(error: BaseException | None) -> HfHubHTTPError | None:
+    """The Hub's answer behind an error; the client wraps those of uploads."""
+    while error is not None:
+        if isinstance(error, HfHubHTTPError) and error.response is not None:
+            return error
+        error = error.__cause__
+    return None
+
+
+def _sentence(error: Exception, org: str) -> BthubError:
+    answer = _http_error(error)
+    if isinstance(error, LocalTokenNotFoundError):
+        return BthubError("there is no Hub token here: run `hf auth login`, or set HF_TOKEN")
+    status = answer.response.status_code if answer else None
+    if status == 401:
+        return BthubError("the Hub doesn't take this token, which is wrong or has expired: run `hf auth login` again")
+    if status == 403:
+        return BthubError(f"this token may not write to {org}: make one with write access to it and log in with that")
+    if status == 400:
+        return BthubError(f"the Hub refuses what was sent: {answer.server_message or answer}")
+    reason = f"HTTP {status}" if status else type(error).__name__
+    return BthubError(
+        f"the Hub can't be reached or fails ({reason}): each repo is as it was, or published whole; run this again"
+    )
+
+
+def _check_token(api: HfApi, org: str) -> None:
+    me = api.whoami()
+    if me.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise BthubError(
+            "this token may only read: make one with write access at the Hub's settings, and log in with it"
+        )
+    if org not in {me["name"], *(member["name"] for member in me.get("orgs", []))}:
+        raise BthubError(f"{me['name']} doesn't belong to {org}: name an organisation of yours with --org")

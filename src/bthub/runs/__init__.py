@@ -1,0 +1,1 @@
+"""Run folders, which are Hub repos: written by training, read by everything after it."""

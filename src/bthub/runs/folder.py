@@ -1,0 +1,284 @@
+"""A run folder is a Hub repo: what training writes is what everything else reads.
+
+    runs/resnet18-lgg/
+        config.json               the model: timm's format (classifier, with preprocessing) or transformers' (ResUNet)
+        model.safetensors         half-precision weights, calibration folded in
+        preprocessor_config.json  ResUNet: its image processor
+        *.py                      remote code, of a network that neither timm nor transformers knows
+        training.json             configuration, environment, data, protocol, best epoch
+        split.csv                 every sample that the run was given, and in which split
+        history.csv               one row an epoch
+        lr_finder.csv             one row a step of the learning-rate finder, where the recipe asks for it
+        calibration.json          what was fitted on validation: temperature, thresholds, review band
+        input_check.json          train/input_check.py: how a detector's pipeline tells what isn't a slice, and how well
+        input_check.safetensors   its network and reference features, in half precision
+        metrics.json              `bthub evaluate`: one entry a protocol and split
+        predictions/              `bthub evaluate` and `bthub explain`: one row an image
+        gradcam.json              `bthub explain`: how much of a detector's Grad-CAM lies on the tumor
+        cost.json                 `bthub cost`: parameters, multiply-adds, time; which weights, their types and size
+        figures/                  `bthub evaluate` and `bthub card`: what the card shows
+        README.md                 `bthub card`: rendered from the files above
+        checkpoint/  logs/        to resume from and to look at while training; never published
+
+The same folder, local or on the Hub, is what `pipeline()`, the apps and `publish` read.
+"""
+
+import csv
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from bthub.errors import BthubError
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+PREPROCESSOR = "preprocessor_config.json"
+TRAINING = "training.json"
+SPLIT = "split.csv"
+HISTORY = "history.csv"
+LR_FINDER = "lr_finder.csv"
+CALIBRATION = "calibration.json"
+INPUT_CHECK = "input_check.json"
+INPUT_CHECK_WEIGHTS = "input_check.safetensors"
+METRICS = "metrics.json"
+GRADCAM = "gradcam.json"
+COST = "cost.json"
+PREDICTIONS = "predictions"
+FIGURES = "figures"
+CARD = "README.md"
+CHECKPOINT = "checkpoint"
+LOGS = "logs"
+
+CLASSIFICATION = "image-classification"
+SEGMENTATION = "image-segmentation"
+
+def create(path: str | Path, resume: bool = False) -> Path:
+    """Make the folder of a new run; refuse to write over another one.
+
+    Args:
+        path: the folder to make.
+        resume: go on with the run that is there. A folder without a checkpoint is then started anew, unless it
+            already holds finished weights.
+    """
+    path = Path(path)
+    if (path / WEIGHTS).exists():
+        raise BthubError(f"{path} holds a finished run: choose another output folder, or remove this one")
+    if path.exists() and any(path.iterdir()) and not resume:
+        raise BthubError(f"{path} isn't empty: add --resume to go on with the run in it, or choose another folder")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """A folder to write a network to, from which all goes into the run folder at the end.
+
+    The weights go last: where they are, the run is finished, and a kill before that leaves one that can be resumed.
+    """
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as name:
+        yield Path(name)
+        for file in sorted(Path(name).iterdir(), key=lambda file: file.name == WEIGHTS):
+            file.replace(folder / file.name)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    temporary.replace(path)
+
+
+def write_rows(path: Path, rows: Sequence[dict]) -> None:
+    """Write a CSV file with a header, in the same way."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    temporary.replace(path)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run to read. Use `RunFolder.open`.
+
+    Attributes:
+        path: where its files are on this machine.
+        id: the folder's name, or the Hub id.
+        revision: the Hub's commit, or `sha256:` and the first 12 digits of the weights' digest for a local folder; of
+            one that doesn't hold them what `cost.json` says.
+    """
+
+    path: Path
+    id: str
+    revision: str
+
+    @classmethod
+    def open(
+        cls, source: "str | Path | RunFolder", revision: str | None = None, *, weights: bool = True
+    ) -> "RunFolder":
+        """Open a local run folder or a Hub repo.
+
+        Args:
+            source: a folder, or `org/name` on the Hub (downloaded once, then read from the cache).
+            revision: branch, tag or commit on the Hub.
+            weights: False for what reads figures alone: a local folder need not hold its weights, as in a clone that
+                ships the figures of all runs and the weights of a few.
+
+        Raises:
+            BthubError: nothing there, or what is there isn't a run.
+        """
+        if isinstance(source, RunFolder):
+            return source
+        if Path(source).is_dir():
+            if revision is not None:
+                raise BthubError(f"{source} is a local folder, which has no revision {revision!r}: leave revision out")
+            run = cls(Path(source), Path(source).resolve().name, "")
+            run._check(weights)
+            if (run.path / WEIGHTS).exists():
+                digest = hashlib.sha256((run.path / WEIGHTS).read_bytes()).hexdigest()
+                return cls(run.path, run.id, f"sha256:{digest[:12]}")
+            return cls(run.path, run.id, run.cost.get("weights", "") if (run.path / COST).is_file() else "")
+        if any(Path(source).parent.glob(f"*/{CONFIG}")):
+            # Not to be looked up on the Hub, where anyone may own the name "runs".
+            raise BthubError(
+                f"{Path(source).parent} has runs, but no {Path(source).name}: if it is a row of the comparison, "
+                f"`make reproduce RUN={Path(source).name}` trains it"
+            )
+        run = cls(*_download(str(source), revision))
+        run._check()
+        return run
+
+    @classmethod
+    def local(cls, path: str | Path, *, weights: bool = True) -> "RunFolder":
+        """Open a run folder of this machine, for what writes into it.
+
+        Raises:
+            BthubError: it isn't a folder here, or not a run.
+        """
+        if not Path(path).is_dir():
+            raise BthubError(f"{path} isn't a local folder: download the run first, what is found is written into it")
+        return cls.open(path, weights=weights)
+
+    def check_weights(self, what: str, weights: str, command: str) -> None:
+        """Refuse figures that were measured with other weights than the folder has.
+
+        Args:
+            what: the figures, for the message.
+            weights: the revision that they were measured with.
+            command: what measures them.
+        """
+        # On the Hub a revision is a commit, which says nothing about the weights alone.
+        if self.revision.startswith("sha256:") and weights != self.revision:
+            raise BthubError(
+                f"{self.id}: {what} was measured with the weights {weights}, the folder has {self.revision}: "
+                f"run again {command}, with the folders' paths"
+            )
+
+    @property
+    def task(self) -> str:
+        """`image-classification` or `image-segmentation`."""
+        return SEGMENTATION if self.config.get("model_type") == "resunet" else CLASSIFICATION
+
+    @cached_property
+    def config(self) -> dict:
+        return self._json(CONFIG)
+
+    @cached_property
+    def training(self) -> dict:
+        return self._json(TRAINING)
+
+    @cached_property
+    def calibration(self) -> dict:
+        return self._json(CALIBRATION)
+
+    @cached_property
+    def input_check(self) -> dict:
+        return self._json(INPUT_CHECK)
+
+    @cached_property
+    def metrics(self) -> dict:
+        return self._json(METRICS)
+
+    @cached_property
+    def gradcam(self) -> dict:
+        """The entries of `bthub explain`; none where it wasn't run."""
+        return self._json(GRADCAM) if (self.path / GRADCAM).is_file() else {}
+
+    @cached_property
+    def cost(self) -> dict:
+        return self._json(COST)
+
+    def predictions(self, key: str) -> list[dict[str, str]]:
+        """The rows of the predictions of `<protocol>/<split>`, for example `patient/test`."""
+        return self.rows(f"{PREDICTIONS}/{key.replace('/', '-')}.csv")
+
+    def rows(self, name: str) -> list[dict[str, str]]:
+        """The rows of a CSV file of the run."""
+        with self._file(name).open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def _json(self, name: str) -> dict:
+        try:
+            return json.loads(self._file(name).read_text())
+        except json.JSONDecodeError as error:
+            raise BthubError(f"{self.path / name} isn't valid JSON ({error}): restore it or train again") from error
+
+    def _file(self, name: str) -> Path:
+        file = self.path / name
+        if not file.is_file():
+            hint = {
+                METRICS: "bthub evaluate writes it",
+                COST: "bthub cost writes it",
+                CARD: "bthub card writes it",
+                WEIGHTS: f"a clone has those of a few runs; make reproduce RUN={self.path.name} trains it again",
+            }.get(name.split("/")[0], "the folder isn't a complete run")
+            raise BthubError(f"{self.id} has no {name} (looked at {file}): {hint}")
+        return file
+
+    def _check(self, weights: bool = True) -> None:
+        for name in (CONFIG, WEIGHTS) if weights else (CONFIG,):
+            self._file(name)
+        # What a network is made from; figures alone are read without.
+        needed = {"architecture", "num_classes", "label_names", "pretrained_cfg"} if weights else {"architecture"}
+        lacking = needed - self.config.keys()
+        if self.task == CLASSIFICATION and lacking:
+            raise BthubError(
+                f"{self.path / CONFIG} has no {', '.join(sorted(lacking))}: it isn't a run of bthub, which "
+                "train/classifier.py and train/resunet.py write"
+            )
+
+
+def _download(repo_id: str, revision: str | None) -> tuple[Path, str, str]:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HFValidationError,
+        HTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        path = snapshot_download(
+            repo_id, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.py", "*.csv"]
+        )
+    except HFValidationError as error:
+        raise BthubError(f"{repo_id} is neither a folder here nor a Hub id like org/name") from error
+    except RevisionNotFoundError as error:
+        raise BthubError(f"{repo_id} has no revision {revision!r} on the Hub") from error
+    except RepositoryNotFoundError as error:
+        raise BthubError(
+            f"{repo_id} is neither a folder here nor a repo on the Hub that this token may read"
+        ) from error
+    except (HTTPError, OSError) as error:
+        raise BthubError(
+            f"{repo_id} isn't a folder here, and it couldn't be fetched from the Hub ({type(error).__name__}): "
+            "check the name and the network"
+        ) from error
+    # The last part of a snapshot's path is the commit that was fetched.
+    return Path(path), repo_id, Path(path).name

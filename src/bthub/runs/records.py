@@ -1,0 +1,397 @@
+"""Runs side by side: what each folder says of its run, for the tables of the dashboard and of `bthub compare`.
+
+Pure functions over run folders. Nothing is fitted and no model is loaded; what the predictions tell is in `per_image`.
+What can't be read is a `BthubError` that names the run and the file.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from safetensors import SafetensorError, safe_open
+from bthub.metrics.interval import Interval
+from bthub.errors import BthubError
+from bthub.project import SHIPPED_RUNS
+from bthub.runs.folder import CONFIG, COST, GRADCAM, HISTORY, LR_FINDER, METRICS, SEGMENTATION, SPLIT, TRAINING, WEIGHTS, RunFolder
+
+# Rows of a CSV become one of these; a column that the file lacks isn't in it.
+Row = dict[str, object]
+
+COSTS = {
+    "parameters": "parameters",
+    "file_bytes": "size of the weights",
+    "multiply_adds": "multiply-adds",
+    "latency_ms": "latency",
+}
+LOWER_IS_BETTER = {
+    "brier",
+    "ece",
+    "ece_uncalibrated",
+    "hd95_px",
+    "tumor_slices_missed",
+    "healthy_slices_with_mask",
+    "healthy_mask_px",
+    *COSTS,
+}
+DEFINITIONS = {
+    "accuracy": "Share of the slices that got the right class.",
+    "balanced_accuracy": "Mean of the classes' own accuracies: a rare class counts as much as a common one.",
+    "precision": "Of the slices called tumor, the share that has one.",
+    "recall": "Of the slices with a tumor, the share that was called tumor (sensitivity).",
+    "specificity": "Of the slices without a tumor, the share that was passed as healthy.",
+    "f1": "Harmonic mean of precision and recall.",
+    "roc_auc": "Chance that a random tumor slice gets a higher probability than a random healthy one. No threshold.",
+    "average_precision": "Area under the precision-recall curve. No threshold.",
+    "brier": "Mean squared difference between probability and truth. Lower is better.",
+    "ece": "Expected calibration error: how far stated probabilities are from observed shares. Lower is better.",
+    "ece_uncalibrated": "The same before temperature scaling. Lower is better.",
+    "dice_volume_mean": "Overlap of drawn and true tumor over all slices of a patient, 0 to 1; mean over patients.",
+    "dice_volume_median": "As the mean, but of the patient in the middle: one bad patient doesn't move it.",
+    "iou_volume_mean": "Intersection over union of drawn and true tumor of a patient; mean over patients.",
+    "dice_tumor_slices": "Overlap on each slice with a tumor, a slice without a mask counting 0; mean.",
+    "dice_all_slices": "As per tumor slice, a mask on a healthy slice counting 0 as well.",
+    "dice_pooled": "Overlap of all pixels of all slices thrown together: large tumors dominate it.",
+    "dice_tumor_slices_pooled": "Overlap of all pixels of the slices with a tumor thrown together.",
+    "iou_pooled": "Intersection over union of all pixels of all slices thrown together.",
+    "iou_tumor_slices_pooled": "Intersection over union of all pixels of the slices with tumor thrown together.",
+    "pixel_accuracy": "Share of pixels that agree. Near 1 even for an empty mask, because most pixels are background.",
+    "pixel_accuracy_tumor_slices": "Share of pixels that agree on the slices with tumor: mostly background too.",
+    "tumor_slices_missed": "Share of the tumor slices on which nothing was drawn. Lower is better.",
+    "healthy_slices_with_mask": "Share of the healthy slices on which something was drawn. Lower is better.",
+    "hd95_px": "How far the two outlines lie apart: the 95th percentile of the distance, in pixels. Lower is better.",
+    "healthy_mask_px": "Mean pixels drawn on a healthy slice. Lower is better.",
+    "parameters": "Learned numbers in the model. Fewer is cheaper.",
+    "file_bytes": "Size of the weights file, in half precision.",
+    "multiply_adds": "Multiplications with addition for one slice: the work, whatever the machine.",
+    "latency_ms": "Milliseconds for one slice on the CPU, the median, on an idle machine; a tenth is noise.",
+}
+"""What each metric means, in a sentence."""
+
+
+class Evaluation(NamedTuple):
+    """What a figure was measured on: a data set, how it was split, and which part of it."""
+
+    data: str
+    protocol: str
+    split: str
+
+    @property
+    def key(self) -> str:
+        """As `metrics.json` names it."""
+        return f"{self.protocol}/{self.split}"
+
+
+def shipped_runs() -> list[str]:
+    """The run folders of the clone, by name."""
+    if not SHIPPED_RUNS.is_dir():
+        return []
+    return [str(path) for path in sorted(SHIPPED_RUNS.iterdir()) if path.is_dir()]
+
+
+def open_run(source: str | Path) -> RunFolder:
+    """Open a run; a local one may lack its weights, as in a clone that ships figures only.
+
+    Raises:
+        BthubError: nothing there, or neither weights nor metrics.
+    """
+    return RunFolder.open(source, weights=not (Path(source) / METRICS).is_file())
+
+
+def name(run: RunFolder) -> str:
+    """How a run is called on a page: without the organisation."""
+    return run.id.rpartition("/")[2]
+
+
+def network(run: RunFolder) -> str:
+    """The architecture, as timm names it; a ResUNet by its encoder."""
+    with reading(run, CONFIG):
+        if run.task == SEGMENTATION:
+            return f"ResUNet ({run.config['backbone']})"
+        return run.config["architecture"]
+
+
+def initialisation(run: RunFolder) -> str:
+    """What the first weights were: random, ImageNet, or the encoder or all weights of another run or file."""
+    with reading(run, TRAINING):
+        kind, source = first_weights(run.training["config"])
+    return f"{kind} of {source}" if kind in ("encoder", "weights") else kind
+
+
+def first_weights(config: dict) -> tuple[str, str | None]:
+    """What a recipe starts from, and the run or file that holds it.
+
+    Args:
+        config: of `training.json`.
+
+    Returns:
+        `random`, `ImageNet`, or the part of another run or file: `encoder` or `weights`; and the name of that, None for
+        random weights and for timm's.
+    """
+    # An encoder comes last: it is loaded over other weights.
+    for key, part in (("encoder_from", "encoder"), ("weights_from", "weights")):
+        if config.get(key):
+            source = Path(config[key]).name
+            return "ImageNet" if imagenet_file(source) else part, source
+    return "ImageNet" if config["pretrained"] else "random", None
+
+
+def imagenet_file(source: str) -> bool:
+    """Whether `encoder_from` or `weights_from` names a file of train/imagenet.py."""
+    return Path(source).match("imagenet-*.safetensors")
+
+
+def trained_on(run: RunFolder) -> tuple[str | None, str]:
+    """The protocol and the name of the data set that a run was trained on.
+
+    An image-folder set names no patients and has one split: its protocol is `default`, whatever the recipe says.
+    """
+    with reading(run, TRAINING):
+        dataset = run.training["dataset"]
+        patients = "patients" in dataset["splits"]["train"]
+        return run.training["protocol"] if patients else "default", Path(dataset["name"]).name
+
+
+def learning_rate(run: RunFolder) -> float:
+    """The highest learning rate of a training: the finder's, where one chose it."""
+    with reading(run, TRAINING):
+        return float(run.training.get("learning_rate", run.training["config"]["learning_rate"]))
+
+
+def best_epoch(run: RunFolder) -> int:
+    """The epoch whose weights were kept."""
+    with reading(run, TRAINING):
+        return int(run.training["best"]["epoch"])
+
+
+def budget(run: RunFolder) -> str:
+    """What a training started from and how much of it there was, in a line."""
+    epochs, side = trained_for(run)
+    return f"first weights: {initialisation(run)}, {epochs} epochs, {side} pixels"
+
+
+def trained_for(run: RunFolder) -> tuple[int, int]:
+    """How many epochs a run was trained for, and the side of its pictures in the last one."""
+    with reading(run, TRAINING):
+        epochs = int(run.training["best"]["epochs_trained"])
+        sizes = {int(epoch): int(side) for epoch, side in run.training["config"]["image_sizes"].items()}
+    return epochs, sizes[max(first for first in sizes if first < epochs)]
+
+
+def evaluations(run: RunFolder) -> list[Evaluation]:
+    """What a run was measured on, in the order of its file."""
+    with reading(run, METRICS):
+        return [_evaluation(key, entry) for key, entry in run.metrics.items()]
+
+
+def entry(run: RunFolder, evaluation: Evaluation) -> dict:
+    """The figures of one evaluation.
+
+    Raises:
+        BthubError: the run wasn't measured on it, or with other weights than it has now.
+    """
+    with reading(run, METRICS):
+        found = run.metrics.get(evaluation.key)
+        if found is None or _evaluation(evaluation.key, found) != evaluation:
+            raise BthubError(
+                f"{name(run)} has no figures for {evaluation.key} of {evaluation.data}: "
+                f"bthub evaluate {run.path} --data {evaluation.data} --split {evaluation.split}"
+            )
+        run.check_weights(f"{METRICS} of {evaluation.key}", found["weights"], found["command"])
+        if not isinstance(found["metrics"], dict):
+            raise TypeError("metrics isn't an object")
+        return found
+
+
+def figures(run: RunFolder, evaluation: Evaluation, likelier: bool = False) -> dict[str, Interval]:
+    """Each metric of an evaluation with its interval.
+
+    Args:
+        likelier: of a detector those of the likelier class, as published classifiers call it, not of its threshold.
+    """
+    found = entry(run, evaluation)
+    with reading(run, METRICS):
+        known = found["metrics"] | ((likelier and found.get("likelier_class")) or {})
+        return {metric: {end: value[end] for end in ("value", "low", "high")} for metric, value in known.items()}
+
+
+def row(run: RunFolder, evaluation: Evaluation) -> Row:
+    """A line of the comparison: who, the costs that are known, and each metric with its interval's ends.
+
+    Returns:
+        `model`, `network`, `start`, `epochs` and `side` (`trained_for`), `samples`, `groups`, costs, and `<metric>`,
+        `<metric>_low`, `<metric>_high`; None where a value isn't known or defined.
+    """
+    found = entry(run, evaluation)
+    epochs, side = trained_for(run)
+    with reading(run, METRICS):
+        line: Row = {
+            "model": name(run),
+            "network": network(run),
+            "start": initialisation(run),
+            "epochs": epochs,
+            "side": side,
+            "samples": found["samples"],
+            "groups": found["groups"],
+            **costs(run),
+        }
+    for metric, value in figures(run, evaluation).items():
+        line |= {metric: value["value"], f"{metric}_low": value["low"], f"{metric}_high": value["high"]}
+    return line
+
+
+def confusion(run: RunFolder, evaluation: Evaluation) -> tuple[list[str], list[list[int]]]:
+    """A classifier's classes and its confusion matrix, whose rows are the truth."""
+    found = entry(run, evaluation)
+    with reading(run, METRICS):
+        return found["labels"], found["confusion_matrix"]
+
+
+SEEN = {"seen": "copies of known pictures", "unseen": "without a known copy"}
+AS_PUBLISHED = "all, as published"
+"""How the parts of `by_seen` read, and the whole."""
+
+
+def by_seen(run: RunFolder) -> list[Row]:
+    """The accuracy on the test pictures that train or validation has a copy of, on the others, and on all.
+
+    Returns:
+        `model`, `part` (which pictures), `pictures` (how many), `value`, `low`, `high`; nothing where the run wasn't
+        evaluated on test, or test holds no copies.
+    """
+    rows = []
+    with reading(run, METRICS):
+        for key, found in run.metrics.items():
+            parts = found.get("by_seen", {})
+            if parts and key.endswith("/test"):
+                rows += [(SEEN[part], parts[part]) for part in parts] + [(AS_PUBLISHED, found)]
+        return [
+            {"model": name(run), "part": words, "pictures": part["samples"], **part["metrics"]["accuracy"]}
+            for words, part in rows
+        ]
+
+
+def gradcam(run: RunFolder, evaluation: Evaluation) -> Row | None:
+    """How much of a detector's Grad-CAM lies on the tumor, over a split; None where `bthub explain` wasn't run on it.
+
+    Returns:
+        `mean`, `low`, `high`, `median`, `picture` and `head` (the chance levels), `samples`, `groups`, `empty_maps`.
+    """
+    with reading(run, GRADCAM):
+        found = run.gradcam.get(evaluation.key)
+        if found is None or _evaluation(evaluation.key, found) != evaluation:
+            return None
+        run.check_weights(f"{GRADCAM} of {evaluation.key}", found["weights"], found["command"])
+        mean = found["agreement"]["mean"]
+        return {
+            "mean": mean["value"],
+            "low": mean["low"],
+            "high": mean["high"],
+            "median": found["agreement"]["median"]["value"],
+            **{of: found["chance"][of] for of in ("picture", "head")},
+            **{count: found[count] for count in ("samples", "groups", "empty_maps")},
+        }
+
+
+def costs(run: RunFolder) -> dict[str, float | None]:
+    """What a run costs: what `bthub cost` wrote, and what its weights tell by themselves."""
+    measured = {}
+    if (run.path / COST).exists():
+        with reading(run, COST):
+            measured = {key: run.cost[key] for key in COSTS}
+    weights = run.path / WEIGHTS
+    if weights.exists():
+        measured = {**measured, "parameters": parameters(run), "file_bytes": weights.stat().st_size}
+    return {cost: measured.get(cost) for cost in COSTS}
+
+
+def parameters(run: RunFolder) -> int:
+    """Number of learned values, from the header of the weights."""
+    try:
+        with safe_open(run.path / WEIGHTS, "numpy") as weights:
+            shapes = {key: weights.get_slice(key).get_shape() for key in weights.keys()}
+    except SafetensorError as error:
+        raise BthubError(f"{name(run)}: {WEIGHTS} can't be read ({error}): restore it or train again") from error
+    # Batch normalisation's averages are measured, not learned.
+    measured = ("running_mean", "running_var", "num_batches_tracked")
+    return sum(math.prod(shape) for key, shape in shapes.items() if not key.endswith(measured))
+
+
+def best(rows: Sequence[Row], column: str) -> float | None:
+    """The best value of a column: the lowest for errors and costs, else the highest; None without values."""
+    values = [line[column] for line in rows if line.get(column) is not None]
+    if not values:
+        return None
+    return min(values) if column in LOWER_IS_BETTER else max(values)
+
+
+def seen(run: RunFolder, key: tuple[str, ...]) -> str | None:
+    """The split that an image was in when the run was trained; None where it was in none.
+
+    Args:
+        run: the run.
+        key: (patient_id, slice_index) or (file,).
+    """
+    return _given(run).get(key)
+
+
+@cache
+def _given(run: RunFolder) -> dict[tuple[str, ...], str]:
+    rows = run.rows(SPLIT)
+    with reading(run, SPLIT):
+        return {image_key(line): line["split"] for line in rows}
+
+
+def image_key(line: dict[str, str]) -> tuple[str, ...]:
+    """What names an image: its patient and slice, or its file."""
+    return (line["patient_id"], line["slice_index"]) if "patient_id" in line else (line["file"],)
+
+
+def history(run: RunFolder) -> list[dict[str, float]]:
+    """One line an epoch, as numbers."""
+    rows = run.rows(HISTORY)
+    with reading(run, HISTORY):
+        return [{key: float(value) for key, value in line.items()} for line in rows]
+
+
+def lr_finder(run: RunFolder) -> list[dict[str, float]]:
+    """The learning-rate range test: `learning_rate` and `loss` of each step; empty where the run made none."""
+    if not (run.path / LR_FINDER).is_file():
+        return []
+    rows = run.rows(LR_FINDER)
+    with reading(run, LR_FINDER):
+        return [{key: float(line[key]) for key in ("learning_rate", "loss")} for line in rows]
+
+
+def by_initialisation(runs: Iterable[RunFolder]) -> dict[str, list[RunFolder]]:
+    """Networks that were trained from different first weights, protocol and data being the same."""
+    groups: dict[tuple, list[RunFolder]] = {}
+    for run in runs:
+        groups.setdefault((network(run), *trained_on(run)), []).append(run)
+    groups = {key: group for key, group in groups.items() if len({initialisation(run) for run in group}) > 1}
+    several = len({data for _, _, data in groups}) > 1
+    return {
+        known
+        + (f", protocol {protocol}" if protocol not in (None, "patient", "default") else "")
+        + (f", {data}" if several else ""): group
+        for (known, protocol, data), group in groups.items()
+    }
+
+
+@contextmanager
+def reading(run: RunFolder, file: str) -> Iterator[None]:
+    """Name the run and the file where what is in the file isn't as expected."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise BthubError(
+            f"{name(run)}: {file} isn't laid out as this version writes it ({type(error).__name__}: {error}): "
+            "write it again with this version, or leave the run out"
+        ) from error
+
+
+def _evaluation(key: str, found: dict) -> Evaluation:
+    protocol, _, split = key.partition("/")
+    return Evaluation(Path(found["dataset"]["name"]).name, protocol, split)

@@ -1,0 +1,259 @@
+"""`bthub predict`: what is printed, written and refused, and the exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from stages import DarkCorners, blob, make_pipeline
+
+from bthub import cli
+from bthub.imaging.image_io import read_image
+from bthub.inference.loading import load_pipeline
+
+TUMOR = blob(120, 100, (30, 40, 60, 80))
+HEALTHY = blob(120, 100, (0, 0, 0, 0)) // 4
+
+
+@pytest.fixture(autouse=True)
+def known_stages(monkeypatch):
+    """The stages of stages.py in place of the shipped runs; the subprocess tests load real folders."""
+    monkeypatch.setattr("bthub.inference.loading.load_pipeline", lambda *_, **__: make_pipeline())
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    folder = tmp_path / "pictures"
+    (folder / "deeper").mkdir(parents=True)
+    Image.fromarray(TUMOR).save(folder / "b_10.tif")
+    Image.fromarray(HEALTHY).save(folder / "b_2.tif")
+    Image.fromarray(TUMOR[..., 0]).save(folder / "deeper" / "c.PNG")
+    Image.fromarray(TUMOR[..., 0]).save(folder / "b_10_mask.tif")  # left out, as the hidden and the text file are
+    Image.fromarray(TUMOR).save(folder / ".hidden.png")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def predict(*arguments: object) -> int:
+    return cli.main(["predict", *map(str, arguments)])
+
+
+def test_human_lines(pictures, capsys):
+    assert predict(pictures) == 0
+    out, err = capsys.readouterr()
+    healthy, tumor, deeper = out.splitlines()
+    assert healthy.startswith(f"{pictures}/b_2.tif  no tumor  p=0.") and "(threshold 0.5)" in healthy
+    assert tumor.startswith(f"{pictures}/b_10.tif  tumor  p=0.9") and "  area 1,200 px (" in tumor
+    assert "% of the head)  box 30,40-60,80" in tumor
+    assert deeper.startswith(f"{pictures}/deeper/c.PNG  tumor")
+    assert err == ""
+
+
+def test_what_is_uncertain_is_said(pictures, capsys, monkeypatch):
+    monkeypatch.setattr("bthub.inference.loading.load_pipeline", lambda *_, **__: make_pipeline(review_band=(0.0, 0.9)))
+    assert predict(pictures / "b_2.tif", pictures / "b_10.tif") == 0
+    healthy, tumor = capsys.readouterr().out.splitlines()
+    assert "  uncertain from 0 to 0.9, a person should look" in healthy and "a person" not in tumor
+    assert predict(pictures / "b_2.tif", "--json") == 0
+    row = json.loads(capsys.readouterr().out)
+    assert row["uncertain"] is True and row["review_band"] == [0.0, 0.9]
+
+
+def test_a_refused_picture_does_not_stop_the_others(pictures, tmp_path, capsys, monkeypatch):
+    asked = []
+
+    def load(detector, localizer, *, check_input):
+        asked.append(check_input)
+        return make_pipeline(input_check=DarkCorners())
+
+    monkeypatch.setattr("bthub.inference.loading.load_pipeline", load)
+    Image.fromarray(255 - TUMOR).save(tmp_path / "inverted.png")
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    arguments = (tmp_path / "inverted.png", pictures / "b_2.tif", tmp_path / "bad.png", pictures / "b_10.tif")
+    assert predict(*arguments, "--out", tmp_path / "out") == 1
+    out, err = capsys.readouterr()
+    assert [line.split("  ")[0] for line in out.splitlines()] == [str(arguments[1]), str(arguments[3])]
+    first, second = err.splitlines()
+    assert first.startswith(f"bthub: {tmp_path}/inverted.png: this doesn't look like a slice of a brain MRI")
+    assert first.endswith("; --no-input-check analyzes it all the same")
+    assert "bad.png: is not a picture" in second
+    assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 2
+    assert predict(tmp_path / "inverted.png", "--no-input-check") == 0
+    assert asked == [True, False]
+
+
+def test_json_lines(pictures, capsys):
+    assert predict(pictures, "--json", "--spacing", "0.5", "2") == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [Path(row["file"]).name for row in rows] == ["b_2.tif", "b_10.tif", "c.PNG"]
+    assert [row["label"] for row in rows] == ["no_tumor", "tumor", "tumor"]
+    assert rows[1]["bbox"] == [30, 40, 60, 80] and rows[1]["area_mm2"] == 1200
+    assert rows[0]["mask_png_base64"] is None and rows[1]["mask_png_base64"]
+
+
+def test_the_reading_time_is_that_of_the_file(pictures, capsys, monkeypatch):
+    def slow(file):
+        time.sleep(0.05)
+        return read_image(file)
+
+    monkeypatch.setattr("bthub.inference.predict.read_image", slow)
+    assert predict(pictures, "--json") == 0
+    for line in capsys.readouterr().out.splitlines():
+        times = json.loads(line)["milliseconds"]
+        assert times["read"] > 50
+        assert times.pop("total") == pytest.approx(sum(times.values()), abs=0.01)
+
+
+def test_always_localize(tmp_path, capsys):
+    Image.fromarray(HEALTHY).save(tmp_path / "a.png")
+    assert predict(tmp_path / "a.png", "--always-localize") == 0
+    assert "no tumor" in (out := capsys.readouterr().out) and "no area outlined" in out
+
+
+def test_out_folder(pictures, tmp_path, capsys):
+    out = tmp_path / "new" / "out"
+    assert predict(pictures, "--out", out) == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        "b_10_mask.png",
+        "b_10_overlay.png",
+        "b_2_overlay.png",
+        "c_mask.png",
+        "c_overlay.png",
+        "results.jsonl",
+    ]
+    mask = np.asarray(Image.open(out / "b_10_mask.png"))
+    expected = np.zeros((120, 100), np.uint8)
+    expected[40:80, 30:60] = 255
+    np.testing.assert_array_equal(mask, expected)
+    assert Image.open(out / "b_10_overlay.png").size == (100, 120)
+    rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert [(row["overlay"], row["mask"]) for row in rows] == [
+        ("b_2_overlay.png", None),
+        ("b_10_overlay.png", "b_10_mask.png"),
+        ("c_overlay.png", "c_mask.png"),
+    ]
+    assert "mask_png_base64" not in rows[1]
+
+
+def test_nothing_in_the_out_folder_is_overwritten(tmp_path, capsys):
+    out = tmp_path / "out"
+    for folder, picture in (("a", TUMOR), ("b", HEALTHY)):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(picture).save(tmp_path / folder / "slice.png")
+    assert predict(tmp_path / "a", tmp_path / "b", "--out", out) == 0
+    assert predict(tmp_path / "a" / "slice.png", "--out", out) == 0
+    rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert [(Path(row["file"]).parent.name, row["overlay"], row["mask"]) for row in rows] == [
+        ("a", "slice_overlay.png", "slice_mask.png"),
+        ("b", "slice-2_overlay.png", None),
+        ("a", "slice-3_overlay.png", "slice-3_mask.png"),
+    ]
+
+
+def test_a_bad_picture_does_not_stop_the_others(pictures, tmp_path, capsys):
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "cut.png").write_bytes((pictures / "deeper" / "c.PNG").read_bytes()[:60])
+    arguments = (tmp_path / "bad.png", pictures / "b_2.tif", tmp_path / "cut.png", pictures / "b_10.tif")
+    assert predict(*arguments, "--batch-size", "1") == 1
+    out, err = capsys.readouterr()
+    assert [line.split("  ")[0] for line in out.splitlines()] == [str(arguments[1]), str(arguments[3])]
+    assert len(err.splitlines()) == 2
+    assert f"bthub: {arguments[0]}: is not a picture" in err and f"{arguments[2]}: the picture is truncated" in err
+
+
+def test_nothing_readable(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert predict(tmp_path / "empty", tmp_path / "missing.png", "--out", tmp_path / "out") == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "no pictures in this folder" in err and "missing.png: no such file" in err
+    assert len(err.splitlines()) == 2 and not (tmp_path / "out").exists()
+
+
+def test_an_empty_folder_beside_a_picture(pictures, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert predict(tmp_path / "empty", pictures / "b_2.tif") == 1
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 1 and len(err.splitlines()) == 1
+
+
+def test_problems_that_are_not_a_pictures(pictures, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert predict(pictures, "--out", tmp_path / "file") == 2
+    assert "the output folder cannot be made" in capsys.readouterr().err
+    assert predict(pictures, "--batch-size", "0") == 2
+    assert "batch size must be at least 1" in capsys.readouterr().err
+    assert predict(pictures, "--spacing", "0", "1") == 2
+    assert "spacing must be" in capsys.readouterr().err
+
+
+def test_odd_names_stay_on_their_line(tmp_path, capsys):
+    path = tmp_path / "a\nb\x1b[31m é.png"
+    Image.fromarray(TUMOR).save(path)
+    assert predict(path, "--out", tmp_path / "out") == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "a\\nb\\x1b[31m é.png  tumor" in line
+    assert (tmp_path / "out" / "a_b__31m_é_mask.png").is_file()
+    assert predict(path, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["file"] == str(path)
+
+
+def test_progress_for_many(tmp_path, capsys):
+    for i in range(12):
+        Image.fromarray(HEALTHY).save(tmp_path / f"{i}.png")
+    assert predict(tmp_path) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 12 and "12/12" in err
+    assert predict(tmp_path / "1.png") == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_missing_run_is_one_sentence(pictures, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("bthub.inference.loading.load_pipeline", load_pipeline)
+    assert predict(pictures, "--detector", tmp_path / "nothing") == 2
+    out, err = capsys.readouterr()
+    assert out == "" and len(err.splitlines()) == 1 and str(tmp_path / "nothing") in err
+
+
+def test_a_closed_pipe_ends_quietly(pictures, capsys, monkeypatch):
+    """As in `bthub predict ... | head -1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert predict(pictures, "--batch-size", "1") == 1
+    assert capsys.readouterr().err == ""
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "bthub.cli", "predict", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_the_command_on_a_real_slice_and_a_bad_file(tiny_runs, kaggle, tmp_path):
+    detector, localizer = tiny_runs
+    path = sorted(kaggle.rglob("*[0-9].tif"))[0]
+    (tmp_path / "bad.tif").write_bytes(path.read_bytes()[:5000])
+    done = run(path, tmp_path / "bad.tif", "--json", "--detector", detector, "--localizer", localizer)
+    assert done.returncode == 1
+    (line,) = done.stdout.splitlines()
+    row = json.loads(line)
+    assert row["label"] == "tumor" and (row["width"], row["height"]) == (256, 256)
+    assert done.stderr == f"bthub: {tmp_path}/bad.tif: the picture is truncated or damaged and cannot be decoded\n"
+
+
+def test_the_command_on_nothing_but_bad_files(tmp_path):
+    (tmp_path / "page.png").write_text("<html></html>")
+    Image.new("RGB", (64, 64), (5, 5, 5)).save(tmp_path / "blank.png")
+    with open(tmp_path / "huge.png", "wb") as file:
+        file.truncate(65 * 2**20)
+    done = run(*sorted(tmp_path.iterdir()))
+    assert done.returncode == 2 and done.stdout == ""
+    blank, huge, page = done.stderr.splitlines()
+    assert "blank.png: the picture is blank" in blank
+    assert "huge.png: the file is absurdly large" in huge
+    assert "page.png: is not a picture" in page

@@ -1,0 +1,324 @@
+"""`bthub publish` against a Hub on loopback: one commit a repo, none without a change, and what can go wrong."""
+
+import json
+import shutil
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from hub_server import HubServer
+from huggingface_hub import DatasetCard, HfApi, ModelCard, SpaceCard
+from records import complete_run
+
+from bthub.errors import BthubError
+from bthub.evaluation.evaluate import evaluate
+from bthub.project import DATASET, TWO_STAGE
+from bthub.reports import model_card
+from bthub.reports import publish as module
+from bthub.runs.folder import CALIBRATION, CARD, CHECKPOINT, CONFIG, HISTORY, LOGS, METRICS, SPLIT, WEIGHTS, write_json
+
+
+@pytest.fixture(scope="module")
+def evaluated(tiny_runs, tiny_lgg, tmp_path_factory) -> Path:
+    """A `runs` folder with the tiny pair under the default names, evaluated, with what must never be published."""
+    runs = tmp_path_factory.mktemp("clone") / "runs"
+    runs.mkdir()
+    for source, name in zip(tiny_runs, ("resnet18-lgg", "resunet18-lgg"), strict=True):
+        run = complete_run(source, runs / name, tiny_lgg)
+        evaluate(run, tiny_lgg, "test")
+        model_card.write(run)
+        for secret in (f"{CHECKPOINT}/last/model.safetensors", f"{LOGS}/events", ".env", "token.txt", "notes.json"):
+            (run / secret).parent.mkdir(parents=True, exist_ok=True)
+            (run / secret).write_text("hf_secret")
+    return runs
+
+
+@pytest.fixture
+def runs(evaluated, tmp_path, monkeypatch) -> Path:
+    copy = shutil.copytree(evaluated, tmp_path / "runs")
+    monkeypatch.setattr(module, "SHIPPED_RUNS", copy)
+    return copy
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", "nowhere")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(module, "WAIT_SECONDS", 0.01)
+    with HubServer(orgs=("bthub", "school")) as server:
+        use(monkeypatch, server, server.write_token)
+        yield server
+
+
+def use(monkeypatch, server: HubServer, token: str | None) -> None:
+    monkeypatch.setattr(module, "HfApi", lambda: HfApi(endpoint=server.url, token=token))
+
+
+def publish(*what: str | Path, **options) -> list[str]:
+    said = []
+    module.publish([str(name) for name in what], say=said.append, **options)
+    return said
+
+
+def test_everything_once_and_then_nothing(server, runs, tiny_lgg):
+    publish("all", org="school", data=tiny_lgg)
+    apps = {("space", f"school/{name}"): sdk for name, sdk in module.APPS.values()}
+    models = {("model", f"school/{name}") for name in (TWO_STAGE, "resnet18-lgg", "resunet18-lgg")}
+    assert set(server.repos) == models | set(apps) | {("dataset", f"school/{DATASET}")}
+    for key, repo in server.repos.items():
+        assert len(server.commits(*key)) == 2, "the Hub's own commit, and ours"
+        assert repo.sdk == apps.get(key) and not repo.private
+    (collection,) = server.collections.values()
+    assert {item["id"] for item in collection["items"]} == {repo_id for _, repo_id in server.repos}
+
+    before = {key: server.commits(*key)[0].oid for key in server.repos}
+    posts = server.count("POST", "/commit/") + server.count("POST", "/collections")
+    said = publish("all", runs / "resnet18-lgg", org="school", data=tiny_lgg)
+    assert all(line.endswith("unchanged") for line in said) and len(said) == 7
+    assert {key: server.commits(*key)[0].oid for key in server.repos} == before
+    assert server.count("POST", "/commit/") + server.count("POST", "/collections") == posts
+
+
+def test_the_folder_is_the_repo_and_nothing_else_goes(server, runs):
+    publish(runs / "resnet18-lgg", runs / "resunet18-lgg")
+    for name in ("resnet18-lgg", "resunet18-lgg"):
+        files = server.files("model", f"bthub/{name}")
+        assert not any(b"hf_secret" in data for data in files.values())
+        for path, data in files.items():
+            assert path == ".gitattributes" or (runs / name / path).read_bytes() == data
+        there = {p.relative_to(runs / name).as_posix() for p in (runs / name).rglob("*") if p.is_file()}
+        secret = {p for p in there if p.startswith((CHECKPOINT, LOGS)) or p in (".env", "token.txt", "notes.json")}
+        assert set(files) - {".gitattributes"} == there - secret
+
+
+def test_only_what_differs_is_sent(server, runs):
+    run = runs / "resnet18-lgg"
+    publish(run)
+    uploads = server.count("PUT", "/")
+    (run / SPLIT).write_text((run / SPLIT).read_text() + "\n")
+    (run / "figures" / "history.png").rename(run / "figures" / "old.png")
+    shutil.copy(run / "figures" / "old.png", run / "figures" / "history.png")
+    (said,) = publish(run)
+    assert "2 files written, 0 removed" in said
+    (run / "figures" / "old.png").unlink()
+    (said,) = publish(run)
+    assert "0 files written, 1 removed" in said
+    assert "figures/old.png" not in server.files("model", "bthub/resnet18-lgg")
+    assert len(server.commits("model", "bthub/resnet18-lgg")) == 4
+    assert server.count("PUT", "/") == uploads, "the weights did not change"
+
+
+def test_a_dry_run_writes_nothing(server, runs, tiny_lgg):
+    said = publish("all", data=tiny_lgg, dry_run=True, private=True)
+    assert server.repos == {} and server.collections == {}
+    assert {request.method for request in server.requests} == {"GET"}
+    assert f"+ {WEIGHTS}" in "\n".join(said) and "make it (private)" in said[0]
+    publish("all", data=tiny_lgg)
+    (runs / "resnet18-lgg" / SPLIT).write_text((runs / "resnet18-lgg" / SPLIT).read_text() + "\n")
+    requests = len(server.requests)
+    said = publish(runs / "resnet18-lgg", dry_run=True)
+    assert said == ["model bthub/resnet18-lgg: would change\n  + split.csv"]
+    assert {request.method for request in server.requests[requests:]} == {"GET"}
+
+
+def test_the_dashboard_takes_along_what_else_was_measured_without_weights(server, runs):
+    other = shutil.copytree(runs / "resnet18-lgg", runs / "simple_cnn-lgg")
+    shutil.copytree(runs / "resnet18-lgg", runs / "unmeasured")
+    (runs / "unmeasured" / METRICS).unlink()
+    publish("dashboard")
+    files = server.files("space", f"bthub/{module.APPS['dashboard'][0]}")
+    records = {path: data for path, data in files.items() if path.startswith("runs/")}
+    assert {path.split("/")[1] for path in records} == {"simple_cnn-lgg"}
+    assert all((runs / path.removeprefix("runs/")).read_bytes() == data for path, data in records.items())
+    assert {f"runs/{other.name}/{name}" for name in (METRICS, HISTORY, SPLIT, CONFIG)} < set(records)
+    assert not any(path.endswith((".safetensors", ".png", ".py")) or b"hf_secret" in records[path] for path in records)
+
+
+def test_private(server, runs):
+    for _ in range(2):
+        publish(runs / "resnet18-lgg", private=True)
+        assert server.repos["model", "bthub/resnet18-lgg"].private
+    publish(runs / "resunet18-lgg")
+    with pytest.raises(BthubError, match="is public"):
+        publish(runs / "resunet18-lgg", private=True)
+
+
+def test_a_repo_of_someone_elses_making_is_left_alone(server, runs):
+    server.add("model", "bthub/resnet18-lgg", {"thesis.pdf": b"years of work"})
+    for dry_run in (True, False):
+        with pytest.raises(BthubError, match="bthub didn't write it"):
+            publish(runs / "resnet18-lgg", dry_run=dry_run)
+    assert "thesis.pdf" in server.files("model", "bthub/resnet18-lgg")
+    # One that is new, or that a kill left without a commit, isn't.
+    server.add("model", "bthub/resunet18-lgg", {})
+    publish(runs / "resunet18-lgg")
+    assert WEIGHTS in server.files("model", "bthub/resunet18-lgg")
+
+
+def test_a_run_of_ones_own_goes_only_where_it_is_named(server, runs, tiny_lgg):
+    shutil.copytree(runs / "resnet18-lgg", runs / "my-hospital")
+    (runs / "my-hospital" / SPLIT).write_text("file,split\ntumor/MUELLER_Anna_1961.jpg,train\n")
+    publish("all", data=tiny_lgg)
+    assert not any("my-hospital" in repo_id for _, repo_id in server.repos)
+    assert not any("my-hospital" in path for key in server.repos for path in server.files(*key))
+
+
+def test_outside_a_clone_there_is_nothing_to_publish(server, monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "ROWS", tmp_path / "rows.yaml")
+    with pytest.raises(BthubError, match="there is nothing to publish"):
+        publish("all")
+
+
+def test_a_name_that_the_hub_does_not_take(server, runs):
+    odd = (runs / "resnet18-lgg").rename(runs / "my resnet")
+    with pytest.raises(BthubError, match="rename the folder"):
+        publish(odd)
+
+
+def test_another_organisation_by_the_environment(server, runs, monkeypatch):
+    """BTHUB_ORG replaces bthub.project.ORG; what the apps' cards name stays the clone's."""
+    monkeypatch.setattr(module, "ORG", "school")
+    publish("dashboard", org="school")
+    readme = SpaceCard(server.files("space", f"school/{module.APPS['dashboard'][0]}")[CARD].decode())
+    assert readme.data.datasets == [f"school/{DATASET}"] and all(m.count("/") == 1 for m in readme.data.models)
+
+
+def test_a_fork_publishes_its_own(server, runs, tiny_lgg):
+    publish("all", org="school", data=tiny_lgg)
+    for name, _ in module.APPS.values():
+        files = server.files("space", f"school/{name}")
+        assert files["bthub/ORG"] == b"school\n"
+        readme = SpaceCard(files[CARD].decode())
+        assert set(readme.data.models) >= {"school/resnet18-lgg", "school/resunet18-lgg"}
+        assert readme.data.datasets == [f"school/{DATASET}"]
+        assert {"app.py", "serve.py"} & set(files) and "bthub/two_stage.py" in files
+        assert not any("__pycache__" in path for path in files)
+    for name in ("resnet18-lgg", "resunet18-lgg", TWO_STAGE):
+        readme = server.files("model", f"school/{name}")[CARD].decode()
+        assert "bthub/" not in readme.replace("school/", "") and f"school/{name}" in readme
+    config = json.loads(server.files("model", f"school/{TWO_STAGE}")["config.json"])
+    assert config["detector"] == {
+        "id": "school/resnet18-lgg",
+        "revision": server.commits("model", "school/resnet18-lgg")[0].oid,
+    }
+    readme = server.files("dataset", f"school/{DATASET}")[CARD].decode()
+    assert f'load_dataset("school/{DATASET}"' in readme and "PATH_OR_HUB_ID" not in readme
+
+
+def test_cards_hold_valid_metadata(server, runs, tiny_lgg):
+    """The server checks them as the Hub does when they are committed; here, that they say what they must."""
+    publish("all", data=tiny_lgg)
+    for name in ("resnet18-lgg", "resunet18-lgg", TWO_STAGE):
+        data = ModelCard(server.files("model", f"bthub/{name}")[CARD].decode()).data
+        assert data.license == "cc-by-nc-sa-4.0" and data.pipeline_tag and data.library_name
+        assert data.datasets == [f"bthub/{DATASET}"]
+    assert data.base_model == ["bthub/resnet18-lgg", "bthub/resunet18-lgg"]
+    assert DatasetCard(server.files("dataset", f"bthub/{DATASET}")[CARD].decode()).data.license == "cc-by-nc-sa-4.0"
+
+
+def test_the_stages_can_move_on(server, runs):
+    publish(runs / "resnet18-lgg", runs / "resunet18-lgg", "two-stage")
+    (runs / "resnet18-lgg" / HISTORY).write_text((runs / "resnet18-lgg" / HISTORY).read_text() + "\n")
+    said = publish(runs / "resnet18-lgg", runs / "resunet18-lgg", "two-stage")
+    assert ["unchanged" in line for line in said] == [False, True, False]
+    config = json.loads(server.files("model", f"bthub/{TWO_STAGE}")["config.json"])
+    assert config["detector"]["revision"] == server.commits("model", "bthub/resnet18-lgg")[0].oid
+
+
+def test_a_pair_is_not_told_by_the_figures_of_other_weights(server, runs):
+    publish(runs / "resnet18-lgg", runs / "resunet18-lgg")
+    calibration = json.loads((runs / "resnet18-lgg" / CALIBRATION).read_text())
+    write_json(runs / "resnet18-lgg" / CALIBRATION, calibration | {"threshold": 0.123})
+    with pytest.raises(BthubError, match="resnet18-lgg has other weights or thresholds than .*publish .* first"):
+        publish("two-stage")
+    assert ("model", f"bthub/{TWO_STAGE}") not in server.repos
+
+
+@pytest.mark.parametrize(
+    ("token", "org", "words"),
+    [
+        (None, "bthub", "no Hub token|doesn't take this token"),
+        ("read_token", "bthub", "may only read"),
+        ("expired_token", "bthub", "has expired"),
+        ("stranger_token", "bthub", "doesn't belong to bthub"),
+        ("write_token", "elsewhere", "doesn't belong to elsewhere"),
+    ],
+)
+def test_tokens(server, runs, monkeypatch, token, org, words):
+    use(monkeypatch, server, token and getattr(server, token))
+    with pytest.raises(BthubError, match=words):
+        publish(runs / "resnet18-lgg", org=org)
+    assert server.repos == {}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "kind", "status"),
+    [
+        ("POST", "/commit/", "status", 500),
+        ("POST", "/commit/", "status", 503),
+        ("POST", "/commit/", "lost", 500),
+        ("POST", "/commit/", "lost", None),
+        ("POST", "/commit/", "cut", None),
+        ("PUT", "/", "cut", None),
+        ("PUT", "/", "status", 500),
+        ("POST", "/api/repos/create", "lost", 500),
+        ("GET", "/tree/", "status", 502),
+        ("POST", "/commit/", "slow", None),
+    ],
+)
+def test_a_fault_that_passes_is_survived(server, runs, method, path, kind, status):
+    server.fault(method, path, kind, status)
+    publish(runs / "resnet18-lgg")
+    assert len(server.commits("model", "bthub/resnet18-lgg")) == 2
+    files = server.files("model", "bthub/resnet18-lgg")
+    assert files[WEIGHTS] == (runs / "resnet18-lgg" / WEIGHTS).read_bytes() and CARD in files
+    assert publish(runs / "resnet18-lgg") == ["model bthub/resnet18-lgg: unchanged"]
+
+
+def test_a_fault_that_stays_is_told_and_nothing_is_half_written(server, runs):
+    fault = server.fault("POST", "resunet18-lgg/commit/", "status", 500, times=None)
+    with pytest.raises(BthubError, match="HTTP 500.*run this again"):
+        publish(runs / "resnet18-lgg", runs / "resunet18-lgg")
+    assert len(server.commits("model", "bthub/resnet18-lgg")) == 2
+    assert set(server.files("model", "bthub/resunet18-lgg")) == {".gitattributes"}
+    server.faults.remove(fault)
+    said = publish(runs / "resnet18-lgg", runs / "resunet18-lgg")
+    assert said[0].endswith("unchanged") and "commit" in said[1]
+
+
+def test_a_token_that_expires_on_the_way(server, runs):
+    server.expire(server.write_token, after=4)
+    with pytest.raises(BthubError, match="expired"):
+        publish(runs / "resnet18-lgg", runs / "resunet18-lgg")
+    assert all(set(server.files(*key)) == {".gitattributes"} or WEIGHTS in server.files(*key) for key in server.repos)
+
+
+def test_what_is_not_complete_is_not_published(server, runs, tiny_lgg, tmp_path):
+    (runs / "resnet18-lgg" / HISTORY).unlink()
+    with pytest.raises(BthubError, match=HISTORY):
+        publish(runs / "resunet18-lgg", runs / "resnet18-lgg")
+    with pytest.raises(BthubError, match="neither a run folder nor one of"):
+        publish("nowhere")
+    with pytest.raises(BthubError, match="--data"):
+        publish("dataset", data=tmp_path / "nowhere")
+    with pytest.raises(BthubError, match="publish runs/resnet18-lgg first"):
+        publish("two-stage")
+    assert server.repos == {}
+
+
+def test_other_sets_are_not_published(server, tmp_path):
+    from PIL import Image
+
+    from bthub.data.build import build
+
+    for label in ("no", "yes"):
+        for i in range(4):
+            path = tmp_path / "set" / label / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.effect_noise((16, 16), 50).save(path)
+    build(tmp_path / "set", tmp_path / "built")
+    with pytest.raises(BthubError, match="licence"):
+        publish("dataset", data=tmp_path / "built")
+    assert server.repos == {}

@@ -1,0 +1,145 @@
+"""The runs that come with the clone: whole, within the size limit, as good as they say, and their cards current."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from bthub.data.splits import patient_split
+from bthub.evaluation import cross_validation, per_image, two_stage
+from bthub.evaluation.scoring import measure, rounded
+from bthub.reports import model_card, tables
+from bthub.runs import folder, records
+from bthub.runs.folder import RunFolder
+
+REPOSITORY = Path(__file__).parents[2]
+README = REPOSITORY / "README.md"
+RESULTS = REPOSITORY / "results"
+
+
+@pytest.fixture(scope="module")
+def runs(shipped_runs) -> list[RunFolder]:
+    return [RunFolder.open(run) for run in shipped_runs]
+
+
+def test_weights_are_small_and_in_half_precision(runs):
+    files = [run.path / folder.WEIGHTS for run in runs]
+    assert sum(file.stat().st_size for file in files) < 60e6
+    for file in files:
+        with safe_open(file, "pt") as weights:
+            types = {weights.get_slice(key).get_dtype() for key in weights.keys()}
+        assert types <= {"F16", "I64"}, file
+
+
+def test_nothing_of_the_benchmark_or_the_test_split_was_given_to_a_run(runs):
+    for run in runs:
+        assert run.training["protocol"] == "patient"
+        for row in run.rows(folder.SPLIT):
+            assert patient_split(row["patient_id"]) == row["split"] in ("train", "validation")
+
+
+def test_metrics_follow_from_the_predictions(runs):
+    for run in runs:
+        assert "patient/test" in run.metrics and "patient/validation" in run.metrics
+        for key, entry in run.metrics.items():
+            assert entry["weights"] == run.revision, f"{key} was measured with other weights"
+            again = measure(run.predictions(key), entry)
+            written = {name: entry[name] for name in again}
+            assert rounded(written) == rounded(json.loads(json.dumps(again)))
+
+
+def test_the_pair_is_useful(runs):
+    """The least that is shipped; what the runs reach is in their cards."""
+    detector, localizer = (run.metrics["patient/test"]["metrics"] for run in runs)
+    assert detector["roc_auc"]["value"] >= 0.95
+    assert localizer["dice_volume_mean"]["value"] >= 0.75
+
+
+def test_outside_of_the_review_band_few_are_wrong():
+    """What the card promises holds for the predictions of the weights as saved."""
+    for run in map(records.open_run, records.shipped_runs()):
+        band = run.calibration.get("review_band")
+        if band is None:
+            continue
+        scores = per_image.detector_scores(run, next(e for e in records.evaluations(run) if e.split == "validation"))
+        left = per_image.review(scores, *band)
+        tumor = int(scores.is_tumor.sum())
+        assert left["missed"] <= run.calibration["review_error"] * tumor, run.id
+        assert left["false_alarms"] <= run.calibration["review_error"] * (len(scores.is_tumor) - tumor), run.id
+
+
+def test_times_were_taken_together():
+    """One network at one size takes one time: runs that were timed on machines in other states don't compare."""
+    times: dict[tuple, list[float]] = {}
+    for run in map(records.open_run, records.shipped_runs()):
+        same = records.network(run), run.cost["image_size"], run.cost["multiply_adds"]
+        times.setdefault(same, []).append(run.cost["latency_ms"])
+    for network, found in times.items():
+        assert max(found) <= 1.3 * min(found), f"bthub cost runs/*: {network} took {min(found)} to {max(found)} ms"
+
+
+def test_only_the_default_pair_says_that_it_is():
+    for run in records.shipped_runs():
+        text = (Path(run) / folder.CARD).read_text()
+        assert ("of its two stages" in text) == (Path(run).name in folder.DEFAULTS.values())
+
+
+def test_cards_are_current():
+    """Of all runs: a card needs no weights."""
+    for run in map(records.open_run, records.shipped_runs()):
+        text = model_card.render(run.path)
+        assert (run.path / folder.CARD).read_text() == text
+        cards = REPOSITORY / "model_cards"
+        assert (cards / f"{run.id}.md").read_text() == model_card.elsewhere(text, run.path, cards)
+
+
+def test_results_are_current(tmp_path):
+    """What `make results` has written is what the runs give."""
+    shipped = [records.open_run(path) for path in records.shipped_runs()]
+    tables.write(shipped, tmp_path)
+    for file in tmp_path.iterdir():
+        assert (RESULTS / file.name).read_text() == file.read_text(), f"make results: {file.name}"
+    by_name = {run.id: run for run in shipped}
+    for file in RESULTS.glob("two-stage-*.json"):
+        entry = json.loads(file.read_text())
+        pair = (by_name[entry[stage]["name"]] for stage in ("detector", "localizer"))
+        assert entry == json.loads(json.dumps(two_stage.two_stage(*pair, split=entry["split"]))), (
+            f"make results: {file.name}"
+        )
+    entry = json.loads((RESULTS / "cross-validation.json").read_text())
+    again = cross_validation.cross_validation([by_name[fold["name"]] for fold in entry["runs"]])
+    assert entry == json.loads(json.dumps(again)), "make results: cross-validation.json"
+
+
+def test_figures_of_the_readme_are_measured(runs):
+    """Each number of the table is that of `metrics.json` or of `results/`, rounded to the digits shown."""
+    rows = re.findall(
+        r"^\| .*? \| `([\w -]+)` \| ([\d.]+) \| ([\d.]+) to ([\d.]+) \|$", README.read_text(), re.MULTILINE
+    )
+    assert len(rows) >= 8
+    measured = {}
+    for run in runs:
+        measured |= run.metrics["patient/test"]["metrics"]
+    joined = json.loads((RESULTS / "two-stage-patient-test.json").read_text())["metrics"]
+    measured |= {f"two-stage {name}": value for name, value in joined.items()}
+    folds = json.loads((RESULTS / "cross-validation.json").read_text())
+    measured |= {f"cross-validation {name}": value for name, value in folds["metrics"].items()}
+    assert f"The five folds test each of {folds['groups']} patients once" in README.read_text()
+    for name, *shown in rows:
+        for text, end in zip(shown, ("value", "low", "high"), strict=True):
+            assert text == f"{measured[name][end]:.3f}", f"{name}: {end}"
+
+
+def test_the_readme_snippet_runs(runs, monkeypatch):
+    """The Python lines of the README, as a new user would type them in the clone."""
+    monkeypatch.chdir(REPOSITORY)
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    names: dict = {}
+    for block in blocks:
+        exec(block, names)
+    result = names["result"]
+    assert result.label == "tumor" and result.area_px > 0 and result.mask.shape == (result.height, result.width)
+    json.dumps(result.to_dict())

@@ -1,0 +1,162 @@
+"""Runs as tables: against what can be checked by hand, and against what the shipped runs say of themselves."""
+
+import json
+import shutil
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from httpx2 import ProxyError
+from records import TEST, image_folder_run, variant
+
+from bthub.reports import tables
+from bthub.runs import records
+from bthub.errors import BthubError
+from bthub.runs.folder import COST, METRICS, TRAINING, RunFolder, write_json
+
+
+def test_a_row_is_what_the_files_say(detector: RunFolder):
+    row = records.row(detector, TEST)
+    entry = json.loads((detector.path / METRICS).read_text())["patient/test"]
+    assert (row["roc_auc"], row["roc_auc_low"]) == tuple(entry["metrics"]["roc_auc"][e] for e in ("value", "low"))
+    assert row["model"] == "resnet18-lgg" and row["network"] == "resnet18"
+    assert row["start"] == "encoder of resunet18-lgg"
+    assert row["parameters"] == 11_177_538  # ResNet-18 with two outputs
+    assert row["file_bytes"] == (detector.path / "model.safetensors").stat().st_size
+    assert row["latency_ms"] == json.loads((detector.path / COST).read_text())["latency_ms"] > 0
+
+
+def test_the_learning_rate_is_the_one_that_was_trained_with(detector_copy: Path):
+    training = json.loads((detector_copy / TRAINING).read_text())
+    assert records.learning_rate(RunFolder.open(detector_copy)) == training["config"]["learning_rate"]
+    write_json(detector_copy / TRAINING, training | {"learning_rate": 0.00075})  # the finder's
+    assert records.learning_rate(RunFolder.open(detector_copy)) == 0.00075
+
+
+def test_a_missing_run_of_a_local_folder_is_not_looked_up_on_the_hub(detector_copy: Path, monkeypatch):
+    monkeypatch.chdir(detector_copy.parent.parent)
+    typo = f"{detector_copy.parent.name}/typo"
+    with pytest.raises(BthubError, match=f"{detector_copy.parent.name} has runs, but no typo"):
+        RunFolder.open(typo)
+
+
+def test_a_broken_connection_is_told_in_a_sentence(monkeypatch):
+    def broken(*_, **__):
+        raise ProxyError("407 Proxy Authentication Required")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", broken)
+    with pytest.raises(BthubError, match="couldn't be fetched from the Hub .ProxyError."):
+        RunFolder.open("bthub/resnet18-lgg")
+
+
+def test_runs_of_one_name_are_not_mixed_up(detector_copy: Path, tmp_path: Path):
+    other = shutil.copytree(detector_copy, tmp_path / "seed2" / detector_copy.name)
+    with pytest.raises(BthubError, match=f"several runs are called {detector_copy.name}: rename"):
+        tables.write([RunFolder.open(detector_copy), RunFolder.open(other)], tmp_path / "out")
+
+
+def test_every_metric_has_a_definition(detector: RunFolder, localizer: RunFolder):
+    for run in (detector, localizer):
+        assert set(records.entry(run, TEST)["metrics"]) <= set(records.DEFINITIONS)
+    assert set(records.COSTS) | records.LOWER_IS_BETTER <= set(records.DEFINITIONS)
+
+
+def test_the_best_is_the_lowest_of_errors_and_costs():
+    rows = [{"f1": 0.5, "ece": 0.1, "parameters": None}, {"f1": 0.75, "ece": 0.2, "parameters": None}]
+    assert records.best(rows, "f1") == 0.75
+    assert records.best(rows, "ece") == 0.1
+    assert records.best(rows, "parameters") is None
+
+
+def test_a_run_without_weights_still_shows_its_figures(detector_copy: Path):
+    (detector_copy / "model.safetensors").unlink()
+    content = json.loads((detector_copy / COST).read_text())
+    write_json(detector_copy / COST, {**content, "parameters": 123, "latency_ms": 12.5})
+    row = records.row(records.open_run(detector_copy), TEST)
+    assert row["roc_auc"] > 0.9 and (row["parameters"], row["latency_ms"]) == (123, 12.5)
+    (detector_copy / COST).unlink()
+    row = records.row(records.open_run(detector_copy), TEST)
+    assert row["roc_auc"] > 0.9 and row["parameters"] is None and row["latency_ms"] is None
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda entry: entry.pop("metrics"), "metrics.json isn't laid out"),
+        (lambda entry: entry.update(metrics=[1]), "metrics.json isn't laid out"),
+        (lambda entry: entry["metrics"].update(f1=0.9), "metrics.json isn't laid out"),
+        (lambda entry: entry.update(weights="sha256:of another"), "was measured with the weights"),
+        (lambda entry: entry["dataset"].update(name="other"), "no figures for patient/test of lgg"),
+    ],
+)
+def test_what_cannot_be_read_is_named(detector_copy: Path, spoil, words: str):
+    content = json.loads((detector_copy / METRICS).read_text())
+    spoil(content["patient/test"])
+    write_json(detector_copy / METRICS, content)
+    with pytest.raises(BthubError, match=words) as caught:
+        records.row(records.open_run(detector_copy), TEST)
+    assert str(caught.value).startswith("copy")
+
+
+def test_broken_weights_are_named(detector_copy: Path):
+    (detector_copy / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(BthubError, match="copy"):
+        records.parameters(records.open_run(detector_copy))
+
+
+def test_which_split_an_image_was_in(detector: RunFolder):
+    trained = next(row for row in detector.rows("split.csv") if row["split"] == "train")
+    assert records.seen(detector, (trained["patient_id"], trained["slice_index"])) == "train"
+    tested = detector.predictions("patient/test")[0]
+    assert records.seen(detector, records.image_key(tested)) is None
+
+
+def test_history_is_read_as_numbers(detector: RunFolder):
+    lines = records.history(detector)
+    assert len(lines) == detector.training["best"]["epochs_trained"]
+    assert lines[detector.training["best"]["epoch"]]["validation_f1"] == pytest.approx(
+        detector.training["best"]["validation_metric"]
+    )
+
+
+def test_a_learning_rate_finder_is_shown_where_there_is_one(detector_copy: Path):
+    assert records.lr_finder(records.open_run(detector_copy)) == []
+    (detector_copy / records.LR_FINDER).write_text("learning_rate,loss\n1e-5,0.7\n1e-4,0.5\n")
+    assert records.lr_finder(records.open_run(detector_copy)) == [
+        {"learning_rate": 1e-5, "loss": 0.7},
+        {"learning_rate": 1e-4, "loss": 0.5},
+    ]
+
+
+def test_networks_from_different_first_weights(detector: RunFolder, localizer: RunFolder, tmp_path: Path):
+    scratch = variant(detector.path, tmp_path / "scratch", encoder_from=None)
+    assert records.initialisation(scratch) == "random"
+    assert (
+        records.initialisation(variant(detector.path, tmp_path / "p", encoder_from=None, pretrained=True)) == "ImageNet"
+    )
+    for start, words in (
+        ({"weights_from": "data/imagenet-vgg16.safetensors"}, "ImageNet"),
+        ({"encoder_from": "imagenet-tf_efficientnet_lite0.safetensors"}, "ImageNet"),
+        ({"weights_from": "runs/resnet18-lgg"}, "weights of resnet18-lgg"),
+        ({"weights_from": "mine/start.safetensors"}, "weights of start.safetensors"),
+        ({"weights_from": "data/imagenet-vgg16.safetensors", "encoder_from": "runs/a"}, "encoder of a"),
+    ):
+        name = "-".join(start) + words.replace(" ", "-")
+        run = variant(detector.path, tmp_path / name, **{"encoder_from": None, **start})
+        assert records.initialisation(run) == words
+    assert records.by_initialisation([detector, localizer]) == {}
+    assert records.by_initialisation([detector, localizer, scratch]) == {"resnet18": [detector, scratch]}
+    pictures = [image_folder_run(detector.path, tmp_path / name) for name in ("pictures", "pictures-scratch")]
+    assert records.by_initialisation([detector, *pictures]) == {}
+    training = json.loads((pictures[1].path / TRAINING).read_text())
+    training["config"]["encoder_from"] = None
+    write_json(pictures[1].path / TRAINING, training)
+    pictures[1] = records.open_run(pictures[1].path)
+    assert records.by_initialisation([detector, scratch, *pictures]) == {
+        "resnet18, lgg": [detector, scratch],
+        "resnet18, pictures": pictures,
+    }
+
+
+def test_the_shipped_runs_are_listed():
+    assert {"resnet18-lgg", "resunet18-lgg"} <= {Path(run).name for run in records.shipped_runs()}

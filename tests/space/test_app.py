@@ -1,0 +1,476 @@
+"""The demo app: built and served in this process, asked by the stock gradio_client."""
+
+import base64
+import io
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import gradio as gr
+import httpx
+import numpy as np
+import psutil
+import pytest
+import yaml
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from packaging.requirements import Requirement
+from PIL import Image
+from scripts import script
+from stages import DarkCorners
+
+import bthub
+from bthub.data.splits import patient_split
+from bthub.project import DEFAULTS, ORG, hub_id
+
+ROOT = Path(__file__).parents[2]
+SPACE = ROOT / "space"
+KEYS = {"label", "tumor_probability", "threshold", "area_px", "bbox", "mask_png_base64"}
+
+
+class Recorder:
+    """A pipeline that keeps the bytes of the last file it was given."""
+
+    def __init__(self, pipe: bthub.Pipeline) -> None:
+        self.pipe = pipe
+        self.received = b""
+
+    def __call__(self, file: str, **options: bool) -> bthub.Result:
+        self.received = Path(file).read_bytes()
+        return self.pipe(file, **options)
+
+    @property
+    def input_check(self) -> DarkCorners | None:
+        return self.pipe.input_check
+
+
+@pytest.fixture(scope="module")
+def app() -> ModuleType:
+    return script("space/app.py")
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_runs: tuple[Path, Path]) -> Recorder:
+    return Recorder(bthub.load_pipeline(*tiny_runs))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where Gradio keeps files while the module runs."""
+    folder = tmp_path_factory.mktemp("gradio")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("GRADIO_TEMP_DIR", str(folder))
+    yield folder
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def served(app: ModuleType, pipe: Recorder, cache: Path) -> gr.Blocks:
+    demo = app.build(pipe)
+    app.launch(demo, free_port())
+    yield demo
+    demo.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def client(served: gr.Blocks, tmp_path_factory: pytest.TempPathFactory) -> Client:
+    return Client(served.local_url, verbose=False, download_files=tmp_path_factory.mktemp("downloads"))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def analyze(client: Client, file: Path) -> tuple[str, dict]:
+    return client.predict(handle_file(file), api_name="/analyze")
+
+
+def untimed(found: dict) -> dict:
+    return {key: value for key, value in found.items() if key != "milliseconds"}
+
+
+# -- the endpoint
+
+
+def test_a_tumor_slice(client: Client, pipe: Recorder, kaggle: Path) -> None:
+    file = kaggle / "TCGA_HT_8018_19970411" / "TCGA_HT_8018_19970411_9.tif"
+    expected = pipe.pipe(file)
+
+    answer = analyze(client, file)
+
+    assert isinstance(answer, tuple)
+    overlay, found = answer
+    assert untimed(found) == untimed(expected.to_dict())
+    assert found["label"] == "tumor" and found["bbox"] is not None and KEYS <= set(found)
+    mask = np.asarray(Image.open(io.BytesIO(base64.b64decode(found["mask_png_base64"]))))
+    assert np.array_equal(mask > 0, expected.mask)
+    assert np.array_equal(np.asarray(Image.open(overlay)), np.asarray(expected.overlay()))
+
+
+def test_a_healthy_slice(client: Client, pipe: Recorder, kaggle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = kaggle / "TCGA_HT_7680_19970202" / "TCGA_HT_7680_19970202_4.tif"
+    monkeypatch.setattr(pipe.pipe, "threshold", 1.0)
+
+    overlay, found = analyze(client, file)
+
+    assert untimed(found) == untimed(pipe.pipe(file).to_dict())
+    assert found["label"] == "no_tumor"
+    assert (found["area_px"], found["bbox"], found["mask_png_base64"]) == (0, None, None)
+    assert np.array_equal(np.asarray(Image.open(overlay)), np.asarray(Image.open(file)))
+
+
+@pytest.mark.parametrize("name", ["slice.tif", "deep.png", "rotated.jpg"])
+def test_the_file_arrives_untouched(client: Client, pipe: Recorder, kaggle: Path, tmp_path: Path, name: str) -> None:
+    source = Image.open(kaggle / "TCGA_HT_8018_19970411" / "TCGA_HT_8018_19970411_9.tif")
+    file = tmp_path / name
+    if name == "deep.png":
+        Image.fromarray(np.asarray(source.convert("L"), dtype=np.uint16) * 16).save(file)  # 0 to 4080
+    elif name == "rotated.jpg":
+        exif = Image.Exif()
+        exif[274] = 6
+        source.crop((0, 0, 200, 256)).save(file, exif=exif)
+    else:
+        source.save(file)
+
+    _, found = analyze(client, file)
+
+    assert pipe.received == file.read_bytes()
+    assert untimed(found) == untimed(pipe.pipe(file).to_dict())
+    assert (found["width"], found["height"]) == ((256, 200) if name == "rotated.jpg" else (256, 256))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("notes.txt", "notes.txt: is not a picture"),
+        ("blank.png", "blank.png: the picture is blank"),
+        ("huge.png", "huge.png: the picture is absurdly large, 9000 x 9000 pixels"),
+        ("cut.png", "cut.png: the picture is truncated"),
+    ],
+)
+def test_a_bad_file_is_answered_with_one_sentence(client: Client, tmp_path: Path, name: str, said: str) -> None:
+    file = tmp_path / name
+    if name == "notes.txt":
+        file.write_text("not a picture")
+    elif name == "cut.png":
+        Image.effect_noise((256, 256), 50).save(file)
+        file.write_bytes(file.read_bytes()[:20_000])
+    else:
+        Image.new("1", (9000, 9000) if name == "huge.png" else (64, 64)).save(file)
+
+    with pytest.raises(AppError) as caught:
+        analyze(client, file)
+
+    assert str(caught.value).startswith(said)
+    assert "Traceback" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_is_no_slice_is_refused(
+    client: Client, pipe: Recorder, kaggle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipe.pipe, "input_check", DarkCorners())
+    assert analyze(client, kaggle / "TCGA_HT_8018_19970411" / "TCGA_HT_8018_19970411_9.tif")[1]["label"] == "tumor"
+    Image.effect_noise((64, 64), 50).point(lambda level: level // 2 + 100).save(tmp_path / "noise.png")
+    with pytest.raises(AppError) as caught:
+        analyze(client, tmp_path / "noise.png")
+    # It takes no parameter that switches the check off, so none is spoken of.
+    assert str(caught.value) == (
+        "noise.png: this doesn't look like a slice of a brain MRI, and the models know nothing else"
+    )
+
+
+def test_the_box_switches_the_check_off_for_one_picture(
+    app: ModuleType, pipe: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipe.pipe, "input_check", DarkCorners())
+    (event, *_) = (event for event in app.build(pipe).fns.values() if event.name == "show")
+    assert [block.elem_id for block in event.outputs] == ["result", "upload", "anyway"]
+    noise, example = tmp_path / "noise.png", SPACE / "examples" / app.EXAMPLES["Large tumor"]
+    Image.effect_noise((64, 64), 50).point(lambda level: level // 2 + 100).save(noise)
+
+    refused, *emptied = event.fn(str(noise), False)
+    assert "noise.png: this doesn&#x27;t look like a slice" in refused and app.REFUSAL in refused
+    assert emptied == [None, False]
+    for file in (noise, example):
+        unchecked, *emptied = event.fn(str(file), True)
+        assert "Tumor suspected" in unchecked and app.UNCHECKED in unchecked
+        assert emptied == [None, False]
+    checked, *_ = event.fn(str(example), False)
+    assert "Tumor suspected" in checked and app.UNCHECKED not in checked
+
+
+@pytest.mark.parametrize("check", [None, DarkCorners()])
+def test_the_box_that_switches_the_check_off_is_there_where_there_is_one(
+    app: ModuleType, pipe: Recorder, check: DarkCorners | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipe.pipe, "input_check", check)
+    (box,) = (block for block in app.build(pipe).blocks.values() if isinstance(block, gr.Checkbox))
+    assert box.label == app.ANYWAY and box.value is False and box.visible is (check is not None)
+
+
+def test_no_file_is_answered_with_a_sentence(client: Client) -> None:
+    with pytest.raises(AppError, match="send one image file"):
+        client.predict(None, api_name="/analyze")
+
+
+def test_only_analyze_is_public(client: Client) -> None:
+    endpoints = client.view_api(return_format="dict")
+    assert list(endpoints["named_endpoints"]) == ["/analyze"]
+    assert endpoints["unnamed_endpoints"] == {}
+    analyze = endpoints["named_endpoints"]["/analyze"]
+    assert [p["parameter_name"] for p in analyze["parameters"]] == ["image"]
+    assert [r["label"] for r in analyze["returns"]] == ["overlay", "result"]
+    with pytest.raises(ValueError, match="show"):
+        client.predict("x", api_name="/show")
+
+
+def test_trained_models_know_the_examples(shipped_runs: tuple[Path, Path], app: ModuleType) -> None:
+    pipe = bthub.load_pipeline(*shipped_runs)
+    tumor = pipe(SPACE / "examples" / app.EXAMPLES["Large tumor"])
+    assert tumor.label == "tumor" and 0.5 * 4506 < tumor.area_px < 1.5 * 4506
+    assert pipe(SPACE / "examples" / app.EXAMPLES["No tumor, high slice"]).label == "no_tumor"
+
+
+# -- private by default
+
+
+def test_only_this_machine_is_served(served: gr.Blocks) -> None:
+    sockets = psutil.Process().net_connections("inet")
+    listening = [s.laddr for s in sockets if s.status == psutil.CONN_LISTEN and s.laddr.port == served.server_port]
+    assert [address.ip for address in listening] == ["127.0.0.1"]
+
+
+def test_a_space_is_served_to_everyone(app: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {}
+
+    class Blocks:
+        def launch(self, **options) -> None:
+            given.update(options)
+
+    monkeypatch.setenv("SPACE_ID", "bthub/demo")
+    app.launch(Blocks(), 7860)
+    assert (given["server_name"], given["server_port"]) == ("0.0.0.0", 7860)
+
+
+def test_nothing_phones_home_or_is_remembered(served: gr.Blocks, client: Client, app: ModuleType) -> None:
+    config = httpx.get(f"{served.local_url}config").json()
+    assert config["analytics_enabled"] is False
+    assert config["run_history"] is False
+    assert config["max_file_size"] == app.MAX_FILE_BYTES
+    assert not served.share and served.state_holder.capacity <= 8
+    assert config["stylesheets"] == []  # none from a font server
+    assert httpx.get(f"{served.local_url}monitoring").status_code == 403
+    assert httpx.get(f"{served.local_url}gradio_api/runs").status_code == 404
+    link = httpx.get(f"{served.local_url}gradio_api/deep_link", params={"session_hash": client.session_hash})
+    assert link.status_code == 404
+
+
+def test_uploads_and_overlays_are_deleted(
+    app: ModuleType, served: gr.Blocks, client: Client, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert f"deleted within {(app.DELETE_EVERY + app.DELETE_AGE) / 60:.0f} minutes" in " ".join(app.ABOUT.split())
+    before = files_in(cache)
+    file = tmp_path / "mine.png"
+    Image.effect_noise((128, 96), 80).save(file)
+    analyze(client, file)
+    assert {path.name for path in files_in(cache) - before} == {"mine.png", "image.png"}
+    app.sweep(cache)  # too young
+    assert {path.name for path in files_in(cache) - before} == {"mine.png", "image.png"}
+
+    monkeypatch.setattr(app, "DELETE_EVERY", 0.1)
+    monkeypatch.setattr(app, "DELETE_AGE", 0)
+    with app.swept(cache):
+        wait_for(lambda: not any(path.is_file() for path in cache.rglob("*")))
+    config = httpx.get(f"{served.local_url}config").json()
+    pictures = [c["props"]["icon"]["url"] for c in config["components"] if c["type"] == "button"]
+    assert [httpx.get(url).status_code for url in pictures] == [200] * len(app.EXAMPLES)
+
+
+def test_deleting_goes_on_after_an_error(
+    app: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that can't be deleted keeps no other, and a sweep that fails keeps no later one."""
+    unlink, sweep, failed = Path.unlink, app.sweep, []
+
+    def guarded(path: Path) -> None:
+        if path.name == "kept.png":
+            raise PermissionError(1, "Operation not permitted")
+        unlink(path)
+
+    def fails_once(folder: Path) -> None:
+        if not failed:
+            failed.append(folder)
+            raise MemoryError("no memory left")
+        sweep(folder)
+
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    for name in ("kept.png", "a/one.png", "a/b/two.png", "zero.png"):
+        (tmp_path / name).write_text("x")
+    monkeypatch.setattr(Path, "unlink", guarded)
+    monkeypatch.setattr(app, "sweep", fails_once)
+    monkeypatch.setattr(app, "DELETE_EVERY", 0.05)
+    monkeypatch.setattr(app, "DELETE_AGE", 0)
+    with app.swept(tmp_path):
+        wait_for(lambda: {path.name for path in files_in(tmp_path)} == {"kept.png"})
+    said = capsys.readouterr().err
+    assert "no memory left" in said and "could not be deleted: Operation not permitted" in said
+    assert "kept.png" not in said and not any(thread.name == "sweep" for thread in threading.enumerate())
+
+
+def test_a_waiting_picture_outlives_its_wait(app: ModuleType, served: gr.Blocks) -> None:
+    assert served._queue.max_size == app.WAITING_PLACES >= 8
+    assert app.WAITING_PLACES * app.SLOWEST < app.DELETE_AGE  # one is at work, and the other places come first
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def files_in(folder: Path) -> set[Path]:
+    # gr.File leaves an empty file with a random name for each call: no content, so not counted.
+    return {path for path in folder.rglob("*") if path.is_file() and path.stat().st_size}
+
+
+# -- the page
+
+
+def test_the_page_of_a_tumor(app: ModuleType, pipe: Recorder, kaggle: Path) -> None:
+    result = pipe.pipe(kaggle / "TCGA_HT_8018_19970411" / "TCGA_HT_8018_19970411_9.tif")
+    page = app.result_html(result, "<b>mine</b>.tif")
+    assert "Tumor suspected" in page and "No tumor found" not in page
+    assert "&lt;b&gt;mine&lt;/b&gt;.tif" in page and "<b>mine" not in page
+    for said in (app.percent(result.tumor_probability), f"threshold {app.percent(result.threshold)}"):
+        assert said in page
+    x0, y0, x1, y1 = result.bbox
+    for said in (f"{result.area_px:,} pixels", f"{x1 - x0} × {y1 - y0} pixels", "256 × 256 pixels", "detector"):
+        assert said in page
+    assert f"<dt>Share of the head</dt><dd>{app.percent(result.brain_share)} " in page
+    assert [name for name in ("overlay", "scan", "mask") if f'<img class="{name}"' in page] == [
+        "overlay",
+        "scan",
+        "mask",
+    ]
+    assert app.DISCLAIMER in page
+
+
+def test_the_page_of_an_uncertain_slice(app: ModuleType, pipe: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = SPACE / "examples" / app.EXAMPLES["Faint tumor"]
+    assert "A person should look" not in app.result_html(pipe.pipe(file), "mine.png")
+    monkeypatch.setattr(pipe.pipe, "review_band", (0.0004, 1.0))
+    page = app.result_html(pipe.pipe(file), "mine.png")
+    assert (
+        "Uncertain: between under 0.1% and 100.0% the model errs too often to be left alone. A person should look."
+        in page
+    )
+
+
+def test_the_page_without_a_tumor(app: ModuleType, pipe: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipe.pipe, "threshold", 1.0)
+    page = app.result_html(pipe.pipe(SPACE / "examples" / app.EXAMPLES["No tumor, high slice"]), "mine.png")
+    assert "No tumor found" in page and "not an all-clear" in page and "Tumor suspected" not in page
+    assert '<img class="scan"' in page and '<img class="mask"' not in page
+    assert app.DISCLAIMER in page
+
+
+def test_the_page_of_a_tumor_that_was_not_outlined(app: ModuleType, pipe: Recorder, kaggle: Path) -> None:
+    result = pipe.pipe(kaggle / "TCGA_HT_8018_19970411" / "TCGA_HT_8018_19970411_9.tif")
+    page = app.result_html(
+        replace(result, mask=np.zeros_like(result.mask), bbox=None, contour=[], area_px=0), "mine.tif"
+    )
+    assert "Tumor suspected" in page and "outline stayed empty" in page and '<img class="overlay"' not in page
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.973821, "97.4%"), (0.00004, "under 0.1%"), (0.99996, "over 99.9%"), (0.0, "0.0%"), (1.0, "100.0%")],
+)
+def test_percent(app: ModuleType, share: float, text: str) -> None:
+    assert app.percent(share) == text
+
+
+def test_the_disclaimer_is_on_the_empty_page(served: gr.Blocks, app: ModuleType) -> None:
+    config = httpx.get(f"{served.local_url}config").json()
+    assert any(app.DISCLAIMER in str(c["props"].get("value")) for c in config["components"] if c["type"] == "html")
+
+
+# -- starting it
+
+
+@pytest.mark.parametrize("port", ["", "web", "0", "70000"])
+def test_a_wrong_port_is_refused(
+    app: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], port: str
+) -> None:
+    monkeypatch.setenv("PORT", port)
+    assert app.main() == 2
+    assert capsys.readouterr().err == f"bthub: PORT must be a number from 1 to 65535, not {port!r}\n"
+
+
+@pytest.mark.parametrize("problem", ["port", "model"])
+def test_what_stops_it_is_one_sentence(
+    app: ModuleType,
+    served: gr.Blocks,
+    tiny_runs: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    problem: str,
+) -> None:
+    monkeypatch.setenv("PORT", str(served.server_port))
+    monkeypatch.setenv("BTHUB_DETECTOR", str(tiny_runs[0] if problem == "port" else tmp_path))
+    monkeypatch.setenv("BTHUB_LOCALIZER", str(tiny_runs[1]))
+    monkeypatch.setattr(app.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(app.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))  # main() sets it: here, until the test is over
+
+    assert app.main() == 2
+
+    said = capsys.readouterr().err.splitlines()[-1]  # above it may be the progress bar of loading the weights
+    assert said.startswith("bthub: ")
+    assert (f"port {served.server_port} is not free" if problem == "port" else "has no config.json") in said
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- what goes to the Hub with it
+
+
+def test_the_examples(app: ModuleType) -> None:
+    folder = SPACE / "examples"
+    assert set(app.EXAMPLES.values()) == {file.name for file in folder.glob("*.png")}
+    attribution = (folder / "README.md").read_text()
+    assert "CC BY-NC-SA 4.0" in attribution
+    institutions = set()
+    for file in folder.glob("*.png"):
+        patient = file.stem.rpartition("_")[0]
+        assert patient_split(patient) == "test"
+        assert file.name in attribution
+        with Image.open(file) as image:
+            assert (image.mode, image.size) == ("RGB", (256, 256))
+        institutions.add(patient.split("_")[1])
+    assert len(institutions) >= 4
+
+
+def test_the_space_card_and_its_requirements() -> None:
+    card = yaml.safe_load(re.match(r"---\n(.*?)---\n", (SPACE / "README.md").read_text(), re.DOTALL)[1])
+    assert card["sdk"] == "gradio" and card["sdk_version"] == gr.__version__
+    assert (SPACE / card["app_file"]).is_file()
+    assert len(card["short_description"]) <= 60
+    if ORG == "bthub":
+        assert card["models"] == [hub_id(DEFAULTS[stage]) for stage in ("detector", "localizer")]
+
+    lock = dict(
+        line.strip().split("==") for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line
+    )
+    for line in (SPACE / "requirements.txt").read_text().splitlines():
+        if not line.startswith("#"):
+            requirement = Requirement(line)
+            assert str(requirement.specifier) == f"=={lock[requirement.name.replace('_', '-')]}"

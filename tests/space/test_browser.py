@@ -1,0 +1,250 @@
+"""The demo as a person meets it: `space/app.py` in its own process, the page in headless Chromium.
+
+BTHUB_SCREENSHOT=docs/screenshot.png pytest tests/test_browser.py -k screenshot    takes the README's picture
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from bthub.project import DEFAULTS, SHIPPED_RUNS
+from bthub.runs.folder import CONFIG
+
+CHROMIUM = shutil.which("chromium")
+# No sandbox: CI runs as root. The others keep a machine without a network from waiting for Google's servers.
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    " --disable-component-update --disable-sync"
+).split()
+APP = Path(__file__).parents[2] / "space" / "app.py"
+SLOW_MACHINE = 300  # seconds until the models must be loaded
+ANALYZED = 60_000  # milliseconds until a result must be on the page
+UPLOAD = "#upload button"
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium"),
+]
+
+
+@contextmanager
+def serve(folder: Path, runs: tuple[Path, Path] | None) -> Iterator[str]:
+    """Run the app as `make demo` does; yields its address.
+
+    Args:
+        folder: an empty one, for the app's temporary files.
+        runs: detector and localizer; None for those that come with the clone.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {"PORT": str(port), "TMPDIR": str(folder)}
+    if runs:
+        environment |= {"BTHUB_DETECTOR": str(runs[0]), "BTHUB_LOCALIZER": str(runs[1])}
+    log = folder.parent / f"{folder.name}.log"
+    with log.open("w") as output:
+        process = subprocess.Popen([sys.executable, APP], env=environment, stdout=output, stderr=output)
+    try:
+        deadline = time.monotonic() + SLOW_MACHINE
+        while "bthub: ready" not in log.read_text():
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("served")
+
+
+@pytest.fixture(scope="module")
+def address(scratch: Path, tiny_runs: tuple[Path, Path]) -> Iterator[str]:
+    """The app with the trained models where they are, else with models that call everything a tumor."""
+    trained = all((SHIPPED_RUNS / name / CONFIG).is_file() for name in DEFAULTS.values())
+    with serve(scratch, None if trained else tiny_runs) as url:
+        yield url
+        assert files_in(scratch)
+    # Folders that other libraries make when they are imported may stay.
+    assert files_in(scratch) == []
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, address: str) -> Iterator[Page]:
+    """The page, opened. It must ask no other server for anything, and no script may fail."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, locale="en-US")
+    page = context.new_page()
+    elsewhere, failures = [], []
+    page.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else elsewhere.append(r.url))
+    page.on("pageerror", lambda error: failures.append(str(error)))
+    page.goto(address)
+    expect(page.locator(UPLOAD)).to_be_visible()
+    yield page
+    context.close()
+    assert elsewhere == []
+    assert failures == []
+
+
+def shown_picture(page: Page) -> tuple[int, int]:
+    """Natural width and height of the one picture of the result that is visible, once it is decoded."""
+    picture = page.locator("#result .views img:visible")
+    expect(picture).to_have_count(1)
+    return tuple(picture.evaluate("async i => { await i.decode(); return [i.naturalWidth, i.naturalHeight] }"))
+
+
+def test_upload_a_kaggle_tiff(page: Page, kaggle: Path) -> None:
+    expect(page.get_by_text("not a medical device").first).to_be_visible()
+    page.set_input_files("#upload input[type=file]", kaggle / "TCGA_HT_8018_19970411" / "TCGA_HT_8018_19970411_9.tif")
+
+    verdict = page.get_by_role("heading", name="Tumor suspected")
+    expect(verdict).to_be_visible(timeout=ANALYZED)
+    expect(verdict).to_be_focused()
+    result = page.locator("#result")
+    expect(result).to_contain_text("TCGA_HT_8018_19970411_9.tif")
+    expect(result).to_contain_text("256 × 256 pixels")
+    expect(result).to_contain_text("not a medical device")
+    expect(page.get_by_role("meter", name="Probability of a tumor")).to_be_visible()
+    expect(page.locator("#result img.overlay")).to_be_visible()
+    assert shown_picture(page) == (256, 256)
+    # The upload field waits for the next slice.
+    expect(page.locator(UPLOAD)).to_contain_text("Drop a slice here")
+
+    page.get_by_text("Mask", exact=True).click()
+    expect(page.locator("#result img.mask")).to_be_visible()
+    expect(page.locator("#result img.overlay")).to_be_hidden()
+    assert shown_picture(page) == (256, 256)
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Mask (PNG)").click()
+    assert download.value.suggested_filename == "TCGA_HT_8018_19970411_9_mask.png"
+    with Image.open(download.value.path()) as mask:
+        assert mask.size == (256, 256) and set(np.unique(mask)) == {0, 255}
+
+
+def test_by_keyboard_alone(page: Page, kaggle: Path) -> None:
+    # Set at the beginning: Chromium takes a moment to hand its dialog over.
+    file = kaggle / "TCGA_HT_8018_19970411" / "TCGA_HT_8018_19970411_10.tif"
+    page.on("filechooser", lambda dialog: dialog.set_files(file))
+    example = page.get_by_role("button", name="Large tumor")
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if example.evaluate("e => e === document.activeElement"):
+            break
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Tumor suspected")).to_be_focused(timeout=ANALYZED)
+    expect(page.locator("#result")).to_contain_text("TCGA_DU_5871_19941206_22.png")
+    assert shown_picture(page) == (256, 256)
+
+    page.keyboard.press("Tab")  # from the verdict to the choice of the view
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#result img.scan")).to_be_visible()
+
+    page.locator(UPLOAD).focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#result")).to_contain_text("TCGA_HT_8018_19970411_10.tif", timeout=ANALYZED)
+
+
+def test_what_is_no_picture_is_answered_with_one_sentence(page: Page) -> None:
+    data = page.evaluate_handle(
+        "() => { const d = new DataTransfer(); d.items.add(new File(['no picture'], 'notes.txt')); return d }"
+    )
+    page.dispatch_event(UPLOAD, "drop", {"dataTransfer": data})
+
+    alert = page.get_by_role("alert").filter(has_text="could not be analyzed")
+    expect(alert).to_be_visible(timeout=ANALYZED)
+    expect(alert.locator("p")).to_have_text(
+        "notes.txt: is not a picture that can be read, expected PNG, TIFF, JPEG, BMP, WebP or GIF"
+    )
+    expect(page.locator("#result")).not_to_contain_text("Tumor suspected")
+    expect(page.locator("body")).not_to_contain_text("Traceback")
+
+
+def test_a_photograph_is_refused_unless_it_is_asked_for(page: Page, tmp_path: Path, shipped_runs) -> None:
+    photograph = tmp_path / "cat.png"
+    shutil.copy(Path(skimage.__file__).parent / "data" / "chelsea.png", photograph)
+    page.set_input_files("#upload input[type=file]", photograph)
+
+    alert = page.get_by_role("alert").filter(has_text="could not be analyzed")
+    expect(alert).to_be_visible(timeout=ANALYZED)
+    expect(alert).to_contain_text("cat.png: this doesn't look like a slice of a brain MRI")
+
+    expect(alert).to_contain_text("tick “Analyze whatever it shows” and upload it again")
+
+    box = page.get_by_label("Analyze whatever it shows")
+    box.check()
+    page.set_input_files("#upload input[type=file]", photograph)
+    expect(page.get_by_role("meter", name="Probability of a tumor")).to_be_visible(timeout=ANALYZED)
+    expect(page.locator("#result")).to_contain_text("cat.png")
+    expect(page.locator("#result")).to_contain_text("451 × 300 pixels")
+    expect(page.get_by_text("This picture was not checked")).to_be_visible()
+    expect(box).not_to_be_checked()
+
+    page.get_by_role("button", name="Large tumor").click()
+    expect(page.locator("#result")).to_contain_text("TCGA_DU_5871_19941206_22.png", timeout=ANALYZED)
+    expect(page.get_by_text("This picture was not checked")).to_have_count(0)
+    page.set_input_files("#upload input[type=file]", photograph)
+    expect(alert).to_be_visible(timeout=ANALYZED)
+
+
+def test_on_a_phone_in_the_dark(browser: Browser, address: str) -> None:
+    context = browser.new_context(viewport={"width": 360, "height": 740}, color_scheme="dark", has_touch=True)
+    page = context.new_page()
+    page.goto(address)
+    page.get_by_role("button", name="Large tumor").tap()
+    verdict = page.get_by_role("heading", name="Tumor suspected")
+    expect(verdict).to_be_in_viewport(timeout=ANALYZED)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    text, behind = page.evaluate(
+        "() => [[...document.querySelectorAll('#result dd')].at(-1), document.body]"
+        ".map((e, i) => getComputedStyle(e)[i ? 'backgroundColor' : 'color'])"
+    )
+    assert brightness(behind) < 60 < 180 < brightness(text)
+    context.close()
+
+
+def brightness(colour: str) -> float:
+    """Mean of red, green and blue of a CSS `rgb(r, g, b)`, 0-255."""
+    return sum(float(part) for part in colour.partition("(")[2].rstrip(")").split(",")[:3]) / 3
+
+
+def test_screenshot(browser: Browser, tmp_path: Path, shipped_runs: tuple[Path, Path]) -> None:
+    target = os.environ.get("BTHUB_SCREENSHOT")
+    if target is None:
+        pytest.skip("BTHUB_SCREENSHOT names the file to write, as docs/screenshot.png")
+    folder = tmp_path / "served"
+    folder.mkdir()
+    with serve(folder, shipped_runs) as url:
+        page = browser.new_page(viewport={"width": 1280, "height": 1100}, locale="en-US")
+        page.goto(url)
+        page.get_by_role("button", name="Large tumor").click()
+        expect(page.get_by_role("heading", name="Tumor suspected")).to_be_visible(timeout=ANALYZED)
+        page.mouse.move(0, 0)
+        page.evaluate("document.activeElement.blur()")
+        shown_picture(page)
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=target)

@@ -1,0 +1,380 @@
+"""Both training scripts on a few real slices: resume, several processes, the folder they leave."""
+
+import copy
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader
+
+from bthub.data.build import build
+from bthub.data.dataset import batches, load_split
+from bthub.errors import BthubError
+from bthub.imaging.image_io import read_image
+from bthub.models.classifier import create_classifier, load_classifier, save_classifier
+from bthub.runs.folder import CHECKPOINT, HISTORY, LOGS, TRAINING, WEIGHTS, RunFolder
+from bthub.training import losses
+from bthub.training.checkpoint import BEST, LAST, Progress, best_model, save_checkpoint
+from bthub.training.config import build_config, parse_config
+from bthub.training.loop import steps_of
+from bthub.training.samples import Augmentation, Draw, EpochSampler, EvaluationImages, TrainingImages
+
+REPOSITORY = Path(__file__).parents[2]
+CLASSIFIER = {"architecture": "simple_cnn", "epochs": 5, "image_sizes": {0: 32, 3: 64}, "batch_size": 4, "workers": 0}
+# Resumed in the frozen phase: the learning-rate finder isn't asked again, and the body is unfrozen when its time comes.
+FROZEN = CLASSIFIER | {"freeze_epochs": 2, "trainable_layers": 2, "drop_rate": 0.5}
+FROZEN |= {"optimizer": "sgd", "schedule": "one_cycle", "lr_finder": "valley", "lr_finder_steps": 20}
+RESUNET = {
+    "backbone": "resnet10t",
+    "decoder_channels": [16, 16, 8, 8, 8],
+    "epochs": 5,
+    "image_sizes": {0: 32, 3: 64},
+    "batch_size": 4,
+    "workers": 0,
+}
+
+
+@dataclasses.dataclass
+class Tiny:
+    """A configuration with a field of each kind."""
+
+    learning_rate: float = 0.1
+    mixed_precision: str = "no"
+    epochs: int = 1
+    flag: bool = False
+    clip: float | None = 1.0
+    sizes: dict[int, int] = dataclasses.field(default_factory=dict)
+
+
+def command(script: str, config: dict, data: Path, output: Path, *more: str) -> list[str]:
+    file = output.with_suffix(".yaml")
+    file.write_text(yaml.safe_dump(config))
+    return [f"train/{script}.py", "--config", str(file), "--data", str(data), "--output", str(output), *more]
+
+
+def train(arguments: list[str], launcher: tuple[str, ...] = ()) -> None:
+    done = subprocess.run(
+        [sys.executable, *launcher, *arguments],
+        cwd=REPOSITORY,
+        env=os.environ | {"ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("script", "config"), [("classifier", CLASSIFIER), ("classifier", FROZEN), ("resunet", RESUNET)]
+)
+def test_killed_and_resumed_equals_uninterrupted(script, config, tiny_lgg, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train(command(script, config, tiny_lgg, whole))
+
+    process = subprocess.Popen(
+        [sys.executable, *command(script, config, tiny_lgg, cut)], cwd=REPOSITORY, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not (cut / CHECKPOINT / "last").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    assert not (cut / WEIGHTS).exists()
+    train(command(script, config, tiny_lgg, cut, "--resume"))
+
+    expected, resumed = load_file(whole / WEIGHTS), load_file(cut / WEIGHTS)
+    assert expected.keys() == resumed.keys()
+    for key in expected:
+        assert torch.equal(expected[key], resumed[key]), key
+    assert (whole / HISTORY).read_text() == (cut / HISTORY).read_text()
+    rows = RunFolder.open(cut).rows(HISTORY)
+    assert [row["image_size"] for row in rows] == ["32"] * 3 + ["64"] * 2
+    assert len({row["train_loss"] for row in rows}) == 5
+    # The loss curves are in the tracker too, and the run says what it ran on.
+    assert list((whole / LOGS).rglob("events.out.tfevents*"))
+    record = json.loads((whole / TRAINING).read_text())
+    assert record["dataset"]["splits"]["train"]["rows"] == len(load_split(tiny_lgg, "train"))
+    assert record["best"]["epochs_trained"] == 5
+
+
+def test_two_processes_take_the_same_steps_as_one(tiny_lgg, tmp_path):
+    # Class weights are normalised over each process's part of a batch, as torch does it: without them all is equal.
+    config = CLASSIFIER | {"epochs": 2, "image_sizes": {0: 32}, "class_weights": False}
+    one, two = tmp_path / "one", tmp_path / "two"
+    train(command("classifier", config, tiny_lgg, one))
+    # `accelerate launch` starts several processes on GPUs; on CPUs it needs MPI, and torchrun does without.
+    train(command("classifier", config, tiny_lgg, two), ("-m", "torch.distributed.run", "--nproc_per_node", "2"))
+    assert json.loads((two / TRAINING).read_text())["processes"] == 2
+    curves = [[float(row["train_loss"]) for row in RunFolder.open(folder).rows(HISTORY)] for folder in (one, two)]
+    assert len(curves[1]) == 2
+    assert curves[1] == pytest.approx(curves[0], abs=1e-4)
+    expected, shared = load_file(one / WEIGHTS), load_file(two / WEIGHTS)
+    # The last layer is left out: it carries the temperature, which five validation slices don't pin down.
+    for key in expected.keys() - {"fc.weight", "fc.bias"}:
+        torch.testing.assert_close(expected[key].float(), shared[key].float(), rtol=0, atol=2e-3)
+
+
+class Slower:
+    """The main process beside another, which writes its part of a checkpoint as late as it may: while it is awaited."""
+
+    is_main_process = True
+
+    def save_state(self, folder: str) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True)
+
+    def wait_for_everyone(self) -> None:
+        if self.folder.exists():
+            (self.folder / "random_states_1.pkl").touch()
+
+    def unwrap_model(self, model: torch.nn.Module) -> torch.nn.Module:
+        return model
+
+
+def test_a_checkpoint_is_put_in_place_when_every_process_has_written_its_part(tmp_path):
+    progress = Progress({})
+    progress.record({"validation_loss": 1.0}, 0.5)
+    save_checkpoint(Slower(), tmp_path, progress, torch.nn.Linear(1, 1), improved=True)
+    assert (tmp_path / CHECKPOINT / "last" / "random_states_1.pkl").exists()
+
+
+def test_a_finished_run_is_not_overwritten(tiny_lgg, tiny_runs, tmp_path):
+    arguments = command("classifier", CLASSIFIER, tiny_lgg, tmp_path / "x")
+    arguments[arguments.index("--output") + 1] = str(tiny_runs[0])
+    done = subprocess.run([sys.executable, *arguments], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "holds a finished run" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_unknown_key_is_named():
+    with pytest.raises(BthubError, match="here: unknown key learning_rat; expected some of learning_rate,"):
+        build_config(Tiny, {"learning_rat": 1}, "here")
+
+
+@pytest.mark.parametrize(
+    "setting, key, value",
+    [
+        ("learning_rate=1e-4", "learning_rate", 1e-4),
+        ("learning_rate=.5", "learning_rate", 0.5),
+        ("learning_rate=1", "learning_rate", 1),
+        ("mixed_precision=no", "mixed_precision", "no"),
+        ("flag=true", "flag", True),
+        ("mixed_precision=falsely", "mixed_precision", "falsely"),
+        ("clip=null", "clip", None),
+        ("sizes={0: 64, 3: 128}", "sizes", {0: 64, 3: 128}),
+    ],
+)
+def test_values_are_read_as_people_write_them(setting, key, value, tmp_path):
+    (tmp_path / "empty.yaml").write_text("")
+    arguments = ["--config", str(tmp_path / "empty.yaml"), "--output", str(tmp_path / "out"), "--set", setting]
+    config, args = parse_config(Tiny, "x", arguments)
+    assert getattr(config, key) == value
+    assert args.recipe["file"] == "empty.yaml" and set(args.recipe["changed"]) <= {key}
+
+
+def test_a_run_says_what_it_changes_of_its_recipe(tmp_path):
+    file = tmp_path / "configs" / "papers" / "one.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("epochs: 30\nlearning_rate: 0.01\n")
+    arguments = ["--config", str(file), "--output", "x", "--set", "epochs=3", "learning_rate=0.01", "sizes={0: 96}"]
+    config, args = parse_config(Tiny, "x", arguments)
+    assert config.epochs == 3
+    # What the file says, or what holds where it says nothing; a value that is the same isn't a change.
+    assert args.recipe == {"file": "papers/one.yaml", "changed": {"epochs": 30, "sizes": Tiny().sizes}}
+
+
+@pytest.mark.parametrize(
+    "key, value, expected",
+    [
+        ("learning_rate", "fast", "float"),
+        ("mixed_precision", False, "str"),
+        ("epochs", 2.5, "int"),
+        ("epochs", True, "int"),
+        ("clip", "none", "float | None"),
+        ("sizes", 64, "dict"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_named(key, value, expected):
+    with pytest.raises(BthubError, match=re.escape(f"x: {key} is {value!r}, expected {expected}")):
+        build_config(Tiny, {key: value}, "x")
+
+
+def test_an_epoch_has_its_last_step_and_at_least_one():
+    def batches(images: int) -> DataLoader:
+        return DataLoader(range(images), 8, drop_last=True)
+
+    assert [steps_of(batches(168), accumulation) for accumulation in (1, 8, 21, 30)] == [21, 3, 1, 1]
+    with pytest.raises(BthubError, match="7 training images don't fill a batch of 8"):
+        steps_of(batches(7), 1)
+
+
+def test_nested_configuration_becomes_its_dataclass():
+    @dataclasses.dataclass
+    class Config:
+        augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+
+    with pytest.raises(BthubError, match="x: augmentation is None, expected dict"):
+        build_config(Config, {"augmentation": None}, "x")
+    config = build_config(Config, {"augmentation": {"rotation": 3}}, "x")
+    assert config.augmentation == Augmentation(rotation=3)
+    with pytest.raises(BthubError, match="x: augmentation: unknown key rotations"):
+        build_config(Config, {"augmentation": {"rotations": 3}}, "x")
+
+
+def test_early_stopping_counts_epochs_since_the_best():
+    progress = Progress({})
+    assert progress.record({"validation_loss": 1.0}, 0.5) and not progress.out_of_patience(2)
+    assert not progress.record({"validation_loss": 0.9}, 0.4) and not progress.out_of_patience(2)
+    assert not progress.record({"validation_loss": 1.0}, 0.5) and progress.out_of_patience(2)
+    assert (progress.best, progress.best_epoch) == (0.5, 0)
+
+
+def test_of_epochs_with_one_metric_the_lowest_loss_is_the_best():
+    """A detector that never calls a tumor at one half has F1 0 in every epoch, and learns all the same."""
+    progress = Progress({})
+    assert [progress.record({"validation_loss": loss}, 0.0) for loss in (0.7, 0.6, 0.65)] == [True, True, False]
+    assert progress.best_epoch == 1
+
+
+def test_a_run_is_not_resumed_with_another_configuration(tiny_lgg, tmp_path):
+    config = CLASSIFIER | {"epochs": 1, "image_sizes": {0: 32}}
+    train(command("classifier", config, tiny_lgg, tmp_path / "x"))
+    (tmp_path / "x" / WEIGHTS).unlink()  # as if it had been killed after its last epoch
+    changed = command("classifier", config | {"learning_rate": 0.5}, tiny_lgg, tmp_path / "x", "--resume")
+    done = subprocess.run([sys.executable, *changed], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "learning_rate 0.001, now 0.5" in done.stderr and "Traceback" not in done.stderr
+    train(command("classifier", config | {"workers": 1}, tiny_lgg, tmp_path / "x", "--resume"))
+    assert (tmp_path / "x" / WEIGHTS).exists()
+
+
+def test_what_is_calibrated_is_what_is_saved(tmp_path):
+    """Temperature and thresholds are fitted to half-precision weights run in single, not to mixed precision."""
+    torch.manual_seed(0)
+    plain, pixels = create_classifier("simple_cnn", 2).eval(), torch.rand(2, 3, 32, 32)
+    (tmp_path / CHECKPOINT / LAST).mkdir(parents=True)
+    save_file(plain.state_dict(), tmp_path / CHECKPOINT / LAST / BEST)
+    save_classifier(tmp_path, plain, "simple_cnn", ["no_tumor", "tumor"], 32, temperature=1)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        accelerator = Accelerator(mixed_precision="bf16", cpu=True)
+        trained = accelerator.prepare(copy.deepcopy(plain))
+        with torch.inference_mode():
+            mixed = trained(pixels).float()
+            best = best_model(accelerator, trained, tmp_path)(pixels)
+            saved = load_classifier(RunFolder.open(tmp_path)).model(pixels)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert torch.equal(best, saved) and not torch.equal(best, mixed)
+
+
+def test_epochs_differ_and_repeat():
+    sampler = EpochSampler([True] * 3 + [False] * 9, seed=1, positive_share=0.5)
+    epochs = []
+    for epoch in (0, 1, 0):
+        sampler.start_epoch(epoch, 64)
+        epochs.append(list(sampler))
+    assert epochs[0] == epochs[2] != epochs[1]
+    for draws in epochs:
+        tumor = [draw.index for draw in draws if draw.index < 3]
+        assert len(draws) == 12 and sorted(tumor) == [0, 0, 1, 1, 2, 2]
+        assert len({draw.index for draw in draws if draw.index >= 3}) == 6
+    plain = EpochSampler([True, False, False], seed=1)
+    plain.start_epoch(0, 64)
+    assert sorted(draw.index for draw in plain) == [0, 1, 2]
+
+
+def test_training_and_evaluation_see_what_prediction_sees(tmp_path):
+    """Pictures of 16 bits, with alpha and lying on their side."""
+    rng = np.random.default_rng(0)
+    for label in ("no", "yes"):
+        (tmp_path / "pictures" / label).mkdir(parents=True)
+        for i in range(4):
+            grey, colour = rng.integers(0, 4000, (30, 40), np.uint16), rng.integers(0, 256, (30, 40, 4), np.uint8)
+            Image.fromarray(grey).save(tmp_path / f"pictures/{label}/deep-{i}.png")
+            Image.fromarray(colour).save(tmp_path / f"pictures/{label}/alpha-{i}.png")
+            exif = Image.Exif()
+            exif[0x0112] = 6
+            Image.fromarray(colour[..., 3]).save(tmp_path / f"pictures/{label}/turned-{i}.jpg", exif=exif)
+    build(tmp_path / "pictures", tmp_path / "built")
+    rows = load_split(tmp_path / "built", "train")
+    given = [read_image(tmp_path / "pictures" / name) for name in rows["file"]]
+    trained = TrainingImages(rows, Augmentation(), show_progress=False).images
+    evaluated = EvaluationImages(rows, lambda image: torch.from_numpy(np.array(image)).movedim(2, 0))
+    [batch] = batches(rows, len(rows), "")
+    assert len({name.split("/")[-1][:4] for name in rows["file"]}) == 3
+    for i, expected in enumerate(given):
+        assert np.array_equal(trained[i].movedim(0, 2), expected)
+        assert np.array_equal(evaluated[i]["pixel_values"].movedim(0, 2), expected)
+        assert np.array_equal(np.asarray(batch[i]), expected)
+
+
+def test_image_and_mask_move_together(tiny_lgg):
+    """The mask painted into the image and the mask beside it are still the same area after augmentation."""
+    rows = load_split(tiny_lgg, "train")
+    still = Augmentation(intensity=0, missing_sequence=0)
+    images = TrainingImages(rows, still, show_progress=False)
+    index = images.labels.index(1)
+    images.images[index] = images.masks[index].expand(3, -1, -1)
+    for seed in range(5):
+        item = images[Draw(index, seed, 128)]
+        painted, mask = item["pixel_values"][0] > 0.5, item["mask"][0] > 0.5
+        overlap = 2 * (painted & mask).sum() / (painted.sum() + mask.sum())
+        assert overlap > 0.93, seed  # bilinear and nearest differ along the edge only
+        assert item["pixel_values"].shape == (3, 128, 128) and item["mask"].shape == (1, 128, 128)
+    first, again, other = (images[Draw(index, seed, 128)]["mask"] for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_a_missing_sequence_is_replaced_by_flair(tiny_lgg):
+    rows = load_split(tiny_lgg, "train")
+    fixed = dict(flip=0, rotation=0, translate=0, scale=0, shear=0, intensity=0)
+    all_missing = TrainingImages(rows, Augmentation(**fixed, missing_sequence=1), show_progress=False)
+    pixels = all_missing[Draw(0, 0, 256)]["pixel_values"]
+    flair = all_missing.images[0][1] / 255
+    for channel in pixels:
+        torch.testing.assert_close(channel, flair)
+
+
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_losses(name):
+    loss = losses.LOSSES[name]
+    mask = torch.zeros(2, 1, 8, 8)
+    mask[0, 0, 2:5, 2:5] = 1
+    good, bad = 20 * (2 * mask - 1), -20 * (2 * mask - 1)
+    assert loss(good, mask) < 0.01 < 0.5 < loss(bad, mask)
+    # Defined on empty masks, with a slope that points away from false tumor.
+    empty = torch.zeros_like(mask)
+    quiet, noisy = torch.full_like(mask, -8.0), torch.full_like(mask, 1.0).requires_grad_()
+    assert loss(quiet, empty) < loss(noisy, empty)
+    loss(noisy, empty).backward()
+    assert torch.isfinite(noisy.grad).all() and (noisy.grad > 0).all()
+    perfect = good.clone().requires_grad_()
+    loss(perfect, mask).backward()
+    assert torch.isfinite(perfect.grad).all()
+
+
+def test_focal_tversky_by_hand():
+    logits = torch.tensor([20.0, 20.0, -20.0, -20.0]).reshape(1, 1, 2, 2)
+    mask = torch.tensor([1.0, 0.0, 1.0, 1.0]).reshape(1, 1, 2, 2)  # one hit, one false, two missed
+    index = (1 + 1) / (1 + 0.7 * 2 + 0.3 * 1 + 1)
+    torch.testing.assert_close(losses.focal_tversky_loss(logits, mask), torch.tensor((1 - index) ** 0.75))
+    torch.testing.assert_close(losses.dice_loss(logits, mask), torch.tensor(1 - 2 / (1 + 0.5 * 2 + 0.5 + 1)))
+
+
+def test_class_weights_are_balanced():
+    weights = losses.balanced_class_weights(torch.tensor([0, 0, 0, 1]), 2)
+    torch.testing.assert_close(weights, torch.tensor([4 / 6, 2.0]))
