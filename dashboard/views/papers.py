@@ -77,9 +77,9 @@ def compared(paper: str, figure: dict, runs: Iterable[RunFolder], whole: dict[st
 def cross_validations(runs: Iterable[RunFolder]) -> dict[str, dict]:
     """The figures of all folds together by the folds' common name, where every fold is there."""
     whole, problems = {}, []
-    for common, folds in folds(runs).items():
+    for common, members in folds(runs).items():
         try:
-            whole[common] = cross_validated(folds, tuple(frame.files_of(run.path) for run in folds))
+            whole[common] = cross_validated(members, tuple(frame.files_of(run.path) for run in members))
         except BthubError as error:
             problems.append(str(error))
     frame.say(problems)
