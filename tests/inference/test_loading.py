@@ -434,5 +434,5 @@ def test_card_snippets_run(load, published):
         assert blocks
         code = "\n".join(blocks).replace("slice.tif", TUMOR).replace("slice.png", TUMOR)
         # The second stage of a half-named pair is the project's own, here from the Hub as well.
-        code = "import bthub.runs.folder; bthub.project.SHIPPED_RUNS /= 'nowhere'\n" + code
+        code = "import bthub.project; bthub.project.SHIPPED_RUNS /= 'nowhere'\n" + code
         assert load(code + "\nanswer = True") is True
