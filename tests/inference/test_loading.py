@@ -345,7 +345,7 @@ def test_the_space_runs_from_its_published_files(published, expected, tmp_path):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(data)
     # A mark in the package of the Space, to see that it is the one that runs, not the one installed here.
-    module = folder / "bthub" / "result.py"
+    module = folder / "bthub" / "inference" / "result.py"
     module.write_text(module.read_text().replace('DISCLAIMER = "Research', 'DISCLAIMER = "From the Space: research'))
     port = _free_port()
     environment = published.environment(tmp_path / "cache") | {"PORT": str(port), "TMPDIR": str(tmp_path)}

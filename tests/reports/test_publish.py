@@ -193,7 +193,7 @@ def test_a_fork_publishes_its_own(server, runs, tiny_lgg):
         readme = SpaceCard(files[CARD].decode())
         assert set(readme.data.models) >= {"school/resnet18-lgg", "school/resunet18-lgg"}
         assert readme.data.datasets == [f"school/{DATASET}"]
-        assert {"app.py", "serve.py"} & set(files) and "bthub/two_stage.py" in files
+        assert {"app.py", "serve.py"} & set(files) and "bthub/inference/pipeline.py" in files
         assert not any("__pycache__" in path for path in files)
     for name in ("resnet18-lgg", "resunet18-lgg", TWO_STAGE):
         readme = server.files("model", f"school/{name}")[CARD].decode()

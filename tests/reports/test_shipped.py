@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
+from bthub import project
 from bthub.data.splits import patient_split
 from bthub.evaluation import cross_validation, per_image, two_stage
 from bthub.evaluation.scoring import measure, rounded
@@ -83,7 +84,7 @@ def test_times_were_taken_together():
 def test_only_the_default_pair_says_that_it_is():
     for run in records.shipped_runs():
         text = (Path(run) / folder.CARD).read_text()
-        assert ("of its two stages" in text) == (Path(run).name in folder.DEFAULTS.values())
+        assert ("of its two stages" in text) == (Path(run).name in project.DEFAULTS.values())
 
 
 def test_cards_are_current():
