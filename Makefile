@@ -42,8 +42,8 @@ results: $(VENV)/.demo  ## compare the runs of runs/ again: results/
 	@$(BIN)/bthub cross-validate runs/resunet18-lgg-fold-*
 	@$(BIN)/python train/bars.py
 
-reproduce: $(VENV)/.test  ## train and evaluate a row of train/rows.yaml again: RUN=resnet50-lgg-scratch (DATA= its data set, SET='key=value ...')
-	@$(BIN)/python train/reproduce.py $(or $(RUN),--list) $(if $(DATA),--data $(DATA)) $(if $(SET),--set $(SET))
+reproduce: $(VENV)/.test  ## train and evaluate an experiment again: RUN=resnet50-lgg-scratch (DATA= its data set, SET='key=value ...')
+	@$(BIN)/bthub reproduce $(or $(RUN),--list) $(if $(DATA),--data $(DATA)) $(if $(SET),--set $(SET))
 
 # One environment; the stamps say what has been put into it. uv installs in seconds what pip takes minutes for.
 $(VENV)/.uv:

@@ -34,8 +34,8 @@ PREFERRED = ("patient", "test")
 # So many models are shown at first: each has room in a chart, and a colour that is told from the others.
 AT_FIRST = 6
 COMMANDS = {
-    CLASSIFICATION: "accelerate launch train/classifier.py --config train/configs/resnet18-lgg.yaml --output runs/NAME",
-    SEGMENTATION: "accelerate launch train/resunet.py --config train/configs/resunet18-lgg.yaml --output runs/NAME",
+    CLASSIFICATION: "bthub train classifier --config resnet18-lgg --output runs/NAME",
+    SEGMENTATION: "bthub train resunet --config resunet18-lgg --output runs/NAME",
 }
 
 Found = TypeVar("Found")

@@ -16,11 +16,11 @@ import shutil
 import sys
 from pathlib import Path
 
-import reproduce
 import yaml
 
 from bthub.errors import report_errors
 from bthub.runs.folder import TRAINING, write_rows
+from bthub.training import reproduce
 
 PLAN = Path(__file__).parent / "tried.yaml"
 METRIC = {"resunet": "Dice per patient, mean", "classifier": "F1"}

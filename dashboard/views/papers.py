@@ -42,8 +42,8 @@ def main() -> None:
     frame.note(
         "How to read it: a paper's figure stands beside each run here that is comparable in network, task and kind of "
         "data, those that follow the paper's own recipe first, and says what the run began with, how long it trained, "
-        "and at what picture size. “No run yet” is where none is; `train/configs/papers` has the recipes, "
-        "`train/rows.yaml` what two CPU cores leave of them.",
+        "and at what picture size. “No run yet” is where none is; `src/bthub/training/configs/papers` has the recipes, "
+        "`experiments.yaml` beside it what two CPU cores leave of them.",
         downloads,
         "papers.csv",
     )

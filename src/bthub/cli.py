@@ -2,6 +2,8 @@
 
 import argparse
 import sys
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 from bthub.errors import report_errors
@@ -24,6 +26,15 @@ def _add_split(command: argparse.ArgumentParser, data: str) -> None:
         "--protocol", help="patient, slice or fold-1 to fold-5; default: the one that the run was trained under"
     )
     command.add_argument("--batch-size", type=int, default=16)
+
+
+def _script(name: str) -> Callable[[argparse.Namespace], None]:
+    """A command whose arguments `bthub.training.NAME` reads itself, as it does for the scripts of train/."""
+
+    def run(args: argparse.Namespace) -> None:
+        import_module(f"bthub.training.{name}").main(args.rest, args.prog)
+
+    return run
 
 
 def _data_build(args: argparse.Namespace) -> None:
@@ -163,6 +174,21 @@ def _parser() -> argparse.ArgumentParser:
     info = data.add_parser("info", help="what is in a built data set")
     info.add_argument("dataset", help="folder of `bthub data build`, or a Hub id")
     info.set_defaults(run=_data_info)
+
+    train = commands.add_parser("train", help="train a classifier or a ResUNet, and leave a run folder")
+    train.description = "On one device. On several: accelerate launch --module bthub.training.classifier (or resunet)."
+    networks = train.add_subparsers(required=True, metavar="NETWORK")
+    for parent, command, name, words in (
+        (networks, "classifier", "classifier", "fine-tune a timm classifier"),
+        (networks, "resunet", "resunet", "train a ResUNet to outline the tumor"),
+        (commands, "reproduce", "reproduce", "train an experiment of the comparison again, and measure it"),
+        (commands, "ood-check", "ood_check", "fit the check that refuses what isn't a slice of a brain MRI"),
+        (commands, "imagenet-weights", "imagenet", "ImageNet weights from installed packages, without the Hub"),
+    ):
+        # Its own parser has the options, and --help.
+        script = parent.add_parser(command, help=words, add_help=False, prefix_chars="\0")
+        script.add_argument("rest", nargs=argparse.REMAINDER)
+        script.set_defaults(run=_script(name), prog=script.prog)
 
     evaluate = commands.add_parser("evaluate", help="measure a run on a split, and add the results to its folder")
     evaluate.add_argument("run_folder", metavar="run", type=Path)

@@ -130,7 +130,7 @@ def folds(folder: Path, **config: object) -> list[RunFolder]:
 
 
 def named_folds(folder: Path) -> list[RunFolder]:
-    """As `train/rows.yaml` calls them."""
+    """As `experiments.yaml` calls them."""
     for run in folds(folder):
         run.path.rename(folder / f"net-{run.id}")
     return [open_run(folder / f"net-fold-{k}") for k in range(1, 6)]

@@ -166,7 +166,7 @@ def test_a_run_of_ones_own_goes_only_where_it_is_named(server, runs, tiny_lgg):
 
 
 def test_outside_a_clone_there_is_nothing_to_publish(server, monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "ROWS", tmp_path / "rows.yaml")
+    monkeypatch.setattr(module, "SHIPPED_RUNS", tmp_path / "runs")
     with pytest.raises(BthubError, match="there is nothing to publish"):
         publish("all")
 

@@ -1,24 +1,21 @@
 """ImageNet weights that come with a package, under timm's names: do they still know what they see?"""
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from scripts import script
 from skimage import data
 
 from bthub.errors import BthubError
-
-SCRIPT = Path(__file__).parents[2] / "train" / "imagenet.py"
+from bthub.training import imagenet as module
 
 
 @pytest.fixture(scope="module")
 def imagenet():
-    return script("train/imagenet.py")
+    return module
 
 
 def pixels(photograph: np.ndarray) -> torch.Tensor:

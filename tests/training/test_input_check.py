@@ -11,7 +11,6 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
-import scripts
 import timm
 import torch
 from PIL import Image
@@ -23,7 +22,7 @@ from bthub.data.fingerprint import describe_rows
 from bthub.imaging.image_io import read_image
 from bthub.models.input_check import InputCheck, describe, letterbox, load_input_check, save_input_check
 from bthub.runs.folder import INPUT_CHECK, INPUT_CHECK_WEIGHTS, write_json
-from bthub.training import ood_images
+from bthub.training import ood_check, ood_images
 
 ROOT = Path(__file__).parents[2]
 
@@ -231,7 +230,7 @@ def test_a_package_that_is_missing_is_a_missing_file():
 
 @pytest.fixture(scope="module", name="script")
 def input_check_script():
-    return scripts.script("train/input_check.py")
+    return ood_check
 
 
 def test_fitting_leaves_a_check_and_what_was_measured(script, tiny_runs, tiny_lgg, tmp_path, monkeypatch, capsys):

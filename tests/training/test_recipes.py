@@ -1,4 +1,4 @@
-"""Every recipe of train/rows.yaml from end to end on a few slices, and the pieces that recipes are made of."""
+"""Every experiment of experiments.yaml from end to end on a few slices, and the pieces that recipes are made of."""
 
 import copy
 import dataclasses
@@ -46,19 +46,20 @@ from bthub.runs.folder import (
     write_json,
     write_rows,
 )
-from bthub.training import freezing, lr_finder
-from bthub.training.config import parse_config, size_at
+from bthub.training import classifier, freezing, lr_finder, reproduce, resunet
+from bthub.training.config import CONFIGS, EXPERIMENTS, parse_config, size_at
 from bthub.training.initialization import initial_weights, load_encoder, load_matching, load_weights
 from bthub.training.optimization import create_optimizer, create_schedule
 
+ROWS = yaml.safe_load(EXPERIMENTS.read_text(encoding="utf-8"))
 TRAIN = Path(__file__).parents[2] / "train"
-ROWS = yaml.safe_load((TRAIN / "rows.yaml").read_text())
 PAPER_HEAD = {"head_widths": [128, 128, 64], "head_dropout": [0.5, 0.5, 0.0]}
 
 
 @pytest.fixture(scope="module")
 def scripts() -> dict[str, ModuleType]:
-    return {name: script(f"train/{name}.py") for name in ("classifier", "resunet", "reproduce", "tried")}
+    tried = script("train/tried.py")
+    return {"classifier": classifier, "resunet": resunet, "reproduce": reproduce, "tried": tried}
 
 
 @pytest.fixture(autouse=True)
@@ -195,12 +196,13 @@ def test_a_reproduced_row_is_trained_by_its_script(scripts, data, monkeypatch, t
     scripts["reproduce"].main()
     looked_for, training, measuring = commands
     assert looked_for == "data/lgg"
-    assert training[:3] == ("-m", "accelerate.commands.launch", str(TRAIN / "classifier.py")) and "--resume" in training
-    config, args = parse_config(scripts["classifier"].Config, "x", training[3:])
+    launched = ("-m", "accelerate.commands.launch", "--module", "bthub.training.classifier")
+    assert training[:4] == launched and "--resume" in training
+    config, args = parse_config(scripts["classifier"].Config, "x", training[4:])
     assert (config.architecture, config.encoder_from, config.seed) == ("resnet50", None, 1)
     assert args.output == output and measuring == (ROWS["resnet50-lgg-scratch"], "data/lgg", output)
     monkeypatch.setattr(sys, "argv", ["reproduce.py", "nothing"])
-    with pytest.raises(BthubError, match="no row 'nothing'"):
+    with pytest.raises(BthubError, match="no experiment 'nothing'"):
         scripts["reproduce"].main()
 
 
@@ -268,9 +270,7 @@ def test_a_trained_row_is_measured_once(scripts, tiny_runs, tiny_lgg, data, monk
 
 
 def test_no_configuration_is_left_out():
-    configs = {
-        path.relative_to(TRAIN / "configs").with_suffix("").as_posix() for path in TRAIN.rglob("configs/**/*.yaml")
-    }
+    configs = {path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.yaml")}
     assert configs == {row["config"] for row in ROWS.values()}
 
 

@@ -1,7 +1,7 @@
 """Is a picture a slice of a brain MRI at all? What lies far from every slice that was seen is refused.
 
 A picture is letterboxed to a small square and described by the features of an ImageNet network, scaled to unit length.
-Its distance to the k-th nearest of the slices kept for reference decides; no label enters. train/input_check.py fits
+Its distance to the k-th nearest of the slices kept for reference decides; no label enters. `bthub ood-check` fits
 and measures it. This module travels to the Hub with the two-stage repo, see `bthub.inference.hub_repo`.
 """
 
@@ -70,7 +70,7 @@ class InputCheck:
 
 
 def save_input_check(check: InputCheck, weights: Path) -> None:
-    """Write the tensors in half precision; the JSON beside them is `train/input_check.py`'s affair."""
+    """Write the tensors in half precision; the JSON beside them is `bthub ood-check`'s affair."""
     state = {f"{_NETWORK}{name}": value for name, value in check.network.state_dict().items()}
     state[_REFERENCES] = check.references
     halved = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
@@ -104,5 +104,5 @@ def load_input_check(settings: Path, weights: Path, device: str = "cpu") -> Inpu
         reason = str(error).strip().partition("\n")[0]
         raise BthubError(
             f"the input check in {settings} and {weights.name} cannot be used ({type(error).__name__}: {reason}): "
-            "restore both files, remove both, or fit it again with train/input_check.py"
+            "restore both files, remove both, or fit it again with bthub ood-check"
         ) from error

@@ -49,6 +49,7 @@ from bthub.runs.folder import (
     WEIGHTS,
     RunFolder,
 )
+from bthub.training.config import EXPERIMENTS
 
 # What tells how good a run is, without its weights.
 RECORD_FILES = (CONFIG, CALIBRATION, TRAINING, SPLIT, HISTORY, LR_FINDER, METRICS, GRADCAM, COST)
@@ -69,7 +70,6 @@ PARTS = ("dataset", "two-stage", *APPS, "collection")
 ATTEMPTS = 3
 WAIT_SECONDS = 2.0
 _REPOSITORY = SHIPPED_RUNS.parent
-ROWS = _REPOSITORY / "train" / "rows.yaml"
 
 
 @dataclass(frozen=True)
@@ -164,8 +164,7 @@ def measured_rows() -> list[Path]:
 
     A run under any other name may be a user's own, on data of theirs: it goes nowhere unless it is named.
     """
-    # Outside a clone there are neither rows nor runs.
-    names = sorted(yaml.safe_load(ROWS.read_text())) if ROWS.is_file() else []
+    names = sorted(yaml.safe_load(EXPERIMENTS.read_text(encoding="utf-8")))
     return [SHIPPED_RUNS / name for name in names if (SHIPPED_RUNS / name / METRICS).is_file()]
 
 

@@ -10,7 +10,7 @@
         history.csv               one row an epoch
         lr_finder.csv             one row a step of the learning-rate finder, where the recipe asks for it
         calibration.json          what was fitted on validation: temperature, thresholds, review band
-        input_check.json          train/input_check.py: how a detector's pipeline tells what isn't a slice, and how well
+        input_check.json          `bthub ood-check`: how a detector's pipeline tells what isn't a slice, and how well
         input_check.safetensors   its network and reference features, in half precision
         metrics.json              `bthub evaluate`: one entry a protocol and split
         predictions/              `bthub evaluate` and `bthub explain`: one row an image
@@ -250,7 +250,7 @@ class RunFolder:
         if self.task == CLASSIFICATION and lacking:
             raise BthubError(
                 f"{self.path / CONFIG} has no {', '.join(sorted(lacking))}: it isn't a run of bthub, which "
-                "train/classifier.py and train/resunet.py write"
+                "`bthub train` writes"
             )
 
 

@@ -14,11 +14,15 @@ from datasets import Dataset as Rows
 
 from bthub.errors import BthubError
 
+CONFIGS = Path(__file__).with_name("configs")
+"""The recipes: a YAML file each."""
+EXPERIMENTS = Path(__file__).with_name("experiments.yaml")
+"""The runs of the comparison: a recipe each, its data set, and what it changes."""
 DRY_ROWS = 8
 
 
 def parse_config(
-    kind: type, description: str, arguments: Sequence[str] | None = None
+    kind: type, description: str, arguments: Sequence[str] | None = None, prog: str | None = None
 ) -> tuple[Any, argparse.Namespace]:
     """The configuration of a script: its dataclass's defaults, then the YAML file, then `--set key=value`.
 
@@ -31,8 +35,10 @@ def parse_config(
         An instance of `kind`, and the other arguments: `data`, `output`, `resume`, `dry_run`, and `recipe`: the `file`
         of the configuration, and what it says of each value that was `changed`.
     """
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--config", type=Path, required=True, help="YAML file, see train/configs")
+    parser = argparse.ArgumentParser(prog, description=description)
+    parser.add_argument(
+        "--config", type=Path, required=True, help="a recipe by name, such as resnet18-lgg, or a YAML file"
+    )
     parser.add_argument("--data", default="data/lgg", help="folder of `bthub data build`, or a Hub id")
     parser.add_argument("--output", type=Path, required=True, help="the run folder to write")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
@@ -41,8 +47,9 @@ def parse_config(
         "--dry-run", action="store_true", help="two steps on a few tiny images from random weights: does it run at all?"
     )
     args = parser.parse_args(arguments)
+    args.config = find_config(args.config)
     try:
-        written = yaml.load(args.config.read_text(), _Yaml) or {}
+        written = yaml.load(args.config.read_text(encoding="utf-8"), _Yaml) or {}
     except (OSError, yaml.YAMLError) as error:
         raise BthubError(f"can't read the configuration {args.config}: {error}") from error
     values = dict(written)
@@ -54,6 +61,29 @@ def parse_config(
     config = build_config(kind, values, str(args.config))
     args.recipe = recipe(args.config, build_config(kind, written, str(args.config)), config)
     return (shrink(config) if args.dry_run else config), args
+
+
+def find_config(given: Path) -> Path:
+    """A configuration file, or the recipe of bthub that has this name.
+
+    Args:
+        given: a path, or a name such as `resnet18-lgg` or `papers/vgg-densenet-resnet`. A path like
+            `train/configs/NAME.yaml`, where recipes once were, means the recipe.
+
+    Raises:
+        BthubError: there is neither.
+    """
+    if given.is_file():
+        return given
+    parts = given.parts
+    name = Path(*parts[parts.index("configs") + 1 :]) if "configs" in parts[:-1] else given
+    found = CONFIGS / name.with_name(f"{name.name.removesuffix('.yaml')}.yaml")
+    if not found.is_file():
+        names = sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.yaml"))
+        raise BthubError(
+            f"can't read the configuration {given}: there is no such file, and the recipes are {', '.join(names)}"
+        )
+    return found
 
 
 def recipe(file: Path, written: Any, config: Any) -> dict:

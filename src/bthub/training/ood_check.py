@@ -1,0 +1,188 @@
+"""Fit the input check of a detector's pipeline, measure it, and leave both in the detector's run folder.
+
+    bthub imagenet-weights tf_efficientnet_lite0 data/imagenet-tf_efficientnet_lite0.safetensors
+    bthub ood-check --data data/lgg data/4class data/253 --run runs/resnet18-lgg \
+        --weights data/imagenet-tf_efficientnet_lite0.safetensors
+
+References are slices of the train splits, the threshold comes from the validation splits, and test splits and outside
+pictures are only measured. No label is looked at. Slices of LGG are three sequences in colour; their FLAIR alone, in
+grey, counts as slices too, because that is what a person may hand in.
+"""
+
+import argparse
+import platform
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from datasets import Dataset as Rows
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from bthub.data.dataset import BuiltDataset, load_split
+from bthub.data.fingerprint import describe_rows
+from bthub.errors import BthubError, report_errors
+from bthub.imaging.image_io import upright_rgb
+from bthub.models.input_check import InputCheck, describe, load_input_check, save_input_check
+from bthub.runs.folder import INPUT_CHECK, INPUT_CHECK_WEIGHTS, RunFolder, write_json
+from bthub.training.ood_images import Outside, outside_pictures
+from bthub.training.samples import FLAIR
+
+ARCHITECTURE = "tf_efficientnet_lite0"
+SIZE = 128
+BATCH = 32
+REFERENCES = 500
+"""At most so many of the slices to train on, spread as widely as they are."""
+NEIGHBOURS = 3
+PASSED = 0.995
+"""Share of the slices of each validation split that the threshold lets pass."""
+VERSIONS = ("bthub", "torch", "timm", "pillow")
+AS_IS, GREY = "as it is", "FLAIR alone, in grey"
+
+
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
+    parser = argparse.ArgumentParser(prog, description=__doc__.split("\n")[0])
+    parser.add_argument("--data", nargs="+", required=True, help="folders of `bthub data build`")
+    parser.add_argument("--weights", type=Path, required=True, help="what `bthub imagenet-weights` wrote")
+    parser.add_argument("--run", type=Path, required=True, help="the detector's run folder")
+    args = parser.parse_args(arguments)
+    run = RunFolder.open(args.run)
+    outside = outside_pictures()  # before anything takes long: a file may be missing
+    network = load_network(args.weights)
+
+    sources, slices = [], {}
+    for data in args.data:
+        for split, rows in splits(data):
+            sources.append({"dataset": Path(data).name, "split": split, **describe_rows(rows)})
+            for colours in (AS_IS, GREY) if "patient_id" in rows.column_names else (AS_IS,):
+                images = (picture(row["image"], colours) for row in rows.select_columns(["image"]))
+                key = (Path(data).name, split, colours)
+                slices[key] = features(network, images, " ".join(key), len(rows))
+    check = fit(network, slices)
+    save_input_check(check, run.path / INPUT_CHECK_WEIGHTS)
+    record = {
+        "architecture": ARCHITECTURE,
+        "image_size": SIZE,
+        "neighbours": NEIGHBOURS,
+        "threshold": check.threshold,
+        "references": len(check.references),
+        "criterion": f"about {PASSED:.1%} of the slices of each validation split pass",
+        "data": sources,
+    }
+    write_json(run.path / INPUT_CHECK, record)
+    # Measured with what was saved, as it will be used.
+    saved = load_input_check(run.path / INPUT_CHECK, run.path / INPUT_CHECK_WEIGHTS)
+    record["slices"] = [
+        {"dataset": data, "split": split, "colours": colours, **refused(saved, found)}
+        for (data, split, colours), found in slices.items()
+        if split != "train"
+    ]
+    described = features(network, (p.image for p in outside), "outside pictures", len(outside))
+    record |= measure_outside(saved, outside, described)
+    record |= {
+        "command": f"train/input_check.py --data {' '.join(Path(d).name for d in args.data)} --weights "
+        f"{args.weights.name} --run {run.id}",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "environment": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
+    }
+    write_json(run.path / INPUT_CHECK, record)
+    print(summary(record))
+
+
+def load_network(weights: Path) -> nn.Module:
+    """The network without its classifier, in the half precision that it is saved in."""
+    network = timm.create_model(ARCHITECTURE, num_classes=0)
+    try:
+        state = load_file(weights)
+        network.load_state_dict({name: state[name].half() for name in network.state_dict()})
+    except (OSError, KeyError, RuntimeError) as error:
+        raise BthubError(
+            f"{weights} doesn't hold the weights of {ARCHITECTURE} ({type(error).__name__}): write it with "
+            f"train/imagenet.py {ARCHITECTURE} {weights}"
+        ) from error
+    return network.float().eval().to(memory_format=torch.channels_last)
+
+
+def splits(data: str) -> Iterator[tuple[str, Rows]]:
+    """Name and rows of the splits that are looked at, those of LGG by patient."""
+    there = BuiltDataset(data).splits()
+    if "train" not in there or "validation" not in there:
+        raise BthubError(f"{data} has the splits {', '.join(there)}, expected train and validation at least")
+    for split in ("train", "validation", "test"):
+        if split in there:
+            yield split, load_split(data, split)
+
+
+def picture(image: Image.Image, colours: str) -> Image.Image:
+    image = upright_rgb(image)
+    return image if colours == AS_IS else image.getchannel(FLAIR).convert("RGB")
+
+
+def features(network: nn.Module, images: Iterable[Image.Image], name: str, count: int) -> Tensor:
+    """(N, F), each of unit length."""
+    rest = iter(tqdm(images, desc=name, total=count))
+    return torch.cat([describe(network, batch, SIZE) for batch in iter(lambda: list(islice(rest, BATCH)), [])])
+
+
+def fit(network: nn.Module, slices: dict[tuple[str, str, str], Tensor]) -> InputCheck:
+    """References from the train splits, the threshold from the validation splits."""
+    train = torch.cat([found for (_, split, _), found in slices.items() if split == "train"])
+    check = InputCheck(network, SIZE, spread(train, REFERENCES), NEIGHBOURS, threshold=0.0)
+    validation = [check.distances(found) for (_, split, _), found in slices.items() if split == "validation"]
+    # Each by itself: a large split of slices that are easy to know must not hide what a small one loses.
+    return replace(check, threshold=float(max(np.quantile(found, PASSED) for found in validation)))
+
+
+def spread(features: Tensor, count: int) -> Tensor:
+    """At most `count` rows: the nearest to the mean, then again and again the farthest from those taken.
+
+    So a kind of slice that is rare has its reference too, and one that is frequent not many.
+    """
+    taken = [int((features - features.mean(dim=0)).norm(dim=1).argmin())]
+    nearest = (features - features[taken[0]]).norm(dim=1)
+    while len(taken) < min(count, len(features)):
+        taken.append(int(nearest.argmax()))
+        nearest = torch.minimum(nearest, (features - features[taken[-1]]).norm(dim=1))
+    return features[taken]
+
+
+def refused(check: InputCheck, found: Tensor) -> dict[str, int]:
+    return {"samples": len(found), "refused": int((check.distances(found) > check.threshold).sum())}
+
+
+def measure_outside(check: InputCheck, outside: list[Outside], described: Tensor) -> dict:
+    """How many outside pictures of each half and kind are refused, and which are not."""
+    accepted = check.distances(described) <= check.threshold
+    halves: dict[str, dict[str, dict[str, int]]] = {}
+    for one, passes in zip(outside, accepted.tolist(), strict=True):
+        count = halves.setdefault(one.half, {}).setdefault(one.kind, {"samples": 0, "refused": 0})
+        count["samples"] += 1
+        count["refused"] += not passes
+    return {
+        "outside": halves,
+        "outside_accepted": [one.name for one, passes in zip(outside, accepted, strict=True) if passes],
+    }
+
+
+def summary(record: dict) -> str:
+    lines = [f"threshold {record['threshold']:.4f}, {record['references']} references"]
+    lines += [
+        f"{entry['dataset']} {entry['split']}, {entry['colours']}: {entry['refused']} of {entry['samples']} refused"
+        for entry in record["slices"]
+    ]
+    for half, kinds in record["outside"].items():
+        lines += [f"{half}, {kind}: {n['refused']} of {n['samples']} refused" for kind, n in kinds.items()]
+    return "\n".join([*lines, f"accepted: {', '.join(record['outside_accepted']) or 'none'}"])
+
+
+if __name__ == "__main__":
+    sys.exit(report_errors(main))

@@ -1,0 +1,122 @@
+"""Train one experiment of experiments.yaml again, measure it and write its card.
+
+    bthub reproduce resnet50-lgg-scratch      # into runs/resnet50-lgg-scratch
+    bthub reproduce vgg16-lgg-scratch --set pretrained=true --output runs/vgg16-lgg-imagenet
+    bthub reproduce --list
+
+Started again after an interruption it goes on from the last checkpoint, and does of what follows what isn't there yet.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from bthub.data.dataset import BuiltDataset
+from bthub.errors import BthubError, report_errors
+from bthub.project import SHIPPED_RUNS
+from bthub.runs.folder import CARD, COST, GRADCAM, METRICS, WEIGHTS, RunFolder
+from bthub.training.config import EXPERIMENTS
+
+CARDS = SHIPPED_RUNS.parent / "model_cards"
+
+
+def rows() -> dict[str, dict]:
+    """Every row: `script`, `config`, `data`, and perhaps `set`, what changes in the configuration."""
+    return yaml.safe_load(EXPERIMENTS.read_text(encoding="utf-8"))
+
+
+def training_arguments(row: dict, data: str, output: Path) -> list[str]:
+    """What the row's script is given."""
+    arguments = ["--config", row["config"], "--data", data, "--output", str(output)]
+    for key, value in row.get("set", {}).items():
+        # On one line; YAML ends a lone value with a line of dots. JSON would make image_sizes' numbers strings.
+        text = yaml.safe_dump(value, default_flow_style=True, width=sys.maxsize).removesuffix("...\n").strip()
+        arguments += ["--set", f"{key}={text}"]
+    return arguments
+
+
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
+    parser = argparse.ArgumentParser(prog, description=__doc__.split("\n")[0])
+    parser.add_argument("row", nargs="?", help="a name of experiments.yaml")
+    parser.add_argument("--list", action="store_true", help="the rows' names")
+    parser.add_argument("--data", help="the data set; by default the row's in data/, as data/lgg")
+    parser.add_argument("--output", type=Path, help="run folder; default: runs/ROW")
+    parser.add_argument("--dry-run", action="store_true", help="two steps on a few tiny images; nothing is kept")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change a value")
+    args = parser.parse_args(arguments)
+    if args.list or args.row is None:
+        print("\n".join(rows()))
+        return
+    if args.row not in rows():
+        raise BthubError(f"no experiment {args.row!r} in {EXPERIMENTS}: --list prints them")
+    row = rows()[args.row]
+    data, output = args.data or f"data/{row['data']}", args.output or Path("runs") / args.row
+    if args.dry_run:
+        with tempfile.TemporaryDirectory() as folder:
+            train(row, data, Path(folder) / args.row, args.set, "--dry-run")
+        return
+    if not (output / WEIGHTS).exists():
+        train(row, data, output, args.set, "--resume")
+    elif args.set:
+        raise BthubError(f"{output} holds a trained run, which --set doesn't change: train elsewhere with --output")
+    else:
+        print(f"{output} is trained: what isn't measured yet is; --output trains it again elsewhere", flush=True)
+    measure(row, data, output)
+
+
+def train(row: dict, data: str, output: Path, changes: list[str], *flags: str) -> None:
+    """Run the row's script."""
+    BuiltDataset(data)  # what isn't there is told before accelerate is, which adds a traceback
+    arguments = training_arguments(row, data, output) + [part for change in changes for part in ("--set", change)]
+    run("-m", "accelerate.commands.launch", "--module", f"bthub.training.{row['script']}", *arguments, *flags)
+
+
+def measure(row: dict, data: str, output: Path) -> None:
+    """Evaluate a trained run, count and time it, look where it looks, and write its card: what isn't done yet."""
+    # The thresholds that the dashboard moves are chosen on validation.
+    for split in ("test", "validation"):
+        if not measured(output, METRICS, split):
+            bthub("evaluate", str(output), "--data", data, "--split", split)
+    # The folder may be a clone's, with the measurements of weights that aren't in it.
+    folder = RunFolder.open(output)
+    if not (output / COST).is_file() or folder.cost["weights"] != folder.revision:
+        bthub("cost", str(output))
+    if (row["script"], row["data"]) == ("classifier", "lgg") and not measured(output, GRADCAM, "test"):
+        bthub("explain", str(output), "--data", data, "--split", "test")
+    shipped = output.resolve().parent == SHIPPED_RUNS.resolve()
+    cards = [output / CARD, *([CARDS / f"{output.resolve().name}.md"] if shipped else [])]
+    told = [output / name for name in (METRICS, COST, GRADCAM) if (output / name).is_file()]
+    newest = max(file.stat().st_mtime_ns for file in told)
+    if any(not card.is_file() or card.stat().st_mtime_ns < newest for card in cards):
+        bthub("card", str(output), *(["--copies", str(CARDS)] if shipped else []))
+
+
+def measured(output: Path, name: str, split: str) -> bool:
+    """Whether `metrics.json` or `gradcam.json` has figures of a split, measured with the weights that are there."""
+    if not (output / name).is_file():
+        return False
+    entries = json.loads((output / name).read_text())
+    weights = RunFolder.open(output).revision
+    return any(key.endswith(f"/{split}") and entry["weights"] == weights for key, entry in entries.items())
+
+
+def bthub(*arguments: str) -> None:
+    """Run a command of bthub."""
+    run("-m", "bthub.cli", *arguments)
+
+
+def run(*arguments: str) -> None:
+    """Run a Python command; its exit code is ours if it fails."""
+    done = subprocess.run([sys.executable, *arguments])
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+if __name__ == "__main__":
+    sys.exit(report_errors(main))
