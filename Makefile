@@ -32,10 +32,10 @@ lint: $(VENV)/.test  ## ruff: rules and format
 bench: $(VENV)/.demo  ## time every stage for one real slice on 2 cores
 	@HF_HUB_OFFLINE=1 $(BIN)/bthub bench
 
-cards: $(VENV)/.demo  ## render the model cards of runs/ again, from their files
+cards: $(VENV)/.test  ## render the model cards of runs/ again, from their files
 	@$(BIN)/bthub card $(dir $(wildcard runs/*/metrics.json)) --copies model_cards
 
-results: $(VENV)/.demo  ## compare the runs of runs/ again: results/
+results: $(VENV)/.test  ## compare the runs of runs/ again: results/
 	@$(BIN)/bthub compare $(dir $(wildcard runs/*/metrics.json)) >/dev/null
 	@$(BIN)/bthub two-stage runs/resnet18-lgg runs/resunet18-lgg
 	@$(BIN)/bthub two-stage runs/resnet18-lgg-slice runs/resunet18-lgg-slice

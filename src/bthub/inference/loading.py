@@ -36,9 +36,14 @@ def load_pipeline(
         BthubError: a run is missing, incomplete, damaged or of the other kind, or the device is not there.
     """
     # Here and not above: importing bthub must not wait for torch, timm and transformers.
-    from bthub.models.classifier import load_classifier
-    from bthub.models.input_check import load_input_check
-    from bthub.models.localizer import load_localizer
+    try:
+        from bthub.models.classifier import load_classifier
+        from bthub.models.input_check import load_input_check
+        from bthub.models.localizer import load_localizer
+    except ModuleNotFoundError as error:
+        raise BthubError(
+            f'the networks need {error.name}, which isn\'t installed: pip install "bthub[torch]"'
+        ) from error
 
     device = _device(device)
     detector_run = RunFolder.open(default_run("detector") if detector is None else detector, revision)
