@@ -473,3 +473,15 @@ def test_shipped_runs_see_the_same_picture_in_another_container(shipped_runs, ka
         result = pipe(source, always_localize=True)
         assert result.tumor_probability == pytest.approx(reference.tumor_probability, abs=tolerance)
         assert (result.mask != reference.mask).sum() < 0.2 * max(reference.area_px, 100)
+
+
+def test_a_stream_gives_an_error_in_its_place_and_goes_on(tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    pipe, bright = make_pipeline(), blob(100, 100, (20, 20, 60, 60))
+    answers = list(pipe.stream([DARK, tmp_path / "bad.png", bright], on_error="yield", batch_size=2))
+    assert [type(answer) for answer in answers] == [Result, BthubError, Result]
+    assert "bad.png" in str(answers[1]) and answers[2].label == "tumor"
+    with pytest.raises(BthubError, match="bad.png"):
+        list(pipe.stream([DARK, tmp_path / "bad.png", bright]))
+    with pytest.raises(BthubError, match="'raise' or 'yield'"):
+        pipe.stream([DARK], on_error="skip")

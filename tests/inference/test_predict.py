@@ -101,12 +101,22 @@ def test_the_reading_time_is_that_of_the_file(pictures, capsys, monkeypatch):
         time.sleep(0.05)
         return read_image(file)
 
-    monkeypatch.setattr("bthub.inference.predict.read_image", slow)
+    monkeypatch.setattr("bthub.inference.pipeline.read_image", slow)
     assert predict(pictures, "--json") == 0
     for line in capsys.readouterr().out.splitlines():
         times = json.loads(line)["milliseconds"]
         assert times["read"] > 50
         assert times.pop("total") == pytest.approx(sum(times.values()), abs=0.01)
+
+
+def test_a_long_name_of_wide_characters_is_shortened(tmp_path, capsys):
+    """85 characters of three bytes each are all that a file system takes; the overlay's name must be shorter."""
+    picture = tmp_path / f"{'脳' * 82}.png"
+    Image.fromarray(TUMOR).save(picture)
+    Image.fromarray(TUMOR).save(tmp_path / "z.png")
+    assert predict(tmp_path, "--out", tmp_path / "out") == 0
+    saved = sorted(path.name for path in (tmp_path / "out").glob("*_overlay.png"))
+    assert len(saved) == 2 and saved[1].startswith("脳" * 33 + "_")
 
 
 def test_always_localize(tmp_path, capsys):

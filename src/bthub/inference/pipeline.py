@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
@@ -46,6 +46,14 @@ class InputCheck(Protocol):
 
     def accepts(self, images: Sequence[Image.Image]) -> list[bool]:
         """Whether each RGB image looks like a slice of a brain MRI."""
+
+
+class _Read(NamedTuple):
+    """A picture that was read: its name, pixels (H, W, 3), and the milliseconds that took."""
+
+    name: str
+    image: np.ndarray
+    milliseconds: float
 
 
 class Pipeline:
@@ -103,26 +111,55 @@ class Pipeline:
 
         Raises:
             BthubError: an argument out of range, a picture that cannot be read, or one that the input check refuses
-                (`NotASliceError`); an iterable raises it when the picture's batch is read, so read with `read_image`
-                and `check` yourself to go on after a bad picture.
+                (`NotASliceError`); an iterable raises it when the picture's batch is read. `stream` can go on instead.
         """
-        if batch_size < 1:
-            raise BthubError(f"the batch size must be at least 1, not {batch_size}")
-        if spacing_mm is not None and not (
-            len(spacing_mm) == 2 and all(math.isfinite(v) and v > 0 for v in spacing_mm)
-        ):
-            raise BthubError(f"the pixel spacing must be two positive numbers of millimetres, not {spacing_mm}")
         # A mapping or a tensor is one wrong picture, which is then refused, not many.
         single = (
             isinstance(inputs, (str, bytes, Path, Image.Image, Mapping))
             or hasattr(inputs, "__array__")
             or not isinstance(inputs, Iterable)
         )
-        source = [inputs] if single else inputs
-        results = self._stream(source, always_localize, batch_size, spacing_mm, check_input)
+        results = self.stream(
+            [inputs] if single else inputs,
+            always_localize=always_localize,
+            batch_size=batch_size,
+            spacing_mm=spacing_mm,
+            check_input=check_input,
+        )
         if single:
             return next(results)
         return list(results) if isinstance(inputs, (list, tuple)) else results
+
+    def stream(
+        self,
+        inputs: Iterable[Picture],
+        *,
+        on_error: Literal["raise", "yield"] = "raise",
+        always_localize: bool = False,
+        batch_size: int = 8,
+        spacing_mm: tuple[float, float] | None = None,
+        check_input: bool = True,
+    ) -> Iterator[Result | BthubError]:
+        """Analyze pictures batch by batch, one answer a picture, in the order of the inputs.
+
+        Args:
+            inputs: pictures, as for a call; consumed as the answers are taken.
+            on_error: what becomes of a picture that can't be read or that the input check refuses: "raise" ends the
+                stream with its `BthubError`, "yield" gives the error in the picture's place and goes on.
+            always_localize, batch_size, spacing_mm, check_input: as for a call.
+
+        Raises:
+            BthubError: an argument out of range, at once; else as `on_error` says.
+        """
+        if on_error not in ("raise", "yield"):
+            raise BthubError(f"on_error is {on_error!r}, expected 'raise' or 'yield'")
+        if batch_size < 1:
+            raise BthubError(f"the batch size must be at least 1, not {batch_size}")
+        if spacing_mm is not None and not (
+            len(spacing_mm) == 2 and all(math.isfinite(v) and v > 0 for v in spacing_mm)
+        ):
+            raise BthubError(f"the pixel spacing must be two positive numbers of millimeters, not {spacing_mm}")
+        return self._stream(iter(inputs), on_error == "raise", always_localize, batch_size, spacing_mm, check_input)
 
     def check(self, images: Sequence[np.ndarray], names: Sequence[str]) -> None:
         """Do what comes before the detector: nothing where the pipeline has no input check.
@@ -134,55 +171,73 @@ class Pipeline:
         Raises:
             NotASliceError: the first picture that doesn't look like a slice of a brain MRI.
         """
+        for refusal in self._refusals(images, names):
+            if refusal is not None:
+                raise refusal
+
+    def _refusals(self, images: Sequence[np.ndarray], names: Sequence[str]) -> list[NotASliceError | None]:
+        """For each picture, why the input check refuses it; None where it doesn't."""
         if self.input_check is None or not images:
-            return
-        for name, accepted in zip(names, self.input_check.accepts([Image.fromarray(i) for i in images]), strict=True):
-            if not accepted:
-                # How to switch the check off differs from caller to caller: each says it.
-                raise NotASliceError(
-                    f"{name}: this doesn't look like a slice of a brain MRI, and the models know nothing else"
-                )
+            return [None] * len(images)
+        accepted = self.input_check.accepts([Image.fromarray(image) for image in images])
+        # How to switch the check off differs from caller to caller: each says it.
+        text = "this doesn't look like a slice of a brain MRI, and the models know nothing else"
+        return [None if fine else NotASliceError(f"{name}: {text}") for name, fine in zip(names, accepted, strict=True)]
 
     def _stream(
         self,
-        inputs: Iterable[Picture],
+        inputs: Iterator[Picture],
+        raises: bool,
         always_localize: bool,
         batch_size: int,
         spacing_mm: tuple[float, float] | None,
         check_input: bool,
-    ) -> Iterator[Result]:
-        iterator = iter(inputs)
-        while batch := self._read(iterator, batch_size):
-            names, images, read_ms = zip(*batch, strict=True)
-            check_ms = 0.0
-            if check_input and self.input_check is not None:
-                start = time.perf_counter()
-                self.check(images, names)
-                check_ms = _milliseconds(start) / len(batch)
-            yield from self._analyze(images, read_ms, check_ms, always_localize, spacing_mm)
+    ) -> Iterator[Result | BthubError]:
+        while batch := self._read(inputs, batch_size, raises):
+            read = [item for item in batch if isinstance(item, _Read)]
+            start = time.perf_counter()
+            images, names = [item.image for item in read], [item.name for item in read]
+            refusals = self._refusals(images, names) if check_input else [None] * len(read)
+            checked = check_input and self.input_check is not None and read
+            check_ms = _milliseconds(start) / len(read) if checked else 0.0
+            if raises and (refusal := next(filter(None, refusals), None)):
+                raise refusal
+            kept = [item for item, refusal in zip(read, refusals, strict=True) if refusal is None]
+            results = self._analyze(kept, check_ms, always_localize, spacing_mm) if kept else iter(())
+            verdicts = iter(refusals)
+            for item in batch:
+                refusal = next(verdicts) if isinstance(item, _Read) else item
+                yield next(results) if refusal is None else refusal
 
-    def _read(self, iterator: Iterator[Picture], batch_size: int) -> list[tuple[str, np.ndarray, float]]:
-        """The next pictures: name, pixels, and the milliseconds it took. Huge ones make a batch of their own."""
-        batch, pixels = [], 0
+    def _read(self, inputs: Iterator[Picture], batch_size: int, raises: bool) -> "list[_Read | BthubError]":
+        """The next pictures, or what is wrong with one of them. Huge ones make a batch of their own."""
+        batch: list[_Read | BthubError] = []
+        pixels = 0
         while len(batch) < batch_size and pixels < MAX_PIXELS // 2:
             start = time.perf_counter()
             try:
-                picture = next(iterator)
+                picture = next(inputs)
             except StopIteration:
                 break
-            image = read_image(picture)
-            batch.append((name_of(picture), image, _milliseconds(start)))
+            try:
+                image = read_image(picture)
+            except BthubError as error:
+                if raises:
+                    raise
+                batch.append(error)
+                continue
+            batch.append(_Read(name_of(picture), image, _milliseconds(start)))
             pixels += image.shape[0] * image.shape[1]
         return batch
 
     def _analyze(
         self,
-        images: Sequence[np.ndarray],
-        read_ms: Sequence[float],
+        read: "Sequence[_Read]",
         check_ms: float,
         always_localize: bool,
         spacing_mm: tuple[float, float] | None,
     ) -> Iterator[Result]:
+        images = [item.image for item in read]
         pictures = [Image.fromarray(image) for image in images]
         start = time.perf_counter()
         probabilities = self.detector.predict(pictures)[:, self._tumor_index].tolist()
@@ -201,7 +256,7 @@ class Pipeline:
             measured = measure(np.zeros(image.shape[:2], bool) if mask is None else mask)
             area = measured["area_px"]
             milliseconds = {
-                "read": read_ms[i],
+                "read": read[i].milliseconds,
                 "check": check_ms,
                 "detect": detect_ms,
                 "localize": localize_ms if mask is not None else 0.0,

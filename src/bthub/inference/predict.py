@@ -4,15 +4,10 @@ import json
 import os
 import re
 import sys
-import time
-from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
-from itertools import chain, count
+from itertools import count
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import numpy as np
 from tqdm import tqdm
 
 from bthub.errors import BthubError, NotASliceError
@@ -55,42 +50,14 @@ def run(
     """
     files, failed = _expand(images)
     answered = 0
-    # Names and milliseconds of what the pipeline has yet to answer.
-    taken: deque[tuple[str, dict[str, float]]] = deque()
-
-    def fails(error: BthubError) -> None:
-        nonlocal failed
-        _complain(error)
-        failed += 1
-        progress.update()
-
-    def readable() -> Iterator[tuple[str, np.ndarray, float]]:
-        for file in files:
-            start = time.perf_counter()
-            try:
-                image = read_image(file)
-            except BthubError as error:
-                fails(error)
-            else:
-                yield file, image, _milliseconds(start)
-
-    def accepted(pictures: Iterable[tuple[str, np.ndarray, float]]) -> Iterator[np.ndarray]:
-        for file, image, read_ms in pictures:
-            start = time.perf_counter()
-            try:
-                if check_input:
-                    pipe.check([image], [display_name(file)])
-            except NotASliceError as error:
-                fails(NotASliceError(f"{error}; --no-input-check analyzes it all the same"))
-            else:
-                check_ms = _milliseconds(start) if check_input and pipe.input_check is not None else 0.0
-                taken.append((file, {"read": read_ms, "check": check_ms}))
-                yield image
-
     with tqdm(total=len(files), unit="slice", disable=len(files) < _MANY) as progress:
-        pictures = readable()
-        first = next(pictures, None)
-        if first is None:  # said before waiting for torch and the models
+        # Nothing is loaded for files of which none can be read.
+        while files and (error := _unreadable(files[0])):
+            _complain(error)
+            failed += 1
+            progress.update()
+            files = files[1:]
+        if not files:
             return 2
         if out is not None:
             _make_folder(out)
@@ -100,17 +67,22 @@ def run(
 
         logging.disable_progress_bar()  # of loading weights: standard error is for what concerns the pictures
         pipe = load_pipeline(detector, localizer, check_input=check_input)
-        results = pipe(
-            accepted(chain([first], pictures)),
+        results = pipe.stream(
+            files,
+            on_error="yield",
             always_localize=always_localize,
             batch_size=batch_size,
             spacing_mm=spacing_mm,
-            check_input=False,  # each was checked by itself, so that the others go on
+            check_input=check_input,
         )
-        for result in results:
+        for file, result in zip(files, results, strict=True):
+            progress.update()
+            if isinstance(result, BthubError):
+                hint = "; --no-input-check analyzes it all the same" if isinstance(result, NotASliceError) else ""
+                _complain(BthubError(f"{result}{hint}"))
+                failed += 1
+                continue
             answered += 1
-            file, known_ms = taken.popleft()
-            result = _with_times(result, known_ms)
             line = json.dumps({"file": file, **result.to_dict()}) if as_json else _describe(file, result)
             try:
                 tqdm.write(line, file=sys.stdout)
@@ -122,21 +94,18 @@ def run(
                 return 1
             if out is not None:
                 _save(out, file, result)
-            progress.update()
     if not as_json and sys.stdout.isatty():  # what is piped on is for programs
         print(DISCLAIMER, file=sys.stderr)
     return 0 if not failed else 1 if answered else 2
 
 
-def _with_times(result: Result, known_ms: dict[str, float]) -> Result:
-    """The pipeline is given checked arrays; what it took to make them from files is known here."""
-    times = {**result.milliseconds, **known_ms}
-    del times["total"]
-    return replace(result, milliseconds={**times, "total": sum(times.values())})
-
-
-def _milliseconds(start: float) -> float:
-    return (time.perf_counter() - start) * 1000
+def _unreadable(file: str) -> BthubError | None:
+    """What is wrong with a file; None where it can be read."""
+    try:
+        read_image(file)
+    except BthubError as error:
+        return error
+    return None
 
 
 def _complain(error: BthubError) -> None:
@@ -210,7 +179,8 @@ def _make_folder(out: Path) -> None:
 
 def _save(out: Path, file: str, result: Result) -> None:
     path = unquote(urlsplit(file).path) if is_url(file) else file
-    stem = re.sub(r"[^\w.-]", "_", Path(path).stem)[:100] or "image"
+    # File systems count bytes, and a CJK character has three.
+    stem = re.sub(r"[^\w.-]", "_", Path(path).stem).encode()[:100].decode(errors="ignore") or "image"
     for number in count(1):
         name = stem if number == 1 else f"{stem}-{number}"
         overlay, mask = out / f"{name}_overlay.png", out / f"{name}_mask.png"
