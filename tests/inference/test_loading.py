@@ -20,6 +20,8 @@ import yaml
 from hub_server import HubServer
 from records import complete_run
 
+from bthub import project
+
 REPOSITORY = Path(__file__).parents[2]
 TUMOR, OTHER, HEALTHY = (
     str(REPOSITORY / "space" / "examples" / f"{name}.png")
