@@ -4,7 +4,10 @@ PORT ?= 7860
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo dashboard test test-slow lint bench cards results reproduce help
+.PHONY: demo dashboard test test-slow lint bench artifacts check-artifacts cards results reproduce help
+
+# Every measured run: those with weights, and those of the comparison.
+RUNS = $(dir $(wildcard runs/*/metrics.json runs/comparison/*/metrics.json))
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -20,7 +23,7 @@ dashboard: $(VENV)/.dashboard  ## compare the trained models on http://127.0.0.1
 	@PORT=$(PORT) HF_HUB_OFFLINE=1 $(BIN)/python dashboard/serve.py
 
 test: $(VENV)/.test lint  ## lint and run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" --durations 10
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not artifacts" --durations 10
 
 test-slow: $(VENV)/.test  ## the tests that take minutes; BTHUB_LGG=<Kaggle folder> adds those on the full data
 	$(BIN)/python -m pytest -m slow
@@ -32,14 +35,19 @@ lint: $(VENV)/.test  ## ruff: rules and format
 bench: $(VENV)/.demo  ## time every stage for one real slice on 2 cores
 	@HF_HUB_OFFLINE=1 $(BIN)/bthub bench
 
+artifacts: cards results  ## render all that is made from the runs' files: cards, figures, results
+
+check-artifacts: $(VENV)/.test  ## fail where a committed card or table isn't what the runs' files give
+	$(BIN)/python -m pytest -q -m artifacts tests
+
 cards: $(VENV)/.test  ## render the model cards of runs/ again, from their files
-	@$(BIN)/bthub card $(dir $(wildcard runs/*/metrics.json)) --copies model_cards
+	@$(BIN)/bthub card $(RUNS) --copies model_cards
 
 results: $(VENV)/.test  ## compare the runs of runs/ again: results/
-	@$(BIN)/bthub compare $(dir $(wildcard runs/*/metrics.json)) >/dev/null
+	@$(BIN)/bthub compare $(RUNS) >/dev/null
 	@$(BIN)/bthub two-stage runs/resnet18-lgg runs/resunet18-lgg
-	@$(BIN)/bthub two-stage runs/resnet18-lgg-slice runs/resunet18-lgg-slice
-	@$(BIN)/bthub cross-validate runs/resunet18-lgg-fold-*
+	@$(BIN)/bthub two-stage runs/comparison/resnet18-lgg-slice runs/comparison/resunet18-lgg-slice
+	@$(BIN)/bthub cross-validate runs/comparison/resunet18-lgg-fold-*
 	@$(BIN)/python train/bars.py
 
 reproduce: $(VENV)/.test  ## train and evaluate an experiment again: RUN=resnet50-lgg-scratch (DATA= its data set, SET='key=value ...')

@@ -37,7 +37,7 @@ def main() -> None:
 def render(runs: Path, results: Path) -> str:
     """The table of bars, and for each that is missed by how much and what was tried."""
     bars = yaml.safe_load(BARS.read_text())
-    opened = [records.open_run(path) for path in sorted(runs.iterdir()) if (path / METRICS).is_file()]
+    opened = [records.open_run(path) for path in sorted(runs.rglob(METRICS)) for path in [path.parent]]
     found = [measure(bar, opened, results) for bar in bars]
     lines = [
         "# What was to be reached, and what was\n",

@@ -63,7 +63,7 @@ def table(rows: list[dict], metrics: list[str], task: str) -> None:
     """The sortable table: metric with interval, the best of each column marked with a star."""
     columns = [*metrics, *records.COSTS]
     best = {column: records.best(rows, column) if len(rows) > 1 else None for column in columns}
-    data = pd.DataFrame(rows)[["model", *columns, "network", "start"]]
+    data = pd.DataFrame(rows)[["model", *columns, "network", "start", "budget"]]
     style = data.style.hide(axis="index")
     for i, row in enumerate(rows):
         # By place, not by value: two models with the same value have intervals of their own.
@@ -74,7 +74,7 @@ def table(rows: list[dict], metrics: list[str], task: str) -> None:
             subset=(data.index[data[column] == best[column]], [column]),
             **{"font-weight": "700", "background-color": "rgba(15, 157, 119, .18)"},
         )
-    titles = {"model": "Model", "network": "Network", "start": "First weights"}
+    titles = {"model": "Model", "network": "Network", "start": "First weights", "budget": "Budget"}
     st.dataframe(
         style,
         hide_index=True,

@@ -14,6 +14,31 @@ TWO_STAGE = "detect-and-localize-lgg"
 # Where a clone keeps the runs it ships. In an installed wheel the folder isn't there, and the Hub is asked.
 SHIPPED_RUNS = Path(__file__).parents[2] / "runs"
 
+COMPARISON = "comparison"
+"""The folder below it for the runs whose weights don't ship: their records are what is compared."""
+
+
+def shipped_runs() -> list[Path]:
+    """The run folders of the clone: those with weights, then those of the comparison; none outside a clone."""
+    return [
+        path.parent
+        for folder in (SHIPPED_RUNS, SHIPPED_RUNS / COMPARISON)
+        for path in sorted(folder.glob("*/config.json"))
+    ]
+
+
+def place_of(name: str) -> Path:
+    """Where the clone keeps a run of this name, or would keep it."""
+    known = SHIPPED_RUNS / COMPARISON / name
+    return known if known.is_dir() else SHIPPED_RUNS / name
+
+
+def as_named(path: Path) -> str:
+    """How a command names a run from the clone's root; `runs/NAME` for a run that isn't the clone's."""
+    inside = path.resolve().is_relative_to(SHIPPED_RUNS.resolve())
+    below = path.resolve().relative_to(SHIPPED_RUNS.resolve()) if inside else Path(path.name)
+    return f"runs/{below.as_posix()}"
+
 
 def hub_id(name: str, org: str | None = None) -> str:
     """The Hub id of one of the project's own repos, under another organisation if that is given."""

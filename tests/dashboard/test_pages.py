@@ -21,6 +21,7 @@ from PIL import Image
 from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
 from streamlit.testing.v1 import AppTest
 
+from bthub import project
 from bthub.data.splits import FOLD_PROTOCOLS, patient_split
 from bthub.evaluation import scoring
 from bthub.inference.result import DISCLAIMER
@@ -742,20 +743,18 @@ def test_the_space_card_and_its_requirements():
 
 def test_without_a_clone_the_runs_are_those_of_the_card(monkeypatch: pytest.MonkeyPatch):
     import frame
-    from bthub.runs import records
 
     monkeypatch.delenv("BTHUB_RUNS", raising=False)
-    monkeypatch.setattr(records, "SHIPPED_RUNS", Path("nowhere"))
+    monkeypatch.setattr(project, "SHIPPED_RUNS", Path("nowhere"))
     assert frame.sources() == [hub_id(name) for name in frame.card_models()]
 
 
 def test_on_the_hub_the_runs_beside_the_dashboard_are_shown_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     import frame
-    from bthub.runs import records
 
     shutil.copy(DASHBOARD / "README.md", tmp_path)
     (tmp_path / "runs" / "simple_cnn-lgg").mkdir(parents=True)
     monkeypatch.delenv("BTHUB_RUNS", raising=False)
-    monkeypatch.setattr(records, "SHIPPED_RUNS", Path("nowhere"))
+    monkeypatch.setattr(project, "SHIPPED_RUNS", Path("nowhere"))
     monkeypatch.setattr(frame, "HERE", tmp_path)
     assert frame.sources() == [*map(hub_id, frame.card_models()), str(tmp_path / "runs" / "simple_cnn-lgg")]

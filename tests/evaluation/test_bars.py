@@ -98,6 +98,7 @@ def test_a_bar_about_a_file_and_one_about_a_run(found, tmp_path):
     assert "| one | +0.000 |" in text
 
 
+@pytest.mark.artifacts
 def test_the_committed_table_is_current():
     results = SHIPPED_RUNS.parent / "results"
     assert (results / "bars.md").read_text() == bars.render(SHIPPED_RUNS, results), "make results"

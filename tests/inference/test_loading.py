@@ -20,6 +20,8 @@ import yaml
 from hub_server import HubServer
 from records import complete_run
 
+from bthub import project
+
 REPOSITORY = Path(__file__).parents[2]
 TUMOR, OTHER, HEALTHY = (
     str(REPOSITORY / "space" / "examples" / f"{name}.png")
@@ -393,18 +395,18 @@ def test_the_dashboard_runs_from_its_published_files(published, load, tmp_path):
     named = yaml.safe_load((folder / "README.md").read_text().split("---")[1])["models"]
     first = shown["models"][: len(named)]
     assert set(first) == {name.rpartition("/")[2] for name in named} == published_runs()
-    measured = {path.parent.name for path in (REPOSITORY / "runs").glob("*/metrics.json") if is_tracked(path)}
+    measured = {path.name for path in project.shipped_runs() if is_tracked(path / "metrics.json")}
     assert set(shown["models"]) == {run for run in measured if "patient/test" in metrics_of(run)} > set(first)
     assert any("resnet18-lgg" in table for table in shown["tables"])
 
 
 def published_runs() -> set[str]:
     """The runs of the clone that have weights."""
-    return {path.parent.name for path in (REPOSITORY / "runs").glob("*/model.safetensors") if is_tracked(path)}
+    return {path.name for path in project.shipped_runs() if is_tracked(path / "model.safetensors")}
 
 
 def metrics_of(run: str) -> dict:
-    return json.loads((REPOSITORY / "runs" / run / "metrics.json").read_text())
+    return json.loads((project.place_of(run) / "metrics.json").read_text())
 
 
 def is_tracked(path: Path) -> bool:

@@ -507,9 +507,9 @@ def test_terms_of_the_initial_weights_go_on(image_run):
 
 
 def test_images_of_unknown_terms_are_not_published(image_run):
-    (image_run / "figures" / "default-validation-gallery.png").write_bytes(b"a picture of the set")
+    (image_run / "figures" / "default-validation-gallery.webp").write_bytes(b"a picture of the set")
     files = publish.run_publication(image_run, "bthub").files
-    assert "figures/default-validation.png" in files and not any("gallery" in name for name in files)
+    assert "figures/default-validation.webp" in files and not any("gallery" in name for name in files)
 
 
 # Cross-validation, Grad-CAM

@@ -10,6 +10,7 @@ from hub_server import HubServer
 from huggingface_hub import DatasetCard, HfApi, ModelCard, SpaceCard
 from records import complete_run
 
+from bthub import project
 from bthub.errors import BthubError
 from bthub.evaluation.evaluate import evaluate
 from bthub.project import DATASET, TWO_STAGE
@@ -36,7 +37,8 @@ def evaluated(tiny_runs, tiny_lgg, tmp_path_factory) -> Path:
 @pytest.fixture
 def runs(evaluated, tmp_path, monkeypatch) -> Path:
     copy = shutil.copytree(evaluated, tmp_path / "runs")
-    monkeypatch.setattr(module, "SHIPPED_RUNS", copy)
+    for place in (module, project):
+        monkeypatch.setattr(place, "SHIPPED_RUNS", copy)
     return copy
 
 
@@ -98,14 +100,14 @@ def test_only_what_differs_is_sent(server, runs):
     publish(run)
     uploads = server.count("PUT", "/")
     (run / SPLIT).write_text((run / SPLIT).read_text() + "\n")
-    (run / "figures" / "history.png").rename(run / "figures" / "old.png")
-    shutil.copy(run / "figures" / "old.png", run / "figures" / "history.png")
+    (run / "figures" / "history.webp").rename(run / "figures" / "old.webp")
+    shutil.copy(run / "figures" / "old.webp", run / "figures" / "history.webp")
     (said,) = publish(run)
     assert "2 files written, 0 removed" in said
-    (run / "figures" / "old.png").unlink()
+    (run / "figures" / "old.webp").unlink()
     (said,) = publish(run)
     assert "0 files written, 1 removed" in said
-    assert "figures/old.png" not in server.files("model", "bthub/resnet18-lgg")
+    assert "figures/old.webp" not in server.files("model", "bthub/resnet18-lgg")
     assert len(server.commits("model", "bthub/resnet18-lgg")) == 4
     assert server.count("PUT", "/") == uploads, "the weights did not change"
 
@@ -166,7 +168,7 @@ def test_a_run_of_ones_own_goes_only_where_it_is_named(server, runs, tiny_lgg):
 
 
 def test_outside_a_clone_there_is_nothing_to_publish(server, monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "SHIPPED_RUNS", tmp_path / "runs")
+    monkeypatch.setattr(project, "SHIPPED_RUNS", tmp_path / "runs")
     with pytest.raises(BthubError, match="there is nothing to publish"):
         publish("all")
 

@@ -81,21 +81,25 @@ def test_times_were_taken_together():
         assert max(found) <= 1.3 * min(found), f"bthub cost runs/*: {network} took {min(found)} to {max(found)} ms"
 
 
+@pytest.mark.artifacts
 def test_only_the_default_pair_says_that_it_is():
     for run in records.shipped_runs():
-        text = (Path(run) / folder.CARD).read_text()
+        text = (REPOSITORY / "model_cards" / f"{Path(run).name}.md").read_text()
         assert ("of its two stages" in text) == (Path(run).name in project.DEFAULTS.values())
 
 
+@pytest.mark.artifacts
 def test_cards_are_current():
     """Of all runs: a card needs no weights."""
     for run in map(records.open_run, records.shipped_runs()):
         text = model_card.render(run.path)
-        assert (run.path / folder.CARD).read_text() == text
+        if run.id in project.DEFAULTS.values():
+            assert (run.path / folder.CARD).read_text() == text, "make artifacts"
         cards = REPOSITORY / "model_cards"
-        assert (cards / f"{run.id}.md").read_text() == model_card.elsewhere(text, run.path, cards)
+        assert (cards / f"{run.id}.md").read_text() == model_card.elsewhere(text, run.path, cards), "make artifacts"
 
 
+@pytest.mark.artifacts
 def test_results_are_current(tmp_path):
     """What `make results` has written is what the runs give."""
     shipped = [records.open_run(path) for path in records.shipped_runs()]

@@ -26,6 +26,7 @@ from scripts import script
 from torch import nn
 from transformers import pipeline
 
+from bthub import project
 from bthub.cli import main
 from bthub.data.build import build
 from bthub.errors import BthubError
@@ -230,7 +231,7 @@ def test_a_trained_row_is_measured_once(scripts, tiny_runs, tiny_lgg, data, monk
         assert arguments[:2] == ("-m", "bthub.cli") and main(list(arguments[2:])) == 0
 
     monkeypatch.setattr(reproduce, "run", run)
-    monkeypatch.setattr(reproduce, "SHIPPED_RUNS", tmp_path / "runs")
+    monkeypatch.setattr(project, "SHIPPED_RUNS", tmp_path / "runs")
     monkeypatch.setattr(reproduce, "CARDS", tmp_path / "model_cards")
     (tmp_path / "model_cards").mkdir()
     (tmp_path / "runs").mkdir()
@@ -600,5 +601,5 @@ def test_the_finder_is_asked_once(scripts, tiny_lgg, tmp_path):
     rows = [{key: float(value) for key, value in row.items()} for row in RunFolder.open(whole).rows(LR_FINDER)]
     assert record["learning_rate"] == lr_finder.suggest(rows) != record["config"]["learning_rate"]
     plots.draw_lr_finder(RunFolder.open(whole))
-    assert (whole / "figures" / "lr_finder.png").is_file()
+    assert (whole / "figures" / "lr_finder.webp").is_file()
     assert LR_FINDER in publish.RUN_FILES

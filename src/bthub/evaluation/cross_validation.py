@@ -6,6 +6,7 @@ from bthub.data.splits import FOLD_PROTOCOLS
 from bthub.errors import BthubError
 from bthub.evaluation.scoring import Predictions, measure, rounded
 from bthub.evaluation.two_stage import measured_entry
+from bthub.project import as_named
 from bthub.runs import records
 from bthub.runs.folder import CLASSIFICATION, SEGMENTATION, TRAINING, RunFolder
 from bthub.runs.records import image_key
@@ -49,7 +50,7 @@ def cross_validation(runs: Sequence[RunFolder]) -> dict:
     images = [image_key(row) for row in pooled]
     if len(set(images)) != len(images):
         raise BthubError("an image is in the test split of two folds: evaluate the folds on one data set")
-    command = "bthub cross-validate " + " ".join(f"runs/{fold['name']}" for fold in folds)
+    command = "bthub cross-validate " + " ".join(as_named(by_protocol[protocol].path) for protocol in FOLD_PROTOCOLS)
     ill = measure([row for row in pooled if row["tumor_px"] != "0"], {})["metrics"]
     facts = {"runs": folds, "config": first[1], "command": command, "tumor_slices": rounded(ill)}
     return facts | rounded(measure(pooled, {}))

@@ -2,9 +2,9 @@
 
 figures/
     lr_finder.png                   the learning-rate finder's losses, if it was asked, and what it suggested
-    history.png                     losses and the chosen metric, epoch by epoch
+    history.webp                     losses and the chosen metric, epoch by epoch
     <protocol>-<split>.png          curves, calibration, confusion matrix; of a ResUNet Dice by patient and by size
-    <protocol>-<split>-gallery.png  slices from the best to the worst, `bthub evaluate` draws it
+    <protocol>-<split>-gallery.webp  slices from the best to the worst, `bthub evaluate` draws it
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def name_of(key: str) -> str:
 
 
 def draw(run: RunFolder) -> None:
-    """Draw `history.png`, that of the learning-rate finder, and the figures of every split that was evaluated."""
+    """Draw `history.webp`, that of the learning-rate finder, and the figures of every split that was evaluated."""
     draw_history(run)
     if (run.path / LR_FINDER).is_file():
         draw_lr_finder(run)
@@ -179,10 +179,9 @@ def _column(rows: list[dict[str, str]], name: str) -> list[float]:
 def _save(figure: Figure, run: RunFolder, name: str) -> Path:
     for axes in figure.axes:
         _plain(axes)
-    path = run.path / FIGURES / f"{name}.png"
+    path = run.path / FIGURES / f"{name}.webp"
     path.parent.mkdir(exist_ok=True)
-    # Without matplotlib's version and the time, so that the same numbers give the same file.
-    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    figure.savefig(path, dpi=DPI, pil_kwargs={"quality": 90, "method": 6})
     return path
 
 

@@ -2,6 +2,7 @@
 
 from bthub.errors import BthubError
 from bthub.evaluation.scoring import HD95, PROBABILITY, TUMOR, measure, rounded
+from bthub.project import as_named
 from bthub.runs import records
 from bthub.runs.folder import CALIBRATION, CLASSIFICATION, METRICS, SEGMENTATION, RunFolder
 from bthub.runs.records import image_key
@@ -47,7 +48,7 @@ def two_stage(detector: RunFolder, localizer: RunFolder, split: str = "test") ->
         "protocol": protocol,
         "split": split,
         "dataset": entries["localizer"]["dataset"],
-        "command": f"bthub two-stage runs/{detector.id} runs/{localizer.id} --split {split}",
+        "command": f"bthub two-stage {as_named(detector.path)} {as_named(localizer.path)} --split {split}",
         **rounded(measure(kept, {})),
     }
 

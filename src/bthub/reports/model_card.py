@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -147,7 +148,9 @@ def write(run: str | Path, copies: Path | None = None) -> Path:
 
 
 def elsewhere(card: str, run: Path, folder: Path) -> str:
-    """A card as it must be in another folder to show the figures of its run."""
+    """A card as it must be in another folder: with the figures of the default pair, and without those of others."""
+    if run.resolve().name not in DEFAULTS.values():
+        return re.sub(rf"!\[[^\]]*\]\({FIGURES}/[^)]*\)\n+", "", card)
     place = Path(os.path.relpath(run, folder)).as_posix()
     return card.replace(f"]({FIGURES}/", f"]({place}/{FIGURES}/")
 
@@ -210,8 +213,8 @@ def render(run: str | Path, org: str | None = None) -> str:
             splits=_splits(folder, protocol, results),
             best_epoch=_best_epoch(folder, training["best"]["epoch"]),
             results=[_result(entry, folder) for entry in results],
-            history=_figure(folder, "history", required=True),
-            lr_finder=_figure(folder, "lr_finder", required=False),
+            history=_figure(folder, "history"),
+            lr_finder=_figure(folder, "lr_finder"),
             headline={metric: readable(metric) for metric in HEADLINE[folder.task]},
             coverage=f"{100 * COVERAGE:.0f} %",
             fewest_groups=FEWEST_GROUPS,
@@ -406,23 +409,19 @@ def _cost(folder: RunFolder) -> Record:
     return found
 
 
-def _figure(folder: RunFolder, name: str, required: bool) -> str | None:
-    """Path in the repo of a figure, if it is there."""
-    path = f"{FIGURES}/{name}.png"
-    if (folder.path / path).is_file():
-        return path
-    if required:
-        raise BthubError(f"{folder.id} has no {path}, and the card shows it: bthub card draws it")
-    return None
+def _figure(folder: RunFolder, name: str) -> str | None:
+    """Path in the repo of a figure, if it is there: a clone has those of the default pair alone."""
+    path = f"{FIGURES}/{name}.webp"
+    return path if (folder.path / path).is_file() else None
 
 
 def _result(entry: Record, folder: RunFolder) -> dict:
     """An entry as the template shows it."""
     task, name = folder.task, plots.name_of(f"{entry['protocol']}/{entry['split']}")
     shown = {key: entry[key] for key in ("protocol", "split", "samples", "groups", "date")}
-    shown["figure"] = _figure(folder, name, required=True)
+    shown["figure"] = _figure(folder, name)
     # where no slice has anything to outline there is no gallery
-    shown["gallery"] = _figure(folder, f"{name}-gallery", required=False)
+    shown["gallery"] = _figure(folder, f"{name}-gallery")
     shown["metrics"] = [(_name(name, entry), entry["metrics"][name]) for name in entry["metrics"].keys()]
     shown["gradcam"] = _gradcam(folder, f"{entry['protocol']}/{entry['split']}")
     auc = entry["metrics"]["roc_auc"] if task == CLASSIFICATION else None

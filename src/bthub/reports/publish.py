@@ -27,8 +27,9 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
 from bthub.errors import BthubError
+from bthub.evaluation import plots
 from bthub.inference import hub_repo
-from bthub.project import DATASET, DEFAULTS, ORG, ORG_FILE, SHIPPED_RUNS, TWO_STAGE, hub_id
+from bthub.project import DATASET, DEFAULTS, ORG, ORG_FILE, SHIPPED_RUNS, TWO_STAGE, hub_id, shipped_runs
 from bthub.reports import model_card
 from bthub.runs.folder import (
     CALIBRATION,
@@ -55,7 +56,7 @@ from bthub.training.config import EXPERIMENTS
 RECORD_FILES = (CONFIG, CALIBRATION, TRAINING, SPLIT, HISTORY, LR_FINDER, METRICS, GRADCAM, COST)
 RECORD_FILES += (f"{PREDICTIONS}/*.csv",)
 RUN_FILES = (*RECORD_FILES, WEIGHTS, PREPROCESSOR, INPUT_CHECK, INPUT_CHECK_WEIGHTS)
-RUN_FILES += (f"{FIGURES}/*.png", "*.py")  # the .py files are its remote code
+RUN_FILES += (f"{FIGURES}/*.webp", "*.py")  # the .py files are its remote code
 DATASET_FILES = (CARD, "data/**/*.parquet")
 PACKAGE_FILES = ("**/*.py", "**/*.csv", "**/*.md", "**/*.j2", "**/*.yaml")
 APP_FILES = ("*.py", "*.css", "*.svg", "requirements.txt", "Dockerfile", ".streamlit/config.toml", "views/*.py")
@@ -165,7 +166,7 @@ def measured_rows() -> list[Path]:
     A run under any other name may be a user's own, on data of theirs: it goes nowhere unless it is named.
     """
     names = sorted(yaml.safe_load(EXPERIMENTS.read_text(encoding="utf-8")))
-    return [SHIPPED_RUNS / name for name in names if (SHIPPED_RUNS / name / METRICS).is_file()]
+    return [run for run in shipped_runs() if run.name in names and (run / METRICS).is_file()]
 
 
 # What goes where
@@ -178,13 +179,15 @@ def run_publication(run: Path, org: str) -> Publication:
         validate_repo_id(hub_id(folder.id, org))
     except HFValidationError as error:
         raise BthubError(f"{folder.path}: the Hub doesn't take this name, rename the folder: {error}") from error
+    if not (folder.path / FIGURES).is_dir() and (folder.path / METRICS).is_file():
+        plots.draw(folder)  # a clone has those of the default pair alone
     files: dict[str, Path | bytes] = _listed(folder.path, RUN_FILES)
     for name in (CONFIG, WEIGHTS, CALIBRATION, TRAINING, SPLIT, HISTORY, METRICS):
         if name not in files:
             raise BthubError(f"{folder.path} has no {name}: finish its training and run bthub evaluate, then publish")
     if "patient_id" not in folder.rows(SPLIT)[0]:
         # The terms of image-folder sets aren't known: none of their images leaves this machine.
-        files = {path: file for path, file in files.items() if not path.endswith("-gallery.png")}
+        files = {path: file for path, file in files.items() if not path.endswith("-gallery.webp")}
     files[CARD] = model_card.render(folder.path, org).encode()
     return Publication("model", hub_id(folder.id, org), files)
 
@@ -334,7 +337,7 @@ def _same(content: Path | bytes, there: RepoFile) -> bool:
 def _collect(api: HfApi, org: str, private: bool, dry_run: bool, say: Callable[[str], None]) -> None:
     """Put all of the project's repos that the organisation has into one collection."""
     items = [(f"{org}/{DATASET}", "dataset"), *((f"{org}/{name}", "space") for name, _ in APPS.values())]
-    runs = (path.parent.name for path in sorted(SHIPPED_RUNS.glob(f"*/{CONFIG}")))
+    runs = (path.name for path in shipped_runs())
     items = [(hub_id(name, org), "model") for name in (TWO_STAGE, *runs)] + items
     items = [(repo_id, kind) for repo_id, kind in items if _head(api, repo_id, kind)]
     known = next((c for c in api.list_collections(owner=org) if c.title == COLLECTION), None)

@@ -75,7 +75,8 @@ def write(runs: Sequence[RunFolder], out: Path, split: str = "test") -> str:
         f"# Runs compared, split {split}\n\nWritten by `bthub compare`. Intervals cover {COVERAGE:.0%} and "
         "resample patients where the data name them, else pictures, each with its copies; that of the calibration "
         "error may lie above its value, because resampling adds to this error. Each run is one training: no interval "
-        "knows of another seed, and budgets differ (epochs, and the side of the pictures in the last one). "
+        "knows of another seed, and budgets differ (epochs, and the side of the pictures in the last one); a reduced "
+        "budget is less than the recipe asks for. "
         "Research software, not a medical device.\n"
     ]
     for (evaluation, task), members in sorted(tables.items(), key=lambda item: item[0]):
@@ -190,14 +191,15 @@ def table(rows: Sequence[Row], names: Sequence[str]) -> str:
         "first weights",
         "epochs",
         "pixels",
+        "budget",
         *(readable(name) for name in names),
         "parameters, M",
         "G multiply-adds",
         "ms",
     ]
-    lines = ["| " + " | ".join(head) + " |", "| --- | --- |" + " ---: |" * (len(head) - 2)]
+    lines = ["| " + " | ".join(head) + " |", "| --- | --- | ---: | ---: | --- |" + " ---: |" * (len(head) - 5)]
     for row in rows:
-        cells = [str(row[key]) for key in ("model", "start", "epochs", "side")]
+        cells = [str(row[key]) for key in ("model", "start", "epochs", "side", "budget")]
         cells += [_with_interval(row.get(n), row.get(f"{n}_low"), row.get(f"{n}_high")) for n in names]
         parameters, _, multiply_adds, latency = (row.get(cost) for cost in COSTS)
         cells.append("" if parameters is None else f"{parameters / MEGA:.1f}")

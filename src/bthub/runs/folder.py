@@ -34,6 +34,7 @@ from functools import cached_property
 from pathlib import Path
 
 from bthub.errors import BthubError
+from bthub.project import COMPARISON
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -56,6 +57,12 @@ LOGS = "logs"
 
 CLASSIFICATION = "image-classification"
 SEGMENTATION = "image-segmentation"
+
+def in_comparison(source: str | Path) -> str | Path:
+    """`runs/NAME` as it is, or `runs/comparison/NAME` where only that is there."""
+    moved = Path(source).parent / COMPARISON / Path(source).name
+    return moved if not Path(source).is_dir() and (moved / CONFIG).is_file() else source
+
 
 def create(path: str | Path, resume: bool = False) -> Path:
     """Make the folder of a new run; refuse to write over another one.
@@ -135,6 +142,7 @@ class RunFolder:
         """
         if isinstance(source, RunFolder):
             return source
+        source = in_comparison(source)
         if Path(source).is_dir():
             if revision is not None:
                 raise BthubError(f"{source} is a local folder, which has no revision {revision!r}: leave revision out")
@@ -161,6 +169,7 @@ class RunFolder:
         Raises:
             BthubError: it isn't a folder here, or not a run.
         """
+        path = in_comparison(path)
         if not Path(path).is_dir():
             raise BthubError(f"{path} isn't a local folder: download the run first, what is found is written into it")
         return cls.open(path, weights=weights)

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from bthub.metrics.interval import Interval
+from bthub import project
 from bthub.errors import BthubError
-from bthub.project import SHIPPED_RUNS
 from bthub.runs.folder import CONFIG, COST, GRADCAM, HISTORY, LR_FINDER, METRICS, SEGMENTATION, SPLIT, TRAINING, WEIGHTS, RunFolder
 
 # Rows of a CSV become one of these; a column that the file lacks isn't in it.
@@ -86,9 +86,9 @@ class Evaluation(NamedTuple):
 
 def shipped_runs() -> list[str]:
     """The run folders of the clone, by name."""
-    if not SHIPPED_RUNS.is_dir():
+    if not project.SHIPPED_RUNS.is_dir():
         return []
-    return [str(path) for path in sorted(SHIPPED_RUNS.iterdir()) if path.is_dir()]
+    return [str(path) for path in project.shipped_runs()]
 
 
 def open_run(source: str | Path) -> RunFolder:
@@ -172,6 +172,15 @@ def budget(run: RunFolder) -> str:
     return f"first weights: {initialisation(run)}, {epochs} epochs, {side} pixels"
 
 
+def reduced(run: RunFolder) -> bool:
+    """Whether a run was trained for less than its recipe asks for: fewer epochs, or smaller pictures at the end."""
+    with reading(run, TRAINING):
+        config = run.training["config"]
+        asked = config | run.training.get("recipe", {}).get("changed", {})
+        had, wanted = (max(map(int, one["image_sizes"].values())) for one in (config, asked))
+        return config["epochs"] < asked["epochs"] or had < wanted
+
+
 def trained_for(run: RunFolder) -> tuple[int, int]:
     """How many epochs a run was trained for, and the side of its pictures in the last one."""
     with reading(run, TRAINING):
@@ -221,7 +230,7 @@ def row(run: RunFolder, evaluation: Evaluation) -> Row:
     """A line of the comparison: who, the costs that are known, and each metric with its interval's ends.
 
     Returns:
-        `model`, `network`, `start`, `epochs` and `side` (`trained_for`), `samples`, `groups`, costs, and `<metric>`,
+        `model`, `network`, `start`, `epochs` and `side` (`trained_for`), `budget` (full or reduced), `samples`, `groups`, costs, and `<metric>`,
         `<metric>_low`, `<metric>_high`; None where a value isn't known or defined.
     """
     found = entry(run, evaluation)
@@ -233,6 +242,7 @@ def row(run: RunFolder, evaluation: Evaluation) -> Row:
             "start": initialisation(run),
             "epochs": epochs,
             "side": side,
+            "budget": "reduced" if reduced(run) else "full",
             "samples": found["samples"],
             "groups": found["groups"],
             **costs(run),

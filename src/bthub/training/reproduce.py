@@ -9,6 +9,7 @@ Started again after an interruption it goes on from the last checkpoint, and doe
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ import yaml
 
 from bthub.data.dataset import BuiltDataset
 from bthub.errors import BthubError, report_errors
-from bthub.project import SHIPPED_RUNS
+from bthub.project import SHIPPED_RUNS, place_of, shipped_runs
 from bthub.runs.folder import CARD, COST, GRADCAM, METRICS, WEIGHTS, RunFolder
 from bthub.training.config import EXPERIMENTS
 
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     if args.row not in rows():
         raise BthubError(f"no experiment {args.row!r} in {EXPERIMENTS}: --list prints them")
     row = rows()[args.row]
-    data, output = args.data or f"data/{row['data']}", args.output or Path("runs") / args.row
+    data, output = args.data or f"data/{row['data']}", args.output or _default_output(args.row)
     if args.dry_run:
         with tempfile.TemporaryDirectory() as folder:
             train(row, data, Path(folder) / args.row, args.set, "--dry-run")
@@ -68,6 +69,12 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     else:
         print(f"{output} is trained: what isn't measured yet is; --output trains it again elsewhere", flush=True)
     measure(row, data, output)
+
+
+def _default_output(name: str) -> Path:
+    """Where the clone has the run; in `runs/` of the working folder outside of one."""
+    place = place_of(name)
+    return Path(os.path.relpath(place)) if place.is_dir() else Path("runs") / name
 
 
 def train(row: dict, data: str, output: Path, changes: list[str], *flags: str) -> None:
@@ -89,7 +96,7 @@ def measure(row: dict, data: str, output: Path) -> None:
         bthub("cost", str(output))
     if (row["script"], row["data"]) == ("classifier", "lgg") and not measured(output, GRADCAM, "test"):
         bthub("explain", str(output), "--data", data, "--split", "test")
-    shipped = output.resolve().parent == SHIPPED_RUNS.resolve()
+    shipped = output.resolve() in [run.resolve() for run in shipped_runs()]
     cards = [output / CARD, *([CARDS / f"{output.resolve().name}.md"] if shipped else [])]
     told = [output / name for name in (METRICS, COST, GRADCAM) if (output / name).is_file()]
     newest = max(file.stat().st_mtime_ns for file in told)
