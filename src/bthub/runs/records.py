@@ -175,10 +175,14 @@ def budget(run: RunFolder) -> str:
 def reduced(run: RunFolder) -> bool:
     """Whether a run was trained for less than its recipe asks for: fewer epochs, or smaller pictures at the end."""
     with reading(run, TRAINING):
-        config = run.training["config"]
-        asked = config | run.training.get("recipe", {}).get("changed", {})
-        had, wanted = (max(map(int, one["image_sizes"].values())) for one in (config, asked))
-        return config["epochs"] < asked["epochs"] or had < wanted
+        config, asked = run.training["config"], run.training.get("recipe", {}).get("changed", {})
+        fewer = "epochs" in asked and config["epochs"] < asked["epochs"]
+        return fewer or ("image_sizes" in asked and _last_side(config) < _last_side(asked))
+
+
+def _last_side(config: dict) -> int:
+    """The largest side of the pictures that a configuration trains on."""
+    return max(map(int, config["image_sizes"].values()))
 
 
 def trained_for(run: RunFolder) -> tuple[int, int]:
