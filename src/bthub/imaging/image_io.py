@@ -20,8 +20,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -168,7 +169,9 @@ class _FewRedirects(urllib.request.HTTPRedirectHandler):
 
     max_redirections = max_repeats = MAX_REDIRECTS
 
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
         if urlsplit(newurl).scheme not in ("http", "https"):
             raise urllib.error.URLError("it redirects to something that is not http or https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
@@ -220,7 +223,7 @@ def _check_bytes(content: bytes, name: str) -> bytes:
 # -- decoding: bytes or PIL -> samples of any depth, (H, W) or (H, W, 3 or 4)
 
 
-def _decode(name: str, decode, *args) -> np.ndarray:
+def _decode(name: str, decode: Callable[..., np.ndarray], *args: Any) -> np.ndarray:
     try:
         return decode(*args)
     except BthubError:
@@ -246,9 +249,9 @@ def _file_samples(name: str, content: bytes) -> np.ndarray:
         _check_single_frame(image, name)
         raw_mode = _raw_mode(image)
         low_byte_mode = _LOW_BYTE_MODE.get(raw_mode)
-        if plugin is TiffImageFile:
+        if isinstance(image, TiffImageFile):
             _check_tiff_strips(image, len(content))
-        if plugin is TiffImageFile and raw_mode[:1] != "I" and max(image.tag_v2.get(_TIFF_BITS, (1,))) == 16:
+        if isinstance(image, TiffImageFile) and raw_mode[:1] != "I" and max(image.tag_v2.get(_TIFF_BITS, (1,))) == 16:
             # Pillow misreads 16-bit channels that lie one after the other.
             if image.info["compression"] == "raw":
                 return _tifffile_samples(name, content)
@@ -262,7 +265,7 @@ def _file_samples(name: str, content: bytes) -> np.ndarray:
         high = np.asarray(_upright(image))
         with plugin(io.BytesIO(content)) as again:
             tile = again.tile[0]
-            args = low_byte_mode if isinstance(tile.args, str) else (low_byte_mode, *tile.args[1:])
+            args = (low_byte_mode, *tile.args[1:]) if isinstance(tile.args, tuple) else low_byte_mode
             again.tile = [tile._replace(args=args)]
             low = np.asarray(_upright(again))
     if raw_mode == "LA;16B":
@@ -303,7 +306,8 @@ def _check_tiff_strips(image: TiffImageFile, file_bytes: int) -> None:
 
 def _raw_mode(image: Image.Image) -> str:
     """The layout of the samples in the file, in Pillow's names; "" where the decoder has none."""
-    args = image.tile[0].args if image.tile else ""
+    tile = getattr(image, "tile", None)  # of a picture from a file alone
+    args = tile[0].args if tile else ""
     mode = args[0] if isinstance(args, tuple) and args else args
     return mode if isinstance(mode, str) else ""
 
@@ -341,13 +345,14 @@ def _tifffile_samples(name: str, content: bytes) -> np.ndarray:
                 f" found {page.samplesperpixel} samples a pixel and depth {page.imagedepth}"
             )
         if page.compression != 1:  # its decompressors have no limit on what they write
+            kind = tifffile.COMPRESSION(page.compression).name
             raise BthubError(
-                f"{name}: a {page.dtype} TIFF with {page.compression.name} compression cannot be read,"
+                f"{name}: a {page.dtype} TIFF with {kind} compression cannot be read,"
                 " save it without compression or as PNG"
             )
         if page.photometric not in (0, 1, 2):
             raise BthubError(
-                f"{name}: a TIFF with {page.photometric.name} colours and {page.dtype} samples"
+                f"{name}: a TIFF with {tifffile.PHOTOMETRIC(page.photometric).name} colours and {page.dtype} samples"
                 " cannot be read, save it as grey or RGB"
             )
         if len(tiff.pages) > 1:

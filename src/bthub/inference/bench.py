@@ -3,6 +3,7 @@
 import platform
 import time
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from bthub.errors import BthubError
 from bthub.imaging.image_io import SUFFIXES
 from bthub.inference.loading import load_pipeline
 from bthub.inference.pipeline import Pipeline
+from bthub.inference.result import Result
 
 THREADS = 2
 BATCH_SIZES = (1, 8, 16)
@@ -44,8 +46,8 @@ def run(image: Path | None = None, repeats: int = 50, pipeline: Pipeline | None 
     try:
         pipe = load_pipeline(device="cpu") if pipeline is None else pipeline
         for _ in range(_WARM_UP):
-            result = pipe(image, always_localize=True)
-        timings = [pipe(image, always_localize=True).milliseconds for _ in range(repeats)]
+            result = _answer(pipe, image)
+        timings = [_answer(pipe, image).milliseconds for _ in range(repeats)]
         rates = {size: _pictures_per_second(pipe, image, size, repeats) for size in BATCH_SIZES}
     finally:
         torch.set_num_threads(threads)
@@ -63,6 +65,10 @@ def run(image: Path | None = None, repeats: int = 50, pipeline: Pipeline | None 
     lines += ["", f"{'batch':<10}{'images/s':>12}"]
     lines += [f"{size:<10}{rate:>12.1f}" for size, rate in rates.items()]
     return "\n".join(lines)
+
+
+def _answer(pipe: Pipeline, image: Path) -> Result:
+    return cast(Result, pipe(image, always_localize=True))
 
 
 def _pictures_per_second(pipe: Pipeline, image: Path, batch_size: int, repeats: int) -> float:

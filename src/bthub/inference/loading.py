@@ -54,14 +54,14 @@ def load_pipeline(
     if not isinstance(threshold, (int, float)):
         raise BthubError(f"{detector_run.id}: {CALIBRATION} has no threshold, train the run to its end")
     band = detector_run.calibration.get("review_band")
-    check_files = [detector_run.path / name for name in (INPUT_CHECK, INPUT_CHECK_WEIGHTS)]
+    settings, weights = (detector_run.path / name for name in (INPUT_CHECK, INPUT_CHECK_WEIGHTS))
     return Pipeline(
         classifier,
         load_localizer(localizer_run, device),
         threshold=float(threshold),
         review_band=band and tuple(band),
-        input_check=load_input_check(*check_files, device)
-        if check_input and any(file.is_file() for file in check_files)
+        input_check=load_input_check(settings, weights, device)
+        if check_input and (settings.is_file() or weights.is_file())
         else None,
         models={
             "detector": {"id": detector_run.id, "revision": detector_run.revision},

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, cast
 
 import numpy as np
 from PIL import Image
@@ -28,7 +28,9 @@ Picture = str | Path | Image.Image | np.ndarray
 class Detector(Protocol):
     """The first stage."""
 
-    tumor_index: int
+    @property
+    def tumor_index(self) -> int:
+        """The column of `predict` that is the tumor's."""
 
     def predict(self, images: Sequence[Image.Image]) -> np.ndarray:
         """Calibrated probabilities (N, classes) of N RGB images."""
@@ -120,15 +122,16 @@ class Pipeline:
             or not isinstance(inputs, Iterable)
         )
         results = self.stream(
-            [inputs] if single else inputs,
+            cast(Iterable[Picture], [inputs] if single else inputs),
             always_localize=always_localize,
             batch_size=batch_size,
             spacing_mm=spacing_mm,
             check_input=check_input,
         )
+        answers = cast(Iterator[Result], results)  # errors are raised
         if single:
-            return next(results)
-        return list(results) if isinstance(inputs, (list, tuple)) else results
+            return next(answers)
+        return list(answers) if isinstance(inputs, (list, tuple)) else answers
 
     def stream(
         self,
@@ -206,8 +209,8 @@ class Pipeline:
             results = self._analyze(kept, check_ms, always_localize, spacing_mm) if kept else iter(())
             verdicts = iter(refusals)
             for item in batch:
-                refusal = next(verdicts) if isinstance(item, _Read) else item
-                yield next(results) if refusal is None else refusal
+                error = next(verdicts) if isinstance(item, _Read) else item
+                yield next(results) if error is None else error
 
     def _read(self, inputs: Iterator[Picture], batch_size: int, raises: bool) -> "list[_Read | BthubError]":
         """The next pictures, or what is wrong with one of them. Huge ones make a batch of their own."""

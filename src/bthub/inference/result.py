@@ -7,6 +7,7 @@ c <= x < c + 1, r <= y < r + 1. Contours and boxes lie on pixel edges, so a cont
 import base64
 import io
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -65,7 +66,7 @@ class Result:
     models: dict[str, dict[str, str]]
     image: np.ndarray = field(repr=False)
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """JSON types only. The mask is `mask_png_base64`: a grey PNG of 0 and 255, or None."""
         return {
             "label": self.label,
@@ -116,7 +117,7 @@ class Result:
         return image
 
 
-def measure(mask: np.ndarray) -> dict:
+def measure(mask: np.ndarray) -> dict[str, Any]:
     """`contour`, `bbox`, `centroid` and `area_px` of a bool mask (H, W), as `Result` describes them."""
     from skimage.measure import label, regionprops  # here, so that importing this module stays fast
 
@@ -133,7 +134,7 @@ def measure(mask: np.ndarray) -> dict:
     }
 
 
-def _outline(region) -> list[list[float]]:
+def _outline(region: Any) -> list[list[float]]:
     from scipy.ndimage import binary_fill_holes
     from skimage.measure import find_contours
 

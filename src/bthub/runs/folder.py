@@ -32,6 +32,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from bthub.errors import BthubError
 from bthub.project import COMPARISON
@@ -93,14 +94,14 @@ def written_whole(folder: Path) -> Iterator[Path]:
             file.replace(folder / file.name)
 
 
-def write_json(path: Path, content: dict) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON so that a reader sees the old file or the new one, never half of one."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     temporary.replace(path)
 
 
-def write_rows(path: Path, rows: Sequence[dict]) -> None:
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write a CSV file with a header, in the same way."""
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w", newline="") as file:
@@ -195,32 +196,32 @@ class RunFolder:
         return SEGMENTATION if self.config.get("model_type") == "resunet" else CLASSIFICATION
 
     @cached_property
-    def config(self) -> dict:
+    def config(self) -> dict[str, Any]:
         return self._json(CONFIG)
 
     @cached_property
-    def training(self) -> dict:
+    def training(self) -> dict[str, Any]:
         return self._json(TRAINING)
 
     @cached_property
-    def calibration(self) -> dict:
+    def calibration(self) -> dict[str, Any]:
         return self._json(CALIBRATION)
 
     @cached_property
-    def input_check(self) -> dict:
+    def input_check(self) -> dict[str, Any]:
         return self._json(INPUT_CHECK)
 
     @cached_property
-    def metrics(self) -> dict:
+    def metrics(self) -> dict[str, Any]:
         return self._json(METRICS)
 
     @cached_property
-    def gradcam(self) -> dict:
+    def gradcam(self) -> dict[str, Any]:
         """The entries of `bthub explain`; none where it wasn't run."""
         return self._json(GRADCAM) if (self.path / GRADCAM).is_file() else {}
 
     @cached_property
-    def cost(self) -> dict:
+    def cost(self) -> dict[str, Any]:
         return self._json(COST)
 
     def predictions(self, key: str) -> list[dict[str, str]]:
@@ -232,7 +233,7 @@ class RunFolder:
         with self._file(name).open(newline="") as file:
             return list(csv.DictReader(file))
 
-    def _json(self, name: str) -> dict:
+    def _json(self, name: str) -> dict[str, Any]:
         try:
             return json.loads(self._file(name).read_text())
         except json.JSONDecodeError as error:
@@ -265,7 +266,7 @@ class RunFolder:
 
 def _download(repo_id: str, revision: str | None) -> tuple[Path, str, str]:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]
         HFValidationError,
         HTTPError,
         RepositoryNotFoundError,

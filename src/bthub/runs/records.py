@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from bthub.metrics.interval import Interval
@@ -120,7 +120,7 @@ def initialisation(run: RunFolder) -> str:
     return f"{kind} of {source}" if kind in ("encoder", "weights") else kind
 
 
-def first_weights(config: dict) -> tuple[str, str | None]:
+def first_weights(config: dict[str, Any]) -> tuple[str, str | None]:
     """What a recipe starts from, and the run or file that holds it.
 
     Args:
@@ -180,7 +180,7 @@ def reduced(run: RunFolder) -> bool:
         return fewer or ("image_sizes" in asked and _last_side(config) < _last_side(asked))
 
 
-def _last_side(config: dict) -> int:
+def _last_side(config: dict[str, Any]) -> int:
     """The largest side of the pictures that a configuration trains on."""
     return max(map(int, config["image_sizes"].values()))
 
@@ -199,7 +199,7 @@ def evaluations(run: RunFolder) -> list[Evaluation]:
         return [_evaluation(key, entry) for key, entry in run.metrics.items()]
 
 
-def entry(run: RunFolder, evaluation: Evaluation) -> dict:
+def entry(run: RunFolder, evaluation: Evaluation) -> dict[str, Any]:
     """The figures of one evaluation.
 
     Raises:
@@ -335,7 +335,7 @@ def parameters(run: RunFolder) -> int:
 
 def best(rows: Sequence[Row], column: str) -> float | None:
     """The best value of a column: the lowest for errors and costs, else the highest; None without values."""
-    values = [line[column] for line in rows if line.get(column) is not None]
+    values = [float(value) for line in rows if isinstance(value := line.get(column), (int, float))]
     if not values:
         return None
     return min(values) if column in LOWER_IS_BETTER else max(values)
@@ -381,7 +381,7 @@ def lr_finder(run: RunFolder) -> list[dict[str, float]]:
 
 def by_initialisation(runs: Iterable[RunFolder]) -> dict[str, list[RunFolder]]:
     """Networks that were trained from different first weights, protocol and data being the same."""
-    groups: dict[tuple, list[RunFolder]] = {}
+    groups: dict[tuple[str, str | None, str], list[RunFolder]] = {}
     for run in runs:
         groups.setdefault((network(run), *trained_on(run)), []).append(run)
     groups = {key: group for key, group in groups.items() if len({initialisation(run) for run in group}) > 1}
@@ -406,6 +406,6 @@ def reading(run: RunFolder, file: str) -> Iterator[None]:
         ) from error
 
 
-def _evaluation(key: str, found: dict) -> Evaluation:
+def _evaluation(key: str, found: dict[str, Any]) -> Evaluation:
     protocol, _, split = key.partition("/")
     return Evaluation(Path(found["dataset"]["name"]).name, protocol, split)
