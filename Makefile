@@ -28,9 +28,11 @@ test: $(VENV)/.test lint  ## lint and run the tests
 test-slow: $(VENV)/.test  ## the tests that take minutes; BTHUB_LGG=<Kaggle folder> adds those on the full data
 	$(BIN)/python -m pytest -m slow
 
-lint: $(VENV)/.test  ## ruff: rules and format
+lint: $(VENV)/.test  ## rules, format, types, American spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell
 
 bench: $(VENV)/.demo  ## time every stage for one real slice on 2 cores
 	@HF_HUB_OFFLINE=1 $(BIN)/bthub bench

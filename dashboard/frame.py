@@ -31,7 +31,7 @@ HERE = Path(__file__).parent
 DISCLAIMER = "Research software, not a medical device: do not use it to diagnose or treat anyone."
 # Shown first where there is a choice.
 PREFERRED = ("patient", "test")
-# So many models are shown at first: each has room in a chart, and a colour that is told from the others.
+# So many models are shown at first: each has room in a chart, and a color that is told from the others.
 AT_FIRST = 6
 COMMANDS = {
     CLASSIFICATION: "bthub train classifier --config resnet18-lgg --output runs/NAME",
@@ -48,7 +48,7 @@ class View:
     Attributes:
         runs: the chosen ones, by name.
         measured: all that have figures for this evaluation, by name.
-        every: all that could be read, by name. Their order gives each its colour, chosen or not.
+        every: all that could be read, by name. Their order gives each its color, chosen or not.
         evaluation: the data set, protocol and split.
     """
 
@@ -83,7 +83,7 @@ def sources() -> list[str]:
 
 
 def card_models() -> list[str]:
-    """Names of the models in the card of this Space, without their organisation."""
+    """Names of the models in the card of this Space, without their organization."""
     card = yaml.safe_load((HERE / "README.md").read_text(encoding="utf-8").split("---")[1])
     return [model.rpartition("/")[2] for model in card["models"]]
 
@@ -206,7 +206,7 @@ def choose(runs: dict[str, RunFolder], problems: list[str]) -> None:
         key="models",
         bind="query-params",
         placeholder="Choose models",
-        help=f"Those that were measured on this split, at first {AT_FIRST} of them at most. Each has one colour on "
+        help=f"Those that were measured on this split, at first {AT_FIRST} of them at most. Each has one color on "
         "every page.",
     )
     if others := [name for name in runs if name not in options and could_be_measured(runs[name], evaluation)]:
@@ -215,7 +215,7 @@ def choose(runs: dict[str, RunFolder], problems: list[str]) -> None:
             f"`bthub evaluate runs/NAME --data data/{chosen_data} --split {split}` measures them."
         )
     shown, at_hand = ({name: runs[name] for name in some} for some in (names, options))
-    st.session_state["view"] = View(shown, at_hand, coloured(runs, names), evaluation)
+    st.session_state["view"] = View(shown, at_hand, colored(runs, names), evaluation)
     if not names:
         st.info("Choose at least one model above.")
         st.stop()
@@ -227,7 +227,7 @@ def rank(run: RunFolder) -> int:
         return 0
     if published.recipe_of(records.name(run)):
         return 3
-    return 2 if records.initialisation(run) == "random" else 1
+    return 2 if records.initialization(run) == "random" else 1
 
 
 def at_first(runs: dict[str, RunFolder]) -> list[str]:
@@ -257,18 +257,18 @@ def could_be_measured(run: RunFolder, evaluation: Evaluation) -> bool:
         return False
 
 
-def coloured(runs: dict[str, RunFolder], chosen: Sequence[str]) -> dict[str, RunFolder]:
-    """The runs in an order that gives the chosen ones different colours; the others keep their places if they can."""
-    names, colours = list(runs), len(charts.PALETTE)
+def colored(runs: dict[str, RunFolder], chosen: Sequence[str]) -> dict[str, RunFolder]:
+    """The runs in an order that gives the chosen ones different colors; the others keep their places if they can."""
+    names, colors = list(runs), len(charts.PALETTE)
     taken: set[int] = set()
     for name in chosen:
         here = names.index(name)
-        if here % colours in taken:
-            free = (i for i, other in enumerate(names) if other not in chosen and i % colours not in taken)
+        if here % colors in taken:
+            free = (i for i, other in enumerate(names) if other not in chosen and i % colors not in taken)
             there = next(free, here)
             names[here], names[there] = names[there], names[here]
             here = there
-        taken.add(here % colours)
+        taken.add(here % colors)
     return {name: runs[name] for name in names}
 
 
@@ -310,13 +310,13 @@ def figure(
         alternative: what it shows.
         rows: its numbers.
         file: the download's name.
-        key: whether the models' colours stand above it; not needed where their names are on an axis.
+        key: whether the models' colors stand above it; not needed where their names are on an axis.
     """
     if key:
         shown = {row["model"] for row in rows}
-        palette = charts.colours(list(view().every))
+        palette = charts.colors(list(view().every))
         marks = "".join(
-            f'<li style="--who: {colour}">{html.escape(name)}</li>' for name, colour in palette.items() if name in shown
+            f'<li style="--who: {color}">{html.escape(name)}</li>' for name, color in palette.items() if name in shown
         )
         st.html(f'<ul class="key">{marks}</ul>')
     st.altair_chart(chart, width="stretch", alt=alternative)
@@ -353,14 +353,14 @@ def titled(metric: str) -> str:
 class Tile(NamedTuple):
     """A picture of a gallery: `title` and `text` stand under it, `alternative` is for those who can't see it.
 
-    `colour` marks whose it is.
+    `color` marks whose it is.
     """
 
     image: Image.Image
     title: str
     text: str
     alternative: str
-    colour: str = "transparent"
+    color: str = "transparent"
 
 
 def gallery(tiles: Iterable[Tile]) -> None:
@@ -370,7 +370,7 @@ def gallery(tiles: Iterable[Tile]) -> None:
         file = io.BytesIO()
         tile.image.save(file, "JPEG", quality=88)
         figures.append(
-            f'<figure style="--who: {tile.colour}">'
+            f'<figure style="--who: {tile.color}">'
             f'<img src="data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}" '
             f'alt="{html.escape(tile.alternative)}">'
             f"<figcaption><strong>{html.escape(tile.title)}</strong> {html.escape(tile.text)}</figcaption></figure>"
@@ -383,9 +383,9 @@ def confusions(matrices: dict[str, tuple[Sequence[str], Sequence[Sequence[int]]]
 
     Args:
         matrices: labels and counts of each model.
-        names: all models, which fix the colours.
+        names: all models, which fix the colors.
     """
-    palette = charts.colours(names)
+    palette = charts.colors(names)
     tables = []
     for name, (labels, counts) in matrices.items():
         head = "".join(f"<th scope=col>{html.escape(label.replace('_', ' '))}</th>" for label in labels)

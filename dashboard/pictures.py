@@ -19,7 +19,7 @@ from bthub.runs.records import Evaluation, image_key
 
 SHIPPED = Path(__file__).parent / "slices"
 TRUE, DRAWN = (0, 229, 255), (255, 77, 64)
-"""Colours of outlines on a scan: what experts drew, what a model drew."""
+"""Colors of outlines on a scan: what experts drew, what a model drew."""
 
 Key = tuple[str, ...]
 
@@ -125,10 +125,10 @@ def label(key: Key) -> str:
 
 
 def outlined(image: Image.Image, masks: dict[tuple[int, int, int], np.ndarray | None], scale: int = 2) -> Image.Image:
-    """A scan with outlines in colour, enlarged so that lines are finer than its pixels."""
+    """A scan with outlines in color, enlarged so that lines are finer than its pixels."""
     pixels = np.asarray(image.resize((image.width * scale, image.height * scale), Image.Resampling.BICUBIC)).copy()
-    for colour, mask in masks.items():
+    for color, mask in masks.items():
         if mask is not None and mask.any():
             large = np.kron(mask, np.ones((scale, scale), bool))
-            pixels[binary_dilation(large, iterations=scale) & ~large] = colour
+            pixels[binary_dilation(large, iterations=scale) & ~large] = color
     return Image.fromarray(pixels)

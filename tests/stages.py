@@ -77,7 +77,7 @@ def make_pipeline(
 
 
 def blob(height: int, width: int, box: tuple[int, int, int, int]) -> np.ndarray:
-    """A grey head-like ellipse with a bright rectangle at box (x0, y0, x1, y1): uint8 (height, width, 3).
+    """A gray head-like ellipse with a bright rectangle at box (x0, y0, x1, y1): uint8 (height, width, 3).
 
     One half lies midway between the two, so that resampling leaves the edge in its place.
     """

@@ -20,10 +20,10 @@ LIKELIER = " A detector calls the likelier class here, as published ones do, wha
 
 def main() -> None:
     view = frame.view()
-    leaking, tests = leakage.with_neighbour_in_train("slice")
-    clean, patient_tests = leakage.with_neighbour_in_train("patient")
+    leaking, tests = leakage.with_neighbor_in_train("slice")
+    clean, patient_tests = leakage.with_neighbor_in_train("patient")
     st.markdown(
-        "A scan is a pile of slices a few millimetres apart, and two neighbours look almost alike. Papers often deal "
+        "A scan is a pile of slices a few millimeters apart, and two neighbors look almost alike. Papers often deal "
         "the slices out at random. Then nearly every test slice has its twin in the training set, and a model that "
         "merely *remembers patients* can look as good as one that *knows tumors*. Split by patient, the test asks "
         "what a clinic would ask: what about somebody new? This page shows all runs and both protocols, whatever is "
@@ -31,7 +31,7 @@ def main() -> None:
     )
     columns = st.columns(2)
     columns[0].metric(
-        "Test slices with a neighbour in training, split by slice",
+        "Test slices with a neighbor in training, split by slice",
         f"{leaking / tests:.0%}",
         f"{leaking} of {tests}",
         delta_color="off",
@@ -69,8 +69,8 @@ def strips() -> None:
         )
     frame.note(
         f"How to read it: a line is a patient ({len(shown)} of 100, from each split some), a cell a slice. Split by "
-        "patient, a line has one colour. Split by slice, red test cells sit between blue training cells: their "
-        "neighbours are known.",
+        "patient, a line has one color. Split by slice, red test cells sit between blue training cells: their "
+        "neighbors are known.",
         rows,
         "splits.csv",
     )
@@ -79,7 +79,7 @@ def strips() -> None:
 def measured(view: frame.View) -> None:
     st.subheader("What it does to the figures")
     known = frame.collect(view.every, records.trained_on)
-    known = frame.collect({name: view.every[name] for name in known}, records.initialisation)
+    known = frame.collect({name: view.every[name] for name in known}, records.initialization)
     pairs = leakage.leakage_pairs(view.every[name] for name in known)
     if not any(pair.comparable for pair in pairs):
         frame.missing(
@@ -105,7 +105,7 @@ def measured(view: frame.View) -> None:
             charts.leakage(points, f"{frame.titled(metric)} on the test split"),
             caption="How to read it: the same network and recipe, trained and tested under either protocol. A line has "
             "the name of the run split by slice. Its dashed part is the gap: what leaks moves the slice dot up, but "
-            "the test slices differ too, so a gap within the bars is no lesson. Grey dots are what papers report, all "
+            "the test slices differ too, so a gap within the bars is no lesson. Gray dots are what papers report, all "
             "split by slice or image. Bars are 95 % intervals over patients."
             + (LIKELIER if task == CLASSIFICATION else ""),
             alternative=f"{readable(metric)} by protocol: "
@@ -143,7 +143,7 @@ def copies(view: frame.View) -> None:
     frame.figure(
         charts.leakage(points, "accuracy on the test split", charts.COPIES),
         caption="How to read it: a line is a model. The orange dot is its accuracy on test pictures that have a copy "
-        "in train or validation, the green one on those that have none, the grey one on all, as papers report it. "
+        "in train or validation, the green one on those that have none, the gray one on all, as papers report it. "
         "Bars are 95 % intervals over pictures.",
         alternative="Accuracy on copies and on the other pictures: "
         + "; ".join(f"{p['model']}, {p['pictures']} {p['part']}: {p['value']:.3f}" for p in points),

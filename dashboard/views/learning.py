@@ -126,7 +126,7 @@ def first_weights() -> None:
         runs = {name: run for name, run in view.measured.items() if run.task == task}
         figures = frame.collect(runs, records.row, view.evaluation)
         known = frame.collect({name: runs[name] for name in figures}, records.trained_on)
-        groups = records.by_initialisation(runs[name] for name in known)
+        groups = records.by_initialization(runs[name] for name in known)
         rows = [
             {
                 "network": network,
@@ -156,7 +156,7 @@ def first_weights() -> None:
     if not shown:
         have = "; ".join(
             f"{name} started from {start}"
-            for name, start in frame.collect(view.measured, records.initialisation).items()
+            for name, start in frame.collect(view.measured, records.initialization).items()
         )
         frame.missing(
             f"It takes two runs of one network that started from different weights. So far: {have}. For one from "

@@ -79,7 +79,7 @@ def play(
     answered = shown in answers
     with left:
         flair = st.toggle(
-            "FLAIR only, in grey", key="flair", help="One of the three sequences: swelling, edema, shows bright in it."
+            "FLAIR only, in gray", key="flair", help="One of the three sequences: swelling, edema, shows bright in it."
         )
         image = at_hand.image(shown)
         if flair:
@@ -95,7 +95,7 @@ def play(
         if not answered:
             st.subheader("Is there a tumor on this slice?")
             st.caption(
-                "Three sequences of one slice make the colours: before contrast, FLAIR, after contrast. Keys: T and N."
+                "Three sequences of one slice make the colors: before contrast, FLAIR, after contrast. Keys: T and N."
             )
             with st.container(horizontal=True):
                 for word, guess, key in (("Tumor", True, "t"), ("No tumor", False, "n")):

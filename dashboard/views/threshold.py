@@ -114,7 +114,7 @@ def operate(view: frame.View, found: dict[str, Scores], lines: dict) -> None:
     said = "; ".join(f"{p['model']} at {p['threshold']:.2f}" for p in points)
     with left:
         st.subheader("ROC curve")
-        rows = labelled(lines, 0)
+        rows = labeled(lines, 0)
         frame.figure(
             charts.operating_curve(
                 rows,
@@ -131,7 +131,7 @@ def operate(view: frame.View, found: dict[str, Scores], lines: dict) -> None:
         )
     with right:
         st.subheader("Precision-recall curve")
-        rows = labelled(lines, 1)
+        rows = labeled(lines, 1)
         frame.figure(
             charts.operating_curve(
                 rows,
@@ -173,7 +173,7 @@ def cheapest_thresholds(view: frame.View, found: dict[str, Scores], miss_cost: f
     return {name: per_image.cheapest_threshold(s, miss_cost) for name, s in scores.items()}, "validation"
 
 
-def labelled(lines: dict, which: int) -> list[dict]:
+def labeled(lines: dict, which: int) -> list[dict]:
     return [{"model": name, "order": i, **row} for name, both in lines.items() for i, row in enumerate(both[which])]
 
 

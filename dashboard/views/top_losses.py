@@ -94,7 +94,7 @@ def filtered(rows: list[dict], names: list[str]) -> list[dict]:
 
 def gallery(view: frame.View, rows: list[dict]) -> None:
     at_hand = pictures.slices(view.evaluation)
-    palette = charts.colours(list(view.every))
+    palette = charts.colors(list(view.every))
     # What was called right is shown only where it is asked for.
     wrong = [row for row in rows if row["kind"] != "right"] or rows
     shown = [row for row in wrong if records.image_key(row) in at_hand.keys][:SHOWN]

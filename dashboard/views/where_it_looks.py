@@ -66,7 +66,7 @@ def describe(key: pictures.Key, found: pictures.Slices) -> str:
 def show(view: frame.View, found: pictures.Slices, key: pictures.Key) -> None:
     image, mask = found.image(key), found.mask(key)
     area = f"{mask.sum():,} px" if mask is not None and mask.any() else "none"
-    palette = charts.colours(list(view.every))
+    palette = charts.colors(list(view.every))
     tiles = [
         frame.Tile(image, "The slice", "as the models get it", f"MRI slice, {pictures.label(key)}"),
         frame.Tile(
@@ -162,7 +162,7 @@ def over_all(view: frame.View) -> None:
 
 
 def drawn(
-    name: str, run: RunFolder, image: Image, mask: np.ndarray | None, key: pictures.Key, colour: str
+    name: str, run: RunFolder, image: Image, mask: np.ndarray | None, key: pictures.Key, color: str
 ) -> frame.Tile:
     """What a ResUNet outlines."""
     found = models.draw(run, image, key)
@@ -170,9 +170,7 @@ def drawn(
     if mask is not None and mask.any():
         said += f", Dice {2 * (found & mask).sum() / (found.sum() + mask.sum()):.2f}"
     outlined = pictures.outlined(image, {pictures.TRUE: mask, pictures.DRAWN: found})
-    return frame.Tile(
-        outlined, name, f"{said}{trained_on(run, key)}", f"Outline drawn by {name} in red: {said}", colour
-    )
+    return frame.Tile(outlined, name, f"{said}{trained_on(run, key)}", f"Outline drawn by {name} in red: {said}", color)
 
 
 def looked(
@@ -182,7 +180,7 @@ def looked(
     heatmap: np.ndarray,
     mask: np.ndarray | None,
     key: pictures.Key,
-    colour: str,
+    color: str,
 ) -> frame.Tile:
     """Where a classifier looks."""
     from bthub.evaluation.gradcam import overlay
@@ -191,9 +189,7 @@ def looked(
     if row["agreement"] is not None:
         said += f", agreement {frame.percent(row['agreement'])}"
     heat = pictures.outlined(overlay(image, heatmap), {pictures.TRUE: mask})
-    return frame.Tile(
-        heat, row["model"], f"{said}{trained_on(run, key)}", f"Heat map of {row['model']}: {said}", colour
-    )
+    return frame.Tile(heat, row["model"], f"{said}{trained_on(run, key)}", f"Heat map of {row['model']}: {said}", color)
 
 
 def tell(name: str, heatmap: np.ndarray, label: str, probability: float, image: Image, mask: np.ndarray | None) -> dict:

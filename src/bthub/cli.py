@@ -241,7 +241,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         help="run folders, dataset, two-stage, space, dashboard, collection; all: these and the clone's runs",
     )
-    publish.add_argument("--org", help="organisation or user; default: the project's, or BTHUB_ORG")
+    publish.add_argument("--org", help="organization or user; default: the project's, or BTHUB_ORG")
     publish.add_argument(
         "--private", action="store_true", help="repos that are new become private; one that is public is refused"
     )

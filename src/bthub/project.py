@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-# A fork publishes its own: whatever names a repo of the project on the Hub takes the organisation from here.
+# A fork publishes its own: whatever names a repo of the project on the Hub takes the organization from here.
 # `bthub publish --org` writes this file into the copy of the package that goes with the apps.
 ORG_FILE = Path(__file__).with_name("ORG")
 ORG = os.environ.get("BTHUB_ORG") or ORG_FILE.read_text().strip()
@@ -41,7 +41,7 @@ def as_named(path: Path) -> str:
 
 
 def hub_id(name: str, org: str | None = None) -> str:
-    """The Hub id of one of the project's own repos, under another organisation if that is given."""
+    """The Hub id of one of the project's own repos, under another organization if that is given."""
     return f"{org or ORG}/{name}"
 
 

@@ -606,19 +606,19 @@ def test_image_folder_runs_and_slices_do_not_meet(show: Open, shipped_runs, tmp_
         assert "a-4class, this project's recipe, brain_tumor_4class split by image" in words(app)
 
 
-def test_chosen_models_have_different_colours(shipped_runs):
+def test_chosen_models_have_different_colors(shipped_runs):
     import charts
     import frame
 
     names = [f"m{i}" for i in range(30)]
     runs = dict.fromkeys(names)
     size = len(charts.PALETTE)
-    assert list(frame.coloured(runs, names[:size])) == names
+    assert list(frame.colored(runs, names[:size])) == names
     chosen = ["m0", f"m{size}", f"m{2 * size}", "m5"]
-    colours = charts.colours(list(frame.coloured(runs, chosen)))
-    assert set(colours) == set(names) and len({colours[name] for name in chosen}) == 4
-    assert colours["m0"] == charts.PALETTE[0] and colours["m5"] == charts.PALETTE[5]
-    assert set(frame.coloured(runs, names)) == set(names)  # more than there are colours
+    colors = charts.colors(list(frame.colored(runs, chosen)))
+    assert set(colors) == set(names) and len({colors[name] for name in chosen}) == 4
+    assert colors["m0"] == charts.PALETTE[0] and colors["m5"] == charts.PALETTE[5]
+    assert set(frame.colored(runs, names)) == set(names)  # more than there are colors
 
 
 def test_agreement_over_a_split(show: Open, shipped_runs, copy: Path):
@@ -696,29 +696,29 @@ def test_outlines_are_drawn_around_a_mask():
     mask[4:8, 4:8] = True
     drawn = np.asarray(pictures.outlined(Image.new("RGB", (16, 16)), {pictures.TRUE: mask}))
     assert drawn.shape == (32, 32, 3)
-    coloured = (drawn == pictures.TRUE).all(axis=2)
-    assert coloured[8, 7] and not coloured[10, 10] and not coloured[2, 2]
+    colored = (drawn == pictures.TRUE).all(axis=2)
+    assert colored[8, 7] and not colored[10, 10] and not colored[2, 2]
 
 
-def test_colours_are_seen_in_both_themes():
+def test_colors_are_seen_in_both_themes():
     import charts
 
     config = tomllib.loads((DASHBOARD / ".streamlit" / "config.toml").read_text())
     backgrounds = [config["theme"][mode]["backgroundColor"] for mode in ("light", "dark")]
     assert len(set(charts.PALETTE)) == len(charts.PALETTE) >= 10
-    for colour in charts.PALETTE:
+    for color in charts.PALETTE:
         for background in backgrounds:
-            assert contrast(colour, background) >= 2.9, (colour, background)
+            assert contrast(color, background) >= 2.9, (color, background)
 
 
 def contrast(one: str, other: str) -> float:
-    """Contrast ratio of two colours as WCAG 2 defines it."""
+    """Contrast ratio of two colors as WCAG 2 defines it."""
     light, dark = sorted((luminance(one), luminance(other)), reverse=True)
     return (light + 0.05) / (dark + 0.05)
 
 
-def luminance(colour: str) -> float:
-    parts = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+def luminance(color: str) -> float:
+    parts = np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)])
     linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
     return float(linear @ [0.2126, 0.7152, 0.0722])
 

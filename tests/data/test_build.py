@@ -315,30 +315,30 @@ def second_suffix(tree: Path) -> None:
     shutil.copy(tree / f"{FIRST}.tif", tree / f"{FIRST}.tiff")
 
 
-RGB, GREY = np.zeros((256, 256, 3), np.uint8), np.zeros((256, 256), np.uint8)
+RGB, GRAY = np.zeros((256, 256, 3), np.uint8), np.zeros((256, 256), np.uint8)
 REFUSALS = {
     "mask without image": (remove(f"{FIRST}.tif"), f"{FIRST}_mask.tif", "restore the image"),
     "image without mask": (remove(f"{FIRST}_mask.tif"), f"{FIRST}.tif", "restore the mask"),
-    "mask not binary": (write(f"{FIRST}_mask.tif", GREY + 7), f"{FIRST}_mask.tif", "found [7]; restore"),
-    "mask of 0 and 1": (write(f"{FIRST}_mask.tif", GREY + 1), f"{FIRST}_mask.tif", "found [1]; restore"),
+    "mask not binary": (write(f"{FIRST}_mask.tif", GRAY + 7), f"{FIRST}_mask.tif", "found [7]; restore"),
+    "mask of 0 and 1": (write(f"{FIRST}_mask.tif", GRAY + 1), f"{FIRST}_mask.tif", "found [1]; restore"),
     "mask of another size": (
-        write(f"{FIRST}_mask.tif", GREY[:128]),
+        write(f"{FIRST}_mask.tif", GRAY[:128]),
         f"{FIRST}_mask.tif",
         "256x128 pixels, its image 256x256; restore",
     ),
-    "grey image": (write(f"{FIRST}.tif", GREY), f"{FIRST}.tif", "mode L, 8 bits, 1 page(s), expected RGB"),
+    "gray image": (write(f"{FIRST}.tif", GRAY), f"{FIRST}.tif", "mode L, 8 bits, 1 page(s), expected RGB"),
     "image with alpha": (
         write(f"{FIRST}.tif", np.zeros((256, 256, 4), np.uint8)),
         f"{FIRST}.tif",
-        "mode RGBA, 8 bits, 1 page(s), expected RGB (colour), 8 bits, 1 page; restore",
+        "mode RGBA, 8 bits, 1 page(s), expected RGB (color), 8 bits, 1 page; restore",
     ),
     "16-bit image": (
         lambda tree: tifffile.imwrite(tree / f"{FIRST}.tif", RGB.astype(np.uint16), photometric="rgb"),
         f"{FIRST}.tif",
         "mode RGB, 16 bits",
     ),
-    "colour mask": (write(f"{FIRST}_mask.tif", RGB), f"{FIRST}_mask.tif", "mode RGB, 8 bits, 1 page(s), expected L"),
-    "1-bit mask": (write(f"{FIRST}_mask.tif", GREY > 0), f"{FIRST}_mask.tif", "mode 1, 1 bits"),
+    "color mask": (write(f"{FIRST}_mask.tif", RGB), f"{FIRST}_mask.tif", "mode RGB, 8 bits, 1 page(s), expected L"),
+    "1-bit mask": (write(f"{FIRST}_mask.tif", GRAY > 0), f"{FIRST}_mask.tif", "mode 1, 1 bits"),
     "two pages": (two_pages, f"{FIRST}_mask.tif", "2 page(s)"),
     "huge image": (
         lambda tree: save(tree / f"{FIRST}.tif", np.zeros((1, 5000, 3), np.uint8)),
@@ -595,7 +595,7 @@ def test_the_cache_never_gives_another_build_of_the_same_name(tree, tmp_path):
     outs = [tmp_path / place / "lgg" for place in ("a", "b")]
     build(tree, outs[0])
     assert np.array(load_split(outs[0], "train")[9]["mask"]).max() == 0
-    save(tree / f"{PATIENT}/{PATIENT}_8_mask.tif", GREY + 255)
+    save(tree / f"{PATIENT}/{PATIENT}_8_mask.tif", GRAY + 255)
     shutil.rmtree(outs[0])
     for out in outs:
         build(tree, out)

@@ -181,7 +181,7 @@ def test_the_nested_copy_that_kaggle_ships_is_read_once(tmp_path):
     assert str(source / "brain_tumor_dataset") in message and "remove the other" in message
 
 
-def test_the_card_names_counts_and_that_the_licence_is_unknown(tmp_path):
+def test_the_card_names_counts_and_that_the_license_is_unknown(tmp_path):
     build(shipped_set(tmp_path / "my set"), tmp_path / "out")
     _, metadata, text = (tmp_path / "out" / "README.md").read_text().split("---\n", 2)
     metadata = yaml.safe_load(metadata)
@@ -215,10 +215,10 @@ def test_thumbnails_know_a_copy_and_tell_pictures_apart():
         Image.fromarray(rng.integers(0, 256, (16, 12), np.uint8)).resize((240, 320), Image.Resampling.BICUBIC)
         for _ in range(2)
     )
-    grey = np.asarray(one)
-    copies = [one, one.convert("RGB"), one.convert("P"), one.resize((100, 130)), Image.fromarray(grey // 2 + 30)]
+    gray = np.asarray(one)
+    copies = [one, one.convert("RGB"), one.convert("P"), one.resize((100, 130)), Image.fromarray(gray // 2 + 30)]
     # More than 8 bits: Pillow alone would clip these to white.
-    copies += [Image.fromarray(grey.astype(np.uint16) * 200), Image.fromarray(grey.astype(np.int32) * 200)]
+    copies += [Image.fromarray(gray.astype(np.uint16) * 200), Image.fromarray(gray.astype(np.int32) * 200)]
     # With a dark margin, and with another one.
     copies += [ImageOps.expand(one, margin) for margin in ((20, 5, 40, 15), (0, 60, 10, 0))]
     others = [other, one.transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
@@ -242,8 +242,8 @@ def test_what_resembles_another_set_is_left_out(tmp_path):
         ("test", "Training/pituitary"),
     ):
         image = load_split(tmp_path / "other-built", split)[0]["image"]
-        grey = Image.fromarray((np.asarray(image.convert("L")) * 0.7 + 60).astype(np.uint8)).resize((160, 120))
-        ImageOps.expand(grey.crop((2, 2, 158, 118)), 1 if split == "test" else 0).save(root / place / "alike.png")
+        gray = Image.fromarray((np.asarray(image.convert("L")) * 0.7 + 60).astype(np.uint8)).resize((160, 120))
+        ImageOps.expand(gray.crop((2, 2, 158, 118)), 1 if split == "test" else 0).save(root / place / "alike.png")
     plain = tmp_path / "plain"
     build(root, plain)
     out = tmp_path / "out"

@@ -58,8 +58,8 @@ def test_an_image_folder_run_is_in_no_leakage_pair(detector: RunFolder, tmp_path
 
 
 def test_only_a_split_by_slice_leaks():
-    leaking, slices = leakage.with_neighbour_in_train("slice")
+    leaking, slices = leakage.with_neighbor_in_train("slice")
     assert leaking / slices > 0.8
-    assert leakage.with_neighbour_in_train("patient")[0] == 0
+    assert leakage.with_neighbor_in_train("patient")[0] == 0
     rows = leakage.split_map()
     assert {row["patient"] for row in rows} == {"train", "validation", "test"} == {row["slice"] for row in rows}

@@ -50,7 +50,7 @@ def test_curves_pass_through_the_operating_point(detector: RunFolder):
     roc, pr = per_image.curves(scores)
     point = per_image.at_threshold(scores, 0.5)
     x, y = (np.array([row[key] for row in roc]) for key in ("false_positive_rate", "recall"))
-    # Points on straight lines are left out: between its neighbours the curve is a line.
+    # Points on straight lines are left out: between its neighbors the curve is a line.
     assert np.interp(point["false_positive_rate"], x, y) >= point["recall"] - 1e-9
     assert x[0] == y[0] == 0 and x[-1] == y[-1] == 1
     assert len(roc) < 100 and len(pr) < len(scores.y)

@@ -32,7 +32,7 @@ def rgb() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def grey(rgb) -> np.ndarray:
+def gray(rgb) -> np.ndarray:
     return rgb[..., 1].copy()
 
 
@@ -69,8 +69,8 @@ def write(folder: Path, content: bytes, name: str = "slice") -> Path:
     return path
 
 
-def three(grey: np.ndarray) -> np.ndarray:
-    return np.repeat(grey[..., None], 3, axis=2)
+def three(gray: np.ndarray) -> np.ndarray:
+    return np.repeat(gray[..., None], 3, axis=2)
 
 
 def opaque(rgb: np.ndarray, full: int) -> np.ndarray:
@@ -136,22 +136,22 @@ GREY_FILES = {
     "tiff float": lambda x: tiff((x / 255).astype(np.float32)),
     "tiff float deflate": lambda x: tiff((x / 255).astype(np.float32), compression="zlib"),
     "tiff float64": lambda x: tiff(x / 255),
-    "tiff grey and alpha": lambda x: tiff(
+    "tiff gray and alpha": lambda x: tiff(
         np.dstack([x, np.full_like(x, 255)]), photometric="minisblack", extrasamples=["unassalpha"]
     ),
 }
 
 
 @pytest.mark.parametrize("kind", COLOUR_FILES)
-def test_colour_is_the_same_in_every_container(kind, rgb, tmp_path):
+def test_color_is_the_same_in_every_container(kind, rgb, tmp_path):
     image = read_image(write(tmp_path, COLOUR_FILES[kind](rgb)))
     assert image.dtype == np.uint8 and image.flags.c_contiguous
     np.testing.assert_array_equal(image, rgb)
 
 
 @pytest.mark.parametrize("kind", GREY_FILES)
-def test_grey_is_the_same_in_every_container(kind, grey, tmp_path):
-    np.testing.assert_array_equal(read_image(write(tmp_path, GREY_FILES[kind](grey))), three(grey))
+def test_gray_is_the_same_in_every_container(kind, gray, tmp_path):
+    np.testing.assert_array_equal(read_image(write(tmp_path, GREY_FILES[kind](gray))), three(gray))
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_grey_is_the_same_in_every_container(kind, grey, tmp_path):
     ],
     ids=["jpeg", "webp", "tiff jpeg", "cmyk jpeg", "cmyk tiff", "palette"],
 )
-def test_lossy_colour_is_nearly_the_same(content, tolerance, rgb, tmp_path):
+def test_lossy_color_is_nearly_the_same(content, tolerance, rgb, tmp_path):
     image = read_image(write(tmp_path, content(rgb)))
     assert image.shape == rgb.shape
     assert np.abs(image.astype(int) - rgb).mean() < tolerance
@@ -193,7 +193,7 @@ def test_lossy_colour_is_nearly_the_same(content, tolerance, rgb, tmp_path):
         lambda x: Image.fromarray(x).convert("RGBA"),
     ],
 )
-def test_colour_arrays_and_pil_images(convert, rgb):
+def test_color_arrays_and_pil_images(convert, rgb):
     tolerance = 1 if getattr(convert(rgb), "dtype", None) == np.float16 else 0
     np.testing.assert_allclose(read_image(convert(rgb)).astype(int), rgb, atol=tolerance)
 
@@ -211,8 +211,8 @@ def test_colour_arrays_and_pil_images(convert, rgb):
         lambda x: Image.fromarray(x).convert("P"),
     ],
 )
-def test_grey_arrays_and_pil_images(convert, grey):
-    np.testing.assert_array_equal(read_image(convert(grey)), three(grey))
+def test_gray_arrays_and_pil_images(convert, gray):
+    np.testing.assert_array_equal(read_image(convert(gray)), three(gray))
 
 
 def test_a_phones_jpeg_with_a_preview_is_one_picture(rgb, tmp_path):
@@ -222,8 +222,8 @@ def test_a_phones_jpeg_with_a_preview_is_one_picture(rgb, tmp_path):
     assert image.shape == rgb.shape and np.abs(image.astype(int) - rgb).mean() < 4
 
 
-def test_bilevel(grey, tmp_path):
-    bits = grey > 40
+def test_bilevel(gray, tmp_path):
+    bits = gray > 40
     expected = three(bits.astype(np.uint8) * 255)
     np.testing.assert_array_equal(read_image(bits), expected)
     for form in ("PNG", "TIFF", "BMP"):
@@ -275,8 +275,8 @@ def test_twelve_bits_are_neither_saturated_nor_dark(convert, rgb, tmp_path):
     np.testing.assert_allclose(image, expected, atol=0.51)
 
 
-def test_a_single_hot_pixel_does_not_darken_the_picture(grey):
-    samples = deep(grey)
+def test_a_single_hot_pixel_does_not_darken_the_picture(gray):
+    samples = deep(gray)
     calm = read_image(samples).astype(int)
     samples[3, 3] = 65535
     hot = read_image(samples)
@@ -303,17 +303,17 @@ def test_alpha_is_put_on_black(rgb, tmp_path):
     np.testing.assert_allclose(read_image(write(tmp_path, png16(wide(rgba, 257)))), expected, atol=0.51)
 
 
-def test_grey_alpha_and_palette_transparency(grey, tmp_path):
-    alpha = np.where(np.arange(grey.shape[1]) < 60, 0, 255).astype(np.uint8)[None].repeat(len(grey), axis=0)
-    expected = three(np.where(alpha == 0, 0, grey))
-    la = Image.merge("LA", [Image.fromarray(grey), Image.fromarray(alpha)])
+def test_gray_alpha_and_palette_transparency(gray, tmp_path):
+    alpha = np.where(np.arange(gray.shape[1]) < 60, 0, 255).astype(np.uint8)[None].repeat(len(gray), axis=0)
+    expected = three(np.where(alpha == 0, 0, gray))
+    la = Image.merge("LA", [Image.fromarray(gray), Image.fromarray(alpha)])
     np.testing.assert_array_equal(read_image(write(tmp_path, pillow(la, "PNG"))), expected)
-    deep_la = np.dstack([wide(grey, 257), wide(alpha, 257)])
+    deep_la = np.dstack([wide(gray, 257), wide(alpha, 257)])
     np.testing.assert_array_equal(read_image(write(tmp_path, png16(deep_la))), expected)
 
-    palette = Image.fromarray(grey).convert("P")
-    cut = np.where(grey == grey.max(), 0, grey)
-    content = pillow(palette, "PNG", transparency=int(np.asarray(palette)[grey == grey.max()][0]))
+    palette = Image.fromarray(gray).convert("P")
+    cut = np.where(gray == gray.max(), 0, gray)
+    content = pillow(palette, "PNG", transparency=int(np.asarray(palette)[gray == gray.max()][0]))
     np.testing.assert_array_equal(read_image(write(tmp_path, content)), three(cut))
 
 

@@ -147,8 +147,8 @@ def test_the_letterbox_is_inverted_exactly(pipe, height, width):
     assert (result.height, result.width) == (height, width) and result.mask.shape == (height, width)
     np.testing.assert_allclose(result.bbox, box, atol=1)
     coarseness = max(1, max(height, width) / 256)  # of the letterbox
-    centre = [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2]
-    np.testing.assert_allclose(result.centroid, centre, atol=0.5 * coarseness)
+    center = [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2]
+    np.testing.assert_allclose(result.centroid, center, atol=0.5 * coarseness)
     area = (box[2] - box[0]) * (box[3] - box[1])
     perimeter = 2 * (box[2] - box[0] + box[3] - box[1])
     assert abs(result.area_px - area) <= perimeter  # a pixel all around
@@ -265,7 +265,7 @@ def test_the_head_of_real_slices(kaggle):
         assert (tumor & head).sum() >= 0.99 * tumor.sum()
 
 
-def test_the_head_does_not_depend_on_the_colour_of_the_background():
+def test_the_head_does_not_depend_on_the_color_of_the_background():
     image = blob(256, 256, (100, 100, 140, 130))
     tinted = np.where(image == 0, np.array([100, 0, 0], np.uint8), image)
     assert (head_mask(tinted) != head_mask(image)).mean() < 0.01

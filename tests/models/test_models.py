@@ -216,7 +216,7 @@ def test_the_weights_come_last(stage, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("architecture", ["nf_regnet_b0", "resnetv2_50x1_bit", "resnetv2_50"])
-def test_a_first_layer_that_cannot_take_the_normalisation_is_refused(architecture):
+def test_a_first_layer_that_cannot_take_the_normalization_is_refused(architecture):
     model = timm.create_model(architecture, num_classes=2)
     with pytest.raises(BthubError, match="random weights"):
         fold_normalization(model, timm.models.get_pretrained_cfg(architecture))

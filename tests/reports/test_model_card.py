@@ -148,7 +148,7 @@ def test_the_input_check_is_told_where_there_is_one(detector, localizer):
         "references": 123,
         "criterion": "99 % of the slices pass",
         "data": [{"dataset": name, "split": split} for name in ("lgg", "other") for split in ("train", "test")],
-        "slices": [{"dataset": "lgg", "split": "test", "colours": "as it is", "samples": 300, "refused": 2}],
+        "slices": [{"dataset": "lgg", "split": "test", "colors": "as it is", "samples": 300, "refused": 2}],
         "outside": {half: {"photograph": count, "noise": count} for half in ("choose", "report")},
         "outside_accepted": ["moon.png", "noise 1"],
     }
@@ -231,7 +231,7 @@ def test_every_evaluated_split_is_shown(detector):
 def test_slice_protocol_is_named_for_what_it_is(detector):
     assert "remembers a patient" not in model_card.render(detector)
     change(detector / TRAINING, lambda content: content.update(protocol="slice"))
-    assert "neighbouring slices of one patient stand on both sides" in model_card.render(detector)
+    assert "neighboring slices of one patient stand on both sides" in model_card.render(detector)
 
 
 def test_initial_weights(detector):

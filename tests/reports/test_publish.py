@@ -179,7 +179,7 @@ def test_a_name_that_the_hub_does_not_take(server, runs):
         publish(odd)
 
 
-def test_another_organisation_by_the_environment(server, runs, monkeypatch):
+def test_another_organization_by_the_environment(server, runs, monkeypatch):
     """BTHUB_ORG replaces bthub.project.ORG; what the apps' cards name stays the clone's."""
     monkeypatch.setattr(module, "ORG", "school")
     publish("dashboard", org="school")
@@ -321,6 +321,6 @@ def test_other_sets_are_not_published(server, tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.effect_noise((16, 16), 50).save(path)
     build(tmp_path / "set", tmp_path / "built")
-    with pytest.raises(BthubError, match="licence"):
+    with pytest.raises(BthubError, match="license"):
         publish("dataset", data=tmp_path / "built")
     assert server.repos == {}

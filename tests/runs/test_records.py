@@ -130,9 +130,9 @@ def test_a_learning_rate_finder_is_shown_where_there_is_one(detector_copy: Path)
 
 def test_networks_from_different_first_weights(detector: RunFolder, localizer: RunFolder, tmp_path: Path):
     scratch = variant(detector.path, tmp_path / "scratch", encoder_from=None)
-    assert records.initialisation(scratch) == "random"
+    assert records.initialization(scratch) == "random"
     assert (
-        records.initialisation(variant(detector.path, tmp_path / "p", encoder_from=None, pretrained=True)) == "ImageNet"
+        records.initialization(variant(detector.path, tmp_path / "p", encoder_from=None, pretrained=True)) == "ImageNet"
     )
     for start, words in (
         ({"weights_from": "data/imagenet-vgg16.safetensors"}, "ImageNet"),
@@ -143,16 +143,16 @@ def test_networks_from_different_first_weights(detector: RunFolder, localizer: R
     ):
         name = "-".join(start) + words.replace(" ", "-")
         run = variant(detector.path, tmp_path / name, **{"encoder_from": None, **start})
-        assert records.initialisation(run) == words
-    assert records.by_initialisation([detector, localizer]) == {}
-    assert records.by_initialisation([detector, localizer, scratch]) == {"resnet18": [detector, scratch]}
+        assert records.initialization(run) == words
+    assert records.by_initialization([detector, localizer]) == {}
+    assert records.by_initialization([detector, localizer, scratch]) == {"resnet18": [detector, scratch]}
     pictures = [image_folder_run(detector.path, tmp_path / name) for name in ("pictures", "pictures-scratch")]
-    assert records.by_initialisation([detector, *pictures]) == {}
+    assert records.by_initialization([detector, *pictures]) == {}
     training = json.loads((pictures[1].path / TRAINING).read_text())
     training["config"]["encoder_from"] = None
     write_json(pictures[1].path / TRAINING, training)
     pictures[1] = records.open_run(pictures[1].path)
-    assert records.by_initialisation([detector, scratch, *pictures]) == {
+    assert records.by_initialization([detector, scratch, *pictures]) == {
         "resnet18, lgg": [detector, scratch],
         "resnet18, pictures": pictures,
     }

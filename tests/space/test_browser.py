@@ -227,9 +227,9 @@ def test_on_a_phone_in_the_dark(browser: Browser, address: str) -> None:
     context.close()
 
 
-def brightness(colour: str) -> float:
+def brightness(color: str) -> float:
     """Mean of red, green and blue of a CSS `rgb(r, g, b)`, 0-255."""
-    return sum(float(part) for part in colour.partition("(")[2].rstrip(")").split(",")[:3]) / 3
+    return sum(float(part) for part in color.partition("(")[2].rstrip(")").split(",")[:3]) / 3
 
 
 def test_screenshot(browser: Browser, tmp_path: Path, shipped_runs: tuple[Path, Path]) -> None:

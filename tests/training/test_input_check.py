@@ -48,7 +48,7 @@ def make_check(kaggle: Path) -> InputCheck:
     torch.manual_seed(0)
     network = timm.create_model("resnet10t", num_classes=0).eval()
     features = describe(network, [Image.open(path).convert("RGB") for path in slices_of(kaggle)], 64)
-    check = InputCheck(network, 64, features, neighbours=2, threshold=0)
+    check = InputCheck(network, 64, features, neighbors=2, threshold=0)
     return replace(check, threshold=1.5 * float(check.distances(features).max()))
 
 
@@ -58,7 +58,7 @@ def checked(tiny_runs, kaggle, tmp_path_factory) -> tuple[Path, Path]:
     detector = shutil.copytree(tiny_runs[0], tmp_path_factory.mktemp("checked") / "detector")
     check = make_check(kaggle)
     save_input_check(check, detector / INPUT_CHECK_WEIGHTS)
-    record = {"architecture": "resnet10t", "image_size": 64, "neighbours": 2, "threshold": check.threshold}
+    record = {"architecture": "resnet10t", "image_size": 64, "neighbors": 2, "threshold": check.threshold}
     write_json(detector / INPUT_CHECK, record)
     return detector, tiny_runs[1]
 
@@ -80,7 +80,7 @@ def test_the_letterbox_keeps_the_picture_whole(size):
     assert pixels[0].sum() == inside and pixels[1].sum() == pytest.approx(0.2 * inside) and pixels[2].sum() == 0
 
 
-def test_distances_are_those_to_the_kth_neighbour(kaggle):
+def test_distances_are_those_to_the_kth_neighbor(kaggle):
     check = make_check(kaggle)
     features = torch.nn.functional.normalize(torch.rand(5, check.references.shape[1]))
     expected = [sorted((one - check.references).norm(dim=1).tolist())[1] for one in features]
@@ -91,7 +91,7 @@ def test_what_is_saved_is_what_is_loaded(checked, kaggle):
     check = make_check(kaggle)
     saved = load_input_check(checked[0] / INPUT_CHECK, checked[0] / INPUT_CHECK_WEIGHTS)
     images = [Image.open(path).convert("RGB") for path in slices_of(kaggle)[:4]]
-    assert (saved.size, saved.neighbours, saved.threshold) == (64, 2, check.threshold)
+    assert (saved.size, saved.neighbors, saved.threshold) == (64, 2, check.threshold)
     one, other = (c.distances(describe(c.network, images, 64)) for c in (check, saved))
     np.testing.assert_allclose(one, other, atol=2e-3)  # half precision
 
@@ -206,7 +206,7 @@ def test_the_outside_pictures_are_fixed_and_halved(pictures):
     # What comes from one file or one drawing is in one half.
     half_of = {}
     for p in pictures:
-        origin = p.name.removesuffix(" in grey").rstrip(" 12")
+        origin = p.name.removesuffix(" in gray").rstrip(" 12")
         assert half_of.setdefault((p.kind, origin), p.half) == p.half, p.name
 
 
@@ -249,15 +249,15 @@ def test_fitting_leaves_a_check_and_what_was_measured(script, tiny_runs, tiny_lg
     rows = {split: load_split(tiny_lgg, split) for split in ("train", "validation", "test")}
     assert record["data"] == [{"dataset": "lgg", "split": s, **describe_rows(rows[s])} for s in rows]
     assert record["references"] == 8 < 2 * len(rows["train"])
-    counts = {(e["split"], e["colours"]): e["samples"] for e in record["slices"]}
-    assert counts == {(s, c): len(rows[s]) for s in ("validation", "test") for c in (script.AS_IS, script.GREY)}
+    counts = {(e["split"], e["colors"]): e["samples"] for e in record["slices"]}
+    assert counts == {(s, c): len(rows[s]) for s in ("validation", "test") for c in (script.AS_IS, script.GRAY)}
     said = capsys.readouterr().out
     assert f"threshold {record['threshold']:.4f}" in said and str(tmp_path) not in (run / INPUT_CHECK).read_text()
 
     # The threshold is where all but a share of each validation split passes; what was counted is what the check does.
     check = load_input_check(run / INPUT_CHECK, run / INPUT_CHECK_WEIGHTS)
-    for colours in (script.AS_IS, script.GREY):
-        images = [script.picture(row["image"], colours) for row in rows["validation"]]
+    for colors in (script.AS_IS, script.GRAY):
+        images = [script.picture(row["image"], colors) for row in rows["validation"]]
         distances = check.distances(describe(check.network, images, check.size))
         assert np.quantile(distances, script.PASSED) <= check.threshold + 2e-3
     for half in (ood_images.CHOOSE, ood_images.REPORT):

@@ -334,14 +334,14 @@ def test_dense_layers_need_a_known_backbone():
 
 @pytest.mark.parametrize("architecture", ["resnet18", "efficientnet_b0", "densenet121", "vgg16"])
 def test_pretrained_weights_get_the_pixels_that_they_expect(architecture):
-    """With the normalisation folded in, plain pixels give what normalised ones gave before."""
+    """With the normalization folded in, plain pixels give what normalized ones gave before."""
     torch.manual_seed(0)
     model = timm.create_model(architecture, num_classes=2).eval()
     cfg = timm.models.get_pretrained_cfg(architecture)
     first = model.get_submodule(cfg.first_conv)
     before, after = copy.deepcopy(model), model
     fold_normalization(after, cfg)
-    # A picture with a border of the mean colour, which normalised is the zero that convolutions pad with; and without
+    # A picture with a border of the mean color, which normalized is the zero that convolutions pad with; and without
     # padding at the first layer in the folded model, whose zero is black.
     mean, std = (torch.tensor(value).reshape(1, 3, 1, 1) for value in (cfg.mean, cfg.std))
     pixels = torch.rand(2, 3, 64, 64)
@@ -356,7 +356,7 @@ def test_pretrained_weights_get_the_pixels_that_they_expect(architecture):
 
 
 def features_after(model: nn.Module, first: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
-    """What the first convolution gives, with the normalisation that follows it, if there is one."""
+    """What the first convolution gives, with the normalization that follows it, if there is one."""
     if first.bias is not None:
         return first(pixels)
     norm = next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
@@ -385,7 +385,7 @@ def test_frozen_layers_stay_and_others_learn():
     everything = set(model.state_dict())
     freezing.train_last(model, 0)
     assert one_step(model) == {"fc.weight", "fc.bias"}
-    # The last three layers of the body: two batch normalisations, the convolution between them.
+    # The last three layers of the body: two batch normalizations, the convolution between them.
     freezing.train_last(model, 3)
     changed = one_step(model)
     assert {key.rpartition(".")[0] for key in changed} == {"fc", "layer4.1.bn1", "layer4.1.conv2", "layer4.1.bn2"}
@@ -528,7 +528,7 @@ def test_the_encoder_of_a_resunet_starts_a_classifier(architecture, tmp_path):
     pictures = Rows.from_dict({"file": ["no/0001.jpg"], "image": [{"path": None, "bytes": b"one"}]})
     pictures = pictures.cast_column("image", ImageFeature(decode=False))
     load_encoder(model, str(tmp_path), pictures)
-    # What starts from LGG's weights and learns other pictures still carries LGG's licence on; what doesn't, doesn't.
+    # What starts from LGG's weights and learns other pictures still carries LGG's license on; what doesn't, doesn't.
     child = shutil.copytree(tmp_path, tmp_path / "child")
     write_rows(child / "split.csv", [{"file": "yes/0001.jpg", "sha256": "0" * 16, "split": "train"}])
     for lgg in (True, False):

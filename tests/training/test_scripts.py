@@ -111,7 +111,7 @@ def test_killed_and_resumed_equals_uninterrupted(script, config, tiny_lgg, tmp_p
 
 
 def test_two_processes_take_the_same_steps_as_one(tiny_lgg, tmp_path):
-    # Class weights are normalised over each process's part of a batch, as torch does it: without them all is equal.
+    # Class weights are normalized over each process's part of a batch, as torch does it: without them all is equal.
     config = CLASSIFIER | {"epochs": 2, "image_sizes": {0: 32}, "class_weights": False}
     one, two = tmp_path / "one", tmp_path / "two"
     train(command("classifier", config, tiny_lgg, one))
@@ -303,12 +303,12 @@ def test_training_and_evaluation_see_what_prediction_sees(tmp_path):
     for label in ("no", "yes"):
         (tmp_path / "pictures" / label).mkdir(parents=True)
         for i in range(4):
-            grey, colour = rng.integers(0, 4000, (30, 40), np.uint16), rng.integers(0, 256, (30, 40, 4), np.uint8)
-            Image.fromarray(grey).save(tmp_path / f"pictures/{label}/deep-{i}.png")
-            Image.fromarray(colour).save(tmp_path / f"pictures/{label}/alpha-{i}.png")
+            gray, color = rng.integers(0, 4000, (30, 40), np.uint16), rng.integers(0, 256, (30, 40, 4), np.uint8)
+            Image.fromarray(gray).save(tmp_path / f"pictures/{label}/deep-{i}.png")
+            Image.fromarray(color).save(tmp_path / f"pictures/{label}/alpha-{i}.png")
             exif = Image.Exif()
             exif[0x0112] = 6
-            Image.fromarray(colour[..., 3]).save(tmp_path / f"pictures/{label}/turned-{i}.jpg", exif=exif)
+            Image.fromarray(color[..., 3]).save(tmp_path / f"pictures/{label}/turned-{i}.jpg", exif=exif)
     build(tmp_path / "pictures", tmp_path / "built")
     rows = load_split(tmp_path / "built", "train")
     given = [read_image(tmp_path / "pictures" / name) for name in rows["file"]]

@@ -41,7 +41,7 @@ _MAX_PIXELS = 64_000_000
 HELD_OUT = {"validation": 0.15, "test": 0.15}
 # Two files show the same picture if their thumbnails of this side correlate so well, be it of all that is in them or of
 # the head alone. In the two sets that this was looked at on, copies are above one of these, saved again, resized or cut
-# to another margin, and neighbouring slices of one patient below both.
+# to another margin, and neighboring slices of one patient below both.
 THUMBNAIL = 32
 SAME = 0.995
 SAME_HEAD = 0.98
@@ -150,27 +150,27 @@ def decode(data: bytes, where: str) -> Image.Image:
 def thumbnail(picture: Image.Image) -> np.ndarray:
     """What is compared of a picture: (2, THUMBNAIL * THUMBNAIL), of all that is in it, and of the head alone.
 
-    Grey values of mean 0 and length 1, all 0 if it is blank. The same picture in another size, format, colour mode or
+    Gray values of mean 0 and length 1, all 0 if it is blank. The same picture in another size, format, color mode or
     brightness has nearly the same ones, and with another margin nearly the same second.
     """
-    # Pillow clips pictures of more than 8 bits when it converts them to grey.
+    # Pillow clips pictures of more than 8 bits when it converts them to gray.
     deep = picture.mode.startswith(("I", "F"))
-    grey = np.asarray(picture, np.float32) if deep else np.asarray(picture.convert("L"), np.float32)
-    return np.stack([_small(grey), _small(_head(grey))])
+    gray = np.asarray(picture, np.float32) if deep else np.asarray(picture.convert("L"), np.float32)
+    return np.stack([_small(gray), _small(_head(gray))])
 
 
-def _head(grey: np.ndarray) -> np.ndarray:
+def _head(gray: np.ndarray) -> np.ndarray:
     """A picture (H, W) without its dark margin; all of it where nothing is left."""
-    bright = grey > _BRIGHT * np.percentile(grey, 99)
+    bright = gray > _BRIGHT * np.percentile(gray, 99)
     rows, columns = (np.flatnonzero(bright.mean(axis=axis) > _LIT) for axis in (1, 0))
     if len(rows) == 0 or len(columns) == 0:
-        return grey
-    return grey[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        return gray
+    return gray[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def _small(grey: np.ndarray) -> np.ndarray:
+def _small(gray: np.ndarray) -> np.ndarray:
     """(THUMBNAIL * THUMBNAIL,) of mean 0 and length 1."""
-    values = np.asarray(Image.fromarray(grey).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)).ravel()
+    values = np.asarray(Image.fromarray(gray).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)).ravel()
     values = values - values.mean()
     length = np.linalg.norm(values)
     # Rounding leaves a little of a blank picture.

@@ -195,8 +195,8 @@ def read_slice(source: Source, entry: Slice) -> ReadSlice:
     Raises:
         BthubError: a file is damaged, has a wrong mode, or the mask is not binary or of another size.
     """
-    image = _open_tiff(source, entry.image, "RGB", "colour")
-    mask = _open_tiff(source, entry.mask, "L", "grey")
+    image = _open_tiff(source, entry.image, "RGB", "color")
+    mask = _open_tiff(source, entry.mask, "L", "gray")
     where = source.where(entry.mask)
     if mask.size != image.size:
         raise BthubError(

@@ -1,7 +1,7 @@
 """Who is in which split: committed tables, the same for everyone, also when only some patients are present.
 
 Protocol `patient` (the default) keeps all slices of a patient on one side. Protocol `slice` is the papers'
-stratified random 70 / 15 / 15 over slices; neighbouring slices of one patient then stand on both sides, which is
+stratified random 70 / 15 / 15 over slices; neighboring slices of one patient then stand on both sides, which is
 the lesson it is kept for. In both, ten patients form the split `benchmark`: never trained, tuned or selected on.
 Protocols `fold-1` to `fold-5` are a cross-validation over the other patients: each is in the test split of one fold.
 

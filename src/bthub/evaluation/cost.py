@@ -58,7 +58,7 @@ def write(path: str | Path) -> dict:
 
 
 def dtypes(weights: Path) -> list[str]:
-    """The types that a file of weights stores its numbers in, `F16`; not that of batch normalisation's counters."""
+    """The types that a file of weights stores its numbers in, `F16`; not that of batch normalization's counters."""
     with safe_open(weights, "pt") as file:
         found = {file.get_slice(name).get_dtype() for name in file.keys()}
     return sorted(found - {"I64"})

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from bthub.data.splits import patient_split, slice_table
 from bthub.runs.folder import RunFolder
-from bthub.runs.records import Row, imagenet_file, initialisation, network, trained_on
+from bthub.runs.records import Row, imagenet_file, initialization, network, trained_on
 
 LENGTH = {"epochs", "patience", "image_sizes"}
 """Settings of how long a run was trained, and at what size."""
@@ -44,7 +44,7 @@ def leakage_pairs(runs: Iterable[RunFolder]) -> list[Pair]:
 
 
 def _kind(run: RunFolder) -> tuple[str, str, bool]:
-    return run.task, network(run), initialisation(run) == "random"
+    return run.task, network(run), initialization(run) == "random"
 
 
 def _differences(one: RunFolder, other: RunFolder) -> list[str]:
@@ -68,8 +68,8 @@ def split_map() -> list[Row]:
     ]
 
 
-def with_neighbour_in_train(protocol: str) -> tuple[int, int]:
-    """Of the test slices of a protocol: how many have a neighbouring slice (one up or down) in train, and how many
+def with_neighbor_in_train(protocol: str) -> tuple[int, int]:
+    """Of the test slices of a protocol: how many have a neighboring slice (one up or down) in train, and how many
     there are."""
     where = {(line["patient_id"], line["slice_index"]): line[protocol] for line in split_map()}
     test = [key for key, split in where.items() if split == "test"]

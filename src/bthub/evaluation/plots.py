@@ -21,7 +21,7 @@ from bthub.metrics.classification import positive_class
 from bthub.runs.folder import CLASSIFICATION, FIGURES, HISTORY, LR_FINDER, RunFolder
 
 DPI = 100
-_BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#888888"  # told apart with any colour vision
+_BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#888888"  # told apart with any color vision
 
 
 def name_of(key: str) -> str:

@@ -8,7 +8,7 @@ import yaml
 
 from bthub.metrics.info import readable
 from bthub.runs.folder import CLASSIFICATION, RunFolder
-from bthub.runs.records import confusion, entry, evaluations, figures, initialisation, network
+from bthub.runs.records import confusion, entry, evaluations, figures, initialization, network
 
 PAPERS = Path(__file__).with_name("published.yaml")
 
@@ -54,7 +54,7 @@ def measured_like(figure: dict, runs: Iterable[RunFolder]) -> Iterator[tuple[Run
     for run in runs:
         if run.task != like["task"] or not any(known in network(run) for known in like["networks"]):
             continue
-        if "start" in like and (initialisation(run) == "random") != (like["start"] == "random"):
+        if "start" in like and (initialization(run) == "random") != (like["start"] == "random"):
             continue
         for evaluation in evaluations(run):
             found = figures(run, evaluation, likelier=True)

@@ -8,9 +8,9 @@ _NOISE_LEVELS = 8  # differences of gray levels that are noise in most slices
 
 
 def head_mask(image: np.ndarray) -> np.ndarray:
-    """Where the head is in one slice: an estimate, without a brain mask or the neighbouring slices.
+    """Where the head is in one slice: an estimate, without a brain mask or the neighboring slices.
 
-    Head is what differs from the colour of the picture's border: Otsu's threshold on the logarithm of the largest
+    Head is what differs from the color of the picture's border: Otsu's threshold on the logarithm of the largest
     difference of a channel (so that dim tissue is not lost beside a bright skull), the largest connected area of
     that, holes filled. It includes skull and skin where the slice shows them.
 

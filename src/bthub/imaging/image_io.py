@@ -58,8 +58,8 @@ _PLUGINS = (
     (re.compile(rb"GIF8[79]a"), GifImageFile),
 )
 
-# Pillow keeps the high byte of 16-bit colour. Asking for the other byte order of the same file gives the low
-# one; grey with alpha, which has no second order, is read as four bytes: grey high, low, alpha high, low.
+# Pillow keeps the high byte of 16-bit color. Asking for the other byte order of the same file gives the low
+# one; gray with alpha, which has no second order, is read as four bytes: gray high, low, alpha high, low.
 _LOW_BYTE_MODE = {
     f"{channels};16{order}": f"{channels};16{other}"
     for channels in ("RGB", "RGBX", "RGBA")
@@ -78,7 +78,7 @@ def read_image(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
     Args:
         source: a file, an http(s) URL, a PIL image, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of
             bool, integers or floats, channels last, RGB, alpha straight. EXIF orientation is applied, alpha
-            put on black, and more than 8 bits are windowed as the module's docstring says. Of a 16-bit colour
+            put on black, and more than 8 bits are windowed as the module's docstring says. Of a 16-bit color
             PNG or TIFF both bytes are read; where the caller opened it with PIL, only the high one is left.
 
     Returns:
@@ -241,7 +241,7 @@ def _file_samples(name: str, content: bytes) -> np.ndarray:
     try:
         image = plugin(io.BytesIO(content))
     except SyntaxError as error:
-        if str(error) == "unknown pixel mode":  # a TIFF of float RGB, float64 or grey with alpha
+        if str(error) == "unknown pixel mode":  # a TIFF of float RGB, float64 or gray with alpha
             return _tifffile_samples(name, content)
         raise
     with image:
@@ -257,7 +257,7 @@ def _file_samples(name: str, content: bytes) -> np.ndarray:
                 return _tifffile_samples(name, content)
             if image.tag_v2.get(_TIFF_PLANAR, 1) != 1:
                 raise BthubError(
-                    f"{name}: a compressed 16-bit TIFF with separate colour planes cannot be read,"
+                    f"{name}: a compressed 16-bit TIFF with separate color planes cannot be read,"
                     " save it without compression or as PNG"
                 )
         if low_byte_mode is None:
@@ -269,8 +269,8 @@ def _file_samples(name: str, content: bytes) -> np.ndarray:
             again.tile = [tile._replace(args=args)]
             low = np.asarray(_upright(again))
     if raw_mode == "LA;16B":
-        grey, alpha = (low[..., i].astype(np.uint16) << 8 | low[..., i + 1] for i in (0, 2))
-        return np.dstack([grey, grey, grey, alpha])
+        gray, alpha = (low[..., i].astype(np.uint16) << 8 | low[..., i + 1] for i in (0, 2))
+        return np.dstack([gray, gray, gray, alpha])
     return high.astype(np.uint16) << 8 | low
 
 
@@ -341,7 +341,7 @@ def _tifffile_samples(name: str, content: bytes) -> np.ndarray:
         _check_size((page.imagewidth, page.imagelength), name)
         if page.samplesperpixel > 4 or page.imagedepth != 1:
             raise BthubError(
-                f"{name}: expected a TIFF of one grey or RGB picture,"
+                f"{name}: expected a TIFF of one gray or RGB picture,"
                 f" found {page.samplesperpixel} samples a pixel and depth {page.imagedepth}"
             )
         if page.compression != 1:  # its decompressors have no limit on what they write
@@ -352,8 +352,8 @@ def _tifffile_samples(name: str, content: bytes) -> np.ndarray:
             )
         if page.photometric not in (0, 1, 2):
             raise BthubError(
-                f"{name}: a TIFF with {tifffile.PHOTOMETRIC(page.photometric).name} colours and {page.dtype} samples"
-                " cannot be read, save it as grey or RGB"
+                f"{name}: a TIFF with {tifffile.PHOTOMETRIC(page.photometric).name} colors and {page.dtype} samples"
+                " cannot be read, save it as gray or RGB"
             )
         if len(tiff.pages) > 1:
             raise BthubError(_several_frames(name))
@@ -366,7 +366,7 @@ def _tifffile_samples(name: str, content: bytes) -> np.ndarray:
         raise ValueError(f"expected samples of shape {expected}, found {samples.shape}")
     if page.photometric == _WHITE_IS_ZERO:
         samples = samples.max() - samples
-    if samples.ndim == 3 and samples.shape[2] == 2:  # grey with alpha
+    if samples.ndim == 3 and samples.shape[2] == 2:  # gray with alpha
         samples = samples[..., [0, 0, 0, 1]]
     if orientation in (2, 3, 7, 8):
         samples = samples[:, ::-1]
@@ -419,7 +419,7 @@ def _check_array(array: np.ndarray) -> np.ndarray:
 
 
 def _is_blank(image: np.ndarray) -> bool:
-    """Whether fewer than one pixel in a thousand differs from the median colour by more than one level.
+    """Whether fewer than one pixel in a thousand differs from the median color by more than one level.
 
     The LGG set has slices of noise above the head, of whose pixels five in a thousand do: they are not blank.
     """

@@ -2,7 +2,7 @@
 
 Before either of them, an input check may refuse a picture that doesn't look like a slice of a brain MRI. The localizer
 runs only where the detector's calibrated probability reaches its threshold, or where the caller asks for it. Each
-picture is taken as a lone slice: no neighbour, no volume statistics.
+picture is taken as a lone slice: no neighbor, no volume statistics.
 
 This module knows no framework: what the stages are made of is their own affair. It travels to the Hub with the
 two-stage repo, see `bthub.inference.hub_repo`.

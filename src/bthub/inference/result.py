@@ -67,7 +67,7 @@ class Result:
     image: np.ndarray = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON types only. The mask is `mask_png_base64`: a grey PNG of 0 and 255, or None."""
+        """JSON types only. The mask is `mask_png_base64`: a gray PNG of 0 and 255, or None."""
         return {
             "label": self.label,
             "tumor_probability": round(self.tumor_probability, 6),
@@ -89,7 +89,7 @@ class Result:
         }
 
     def mask_png(self) -> bytes:
-        """The mask as a grey PNG, 0 and 255.
+        """The mask as a gray PNG, 0 and 255.
 
         Raises:
             ValueError: there is no mask.
@@ -141,6 +141,6 @@ def _outline(region: Any) -> list[list[float]]:
     # Padded, so that a region at the edge of the picture is closed; filled, so that there is one boundary.
     filled = np.pad(binary_fill_holes(region.image), 1)
     (polygon,) = find_contours(filled, 0.5, fully_connected="high")
-    # From indices of pixel centres to x and y from the corner; the padding's 1 and the centre's 0.5 make -0.5.
+    # From indices of pixel centers to x and y from the corner; the padding's 1 and the center's 0.5 make -0.5.
     top, left = region.bbox[:2]
     return [[float(x) + left - 0.5, float(y) + top - 0.5] for y, x in polygon]

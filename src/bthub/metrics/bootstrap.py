@@ -68,7 +68,7 @@ def mean_and_median(values: np.ndarray, groups: Sequence[str] | None = None) -> 
     """
     values = np.asarray(values, dtype=float)
     if len(values) == 0:
-        raise ValueError("there are no values to summarise")
+        raise ValueError("there are no values to summarize")
     drawn, member = resample_groups(groups, len(values), RESAMPLES, 0)
     weights = drawn[:, member]
     return {

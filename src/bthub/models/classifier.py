@@ -70,10 +70,10 @@ def fold_normalization(model: nn.Module, pretrained_cfg: PretrainedCfg) -> None:
     """Fold "subtract the mean, divide by the deviation" of pretrained weights into the first convolution.
 
     The model then takes pixels of 0 to 1. All is as before but at the very edge, where the convolution's padding now
-    is black, as a slice's background is, and not the mean colour.
+    is black, as a slice's background is, and not the mean color.
 
     Raises:
-        BthubError: the first layer isn't a plain convolution that has a bias or that batch normalisation follows.
+        BthubError: the first layer isn't a plain convolution that has a bias or that batch normalization follows.
     """
     mean, std = torch.tensor(pretrained_cfg.mean), torch.tensor(pretrained_cfg.std)
     name = pretrained_cfg.first_conv
@@ -85,7 +85,7 @@ def fold_normalization(model: nn.Module, pretrained_cfg: PretrainedCfg) -> None:
     if type(first) not in (nn.Conv2d, Conv2dSame) or (first.bias is None and not follows):
         raise BthubError(
             f"the pretrained {pretrained_cfg.architecture} begins with a {type(first).__name__} and a "
-            f"{type(norm).__name__}, expected a plain convolution and batch normalisation: start it from random weights"
+            f"{type(norm).__name__}, expected a plain convolution and batch normalization: start it from random weights"
         )
     with torch.no_grad():
         first.weight /= std.reshape(1, 3, 1, 1)

@@ -49,20 +49,20 @@ class InputCheck:
         network: in evaluation mode, single precision: float (N, 3, S, S), 0-1 -> features (N, F).
         size: side S of the square that it sees, in pixels.
         references: (R, F) features of slices.
-        neighbours: k, which of the nearest references the distance is measured to.
+        neighbors: k, which of the nearest references the distance is measured to.
         threshold: the largest distance that is accepted.
     """
 
     network: nn.Module
     size: int
     references: Tensor
-    neighbours: int
+    neighbors: int
     threshold: float
 
     @torch.inference_mode()
     def distances(self, features: Tensor) -> np.ndarray:
         """Distance (N,) of features (N, F) of `describe` to their k-th nearest reference, 0 to 2."""
-        return torch.cdist(features, self.references).kthvalue(self.neighbours, dim=1).values.cpu().numpy()
+        return torch.cdist(features, self.references).kthvalue(self.neighbors, dim=1).values.cpu().numpy()
 
     def accepts(self, images: Sequence[Image.Image]) -> list[bool]:
         """Whether each RGB image looks like a slice of a brain MRI."""
@@ -81,7 +81,7 @@ def load_input_check(settings: Path, weights: Path, device: str = "cpu") -> Inpu
     """Load an input check.
 
     Args:
-        settings: JSON with `architecture` (a timm name), `image_size`, `neighbours` and `threshold`.
+        settings: JSON with `architecture` (a timm name), `image_size`, `neighbors` and `threshold`.
         weights: the tensors of `save_input_check`.
         device: of torch.
 
@@ -97,7 +97,8 @@ def load_input_check(settings: Path, weights: Path, device: str = "cpu") -> Inpu
             network=network.float().eval().to(device, memory_format=torch.channels_last),
             size=int(record["image_size"]),
             references=state[_REFERENCES].float().to(device),
-            neighbours=int(record["neighbours"]),
+            # Until version 0.2 the key was spelled in British English.
+            neighbors=int(record["neighbors"] if "neighbors" in record else record["neighbours"]),  # codespell:ignore
             threshold=float(record["threshold"]),
         )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:

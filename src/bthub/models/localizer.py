@@ -67,7 +67,7 @@ class Localizer:
 
     Attributes:
         model: in evaluation mode, single precision.
-        processor: letterbox, normalisation, their inverse, and the smallest mask that counts.
+        processor: letterbox, normalization, their inverse, and the smallest mask that counts.
         device: where the model is.
     """
 

@@ -166,7 +166,7 @@ def render(run: str | Path, org: str | None = None) -> str:
 
     Args:
         run: a local run folder.
-        org: the organisation whose repos the card names; by default the project's.
+        org: the organization whose repos the card names; by default the project's.
 
     Raises:
         BthubError: a file or a value is missing, or the metrics or the cost were measured with other weights.
@@ -177,7 +177,7 @@ def render(run: str | Path, org: str | None = None) -> str:
     training = Record(folder.training, folder.path / TRAINING)
     start, base = _start(training)
     lgg = "patient_id" in _rows(folder, SPLIT)[0]
-    # The weights carry on the licence of LGG, whatever data they are trained on.
+    # The weights carry on the license of LGG, whatever data they are trained on.
     derived = any(origin["lgg"] for origin in training.optional("first_weights"))
     # An image-folder set is split in one way, whatever protocol the recipe names.
     protocol = training["protocol"] if lgg else "default"
@@ -230,7 +230,7 @@ def render_two_stage(detector: RunFolder, localizer: RunFolder, commits: dict[st
     Args:
         detector, localizer: the runs, evaluated on test.
         commits: of `detector` and `localizer` on the Hub.
-        org: the organisation that all three belong to; by default the project's.
+        org: the organization that all three belong to; by default the project's.
     """
     protocol = detector.training["protocol"]
     stages = []

@@ -103,7 +103,7 @@ def publish(
 
     Args:
         what: run folders, or names of PARTS, or "all": the runs of the clone and every part.
-        org: organisation or user that the repos belong to.
+        org: organization or user that the repos belong to.
         private: make repos that are new private; one that is public already is an error.
         dry_run: write nothing, say what would change.
         data: the LGG data set as `bthub data build` wrote it.
@@ -173,7 +173,7 @@ def measured_rows() -> list[Path]:
 
 
 def run_publication(run: Path, org: str) -> Publication:
-    """A run folder as its repo; the card is rendered anew for the organisation."""
+    """A run folder as its repo; the card is rendered anew for the organization."""
     folder = RunFolder.open(run)
     try:
         validate_repo_id(hub_id(folder.id, org))
@@ -199,7 +199,7 @@ def dataset_publication(data: str | Path, org: str) -> Publication:
     if not Path(data).is_dir():
         raise BthubError(f"{data} isn't there: write it with `bthub data build`, or name the data set with --data")
     if not BuiltDataset(data).is_lgg:
-        raise BthubError(f"{data} isn't LGG MRI Segmentation, the only set whose licence lets bthub publish it")
+        raise BthubError(f"{data} isn't LGG MRI Segmentation, the only set whose license lets bthub publish it")
     files: dict[str, Path | bytes] = _listed(Path(data), DATASET_FILES)
     repo_id = hub_id(DATASET, org)
     files[CARD] = (Path(data) / CARD).read_text().replace("PATH_OR_HUB_ID", repo_id).encode()
@@ -335,7 +335,7 @@ def _same(content: Path | bytes, there: RepoFile) -> bool:
 
 
 def _collect(api: HfApi, org: str, private: bool, dry_run: bool, say: Callable[[str], None]) -> None:
-    """Put all of the project's repos that the organisation has into one collection."""
+    """Put all of the project's repos that the organization has into one collection."""
     items = [(f"{org}/{DATASET}", "dataset"), *((f"{org}/{name}", "space") for name, _ in APPS.values())]
     runs = (path.name for path in shipped_runs())
     items = [(hub_id(name, org), "model") for name in (TWO_STAGE, *runs)] + items
@@ -416,4 +416,4 @@ def _check_token(api: HfApi, org: str) -> None:
             "this token may only read: make one with write access at the Hub's settings, and log in with it"
         )
     if org not in {me["name"], *(member["name"] for member in me.get("orgs", []))}:
-        raise BthubError(f"{me['name']} doesn't belong to {org}: name an organisation of yours with --org")
+        raise BthubError(f"{me['name']} doesn't belong to {org}: name an organization of yours with --org")

@@ -101,7 +101,7 @@ def open_run(source: str | Path) -> RunFolder:
 
 
 def name(run: RunFolder) -> str:
-    """How a run is called on a page: without the organisation."""
+    """How a run is called on a page: without the organization."""
     return run.id.rpartition("/")[2]
 
 
@@ -113,7 +113,7 @@ def network(run: RunFolder) -> str:
         return run.config["architecture"]
 
 
-def initialisation(run: RunFolder) -> str:
+def initialization(run: RunFolder) -> str:
     """What the first weights were: random, ImageNet, or the encoder or all weights of another run or file."""
     with reading(run, TRAINING):
         kind, source = first_weights(run.training["config"])
@@ -169,7 +169,7 @@ def best_epoch(run: RunFolder) -> int:
 def budget(run: RunFolder) -> str:
     """What a training started from and how much of it there was, in a line."""
     epochs, side = trained_for(run)
-    return f"first weights: {initialisation(run)}, {epochs} epochs, {side} pixels"
+    return f"first weights: {initialization(run)}, {epochs} epochs, {side} pixels"
 
 
 def reduced(run: RunFolder) -> bool:
@@ -243,7 +243,7 @@ def row(run: RunFolder, evaluation: Evaluation) -> Row:
         line: Row = {
             "model": name(run),
             "network": network(run),
-            "start": initialisation(run),
+            "start": initialization(run),
             "epochs": epochs,
             "side": side,
             "budget": "reduced" if reduced(run) else "full",
@@ -328,7 +328,7 @@ def parameters(run: RunFolder) -> int:
             shapes = {key: weights.get_slice(key).get_shape() for key in weights.keys()}
     except SafetensorError as error:
         raise BthubError(f"{name(run)}: {WEIGHTS} can't be read ({error}): restore it or train again") from error
-    # Batch normalisation's averages are measured, not learned.
+    # Batch normalization's averages are measured, not learned.
     measured = ("running_mean", "running_var", "num_batches_tracked")
     return sum(math.prod(shape) for key, shape in shapes.items() if not key.endswith(measured))
 
@@ -379,12 +379,12 @@ def lr_finder(run: RunFolder) -> list[dict[str, float]]:
         return [{key: float(line[key]) for key in ("learning_rate", "loss")} for line in rows]
 
 
-def by_initialisation(runs: Iterable[RunFolder]) -> dict[str, list[RunFolder]]:
+def by_initialization(runs: Iterable[RunFolder]) -> dict[str, list[RunFolder]]:
     """Networks that were trained from different first weights, protocol and data being the same."""
     groups: dict[tuple[str, str | None, str], list[RunFolder]] = {}
     for run in runs:
         groups.setdefault((network(run), *trained_on(run)), []).append(run)
-    groups = {key: group for key, group in groups.items() if len({initialisation(run) for run in group}) > 1}
+    groups = {key: group for key, group in groups.items() if len({initialization(run) for run in group}) > 1}
     several = len({data for _, _, data in groups}) > 1
     return {
         known

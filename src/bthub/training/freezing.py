@@ -1,6 +1,6 @@
 """Which layers of a classifier learn: the head alone at first, then the body or its last layers.
 
-A layer is a module with parameters of its own: a convolution, a batch normalisation, a linear layer. The head, that
+A layer is a module with parameters of its own: a convolution, a batch normalization, a linear layer. The head, that
 is what timm's `get_classifier()` gives, always learns and isn't counted.
 """
 
@@ -25,7 +25,7 @@ def train_last(model: nn.Module, count: int | None) -> None:
 def train_mode(model: nn.Module) -> None:
     """`model.train()`, but for frozen layers.
 
-    In training mode a batch normalisation takes each batch's own statistics and moves its running ones towards them,
+    In training mode a batch normalization takes each batch's own statistics and moves its running ones towards them,
     learning or not: the frozen features would change under the layers that learn from them.
     """
     model.train()

@@ -43,7 +43,7 @@ def initial_weights(source: str, validation: Rows) -> tuple[dict[str, torch.Tens
 
     Returns:
         The weights, and where they are from: `source`, the run or the file; `weights`, the first 12 digits of their
-        digest; `lgg`, whether they are derived from LGG, whose licence they then carry on.
+        digest; `lgg`, whether they are derived from LGG, whose license they then carry on.
 
     Raises:
         BthubError: the file isn't there, or the run was trained on some of these rows, as it is under another protocol.

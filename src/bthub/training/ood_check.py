@@ -5,8 +5,8 @@
         --weights data/imagenet-tf_efficientnet_lite0.safetensors
 
 References are slices of the train splits, the threshold comes from the validation splits, and test splits and outside
-pictures are only measured. No label is looked at. Slices of LGG are three sequences in colour; their FLAIR alone, in
-grey, counts as slices too, because that is what a person may hand in.
+pictures are only measured. No label is looked at. Slices of LGG are three sequences in color; their FLAIR alone, in
+gray, counts as slices too, because that is what a person may hand in.
 """
 
 import argparse
@@ -42,11 +42,11 @@ SIZE = 128
 BATCH = 32
 REFERENCES = 500
 """At most so many of the slices to train on, spread as widely as they are."""
-NEIGHBOURS = 3
+NEIGHBORS = 3
 PASSED = 0.995
 """Share of the slices of each validation split that the threshold lets pass."""
 VERSIONS = ("bthub", "torch", "timm", "pillow")
-AS_IS, GREY = "as it is", "FLAIR alone, in grey"
+AS_IS, GRAY = "as it is", "FLAIR alone, in gray"
 
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
@@ -63,16 +63,16 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     for data in args.data:
         for split, rows in splits(data):
             sources.append({"dataset": Path(data).name, "split": split, **describe_rows(rows)})
-            for colours in (AS_IS, GREY) if "patient_id" in rows.column_names else (AS_IS,):
-                images = (picture(row["image"], colours) for row in rows.select_columns(["image"]))
-                key = (Path(data).name, split, colours)
+            for colors in (AS_IS, GRAY) if "patient_id" in rows.column_names else (AS_IS,):
+                images = (picture(row["image"], colors) for row in rows.select_columns(["image"]))
+                key = (Path(data).name, split, colors)
                 slices[key] = features(network, images, " ".join(key), len(rows))
     check = fit(network, slices)
     save_input_check(check, run.path / INPUT_CHECK_WEIGHTS)
     record = {
         "architecture": ARCHITECTURE,
         "image_size": SIZE,
-        "neighbours": NEIGHBOURS,
+        "neighbors": NEIGHBORS,
         "threshold": check.threshold,
         "references": len(check.references),
         "criterion": f"about {PASSED:.1%} of the slices of each validation split pass",
@@ -82,8 +82,8 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     # Measured with what was saved, as it will be used.
     saved = load_input_check(run.path / INPUT_CHECK, run.path / INPUT_CHECK_WEIGHTS)
     record["slices"] = [
-        {"dataset": data, "split": split, "colours": colours, **refused(saved, found)}
-        for (data, split, colours), found in slices.items()
+        {"dataset": data, "split": split, "colors": colors, **refused(saved, found)}
+        for (data, split, colors), found in slices.items()
         if split != "train"
     ]
     described = features(network, (p.image for p in outside), "outside pictures", len(outside))
@@ -122,9 +122,9 @@ def splits(data: str) -> Iterator[tuple[str, Rows]]:
             yield split, load_split(data, split)
 
 
-def picture(image: Image.Image, colours: str) -> Image.Image:
+def picture(image: Image.Image, colors: str) -> Image.Image:
     image = upright_rgb(image)
-    return image if colours == AS_IS else image.getchannel(FLAIR).convert("RGB")
+    return image if colors == AS_IS else image.getchannel(FLAIR).convert("RGB")
 
 
 def features(network: nn.Module, images: Iterable[Image.Image], name: str, count: int) -> Tensor:
@@ -136,7 +136,7 @@ def features(network: nn.Module, images: Iterable[Image.Image], name: str, count
 def fit(network: nn.Module, slices: dict[tuple[str, str, str], Tensor]) -> InputCheck:
     """References from the train splits, the threshold from the validation splits."""
     train = torch.cat([found for (_, split, _), found in slices.items() if split == "train"])
-    check = InputCheck(network, SIZE, spread(train, REFERENCES), NEIGHBOURS, threshold=0.0)
+    check = InputCheck(network, SIZE, spread(train, REFERENCES), NEIGHBORS, threshold=0.0)
     validation = [check.distances(found) for (_, split, _), found in slices.items() if split == "validation"]
     # Each by itself: a large split of slices that are easy to know must not hide what a small one loses.
     return replace(check, threshold=float(max(np.quantile(found, PASSED) for found in validation)))
@@ -176,7 +176,7 @@ def measure_outside(check: InputCheck, outside: list[Outside], described: Tensor
 def summary(record: dict) -> str:
     lines = [f"threshold {record['threshold']:.4f}, {record['references']} references"]
     lines += [
-        f"{entry['dataset']} {entry['split']}, {entry['colours']}: {entry['refused']} of {entry['samples']} refused"
+        f"{entry['dataset']} {entry['split']}, {entry['colors']}: {entry['refused']} of {entry['samples']} refused"
         for entry in record["slices"]
     ]
     for half, kinds in record["outside"].items():

@@ -1,7 +1,7 @@
 """Pictures that are no slices of a brain MRI, to measure an input check with.
 
 A fixed list: image files of packages that requirements.txt installs, and pictures drawn here from fixed seeds. A
-coloured one is taken in grey too, because scans mostly are. One half is for choosing, the other for reporting: what
+colored one is taken in gray too, because scans mostly are. One half is for choosing, the other for reporting: what
 comes from one file, or is drawn in one way, is in one half.
 """
 
@@ -95,7 +95,7 @@ class Outside:
     """A picture that an input check should refuse.
 
     Attributes:
-        name: the file's and its package's, or what was drawn; a grey copy ends in " in grey".
+        name: the file's and its package's, or what was drawn; a gray copy ends in " in gray".
         kind: photograph, texture, document, graphic, scan of another organ, CT of a head, other medical picture, noise
             or shape.
         half: `choose` or `report`.
@@ -129,7 +129,7 @@ def outside_pictures() -> list[Outside]:
                 image = Image.fromarray(pixels)
                 pictures.append(Outside(name, kind, half, image))
                 if np.ptp(pixels, axis=2).any():
-                    pictures.append(Outside(f"{name} in grey", kind, half, image.convert("L").convert("RGB")))
+                    pictures.append(Outside(f"{name} in gray", kind, half, image.convert("L").convert("RGB")))
     return pictures
 
 
@@ -182,7 +182,7 @@ def _installed(package: str, file: str) -> Path | None:
 # -- drawings
 
 
-def _grey(values: np.ndarray) -> np.ndarray:
+def _gray(values: np.ndarray) -> np.ndarray:
     """Stretch to uint8."""
     low, high = values.min(), values.max()
     return np.rint(255 * (values - low) / (high - low)).astype(np.uint8)
@@ -197,7 +197,7 @@ def _gaussian(rng: np.random.Generator, mean: float, deviation: float) -> np.nda
 
 
 def _blobs(rng: np.random.Generator, width: float) -> np.ndarray:
-    return _grey(gaussian_filter(rng.normal(size=(_SIDE, _SIDE)), width))
+    return _gray(gaussian_filter(rng.normal(size=(_SIDE, _SIDE)), width))
 
 
 def _canvas(ground: int, width: int = _SIDE, height: int = _SIDE) -> tuple[Image.Image, ImageDraw.ImageDraw]:
@@ -205,7 +205,7 @@ def _canvas(ground: int, width: int = _SIDE, height: int = _SIDE) -> tuple[Image
     return image, ImageDraw.Draw(image)
 
 
-_WORDS = "the slice of a letter was read to the patient while rain fell on seven grey roofs and nobody wrote".split()
+_WORDS = "the slice of a letter was read to the patient while rain fell on seven gray roofs and nobody wrote".split()
 
 
 def _page(rng: np.random.Generator, ground: int, ink: int) -> np.ndarray:
@@ -242,12 +242,12 @@ def _code(rng: np.random.Generator) -> np.ndarray:
 def _gradient(rng: np.random.Generator) -> np.ndarray:
     y, x = np.mgrid[:_SIDE, :_SIDE]
     angle = rng.uniform(0, 2 * np.pi)
-    return _grey(np.cos(angle) * x + np.sin(angle) * y)
+    return _gray(np.cos(angle) * x + np.sin(angle) * y)
 
 
 def _glow(rng: np.random.Generator) -> np.ndarray:
     y, x = np.mgrid[:_SIDE, :_SIDE] - rng.uniform(100, 156, 2)[:, None, None]
-    return _grey(-np.hypot(x, y))
+    return _gray(-np.hypot(x, y))
 
 
 def _disk(rng: np.random.Generator) -> np.ndarray:
@@ -270,7 +270,7 @@ def _ring(rng: np.random.Generator) -> np.ndarray:
 
 def _stripes(rng: np.random.Generator) -> np.ndarray:
     y, x = np.mgrid[:_SIDE, :_SIDE]
-    return _grey(np.sin(x / rng.uniform(3, 12) + y / rng.uniform(3, 12)))
+    return _gray(np.sin(x / rng.uniform(3, 12) + y / rng.uniform(3, 12)))
 
 
 def _boxes(rng: np.random.Generator) -> np.ndarray:
@@ -282,7 +282,7 @@ def _boxes(rng: np.random.Generator) -> np.ndarray:
 
 
 def _chest(rng: np.random.Generator) -> np.ndarray:
-    """Two dark lungs, a heart and a spine in a grey body, as a CT shows them."""
+    """Two dark lungs, a heart and a spine in a gray body, as a CT shows them."""
     image, draw = _canvas(0, 320, 240)
     draw.ellipse((15, 30, 305, 215), fill=110)
     draw.ellipse((22, 37, 298, 208), fill=90)
@@ -296,8 +296,8 @@ def _chest(rng: np.random.Generator) -> np.ndarray:
 
 _DRAWINGS: dict[str, dict[str, Callable[[np.random.Generator], np.ndarray]]] = {
     NOISE: {
-        "coloured noise": lambda rng: _uniform(rng, 3),
-        "grey noise": _uniform,
+        "colored noise": lambda rng: _uniform(rng, 3),
+        "gray noise": _uniform,
         "faint noise": lambda rng: _gaussian(rng, 60, 20),
         "dark noise": lambda rng: _gaussian(rng, 0, 12),
         "clouds": lambda rng: _blobs(rng, 16),

@@ -35,7 +35,7 @@ class Augmentation:
         intensity: largest change of gain and of gamma, share, drawn for each channel by itself, since the sequences
             of a scan vary one by one.
         missing_sequence: probability for pre- and for post-contrast to be replaced by FLAIR, as the data itself
-            does where a sequence was not acquired. A grey upload then isn't new to the model.
+            does where a sequence was not acquired. A gray upload then isn't new to the model.
     """
 
     flip: float = 0.5

@@ -10,7 +10,7 @@ TEMPERATURE_BOUNDS = (0.05, 20.0)
 def choose_threshold(y_true: np.ndarray, p_tumor: np.ndarray) -> float:
     """The threshold on the tumor probability (called tumor when reached) with the best balanced accuracy.
 
-    Every threshold between two neighbouring probabilities calls the same images tumor. Of the ranges that
+    Every threshold between two neighboring probabilities calls the same images tumor. Of the ranges that
     reach the best balanced accuracy the widest is taken, and its middle returned.
 
     Args:
@@ -36,7 +36,7 @@ def review_band(y_true: np.ndarray, p_tumor: np.ndarray, threshold: float, error
     """The band around a threshold in which a person should look: outside it, a call is wrong as rarely as asked.
 
     Below `low` lie at most `error` of the tumor images, and at most `error` of the healthy images reach `high`. Of all
-    such bands that hold the threshold it is the narrowest, give or take the gap between two neighbouring
+    such bands that hold the threshold it is the narrowest, give or take the gap between two neighboring
     probabilities: an end other than the threshold is the middle of its gap, as in `choose_threshold`.
 
     Args:
@@ -69,13 +69,13 @@ def review_band(y_true: np.ndarray, p_tumor: np.ndarray, threshold: float, error
 
 
 def middle(lower: float, upper: float) -> float:
-    """A number above `lower`, up to `upper`: their middle, but between neighbouring floats that may round down."""
+    """A number above `lower`, up to `upper`: their middle, but between neighboring floats that may round down."""
     half = (lower + upper) / 2
     return float(half if half > lower else upper)
 
 
 def fit_temperature(logits: np.ndarray, y_true: np.ndarray) -> float:
-    """The temperature that minimises the negative log-likelihood of softmax(logits / temperature).
+    """The temperature that minimizes the negative log-likelihood of softmax(logits / temperature).
 
     Args:
         logits: (N, classes).

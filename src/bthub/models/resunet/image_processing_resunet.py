@@ -33,7 +33,7 @@ def clean_mask(probability: np.ndarray, min_area_share: float, threshold: float 
 class ResUNetImageProcessor(PilBackend):
     """Letterbox: the longest side becomes `size`, the image stands in the middle, the rest is black.
 
-    No statistic of the image or of its volume enters: pixels are scaled to 0-1, then normalised by the saved mean
+    No statistic of the image or of its volume enters: pixels are scaled to 0-1, then normalized by the saved mean
     and standard deviation. `post_process_*` inverts the geometry, so masks have each image's own size.
 
     Attributes:
