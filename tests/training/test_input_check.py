@@ -63,6 +63,13 @@ def checked(tiny_runs, kaggle, tmp_path_factory) -> tuple[Path, Path]:
     return detector, tiny_runs[1]
 
 
+def test_a_check_with_the_old_key_is_read(checked, tmp_path):
+    record = json.loads((checked[0] / INPUT_CHECK).read_text())
+    record["neighbours"] = record.pop("neighbors")  # codespell:ignore
+    write_json(tmp_path / INPUT_CHECK, record)
+    assert load_input_check(tmp_path / INPUT_CHECK, checked[0] / INPUT_CHECK_WEIGHTS).neighbors == 2
+
+
 @pytest.fixture(scope="module")
 def pipe(checked) -> bthub.Pipeline:
     return load_pipeline(*checked, device="cpu")
