@@ -6,13 +6,33 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
-from bthub.errors import report_errors
+from bthub.errors import BthubError, report_errors
+
+# The extra that a command's packages come with, for whoever installed bthub without it.
+EXTRAS = {
+    **dict.fromkeys(("predict", "bench", "cost"), "torch"),
+    **dict.fromkeys(("data", "train", "ood-check", "imagenet-weights"), "train"),
+    **dict.fromkeys(("evaluate", "explain", "compare", "two-stage", "cross-validate", "card", "publish"), "evaluation"),
+    "reproduce": "train,evaluation",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit code. Problems that the user can mend are one sentence on stderr, code 2."""
     args = _parser().parse_args(argv)
-    return report_errors(lambda: args.run(args))
+    return report_errors(lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> int | None:
+    try:
+        return args.run(args)
+    except ModuleNotFoundError as error:
+        name = (error.name or "").partition(".")[0]
+        if name in ("", "bthub"):
+            raise
+        raise BthubError(
+            f'bthub {args.command} needs {name}, which isn\'t installed: pip install "bthub[{EXTRAS[args.command]}]"'
+        ) from error
 
 
 # Each command imports what it needs when it runs: `bthub --help` doesn't wait for torch.
@@ -147,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="bthub",
         description="Detect, outline and measure brain tumors in MRI slices. Research software, not a medical device.",
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
     data = commands.add_parser("data", help="build and inspect data sets").add_subparsers(
         required=True, metavar="ACTION"

@@ -2,8 +2,28 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+EXAMPLE = str(next((Path(__file__).parents[2] / "space" / "examples").glob("*.png")))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "missing", "extra"),
+    [
+        (["predict", EXAMPLE], "transformers", "torch"),
+        (["data", "info", "x"], "datasets", "train"),
+        (["compare", "x"], "sklearn", "evaluation"),
+        (["train", "resunet", "--help"], "accelerate", "train"),
+    ],
+)
+def test_a_command_names_the_extra_that_it_needs(arguments, missing, extra):
+
+    code = f"import sys\nsys.modules[{missing!r}] = None\nfrom bthub.cli import main\nsys.exit(main({arguments}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert f'needs {missing}, which isn\'t installed: pip install "bthub[{extra}]"' in done.stderr
 
 
 @pytest.mark.parametrize("missing", ["torch", "timm", "transformers"])
