@@ -6,7 +6,7 @@ import streamlit as st
 import charts
 import frame
 from bthub.errors import BthubError
-from bthub.metrics.info import readable
+from bthub.metrics.info import COSTS, METRIC_TABLE, lower_is_better, readable
 from bthub.reports import tables
 from bthub.runs import records
 from bthub.runs.folder import CLASSIFICATION, SEGMENTATION
@@ -42,17 +42,17 @@ def section(task: str) -> None:
     left, right = st.columns(2, gap="large")
     with left:
         metric = st.selectbox("Quality", metrics, metrics.index(MAIN[task][0]), frame.titled, key=f"metric {task}")
-        st.caption(records.DEFINITIONS.get(metric, ""))
+        st.caption(METRIC_TABLE[metric].definition if metric in METRIC_TABLE else "")
         intervals(rows, metric, task)
         if len(rows) > 1 and st.toggle("Is the best one better, or is it noise?", key=f"apart {task}"):
             apart(view, task, metric)
     with right:
-        known = [cost for cost in records.COSTS if any(row[cost] is not None for row in rows)]
+        known = [cost for cost in COSTS if any(row[cost] is not None for row in rows)]
         if known:
             cost = st.selectbox("Cost", known, format_func=heading, key=f"cost {task}")
-            st.caption(records.DEFINITIONS[cost])
+            st.caption(METRIC_TABLE[cost].definition)
             scatter(rows, metric, cost, task)
-        unknown = [records.COSTS[cost] for cost in records.COSTS if cost not in known]
+        unknown = [METRIC_TABLE[cost].title for cost in COSTS if cost not in known]
         if unknown:
             st.caption(f"Not in any chosen run: {' and '.join(unknown)}. `bthub cost RUN` measures them.")
     if task == CLASSIFICATION:
@@ -61,7 +61,7 @@ def section(task: str) -> None:
 
 def table(rows: list[dict], metrics: list[str], task: str) -> None:
     """The sortable table: metric with interval, the best of each column marked with a star."""
-    columns = [*metrics, *records.COSTS]
+    columns = [*metrics, *COSTS]
     best = {column: records.best(rows, column) if len(rows) > 1 else None for column in columns}
     data = pd.DataFrame(rows)[["model", *columns, "network", "start", "budget"]]
     style = data.style.hide(axis="index")
@@ -85,7 +85,7 @@ def table(rows: list[dict], metrics: list[str], task: str) -> None:
             **{
                 name: st.column_config.NumberColumn(
                     heading(name),
-                    help=records.DEFINITIONS.get(name),
+                    help=METRIC_TABLE[name].definition if name in METRIC_TABLE else None,
                     # Auto width measures the plain text, and the best is bold with a star.
                     width=215 if name in metrics else 120,
                 )
@@ -93,7 +93,7 @@ def table(rows: list[dict], metrics: list[str], task: str) -> None:
             },
         },
     )
-    direction = [readable(column) for column in metrics if column in records.LOWER_IS_BETTER]
+    direction = [readable(column) for column in metrics if lower_is_better(column)]
     evaluation = frame.view().evaluation
     macro = task == CLASSIFICATION and evaluation.protocol == "default"
     frame.note(
@@ -110,7 +110,7 @@ def table(rows: list[dict], metrics: list[str], task: str) -> None:
 
 def heading(column: str) -> str:
     """The name of a metric or a cost."""
-    return records.COSTS[column].capitalize() if column in records.COSTS else frame.titled(column)
+    return METRIC_TABLE[column].title.capitalize() if column in COSTS else frame.titled(column)
 
 
 def text(row: dict, column: str, best: float | None) -> str:
@@ -202,7 +202,7 @@ def scatter(rows: list[dict], metric: str, cost: str, task: str) -> None:
         charts.cost_against_quality(points, names, heading(cost), frame.titled(metric)),
         caption="How to read it: a step to the right is a dearer model. Worth considering are those that no "
         "other one beats on both axes. How long each was trained is on the page Learning.",
-        alternative=f"Scatter of {records.COSTS[cost]} against {readable(metric)}: {said}",
+        alternative=f"Scatter of {METRIC_TABLE[cost].title} against {readable(metric)}: {said}",
         rows=points,
         file=f"cost-{task}.csv",
     )

@@ -18,6 +18,7 @@ from bthub.errors import BthubError
 from bthub.evaluation import plots
 from bthub.evaluation.evaluate import evaluate
 from bthub.evaluation.scoring import measure
+from bthub.metrics.info import METRIC_TABLE
 from bthub.models.classifier import create_classifier, save_classifier
 from bthub.reports import model_card, publish
 from bthub.runs.folder import (
@@ -274,8 +275,9 @@ def test_metadata_round_trips(run):
     assert data.datasets == ["bthub/lgg-mri-segmentation"]
 
     entry = read(run / METRICS)["patient/test"]
-    kinds = model_card.HEADLINE[task]
-    expected = {kind: round(entry["metrics"][name]["value"], 4) for name, kind in kinds.items()}
+    expected = {
+        METRIC_TABLE[name].hub_id: round(entry["metrics"][name]["value"], 4) for name in model_card.HEADLINE[task]
+    }
     assert {r.metric_type: r.metric_value for r in data.eval_results} == expected
     assert {(r.dataset_type, r.dataset_config, r.dataset_split, r.task_type) for r in data.eval_results} == {
         ("bthub/lgg-mri-segmentation", "patient", "test", task)

@@ -15,7 +15,7 @@ from bthub.data.splits import FOLD_PROTOCOLS
 from bthub.errors import BthubError
 from bthub.evaluation import plots, published
 from bthub.metrics.bootstrap import COVERAGE, FEWEST_GROUPS
-from bthub.metrics.info import readable
+from bthub.metrics.info import METRIC_TABLE, readable
 from bthub.project import DATASET, DEFAULTS, TWO_STAGE, hub_id
 from bthub.runs.folder import (
     CALIBRATION,
@@ -38,23 +38,10 @@ from bthub.runs.records import first_weights
 
 TAGS = ("medical", "mri", "brain-tumor", "bthub")
 LGG_TITLE, LGG_TAG, LGG_LICENSE = "LGG MRI Segmentation", "lower-grade-glioma", "cc-by-nc-sa-4.0"
-# Metrics of a run's head line, with the names that the Hub knows them by.
+# Metrics of a run's headline; the card's metadata has them too.
 HEADLINE = {
-    CLASSIFICATION: {
-        "roc_auc": "roc_auc",
-        "balanced_accuracy": "balanced_accuracy",
-        "accuracy": "accuracy",
-        "f1": "f1",
-        "recall": "recall",
-        "specificity": "specificity",
-    },
-    SEGMENTATION: {
-        "dice_volume_mean": "dice",
-        "dice_pooled": "dice_pooled",
-        "iou_volume_mean": "iou",
-        "pixel_accuracy": "pixel_accuracy",
-        "healthy_slices_with_mask": "false_positive_rate",
-    },
+    CLASSIFICATION: ("roc_auc", "balanced_accuracy", "accuracy", "f1", "recall", "specificity"),
+    SEGMENTATION: ("dice_volume_mean", "dice_pooled", "iou_volume_mean", "pixel_accuracy", "healthy_slices_with_mask"),
 }
 # What is told of tumor slices by the size of the tumor.
 SIZE_METRICS = {CLASSIFICATION: ("recall",), SEGMENTATION: ("dice_tumor_slices", "tumor_slices_missed", "hd95_px")}
@@ -354,13 +341,13 @@ def _metadata(
             dataset_name=LGG_TITLE if lgg else _image_set(config["label_names"], entry["dataset"]["name"]).title,
             dataset_config=entry["protocol"],
             dataset_split=entry["split"],
-            metric_type=metric_type,
+            metric_type=METRIC_TABLE[metric].hub_id,
             metric_name=_name(metric, entry),
             metric_value=round(entry["metrics"][metric]["value"], 4),
         )
         for entry in results
         if entry["split"] in UNSEEN and "seen" not in _parts_seen(entry).keys()
-        for metric, metric_type in headline.items()
+        for metric in headline
         if entry["metrics"][metric].optional("value") is not None
     ]
     network = config["architecture"] if folder.task == CLASSIFICATION else config["model_type"]

@@ -16,10 +16,10 @@ from bthub.errors import BthubError
 from bthub.evaluation.cross_validation import cross_validation, folds, without_fold
 from bthub.evaluation.scoring import resampled, rounded
 from bthub.metrics.bootstrap import COVERAGE, paired_difference
-from bthub.metrics.info import readable
+from bthub.metrics.info import COSTS, lower_is_better, readable
 from bthub.runs import records
 from bthub.runs.folder import CLASSIFICATION, SEGMENTATION, RunFolder
-from bthub.runs.records import COSTS, Evaluation, Row
+from bthub.runs.records import Evaluation, Row
 
 SHOWN = {
     CLASSIFICATION: ("roc_auc", "accuracy", "balanced_accuracy", "precision", "recall", "specificity", "f1", "ece"),
@@ -143,7 +143,7 @@ def _defined(names: Iterable[str], evaluation: Evaluation) -> list[str]:
 
 def ranked(rows: list[Row], metric: str) -> list[Row]:
     """Rows by a metric, best first; those without it last."""
-    sign = 1 if metric in records.LOWER_IS_BETTER else -1
+    sign = 1 if lower_is_better(metric) else -1
     return sorted(rows, key=lambda row: (row.get(metric) is None, sign * (row.get(metric) or 0), row["model"]))
 
 
@@ -175,7 +175,7 @@ def differences(runs: Sequence[RunFolder], evaluation: Evaluation, names: Iterab
         if len(known) < 2:
             continue
         # Of two that are equal the first by name, in whatever order they were given.
-        best = (min if metric in records.LOWER_IS_BETTER else max)(sorted(known), key=known.get)
+        best = (min if lower_is_better(metric) else max)(sorted(known), key=known.get)
         for name in sorted(known.keys() - {best}, key=lambda n: (-known[n], n)):
             away = paired_difference(measured[best], measured[name], metric)
             apart = None if away["low"] is None else not away["low"] <= 0 <= away["high"]

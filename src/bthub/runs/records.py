@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
+from bthub.metrics.info import COSTS, lower_is_better
 from bthub.metrics.interval import Interval
 from bthub import project
 from bthub.errors import BthubError
@@ -19,56 +20,6 @@ from bthub.runs.folder import CONFIG, COST, GRADCAM, HISTORY, LR_FINDER, METRICS
 
 # Rows of a CSV become one of these; a column that the file lacks isn't in it.
 Row = dict[str, object]
-
-COSTS = {
-    "parameters": "parameters",
-    "file_bytes": "size of the weights",
-    "multiply_adds": "multiply-adds",
-    "latency_ms": "latency",
-}
-LOWER_IS_BETTER = {
-    "brier",
-    "ece",
-    "ece_uncalibrated",
-    "hd95_px",
-    "tumor_slices_missed",
-    "healthy_slices_with_mask",
-    "healthy_mask_px",
-    *COSTS,
-}
-DEFINITIONS = {
-    "accuracy": "Share of the slices that got the right class.",
-    "balanced_accuracy": "Mean of the classes' own accuracies: a rare class counts as much as a common one.",
-    "precision": "Of the slices called tumor, the share that has one.",
-    "recall": "Of the slices with a tumor, the share that was called tumor (sensitivity).",
-    "specificity": "Of the slices without a tumor, the share that was passed as healthy.",
-    "f1": "Harmonic mean of precision and recall.",
-    "roc_auc": "Chance that a random tumor slice gets a higher probability than a random healthy one. No threshold.",
-    "average_precision": "Area under the precision-recall curve. No threshold.",
-    "brier": "Mean squared difference between probability and truth. Lower is better.",
-    "ece": "Expected calibration error: how far stated probabilities are from observed shares. Lower is better.",
-    "ece_uncalibrated": "The same before temperature scaling. Lower is better.",
-    "dice_volume_mean": "Overlap of drawn and true tumor over all slices of a patient, 0 to 1; mean over patients.",
-    "dice_volume_median": "As the mean, but of the patient in the middle: one bad patient doesn't move it.",
-    "iou_volume_mean": "Intersection over union of drawn and true tumor of a patient; mean over patients.",
-    "dice_tumor_slices": "Overlap on each slice with a tumor, a slice without a mask counting 0; mean.",
-    "dice_all_slices": "As per tumor slice, a mask on a healthy slice counting 0 as well.",
-    "dice_pooled": "Overlap of all pixels of all slices thrown together: large tumors dominate it.",
-    "dice_tumor_slices_pooled": "Overlap of all pixels of the slices with a tumor thrown together.",
-    "iou_pooled": "Intersection over union of all pixels of all slices thrown together.",
-    "iou_tumor_slices_pooled": "Intersection over union of all pixels of the slices with tumor thrown together.",
-    "pixel_accuracy": "Share of pixels that agree. Near 1 even for an empty mask, because most pixels are background.",
-    "pixel_accuracy_tumor_slices": "Share of pixels that agree on the slices with tumor: mostly background too.",
-    "tumor_slices_missed": "Share of the tumor slices on which nothing was drawn. Lower is better.",
-    "healthy_slices_with_mask": "Share of the healthy slices on which something was drawn. Lower is better.",
-    "hd95_px": "How far the two outlines lie apart: the 95th percentile of the distance, in pixels. Lower is better.",
-    "healthy_mask_px": "Mean pixels drawn on a healthy slice. Lower is better.",
-    "parameters": "Learned numbers in the model. Fewer is cheaper.",
-    "file_bytes": "Size of the weights file, in half precision.",
-    "multiply_adds": "Multiplications with addition for one slice: the work, whatever the machine.",
-    "latency_ms": "Milliseconds for one slice on the CPU, the median, on an idle machine; a tenth is noise.",
-}
-"""What each metric means, in a sentence."""
 
 
 class Evaluation(NamedTuple):
@@ -338,7 +289,7 @@ def best(rows: Sequence[Row], column: str) -> float | None:
     values = [float(value) for line in rows if isinstance(value := line.get(column), (int, float))]
     if not values:
         return None
-    return min(values) if column in LOWER_IS_BETTER else max(values)
+    return min(values) if lower_is_better(column) else max(values)
 
 
 def seen(run: RunFolder, key: tuple[str, ...]) -> str | None:
