@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -27,6 +26,7 @@ from bthub.runs.folder import (
     GRADCAM,
     HISTORY,
     INPUT_CHECK,
+    LR_FINDER,
     METRICS,
     PREPROCESSOR,
     SEGMENTATION,
@@ -130,16 +130,19 @@ def write(run: str | Path, copies: Path | None = None) -> Path:
     _replace(Path(run) / CARD, card)
     if copies is not None:
         copies.mkdir(parents=True, exist_ok=True)
-        _replace(copies / f"{folder.id}.md", elsewhere(card, Path(run), copies))
+        _replace(copies / f"{folder.id}.md", copy_of(Path(run), copies))
     return Path(run) / CARD
 
 
-def elsewhere(card: str, run: Path, folder: Path) -> str:
-    """A card as it must be in another folder: with the figures of the default pair, and without those of others."""
+def copy_of(run: Path, folder: Path) -> str:
+    """The card of a run as it stands in another folder.
+
+    It shows the figures of the default pair, which a clone has; other runs' figures are drawn where they are needed.
+    """
     if run.resolve().name not in DEFAULTS.values():
-        return re.sub(rf"!\[[^\]]*\]\({FIGURES}/[^)]*\)\n+", "", card)
+        return render(run, figures=False)
     place = Path(os.path.relpath(run, folder)).as_posix()
-    return card.replace(f"]({FIGURES}/", f"]({place}/{FIGURES}/")
+    return render(run).replace(f"]({FIGURES}/", f"]({place}/{FIGURES}/")
 
 
 def _replace(path: Path, text: str) -> None:
@@ -148,12 +151,13 @@ def _replace(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def render(run: str | Path, org: str | None = None) -> str:
+def render(run: str | Path, org: str | None = None, *, figures: bool = True) -> str:
     """The model card of a run: README.md with its metadata.
 
     Args:
         run: a local run folder.
         org: the organization whose repos the card names; by default the project's.
+        figures: show those that the folder has.
 
     Raises:
         BthubError: a file or a value is missing, or the metrics or the cost were measured with other weights.
@@ -199,9 +203,10 @@ def render(run: str | Path, org: str | None = None) -> str:
             cost=_cost(folder),
             splits=_splits(folder, protocol, results),
             best_epoch=_best_epoch(folder, training["best"]["epoch"]),
-            results=[_result(entry, folder) for entry in results],
-            history=_figure(folder, "history"),
-            lr_finder=_figure(folder, "lr_finder"),
+            results=[_result(entry, folder, figures) for entry in results],
+            history=_figure(folder, "history") if figures else None,
+            lr_finder=_figure(folder, "lr_finder") if figures else None,
+            found_rate=(folder.path / LR_FINDER).is_file(),
             headline={metric: readable(metric) for metric in HEADLINE[folder.task]},
             coverage=f"{100 * COVERAGE:.0f} %",
             fewest_groups=FEWEST_GROUPS,
@@ -359,7 +364,7 @@ def _metadata(
         tags=[folder.task, network, *TAGS, *([LGG_TAG] if lgg else [])],
         datasets=[hub_id(DATASET, org)] if lgg else None,
         base_model=base and hub_id(base, org),
-        metrics=list(headline.values()),
+        metrics=[METRIC_TABLE[metric].hub_id for metric in headline],
         model_name=name,
         # an empty list would become a model-index without results, which the Hub refuses
         eval_results=evaluations or None,
@@ -402,13 +407,13 @@ def _figure(folder: RunFolder, name: str) -> str | None:
     return path if (folder.path / path).is_file() else None
 
 
-def _result(entry: Record, folder: RunFolder) -> dict:
+def _result(entry: Record, folder: RunFolder, figures: bool) -> dict:
     """An entry as the template shows it."""
     task, name = folder.task, plots.name_of(f"{entry['protocol']}/{entry['split']}")
     shown = {key: entry[key] for key in ("protocol", "split", "samples", "groups", "date")}
-    shown["figure"] = _figure(folder, name)
+    shown["figure"] = _figure(folder, name) if figures else None
     # where no slice has anything to outline there is no gallery
-    shown["gallery"] = _figure(folder, f"{name}-gallery")
+    shown["gallery"] = _figure(folder, f"{name}-gallery") if figures else None
     shown["metrics"] = [(_name(name, entry), entry["metrics"][name]) for name in entry["metrics"].keys()]
     shown["gradcam"] = _gradcam(folder, f"{entry['protocol']}/{entry['split']}")
     auc = entry["metrics"]["roc_auc"] if task == CLASSIFICATION else None
