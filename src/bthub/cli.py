@@ -69,6 +69,21 @@ def _data_info(args: argparse.Namespace) -> None:
     print(describe(args.dataset))
 
 
+def _runs(args: argparse.Namespace) -> list[str | Path]:
+    """The runs that a command names, each where it lies.
+
+    A pattern such as `runs/*/` also gives the folder of the comparison's runs, which is left out. Alone it stays: what
+    opens it says that it is no run.
+    """
+    from bthub.runs.folder import holds_runs, in_comparison
+
+    runs = [run for run in args.runs if not holds_runs(run)]
+    for folder in args.runs if runs else ():
+        if folder not in runs:
+            print(f"bthub: {folder} is no run, it holds some: left out", file=sys.stderr)
+    return [in_comparison(run) for run in runs or args.runs]
+
+
 def _evaluate(args: argparse.Namespace) -> None:
     from bthub.evaluation.evaluate import evaluate, summary
 
@@ -79,7 +94,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 def _cost(args: argparse.Namespace) -> None:
     from bthub.evaluation.cost import write_fastest
 
-    for run, found in write_fastest(args.runs).items():
+    for run, found in write_fastest(_runs(args)).items():
         print(f"{run}: {found['multiply_adds'] / 1e9:.2f} billion multiply-adds, {found['latency_ms']} ms a slice")
 
 
@@ -87,7 +102,7 @@ def _compare(args: argparse.Namespace) -> None:
     from bthub.reports import tables
     from bthub.runs.records import open_run
 
-    print(tables.write([open_run(run) for run in args.runs], args.out, args.split))
+    print(tables.write([open_run(run) for run in _runs(args)], args.out, args.split))
 
 
 def _two_stage(args: argparse.Namespace) -> None:
@@ -105,7 +120,7 @@ def _cross_validate(args: argparse.Namespace) -> None:
     from bthub.evaluation.scoring import figures_table
     from bthub.runs.records import open_run
 
-    entry = cross_validation([open_run(run) for run in args.runs])
+    entry = cross_validation([open_run(run) for run in _runs(args)])
     _write_result(args.out / "cross-validation.json", entry)
     print("\n".join(figures_table(entry)))
 
@@ -121,7 +136,7 @@ def _write_result(path: Path, entry: dict) -> None:
 def _explain(args: argparse.Namespace) -> None:
     from bthub.evaluation.gradcam import explain, summary
 
-    for run in args.runs:
+    for run in _runs(args):
         entry = explain(run, args.data, args.split, protocol=args.protocol, batch_size=args.batch_size)
         print(f"{run}: {summary(entry)}")
 
@@ -129,7 +144,7 @@ def _explain(args: argparse.Namespace) -> None:
 def _card(args: argparse.Namespace) -> None:
     from bthub.reports.model_card import write
 
-    for run in args.runs:
+    for run in _runs(args):
         print(write(run, copies=args.copies))
 
 

@@ -9,11 +9,12 @@ import pytest
 from httpx2 import ProxyError
 from records import TEST, image_folder_run, variant
 
+from bthub.cli import main
+from bthub.errors import BthubError
 from bthub.metrics.info import COSTS, METRIC_TABLE, lower_is_better
 from bthub.reports import tables
 from bthub.runs import records
-from bthub.errors import BthubError
-from bthub.runs.folder import COST, METRICS, TRAINING, RunFolder, write_json
+from bthub.runs.folder import COST, METRICS, TRAINING, WEIGHTS, RunFolder, write_json
 
 
 def test_a_row_is_what_the_files_say(detector: RunFolder):
@@ -39,6 +40,49 @@ def test_a_missing_run_of_a_local_folder_is_not_looked_up_on_the_hub(detector_co
     typo = f"{detector_copy.parent.name}/typo"
     with pytest.raises(BthubError, match=f"{detector_copy.parent.name} has runs, but no typo"):
         RunFolder.open(typo)
+
+
+@pytest.fixture
+def comparison(detector_copy: Path, tmp_path: Path) -> Path:
+    """`runs/` with one run of the comparison, which lacks its weights, and `mine` beside it."""
+    runs = tmp_path / "runs"
+    shutil.copytree(detector_copy, runs / "mine")
+    shutil.move(detector_copy, runs / "comparison" / "other")
+    (runs / "comparison" / "other" / WEIGHTS).unlink()
+    return runs
+
+
+def test_a_run_of_the_comparison_is_found_by_its_old_place(comparison: Path, capsys):
+    assert records.open_run(comparison / "other").path == comparison / "comparison" / "other"
+    assert main(["compare", str(comparison / "other"), "--out", str(comparison / "out")]) == 0
+    assert main(["card", str(comparison / "other")]) == 0
+    assert capsys.readouterr().out.endswith("comparison/other/README.md\n")
+    assert not (comparison / "other").exists()
+
+
+def test_the_folder_of_the_comparison_is_no_run(comparison: Path, capsys):
+    own, folder, other = map(str, (comparison / "mine", comparison / "comparison", comparison / "comparison" / "other"))
+    for command in (["card", folder], ["compare", folder], ["two-stage", folder, own]):
+        assert main(command) == 2
+        assert (
+            f"{folder} is no run, it holds some: name one of them, or all with {folder}/*/" in capsys.readouterr().err
+        )
+    # as `runs/*/ runs/comparison/*/` expands
+    assert main(["compare", folder, own, other, "--out", str(comparison / "out")]) == 0
+    said = capsys.readouterr()
+    assert "| mine |" in said.out and "| other |" in said.out
+    assert said.err == f"bthub: {folder} is no run, it holds some: left out\n"
+
+
+def test_a_reduced_budget_is_said(detector_copy: Path):
+    training = json.loads((detector_copy / TRAINING).read_text())
+    assert not records.reduced(RunFolder.open(detector_copy))
+    more = training["config"]["epochs"] + 1
+    write_json(detector_copy / TRAINING, training | {"recipe": {"file": "a.yaml", "changed": {"epochs": more}}})
+    run = RunFolder.open(detector_copy)
+    assert records.row(run, TEST)["budget"] == "reduced" and records.budget(run).endswith(", reduced budget")
+    write_json(detector_copy / TRAINING, training | {"recipe": {"file": "a.yaml", "changed": {"epochs": 1}}})
+    assert records.row(RunFolder.open(detector_copy), TEST)["budget"] == "full"
 
 
 def test_a_broken_connection_is_told_in_a_sentence(monkeypatch):

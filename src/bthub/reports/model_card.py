@@ -126,12 +126,11 @@ def write(run: str | Path, copies: Path | None = None) -> Path:
     """
     folder = RunFolder.local(run, weights=False)
     plots.draw(folder)
-    card = render(run)
-    _replace(Path(run) / CARD, card)
+    _replace(folder.path / CARD, render(folder.path))
     if copies is not None:
         copies.mkdir(parents=True, exist_ok=True)
-        _replace(copies / f"{folder.id}.md", copy_of(Path(run), copies))
-    return Path(run) / CARD
+        _replace(copies / f"{folder.id}.md", copy_of(folder.path, copies))
+    return folder.path / CARD
 
 
 def copy_of(run: Path, folder: Path) -> str:

@@ -59,10 +59,16 @@ LOGS = "logs"
 CLASSIFICATION = "image-classification"
 SEGMENTATION = "image-segmentation"
 
+
 def in_comparison(source: str | Path) -> str | Path:
     """`runs/NAME` as it is, or `runs/comparison/NAME` where only that is there."""
     moved = Path(source).parent / COMPARISON / Path(source).name
     return moved if not Path(source).is_dir() and (moved / CONFIG).is_file() else source
+
+
+def holds_runs(source: str | Path) -> bool:
+    """Whether a folder is no run but has some, as `runs/comparison`."""
+    return not (Path(source) / CONFIG).is_file() and any(Path(source).glob(f"*/{CONFIG}"))
 
 
 def create(path: str | Path, resume: bool = False) -> Path:
@@ -252,6 +258,8 @@ class RunFolder:
         return file
 
     def _check(self, weights: bool = True) -> None:
+        if holds_runs(self.path):
+            raise BthubError(f"{self.path} is no run, it holds some: name one of them, or all with {self.path}/*/")
         for name in (CONFIG, WEIGHTS) if weights else (CONFIG,):
             self._file(name)
         # What a network is made from; figures alone are read without.

@@ -12,11 +12,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
-from bthub.metrics.info import COSTS, lower_is_better
-from bthub.metrics.interval import Interval
+
 from bthub import project
 from bthub.errors import BthubError
-from bthub.runs.folder import CONFIG, COST, GRADCAM, HISTORY, LR_FINDER, METRICS, SEGMENTATION, SPLIT, TRAINING, WEIGHTS, RunFolder
+from bthub.metrics.info import COSTS, lower_is_better
+from bthub.metrics.interval import Interval
+from bthub.runs.folder import (
+    CONFIG,
+    COST,
+    GRADCAM,
+    HISTORY,
+    LR_FINDER,
+    METRICS,
+    SEGMENTATION,
+    SPLIT,
+    TRAINING,
+    WEIGHTS,
+    RunFolder,
+    in_comparison,
+)
 
 # Rows of a CSV become one of these; a column that the file lacks isn't in it.
 Row = dict[str, object]
@@ -48,6 +62,7 @@ def open_run(source: str | Path) -> RunFolder:
     Raises:
         BthubError: nothing there, or neither weights nor metrics.
     """
+    source = in_comparison(source)
     return RunFolder.open(source, weights=not (Path(source) / METRICS).is_file())
 
 
@@ -120,7 +135,8 @@ def best_epoch(run: RunFolder) -> int:
 def budget(run: RunFolder) -> str:
     """What a training started from and how much of it there was, in a line."""
     epochs, side = trained_for(run)
-    return f"first weights: {initialization(run)}, {epochs} epochs, {side} pixels"
+    less = ", reduced budget" if reduced(run) else ""
+    return f"first weights: {initialization(run)}, {epochs} epochs, {side} pixels{less}"
 
 
 def reduced(run: RunFolder) -> bool:
@@ -185,8 +201,8 @@ def row(run: RunFolder, evaluation: Evaluation) -> Row:
     """A line of the comparison: who, the costs that are known, and each metric with its interval's ends.
 
     Returns:
-        `model`, `network`, `start`, `epochs` and `side` (`trained_for`), `budget` (full or reduced), `samples`, `groups`, costs, and `<metric>`,
-        `<metric>_low`, `<metric>_high`; None where a value isn't known or defined.
+        `model`, `network`, `start`, `epochs` and `side` (`trained_for`), `budget` (full or reduced), `samples`,
+        `groups`, costs, and `<metric>`, `<metric>_low`, `<metric>_high`; None where a value isn't known or defined.
     """
     found = entry(run, evaluation)
     epochs, side = trained_for(run)
