@@ -229,6 +229,21 @@ def test_the_stages_can_move_on(server, runs):
     assert config["detector"]["revision"] == server.commits("model", "bthub/resnet18-lgg")[0].oid
 
 
+def test_figures_that_are_not_there_are_drawn(runs):
+    """After `bthub evaluate` there is a gallery, and in a clone nothing at all."""
+    run = runs / "resunet18-lgg"
+    published = set(module.run_publication(run, "school").files)
+    wanted = {f"figures/{name}.webp" for name in ("history", "patient-test", "patient-test-gallery")}
+    assert wanted <= published
+    for name in ("history", "patient-test"):
+        (run / "figures" / f"{name}.webp").unlink()
+    assert set(module.run_publication(run, "school").files) == published
+    shutil.rmtree(run / "figures")
+    again = module.run_publication(run, "school").files
+    assert set(again) == published - {"figures/patient-test-gallery.webp"}
+    assert b"history.webp" in again["README.md"] and b"gallery" not in again["README.md"]
+
+
 def test_a_pair_is_not_told_by_the_figures_of_other_weights(server, runs):
     publish(runs / "resnet18-lgg", runs / "resunet18-lgg")
     calibration = json.loads((runs / "resnet18-lgg" / CALIBRATION).read_text())

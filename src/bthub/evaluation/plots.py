@@ -1,9 +1,9 @@
 """The pictures of a model card, drawn from the files of a run folder; the gallery also from the slices themselves.
 
 figures/
-    lr_finder.png                   the learning-rate finder's losses, if it was asked, and what it suggested
+    lr_finder.webp                   the learning-rate finder's losses, if it was asked, and what it suggested
     history.webp                     losses and the chosen metric, epoch by epoch
-    <protocol>-<split>.png          curves, calibration, confusion matrix; of a ResUNet Dice by patient and by size
+    <protocol>-<split>.webp          curves, calibration, confusion matrix; of a ResUNet Dice by patient and by size
     <protocol>-<split>-gallery.webp  slices from the best to the worst, `bthub evaluate` draws it
 """
 
@@ -36,6 +36,12 @@ def draw(run: RunFolder) -> None:
         draw_lr_finder(run)
     for key in run.metrics:
         draw_results(run, key)
+
+
+def drawn(run: RunFolder) -> bool:
+    """Whether all that `draw` draws is there: a clone lacks the figures of most runs, `bthub evaluate` draws a part."""
+    names = ["history", *(["lr_finder"] if (run.path / LR_FINDER).is_file() else []), *map(name_of, run.metrics)]
+    return all((run.path / FIGURES / f"{name}.webp").is_file() for name in names)
 
 
 def draw_history(run: RunFolder) -> None:

@@ -49,6 +49,7 @@ from bthub.runs.folder import (
     TRAINING,
     WEIGHTS,
     RunFolder,
+    in_comparison,
 )
 from bthub.training.config import EXPERIMENTS
 
@@ -153,8 +154,8 @@ def _what(what: list[str]) -> tuple[list[Path], set[str]]:
             parts |= set(PARTS)
         elif name in PARTS:
             parts.add(name)
-        elif Path(name).is_dir():
-            runs.append(Path(name))
+        elif (run := Path(in_comparison(name))).is_dir():
+            runs.append(run)
         else:
             raise BthubError(f"{name} is neither a run folder nor one of {', '.join(PARTS)}, all")
     return list(dict.fromkeys(runs)), parts
@@ -179,8 +180,8 @@ def run_publication(run: Path, org: str) -> Publication:
         validate_repo_id(hub_id(folder.id, org))
     except HFValidationError as error:
         raise BthubError(f"{folder.path}: the Hub doesn't take this name, rename the folder: {error}") from error
-    if not (folder.path / FIGURES).is_dir() and (folder.path / METRICS).is_file():
-        plots.draw(folder)  # a clone has those of the default pair alone
+    if (folder.path / METRICS).is_file() and not plots.drawn(folder):
+        plots.draw(folder)
     files: dict[str, Path | bytes] = _listed(folder.path, RUN_FILES)
     for name in (CONFIG, WEIGHTS, CALIBRATION, TRAINING, SPLIT, HISTORY, METRICS):
         if name not in files:
