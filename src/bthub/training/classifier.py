@@ -10,33 +10,26 @@ import copy
 import csv
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from accelerate.utils import DistributedDataParallelKwargs
 from sklearn.metrics import f1_score
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
-from bthub.data.dataset import load_split
 from bthub.errors import BthubError, report_errors
 from bthub.metrics.classification import positive_class
 from bthub.models.classifier import Classifier, create_classifier, eval_transform, preprocessing, save_classifier
-from bthub.runs.folder import CALIBRATION, LOGS, LR_FINDER, create, write_json, write_rows
+from bthub.runs.folder import LR_FINDER, write_rows
 from bthub.training import freezing, lr_finder
 from bthub.training.calibration import calibrate_classifier
-from bthub.training.checkpoint import Progress, best_model, load_checkpoint, save_checkpoint
-from bthub.training.config import few, parse_config, size_at
+from bthub.training.config import parse_config, size_at
 from bthub.training.initialization import load_encoder, load_weights
-from bthub.training.loop import steps_of
+from bthub.training.loop import Run, Task, steps_of
 from bthub.training.losses import balanced_class_weights
 from bthub.training.optimization import create_optimizer, create_schedule
-from bthub.training.records import write_records
-from bthub.training.samples import Augmentation, EpochSampler, EvaluationImages, TrainingImages
+from bthub.training.samples import Augmentation, EvaluationImages, TrainingImages
 
 
 @dataclass
@@ -110,29 +103,11 @@ class Config:
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     config, args = parse_config(Config, __doc__.split("\n")[0], arguments, prog)
     size = size_at(config.image_sizes, config.epochs)  # the last one, which is saved
-    output = args.output
-    # One batch is divided among the processes: the number of processes doesn't change what a step sees.
     freezes = config.freeze_epochs > 0 or config.trainable_layers is not None
-    accelerator = Accelerator(
-        mixed_precision=config.mixed_precision,
-        gradient_accumulation_steps=config.accumulation,
-        dataloader_config=DataLoaderConfiguration(split_batches=True),
-        log_with="tensorboard",
-        project_dir=output / LOGS,
-        # Several processes wait for every gradient unless they are told that frozen layers have none.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)] if freezes else None,
-    )
-    if accelerator.is_main_process:  # the others would find the folder of the first
-        create(output, args.resume)
-    accelerator.wait_for_everyone()
-    set_seed(config.seed)
-    quiet = not accelerator.is_local_main_process
-
-    # Data.
-    with accelerator.local_main_process_first():
-        rows = {name: load_split(args.data, name, config.protocol) for name in ("train", "validation")}
-    if args.dry_run:
-        rows = {name: few(split) for name, split in rows.items()}
+    # Several processes wait for every gradient unless they are told that frozen layers have none.
+    handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)] if freezes else []
+    run = Run(config, args, *handlers)
+    rows, accelerator = run.rows, run.accelerator
     labels = rows["train"].features["label"].names
     # Of two classes that of tumor, of more the mean.
     f1_options = {"pos_label": positive_class(labels)} if len(labels) == 2 else {"average": "macro"}
@@ -154,99 +129,58 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     model = model.to(memory_format=torch.channels_last)
 
     # Batches.
-    images = TrainingImages(rows["train"].select_columns(["image", "label"]), config.augmentation, not quiet)
-    sampler = EpochSampler(images.labels, config.seed)
-    train_loader = DataLoader(images, config.batch_size, sampler=sampler, num_workers=config.workers, drop_last=True)
-    steps = steps_of(train_loader, config.accumulation)
+    images = TrainingImages(rows["train"].select_columns(["image", "label"]), config.augmentation, not run.quiet)
     transform = eval_transform(preprocessing(size))
-    validation_loader = DataLoader(
-        EvaluationImages(rows["validation"], transform), config.batch_size, num_workers=config.workers
-    )
+    loaders = run.loaders(images, EvaluationImages(rows["validation"], transform))
+    steps = steps_of(loaders[0], config.accumulation)
 
     # Loss, optimizer, schedule.
     weights = balanced_class_weights(torch.tensor(images.labels), len(labels)) if config.class_weights else None
     compute_loss = nn.CrossEntropyLoss(weights, label_smoothing=config.label_smoothing).to(accelerator.device)
     learning_rate = config.learning_rate
     if config.lr_finder:
-        sampler.start_epoch(0, size_at(config.image_sizes, 0))
+        loaders[0].sampler.start_epoch(0, size_at(config.image_sizes, 0))
         with accelerator.main_process_first():  # the others read what the first one has found
-            learning_rate = find_learning_rate(output, model, train_loader, compute_loss, config, accelerator)
-        accelerator.print(f"learning rate {learning_rate:.2e}, the {config.lr_finder} of {output / LR_FINDER}")
+            learning_rate = find_learning_rate(run, model, loaders[0], compute_loss)
+        accelerator.print(f"learning rate {learning_rate:.2e}, the {config.lr_finder} of {run.output / LR_FINDER}")
     optimizer = create_optimizer(config.optimizer, model.parameters(), learning_rate, config.weight_decay)
     scheduler = create_schedule(config.schedule, optimizer, round(config.warmup_epochs * steps), config.epochs * steps)
-    model, optimizer, train_loader, validation_loader, scheduler = accelerator.prepare(
-        model, optimizer, train_loader, validation_loader, scheduler
-    )
 
-    progress = Progress(asdict(config))
-    accelerator.register_for_checkpointing(progress)
-    if args.resume and load_checkpoint(accelerator, output):
-        accelerator.print(f"resumed after epoch {progress.epoch - 1}, best F1 {progress.best:.4f}")
-    accelerator.init_trackers("classifier")
-
-    while progress.epoch < config.epochs and not progress.out_of_patience(config.patience):
-        freezing.train_last(accelerator.unwrap_model(model), layers_to_train(config, progress.epoch))
+    def train_mode(model: nn.Module, epoch: int) -> None:
+        freezing.train_last(accelerator.unwrap_model(model), layers_to_train(config, epoch))
         freezing.train_mode(model)
-        sampler.start_epoch(progress.epoch, size_at(config.image_sizes, progress.epoch))
-        train_loss = 0.0
-        for batch in tqdm(train_loader, desc=f"epoch {progress.epoch}", disable=quiet):
-            with accelerator.accumulate(model):
-                pixels = batch["pixel_values"].to(memory_format=torch.channels_last)  # (B, 3, H, W)
-                loss = compute_loss(model(pixels), batch["labels"])
-                accelerator.backward(loss)
-                if accelerator.sync_gradients and config.gradient_clip:
-                    accelerator.clip_grad_norm_(model.parameters(), config.gradient_clip)
-                optimizer.step()
-                scheduler.step()
-                optimizer.zero_grad()
-            train_loss += accelerator.reduce(loss.detach(), "mean").item() / len(train_loader)
 
-        model.eval()
-        predicted, expected, validation_losses = [], [], []
-        for batch in tqdm(validation_loader, desc="validation", leave=False, disable=quiet):
-            with torch.inference_mode():
-                logits = model(batch["pixel_values"])  # (B, classes)
-            validation_losses.append(accelerator.reduce(compute_loss(logits, batch["labels"]), "mean").item())
-            logits, truth = accelerator.gather_for_metrics((logits, batch["labels"]))
-            predicted.append(logits.argmax(dim=1))
-            expected.append(truth)
-        predicted, expected = torch.cat(predicted).cpu().numpy(), torch.cat(expected).cpu().numpy()
-        row = {
-            "train_loss": train_loss,
-            "validation_loss": float(np.mean(validation_losses)),
+    def measure(classes: np.ndarray) -> dict[str, float]:
+        predicted, expected = classes.T
+        return {
             "validation_f1": float(f1_score(expected, predicted, zero_division=0, **f1_options)),
             "validation_accuracy": float((predicted == expected).mean()),
-            "learning_rate": scheduler.get_last_lr()[0],
-            "image_size": sampler.size,
         }
-        improved = progress.record(row, row["validation_f1"])
-        accelerator.log(row, step=progress.epoch)
-        accelerator.print(" ".join(f"{key} {value:.4g}" for key, value in progress.history[-1].items()))
-        save_checkpoint(accelerator, output, progress, model, improved)
-    accelerator.end_training()
+
+    task = Task(
+        name="classifier",
+        metric="F1",
+        predict=lambda model, pixels: model(pixels),  # (B, classes)
+        loss=lambda logits, batch: compute_loss(logits, batch["labels"]),
+        observe=lambda logits, batch: torch.stack([logits.argmax(dim=1), batch["labels"]], dim=1),  # (B, 2)
+        measure=measure,
+        train_mode=train_mode,
+    )
+    progress, best = run.train(task, model, loaders, optimizer, scheduler)
 
     # The run folder.
     if accelerator.is_main_process:
-        best = best_model(accelerator, model, output)
         freezing.train_last(best, layers_to_train(config, progress.epoch - 1))  # resumed after the last epoch, none was
         calibration = calibrate_classifier(Classifier(best, transform, labels, "cpu"), rows["validation"])
-        write_records(
-            output,
-            config,
-            args.data,
-            config.protocol,
-            rows,
+        run.finish(
             progress,
             first_weights,
-            recipe=args.recipe,
+            calibration,
             learning_rate=learning_rate,
             trainable_parameters=freezing.trainable_parameters(best),
-            processes=accelerator.num_processes,
         )
-        write_json(output / CALIBRATION, calibration)
-        save_classifier(output, best, config.architecture, labels, size, calibration["temperature"])
-        print(f"{output}: validation F1 {progress.best:.4f}")
-        print(f"next: bthub evaluate {output} --data {args.data} --split test")
+        save_classifier(run.output, best, config.architecture, labels, size, calibration["temperature"])
+        run.tell("F1", progress.best)
 
 
 def layers_to_train(config: Config, epoch: int) -> int | None:
@@ -255,17 +189,12 @@ def layers_to_train(config: Config, epoch: int) -> int | None:
 
 
 def find_learning_rate(
-    output: Path,
-    model: nn.Module,
-    batches: Iterable[dict],
-    compute_loss: Callable[[Tensor, Tensor], Tensor],
-    config: Config,
-    accelerator: Accelerator,
+    run: Run, model: nn.Module, batches: Iterable[dict], compute_loss: Callable[[Tensor, Tensor], Tensor]
 ) -> float:
     """What a range test on a copy of the model suggests, or has suggested before this run was resumed."""
+    config, accelerator, file = run.config, run.accelerator, run.output / LR_FINDER
     if config.lr_finder != "valley":
         raise BthubError(f"lr_finder {config.lr_finder!r}: expected valley")
-    file = output / LR_FINDER
     if not file.exists():
         trial = copy.deepcopy(model).to(accelerator.device)
         freezing.train_last(trial, layers_to_train(config, 0))

@@ -1,10 +1,46 @@
-"""Steps of an epoch."""
+"""The training loop: a run is begun, epochs are trained and measured, the best one becomes the run folder.
 
+A script makes the model and says how it learns (`Task`); what both scripts do is here (`Run`).
+"""
+
+import argparse
 import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
 
+import numpy as np
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.utils import KwargsHandler, set_seed
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
+from bthub.data.dataset import load_split
 from bthub.errors import BthubError
+from bthub.runs.folder import CALIBRATION, LOGS, create, write_json
+from bthub.training.checkpoint import Progress, best_model, load_checkpoint, save_checkpoint
+from bthub.training.config import few, size_at
+from bthub.training.records import write_records
+from bthub.training.samples import EpochSampler, EvaluationImages, TrainingImages
+
+Loaders = tuple[DataLoader, DataLoader]
+
+
+@dataclass
+class Task:
+    """What the loop asks of a script."""
+
+    name: str  # of the training, in its logs
+    metric: str  # the epoch with the highest is kept: "F1" is `validation_f1` of what `measure` gives
+    predict: Callable[[nn.Module, Tensor], Tensor]  # model and pixels (B, 3, H, W) -> logits
+    loss: Callable[[Tensor, dict], Tensor]  # logits and their batch -> a scalar
+    observe: Callable[[Tensor, dict], Tensor]  # likewise -> what `measure` needs of each image, (B, N)
+    measure: Callable[[np.ndarray], dict[str, float]]  # that of all validation images -> an epoch's metrics
+    train_mode: Callable[[nn.Module, int], Any] = lambda model, epoch: model.train()  # model and epoch: what learns
 
 
 def steps_of(batches: DataLoader, accumulation: int) -> int:
@@ -19,3 +55,99 @@ def steps_of(batches: DataLoader, accumulation: int) -> int:
             "--set batch_size to no more than there are"
         )
     return math.ceil(len(batches) / accumulation)
+
+
+class Run:
+    """A run in the making: its processes, its folder, and the rows of train and validation."""
+
+    def __init__(self, config: Any, args: argparse.Namespace, *handlers: KwargsHandler):
+        self.config, self.args, self.output = config, args, args.output
+        # One batch is divided among the processes: the number of processes doesn't change what a step sees.
+        self.accelerator = Accelerator(
+            mixed_precision=config.mixed_precision,
+            gradient_accumulation_steps=config.accumulation,
+            dataloader_config=DataLoaderConfiguration(split_batches=True),
+            log_with="tensorboard",
+            project_dir=self.output / LOGS,
+            kwargs_handlers=list(handlers),
+        )
+        self.quiet = not self.accelerator.is_local_main_process
+        if self.accelerator.is_main_process:  # the others would find the folder of the first
+            create(self.output, args.resume)
+        self.accelerator.wait_for_everyone()
+        set_seed(config.seed)
+        with self.accelerator.local_main_process_first():
+            rows = {name: load_split(args.data, name, config.protocol) for name in ("train", "validation")}
+        self.rows = {name: few(split) for name, split in rows.items()} if args.dry_run else rows
+
+    def loaders(self, train: TrainingImages, validation: EvaluationImages, share: float | None = None) -> Loaders:
+        """Batches of training, drawn by an `EpochSampler` with this share of tumor slices, and of validation."""
+        size, workers = self.config.batch_size, self.config.workers
+        sampler = EpochSampler(train.labels, self.config.seed, share)
+        return (
+            DataLoader(train, size, sampler=sampler, num_workers=workers, drop_last=True),
+            DataLoader(validation, size, num_workers=workers),
+        )
+
+    def train(
+        self, task: Task, model: nn.Module, loaders: Loaders, optimizer: Optimizer, scheduler: LRScheduler
+    ) -> tuple[Progress, nn.Module | None]:
+        """Train to the last epoch or out of patience; how it went and, in the main process, the best network."""
+        config, output, accelerator, sampler = self.config, self.output, self.accelerator, loaders[0].sampler
+        model, optimizer, train_loader, validation_loader, scheduler = accelerator.prepare(
+            model, optimizer, *loaders, scheduler
+        )
+        progress = Progress(asdict(config))
+        accelerator.register_for_checkpointing(progress)
+        if self.args.resume and load_checkpoint(accelerator, output):
+            accelerator.print(f"resumed after epoch {progress.epoch - 1}, best {task.metric} {progress.best:.4f}")
+        accelerator.init_trackers(task.name)
+
+        while progress.epoch < config.epochs and not progress.out_of_patience(config.patience):
+            task.train_mode(model, progress.epoch)
+            sampler.start_epoch(progress.epoch, size_at(config.image_sizes, progress.epoch))
+            train_loss = 0.0
+            for batch in tqdm(train_loader, desc=f"epoch {progress.epoch}", disable=self.quiet):
+                with accelerator.accumulate(model):
+                    pixels = batch["pixel_values"].to(memory_format=torch.channels_last)  # (B, 3, H, W)
+                    loss = task.loss(task.predict(model, pixels), batch)
+                    accelerator.backward(loss)
+                    if accelerator.sync_gradients and config.gradient_clip:
+                        accelerator.clip_grad_norm_(model.parameters(), config.gradient_clip)
+                    optimizer.step()
+                    scheduler.step()
+                    optimizer.zero_grad()
+                train_loss += accelerator.reduce(loss.detach(), "mean").item() / len(train_loader)
+
+            model.eval()
+            observed, losses = [], []
+            for batch in tqdm(validation_loader, desc="validation", leave=False, disable=self.quiet):
+                with torch.inference_mode():
+                    logits = task.predict(model, batch["pixel_values"])
+                losses.append(accelerator.reduce(task.loss(logits, batch), "mean").item())
+                observed.append(accelerator.gather_for_metrics(task.observe(logits, batch)))
+            row = {
+                "train_loss": train_loss,
+                "validation_loss": float(np.mean(losses)),
+                **task.measure(torch.cat(observed).cpu().numpy()),
+                "learning_rate": scheduler.get_last_lr()[0],
+                "image_size": sampler.size,
+            }
+            improved = progress.record(row, row[f"validation_{task.metric.lower()}"])
+            accelerator.log(row, step=progress.epoch)
+            accelerator.print(" ".join(f"{key} {value:.4g}" for key, value in progress.history[-1].items()))
+            save_checkpoint(accelerator, output, progress, model, improved)
+        accelerator.end_training()
+        return progress, best_model(accelerator, model, output) if accelerator.is_main_process else None
+
+    def finish(self, progress: Progress, first_weights: list[dict], calibration: dict, **facts: Any) -> None:
+        """Write what a run says of itself. The weights come after it: they tell that the run is finished."""
+        facts = {"recipe": self.args.recipe, **facts, "processes": self.accelerator.num_processes}
+        config, data = self.config, self.args.data
+        write_records(self.output, config, data, config.protocol, self.rows, progress, first_weights, **facts)
+        write_json(self.output / CALIBRATION, calibration)
+
+    def tell(self, metric: str, value: float) -> None:
+        """What has come out, and what comes next."""
+        print(f"{self.output}: validation {metric} {value:.4f}")
+        print(f"next: bthub evaluate {self.output} --data {self.args.data} --split test")

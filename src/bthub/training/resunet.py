@@ -8,33 +8,25 @@ The last step chooses, on validation again, the probability from which a pixel i
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.utils import set_seed
 from PIL import Image
-from torch.utils.data import DataLoader
-from tqdm import tqdm
-from transformers import get_cosine_schedule_with_warmup
+from torch import Tensor
 
-from bthub.data.dataset import load_split
 from bthub.errors import BthubError, report_errors
 from bthub.metrics.segmentation import segmentation_metrics
 from bthub.models.localizer import Localizer, save_localizer
 from bthub.models.resunet import ResUNetConfig, ResUNetForSemanticSegmentation, ResUNetImageProcessor, letterbox_box
-from bthub.runs.folder import CALIBRATION, LOGS, create, write_json
 from bthub.training.calibration import choose_operating_point
-from bthub.training.checkpoint import Progress, best_model, load_checkpoint, save_checkpoint
-from bthub.training.config import few, parse_config, size_at
+from bthub.training.config import parse_config, size_at
 from bthub.training.initialization import load_encoder, load_imagenet
-from bthub.training.loop import steps_of
+from bthub.training.loop import Run, Task, steps_of
 from bthub.training.losses import LOSSES
-from bthub.training.optimization import create_optimizer
-from bthub.training.records import write_records
-from bthub.training.samples import Augmentation, EpochSampler, EvaluationImages, TrainingImages
+from bthub.training.optimization import create_optimizer, create_schedule
+from bthub.training.samples import Augmentation, EvaluationImages, TrainingImages
 
 
 @dataclass
@@ -82,26 +74,8 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     size = size_at(config.image_sizes, config.epochs)  # the last one, which is saved
     if config.loss not in LOSSES:
         raise BthubError(f"loss {config.loss!r}: expected {', '.join(LOSSES)}")
-    output = args.output
-    # One batch is divided among the processes: the number of processes doesn't change what a step sees.
-    accelerator = Accelerator(
-        mixed_precision=config.mixed_precision,
-        gradient_accumulation_steps=config.accumulation,
-        dataloader_config=DataLoaderConfiguration(split_batches=True),
-        log_with="tensorboard",
-        project_dir=output / LOGS,
-    )
-    if accelerator.is_main_process:  # the others would find the folder of the first
-        create(output, args.resume)
-    accelerator.wait_for_everyone()
-    set_seed(config.seed)
-    quiet = not accelerator.is_local_main_process
-
-    # Data.
-    with accelerator.local_main_process_first():
-        rows = {name: load_split(args.data, name, config.protocol) for name in ("train", "validation")}
-    if args.dry_run:
-        rows = {name: few(split) for name, split in rows.items()}
+    run = Run(config, args)
+    rows = run.rows
 
     # Model. Before all pictures are read: first weights that don't fit are told at once.
     try:
@@ -118,101 +92,50 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     model = model.to(memory_format=torch.channels_last)
 
     # Batches.
-    images = TrainingImages(rows["train"], config.augmentation, show_progress=not quiet)
-    sampler = EpochSampler(images.labels, config.seed, config.positive_share)
-    train_loader = DataLoader(images, config.batch_size, sampler=sampler, num_workers=config.workers, drop_last=True)
-    steps = steps_of(train_loader, config.accumulation)
+    images = TrainingImages(rows["train"], config.augmentation, not run.quiet)
     processor = ResUNetImageProcessor(size={"height": size, "width": size})
-    validation_loader = DataLoader(
-        EvaluationImages(
-            rows["validation"],
-            partial(pixel_values, processor),
-            partial(letterbox_mask, size=size),
-        ),
-        config.batch_size,
-        num_workers=config.workers,
+    validation = EvaluationImages(
+        rows["validation"], partial(pixel_values, processor), partial(letterbox_mask, size=size)
     )
+    loaders = run.loaders(images, validation, config.positive_share)
+    steps = steps_of(loaders[0], config.accumulation)
     patients = rows["validation"]["patient_id"][:]
 
     # Loss, optimizer, schedule.
     optimizer = create_optimizer("adamw", model.parameters(), config.learning_rate, config.weight_decay)
-    scheduler = get_cosine_schedule_with_warmup(optimizer, round(config.warmup_epochs * steps), config.epochs * steps)
-    model, optimizer, train_loader, validation_loader, scheduler = accelerator.prepare(
-        model, optimizer, train_loader, validation_loader, scheduler
-    )
+    scheduler = create_schedule("cosine", optimizer, round(config.warmup_epochs * steps), config.epochs * steps)
     compute_loss = LOSSES[config.loss]
 
-    progress = Progress(asdict(config))
-    accelerator.register_for_checkpointing(progress)
-    if args.resume and load_checkpoint(accelerator, output):
-        accelerator.print(f"resumed after epoch {progress.epoch - 1}, best Dice {progress.best:.4f}")
-    accelerator.init_trackers("resunet")
+    def observe(logits: Tensor, batch: dict) -> Tensor:
+        """Pixels of each slice (B, 3): of tumor, found, and both."""
+        mask, found = batch["mask"] > 0, logits > 0  # (B, 1, S, S)
+        return torch.stack([mask.sum((1, 2, 3)), found.sum((1, 2, 3)), (mask & found).sum((1, 2, 3))], dim=1)
 
-    while progress.epoch < config.epochs and not progress.out_of_patience(config.patience):
-        model.train()
-        sampler.start_epoch(progress.epoch, size_at(config.image_sizes, progress.epoch))
-        train_loss = 0.0
-        for batch in tqdm(train_loader, desc=f"epoch {progress.epoch}", disable=quiet):
-            with accelerator.accumulate(model):
-                pixels = batch["pixel_values"].to(memory_format=torch.channels_last)  # (B, 3, H, W)
-                loss = compute_loss(model(pixel_values=pixels).logits, batch["mask"])
-                accelerator.backward(loss)
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(model.parameters(), config.gradient_clip)
-                optimizer.step()
-                scheduler.step()
-                optimizer.zero_grad()
-            train_loss += accelerator.reduce(loss.detach(), "mean").item() / len(train_loader)
-
-        model.eval()
-        counts, validation_losses = [], []
-        for batch in tqdm(validation_loader, desc="validation", leave=False, disable=quiet):
-            with torch.inference_mode():
-                logits = model(pixel_values=batch["pixel_values"]).logits  # (B, 1, S, S)
-            mask, found = batch["mask"] > 0, logits > 0
-            pixels_of = torch.stack(
-                [mask.sum((1, 2, 3)), found.sum((1, 2, 3)), (mask & found).sum((1, 2, 3))], dim=1
-            )  # (B, 3)
-            counts.append(accelerator.gather_for_metrics(pixels_of))
-            validation_losses.append(accelerator.reduce(compute_loss(logits, batch["mask"]), "mean").item())
-        tumor, predicted, both = torch.cat(counts).cpu().numpy().T
-        measured = segmentation_metrics(
-            tumor, predicted, both, np.full(len(tumor), size**2), groups=patients, resamples=0
-        )["metrics"]
-        row = {
-            "train_loss": train_loss,
-            "validation_loss": float(np.mean(validation_losses)),
+    def measure(counts: np.ndarray) -> dict[str, float]:
+        pixels = np.full(len(counts), size**2)
+        measured = segmentation_metrics(*counts.T, pixels, groups=patients, resamples=0)["metrics"]
+        return {
             "validation_dice": measured["dice_volume_mean"]["value"],
             "validation_dice_tumor_slices": measured["dice_tumor_slices"]["value"],
             "validation_healthy_slices_with_mask": measured["healthy_slices_with_mask"]["value"],
-            "learning_rate": scheduler.get_last_lr()[0],
-            "image_size": sampler.size,
         }
-        improved = progress.record(row, row["validation_dice"])
-        accelerator.log(row, step=progress.epoch)
-        accelerator.print(" ".join(f"{key} {value:.4g}" for key, value in progress.history[-1].items()))
-        save_checkpoint(accelerator, output, progress, model, improved)
-    accelerator.end_training()
+
+    task = Task(
+        name="resunet",
+        metric="Dice",
+        predict=lambda model, pixels: model(pixel_values=pixels).logits,  # (B, 1, S, S)
+        loss=lambda logits, batch: compute_loss(logits, batch["mask"]),
+        observe=observe,
+        measure=measure,
+    )
+    progress, best = run.train(task, model, loaders, optimizer, scheduler)
 
     # The run folder.
-    if accelerator.is_main_process:
-        best = best_model(accelerator, model, output)
+    if run.accelerator.is_main_process:
         calibration = choose_operating_point(Localizer(best, processor, "cpu"), rows["validation"])
-        write_records(
-            output,
-            config,
-            args.data,
-            config.protocol,
-            rows,
-            progress,
-            first_weights,
-            recipe=args.recipe,
-            processes=accelerator.num_processes,
-        )
-        write_json(output / CALIBRATION, calibration)
-        save_localizer(output, best, size, calibration["mask_threshold"], calibration["min_area_share"])
-        print(f"{output}: validation Dice {calibration['validation_dice']:.4f}")
-        print(f"next: bthub evaluate {output} --data {args.data} --split test")
+        run.finish(progress, first_weights, calibration)
+        save_localizer(run.output, best, size, calibration["mask_threshold"], calibration["min_area_share"])
+        run.tell("Dice", calibration["validation_dice"])
 
 
 def pixel_values(processor: ResUNetImageProcessor, image: Image.Image) -> torch.Tensor:
