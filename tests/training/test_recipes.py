@@ -74,7 +74,7 @@ def fresh_accelerator(monkeypatch):
 
 @pytest.fixture(scope="module")
 def data(tiny_lgg, tmp_path_factory) -> dict[str, Path]:
-    """The data sets that rows.yaml names, tiny: real slices, and image folders of noise."""
+    """The data sets that experiments.yaml names, tiny: real slices, and image folders of noise."""
     folder = tmp_path_factory.mktemp("folders")
     rng = np.random.default_rng(0)
     layouts = {
