@@ -1,6 +1,7 @@
 """One way through the package: data set, training, run folder, pipeline, apps. Imports never run against it."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,18 @@ def test_imports_run_one_way(path):
     for name in imports(path):
         if name.startswith("bthub."):
             assert layer_of(name) <= own, f"{module} imports {name}, which comes after it"
+
+
+def test_the_page_on_architecture_names_every_module():
+    """Each module beside the remote code, in the tree of docs/architecture.md, below its package."""
+    told: dict[str, set[str]] = {}
+    for line in (REPOSITORY / "docs" / "architecture.md").read_text().splitlines():
+        if package := re.match(r"  (\w+)/", line):
+            modules = told.setdefault(package[1], set())
+        elif module := re.match(r"    (\w+\.py) ", line):
+            modules.add(module[1])
+    there = {name: {path.name for path in (SOURCE / name).glob("*.py")} - {"__init__.py"} for name in STATIONS}
+    assert {name: told[name] for name in STATIONS} == there
 
 
 def test_remote_code_needs_no_bthub():

@@ -8,7 +8,7 @@ import frame
 from bthub.evaluation import per_image
 from bthub.evaluation.per_image import Scores
 from bthub.metrics.classification import uncalibrated
-from bthub.metrics.info import METRIC_TABLE
+from bthub.metrics.info import definition
 from bthub.runs.folder import CLASSIFICATION, RunFolder
 from bthub.runs.records import Evaluation
 
@@ -73,8 +73,8 @@ def main() -> None:
             alt="Calibration error of each model before and after temperature scaling",
             column_config={
                 "model": st.column_config.TextColumn("Model", pinned=True),
-                "before": st.column_config.NumberColumn("Before", format="%.4f", help=METRIC_TABLE["ece"].definition),
-                "after": st.column_config.NumberColumn("After", format="%.4f", help=METRIC_TABLE["ece"].definition),
+                "before": st.column_config.NumberColumn("Before", format="%.4f", help=definition("ece")),
+                "after": st.column_config.NumberColumn("After", format="%.4f", help=definition("ece")),
                 "temperature": st.column_config.NumberColumn(
                     "Temperature",
                     format="%.3f",

@@ -6,7 +6,7 @@ import streamlit as st
 import charts
 import frame
 from bthub.errors import BthubError
-from bthub.metrics.info import COSTS, METRIC_TABLE, lower_is_better, readable
+from bthub.metrics.info import COSTS, definition, lower_is_better, readable
 from bthub.reports import tables
 from bthub.runs import records
 from bthub.runs.folder import CLASSIFICATION, SEGMENTATION
@@ -42,7 +42,7 @@ def section(task: str) -> None:
     left, right = st.columns(2, gap="large")
     with left:
         metric = st.selectbox("Quality", metrics, metrics.index(MAIN[task][0]), frame.titled, key=f"metric {task}")
-        st.caption(METRIC_TABLE[metric].definition if metric in METRIC_TABLE else "")
+        st.caption(definition(metric))
         intervals(rows, metric, task)
         if len(rows) > 1 and st.toggle("Is the best one better, or is it noise?", key=f"apart {task}"):
             apart(view, task, metric)
@@ -50,9 +50,9 @@ def section(task: str) -> None:
         known = [cost for cost in COSTS if any(row[cost] is not None for row in rows)]
         if known:
             cost = st.selectbox("Cost", known, format_func=heading, key=f"cost {task}")
-            st.caption(METRIC_TABLE[cost].definition)
+            st.caption(definition(cost))
             scatter(rows, metric, cost, task)
-        unknown = [METRIC_TABLE[cost].title for cost in COSTS if cost not in known]
+        unknown = [readable(cost) for cost in COSTS if cost not in known]
         if unknown:
             st.caption(f"Not in any chosen run: {' and '.join(unknown)}. `bthub cost RUN` measures them.")
     if task == CLASSIFICATION:
@@ -63,7 +63,7 @@ def table(rows: list[dict], metrics: list[str], task: str) -> None:
     """The sortable table: metric with interval, the best of each column marked with a star."""
     columns = [*metrics, *COSTS]
     best = {column: records.best(rows, column) if len(rows) > 1 else None for column in columns}
-    data = pd.DataFrame(rows)[["model", *columns, "network", "start", "budget"]]
+    data = pd.DataFrame(rows)[["model", "budget", *columns, "network", "start"]]
     style = data.style.hide(axis="index")
     for i, row in enumerate(rows):
         # By place, not by value: two models with the same value have intervals of their own.
@@ -74,7 +74,7 @@ def table(rows: list[dict], metrics: list[str], task: str) -> None:
             subset=(data.index[data[column] == best[column]], [column]),
             **{"font-weight": "700", "background-color": "rgba(15, 157, 119, .18)"},
         )
-    titles = {"model": "Model", "network": "Network", "start": "First weights", "budget": "Budget"}
+    titles = {"model": "Model", "budget": "Budget", "network": "Network", "start": "First weights"}
     st.dataframe(
         style,
         hide_index=True,
@@ -85,7 +85,7 @@ def table(rows: list[dict], metrics: list[str], task: str) -> None:
             **{
                 name: st.column_config.NumberColumn(
                     heading(name),
-                    help=METRIC_TABLE[name].definition if name in METRIC_TABLE else None,
+                    help=definition(name),
                     # Auto width measures the plain text, and the best is bold with a star.
                     width=215 if name in metrics else 120,
                 )
@@ -100,7 +100,7 @@ def table(rows: list[dict], metrics: list[str], task: str) -> None:
         f"How to read it: each figure with its 95 % interval, which says how far it might move with other "
         f"{frame.view().groups}; ★ marks the best of a column (the lowest for {', '.join([*direction, 'costs'])}). "
         f"Where intervals overlap widely, the order may be chance. A click on a column's name sorts, resting on it "
-        f"explains. {rows[0]['samples']:,} images of {rows[0]['groups']:,} groups (patients, where the set names "
+        f"explains. A reduced budget is less training than the recipe asks for. {rows[0]['samples']:,} images of {rows[0]['groups']:,} groups (patients, where the set names "
         f"them), {evaluation.data}, {evaluation.key}."
         + (" Precision, recall, specificity, F1 and AUC are means over the classes." if macro else ""),
         rows,
@@ -110,7 +110,7 @@ def table(rows: list[dict], metrics: list[str], task: str) -> None:
 
 def heading(column: str) -> str:
     """The name of a metric or a cost."""
-    return METRIC_TABLE[column].title.capitalize() if column in COSTS else frame.titled(column)
+    return readable(column).capitalize() if column in COSTS else frame.titled(column)
 
 
 def text(row: dict, column: str, best: float | None) -> str:
@@ -202,7 +202,7 @@ def scatter(rows: list[dict], metric: str, cost: str, task: str) -> None:
         charts.cost_against_quality(points, names, heading(cost), frame.titled(metric)),
         caption="How to read it: a step to the right is a dearer model. Worth considering are those that no "
         "other one beats on both axes. How long each was trained is on the page Learning.",
-        alternative=f"Scatter of {METRIC_TABLE[cost].title} against {readable(metric)}: {said}",
+        alternative=f"Scatter of {readable(cost)} against {readable(metric)}: {said}",
         rows=points,
         file=f"cost-{task}.csv",
     )

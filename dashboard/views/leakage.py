@@ -5,7 +5,7 @@ import streamlit as st
 import charts
 import frame
 from bthub.evaluation import leakage, published
-from bthub.metrics.info import METRIC_TABLE, readable
+from bthub.metrics.info import definition, readable
 from bthub.runs import records
 from bthub.runs.folder import CLASSIFICATION, SEGMENTATION
 
@@ -99,7 +99,7 @@ def measured(view: frame.View) -> None:
         metric = st.segmented_control(
             "Metric", metrics, default=metrics[0], required=True, format_func=frame.titled, key=f"leakage {task}"
         )
-        st.caption(METRIC_TABLE[metric].definition)
+        st.caption(definition(metric))
         points = [row for row in rows if row["metric"] == metric] + reported(metric)
         frame.figure(
             charts.leakage(points, f"{frame.titled(metric)} on the test split"),

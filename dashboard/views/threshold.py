@@ -8,7 +8,7 @@ import frame
 from bthub.errors import BthubError
 from bthub.evaluation import per_image
 from bthub.evaluation.per_image import Scores
-from bthub.metrics.info import METRIC_TABLE
+from bthub.metrics.info import definition
 from bthub.runs import records
 from bthub.runs.folder import CLASSIFICATION, RunFolder
 from bthub.runs.records import Evaluation
@@ -180,7 +180,7 @@ def labeled(lines: dict, which: int) -> list[dict]:
 
 def table(points: list[dict]) -> None:
     share = {
-        key: st.column_config.NumberColumn(title, format="%.3f", help=METRIC_TABLE[key].definition)
+        key: st.column_config.NumberColumn(title, format="%.3f", help=definition(key))
         for key, title in {
             "precision": "Precision",
             "recall": "Recall",

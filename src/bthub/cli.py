@@ -70,18 +70,18 @@ def _data_info(args: argparse.Namespace) -> None:
 
 
 def _runs(args: argparse.Namespace) -> list[str | Path]:
-    """The runs that a command names, each where it lies.
+    """The runs that a command names.
 
     A pattern such as `runs/*/` also gives the folder of the comparison's runs, which is left out. Alone it stays: what
     opens it says that it is no run.
     """
-    from bthub.runs.folder import holds_runs, in_comparison
+    from bthub.runs.folder import holds_runs
 
     runs = [run for run in args.runs if not holds_runs(run)]
     for folder in args.runs if runs else ():
         if folder not in runs:
             print(f"bthub: {folder} is no run, it holds some: left out", file=sys.stderr)
-    return [in_comparison(run) for run in runs or args.runs]
+    return runs or args.runs
 
 
 def _evaluate(args: argparse.Namespace) -> None:

@@ -119,6 +119,28 @@ def test_a_long_name_of_wide_characters_is_shortened(tmp_path, capsys):
     assert len(saved) == 2 and saved[1].startswith("脳" * 33 + "_")
 
 
+def test_every_file_is_read_once(pictures, capsys, monkeypatch):
+    read = []
+    monkeypatch.setattr("bthub.inference.pipeline.read_image", lambda file: read.append(file) or read_image(file))
+    assert predict(pictures) == 0
+    assert len(read) == len(set(read)) == 3
+
+
+def test_what_can_not_be_saved_does_not_stop_the_others(pictures, tmp_path, capsys, monkeypatch):
+    save = Image.Image.save
+
+    def full(image, path, *arguments, **options):
+        if "b_2_overlay" in str(path):
+            raise OSError(28, "No space left on device")
+        save(image, path, *arguments, **options)
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    assert predict(pictures, "--out", tmp_path / "out") == 1
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 3 and "b_2.tif: the results can't be written" in err and "No space left" in err
+    assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 2
+
+
 def test_always_localize(tmp_path, capsys):
     Image.fromarray(HEALTHY).save(tmp_path / "a.png")
     assert predict(tmp_path / "a.png", "--always-localize") == 0

@@ -34,7 +34,7 @@ def write_fastest(paths: Sequence[str | Path]) -> dict[str, dict]:
         found = write(path)
         best = min(fastest.get(str(path), found), found, key=lambda one: one["latency_ms"])
         fastest[str(path)] = best
-        write_json(Path(path) / COST, best)
+        write_json(RunFolder.local(path, weights=False).path / COST, best)
     return fastest
 
 

@@ -50,12 +50,25 @@ class InputCheck(Protocol):
         """Whether each RGB image looks like a slice of a brain MRI."""
 
 
-class _Read(NamedTuple):
-    """A picture that was read: its name, pixels (H, W, 3), and the milliseconds that took."""
+class ReadPicture(NamedTuple):
+    """A picture that was read: its name, pixels uint8 RGB (H, W, 3), and the milliseconds that took."""
 
     name: str
     image: np.ndarray
     milliseconds: float
+
+
+def read_picture(picture: "Picture | ReadPicture") -> ReadPicture:
+    """Read one picture, unless it has been.
+
+    Raises:
+        BthubError: as `read_image`.
+    """
+    if isinstance(picture, ReadPicture):
+        return picture
+    start = time.perf_counter()
+    image = read_image(picture)
+    return ReadPicture(name_of(picture), image, _milliseconds(start))
 
 
 class Pipeline:
@@ -135,7 +148,7 @@ class Pipeline:
 
     def stream(
         self,
-        inputs: Iterable[Picture],
+        inputs: Iterable[Picture | ReadPicture],
         *,
         on_error: Literal["raise", "yield"] = "raise",
         always_localize: bool = False,
@@ -146,7 +159,7 @@ class Pipeline:
         """Analyze pictures batch by batch, one answer a picture, in the order of the inputs.
 
         Args:
-            inputs: pictures, as for a call; consumed as the answers are taken.
+            inputs: pictures, as for a call, or what `read_picture` made of them; consumed as the answers are taken.
             on_error: what becomes of a picture that can't be read or that the input check refuses: "raise" ends the
                 stream with its `BthubError`, "yield" gives the error in the picture's place and goes on.
             always_localize, batch_size, spacing_mm, check_input: as for a call.
@@ -189,7 +202,7 @@ class Pipeline:
 
     def _stream(
         self,
-        inputs: Iterator[Picture],
+        inputs: Iterator[Picture | ReadPicture],
         raises: bool,
         always_localize: bool,
         batch_size: int,
@@ -197,7 +210,7 @@ class Pipeline:
         check_input: bool,
     ) -> Iterator[Result | BthubError]:
         while batch := self._read(inputs, batch_size, raises):
-            read = [item for item in batch if isinstance(item, _Read)]
+            read = [item for item in batch if isinstance(item, ReadPicture)]
             start = time.perf_counter()
             images, names = [item.image for item in read], [item.name for item in read]
             refusals = self._refusals(images, names) if check_input else [None] * len(read)
@@ -209,33 +222,34 @@ class Pipeline:
             results = self._analyze(kept, check_ms, always_localize, spacing_mm) if kept else iter(())
             verdicts = iter(refusals)
             for item in batch:
-                error = next(verdicts) if isinstance(item, _Read) else item
+                error = next(verdicts) if isinstance(item, ReadPicture) else item
                 yield next(results) if error is None else error
 
-    def _read(self, inputs: Iterator[Picture], batch_size: int, raises: bool) -> "list[_Read | BthubError]":
+    def _read(
+        self, inputs: Iterator[Picture | ReadPicture], batch_size: int, raises: bool
+    ) -> list[ReadPicture | BthubError]:
         """The next pictures, or what is wrong with one of them. Huge ones make a batch of their own."""
-        batch: list[_Read | BthubError] = []
+        batch: list[ReadPicture | BthubError] = []
         pixels = 0
         while len(batch) < batch_size and pixels < MAX_PIXELS // 2:
-            start = time.perf_counter()
             try:
                 picture = next(inputs)
             except StopIteration:
                 break
             try:
-                image = read_image(picture)
+                read = read_picture(picture)
             except BthubError as error:
                 if raises:
                     raise
                 batch.append(error)
                 continue
-            batch.append(_Read(name_of(picture), image, _milliseconds(start)))
-            pixels += image.shape[0] * image.shape[1]
+            batch.append(read)
+            pixels += read.image.shape[0] * read.image.shape[1]
         return batch
 
     def _analyze(
         self,
-        read: "Sequence[_Read]",
+        read: Sequence[ReadPicture],
         check_ms: float,
         always_localize: bool,
         spacing_mm: tuple[float, float] | None,

@@ -4,14 +4,15 @@ import json
 import os
 import re
 import sys
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from tqdm import tqdm
 
 from bthub.errors import BthubError, NotASliceError
-from bthub.imaging.image_io import SUFFIXES, display_name, is_url, read_image
+from bthub.imaging.image_io import SUFFIXES, display_name, is_url
+from bthub.inference.pipeline import read_picture
 from bthub.inference.result import DISCLAIMER, NO_TUMOR, Result
 
 RESULTS = "results.jsonl"
@@ -43,7 +44,8 @@ def run(
         always_localize, spacing_mm, batch_size, check_input: as for `Pipeline`.
 
     Returns:
-        Exit code: 0; 1 if some pictures could not be read, or were refused by the input check; 2 if all were.
+        Exit code: 0; 1 if some pictures could not be read or saved, or were refused by the input check; 2 if none could
+        be read or all were refused.
 
     Raises:
         BthubError: a run that cannot be loaded, an argument out of range, or a folder that cannot be written.
@@ -51,13 +53,17 @@ def run(
     files, failed = _expand(images)
     answered = 0
     with tqdm(total=len(files), unit="slice", disable=len(files) < _MANY) as progress:
-        # Nothing is loaded for files of which none can be read.
-        while files and (error := _unreadable(files[0])):
-            _complain(error)
-            failed += 1
-            progress.update()
-            files = files[1:]
-        if not files:
+        # Nothing is loaded for files of which none can be read: the first that can be is found before.
+        first = None
+        while files and first is None:
+            try:
+                first = read_picture(files[0])
+            except BthubError as error:
+                _complain(error)
+                failed += 1
+                progress.update()
+                files = files[1:]
+        if first is None:
             return 2
         if out is not None:
             _make_folder(out)
@@ -68,7 +74,7 @@ def run(
         logging.disable_progress_bar()  # of loading weights: standard error is for what concerns the pictures
         pipe = load_pipeline(detector, localizer, check_input=check_input)
         results = pipe.stream(
-            files,
+            chain([first], files[1:]),
             on_error="yield",
             always_localize=always_localize,
             batch_size=batch_size,
@@ -92,20 +98,15 @@ def run(
                 # output once more at its exit, which must not fail again.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 return 1
-            if out is not None:
-                _save(out, file, result)
+            try:
+                if out is not None:
+                    _save(out, file, result)
+            except BthubError as error:  # the disk may be full for a large picture and not for the next
+                _complain(error)
+                failed += 1
     if not as_json and sys.stdout.isatty():  # what is piped on is for programs
         print(DISCLAIMER, file=sys.stderr)
     return 0 if not failed else 1 if answered else 2
-
-
-def _unreadable(file: str) -> BthubError | None:
-    """What is wrong with a file; None where it can be read."""
-    try:
-        read_image(file)
-    except BthubError as error:
-        return error
-    return None
 
 
 def _complain(error: BthubError) -> None:
@@ -196,4 +197,4 @@ def _save(out: Path, file: str, result: Result) -> None:
         with open(out / RESULTS, "a", encoding="utf-8") as results:
             results.write(json.dumps(line) + "\n")
     except OSError as error:
-        raise BthubError(f"{out}: the results cannot be written ({error.strerror})") from error
+        raise BthubError(f"{display_name(file)}: the results can't be written to {out} ({error.strerror})") from error

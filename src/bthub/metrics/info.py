@@ -136,6 +136,11 @@ def readable(name: str) -> str:
     return METRIC_TABLE[name].title if name in METRIC_TABLE else name.replace("_", " ")
 
 
+def definition(name: str) -> str:
+    """What a metric or a cost means; nothing for what isn't in the table."""
+    return METRIC_TABLE[name].definition if name in METRIC_TABLE else ""
+
+
 def lower_is_better(name: str) -> bool:
     """Whether less of it is better; of what isn't in the table more is."""
     return name in METRIC_TABLE and not METRIC_TABLE[name].higher_is_better

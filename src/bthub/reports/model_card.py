@@ -35,6 +35,7 @@ from bthub.runs.folder import (
     RunFolder,
 )
 from bthub.runs.records import first_weights
+from bthub.training.config import CONFIGS
 
 TAGS = ("medical", "mri", "brain-tumor", "bthub")
 LGG_TITLE, LGG_TAG, LGG_LICENSE = "LGG MRI Segmentation", "lower-grade-glioma", "cc-by-nc-sa-4.0"
@@ -312,7 +313,8 @@ def _recipe(training: Record) -> dict:
     file, changed, config = training["recipe"]["file"], training["recipe"]["changed"], training["config"]
     paper = published.recipe_of(f"{PurePosixPath(file).stem}-") if file.startswith("papers/") else None
     return {
-        "file": file,
+        # One of bthub's own is named by where it is; a user's by its name.
+        "place": f"src/bthub/training/configs/{file}" if (CONFIGS / file).is_file() else file,
         "paper": paper and published.reported()[paper]["title"],
         "changed": [(key, words(changed.optional(key)), words(config.optional(key))) for key in changed.keys()],
         "imagenet": "pretrained" in changed.keys() and changed["pretrained"],

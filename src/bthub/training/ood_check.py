@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     described = features(network, (p.image for p in outside), "outside pictures", len(outside))
     record |= measure_outside(saved, outside, described)
     record |= {
-        "command": f"train/input_check.py --data {' '.join(Path(d).name for d in args.data)} --weights "
+        "command": f"bthub ood-check --data {' '.join(Path(d).name for d in args.data)} --weights "
         f"{args.weights.name} --run {run.id}",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
