@@ -100,7 +100,8 @@ def table(rows: list[dict], metrics: list[str], task: str) -> None:
         f"How to read it: each figure with its 95 % interval, which says how far it might move with other "
         f"{frame.view().groups}; ★ marks the best of a column (the lowest for {', '.join([*direction, 'costs'])}). "
         f"Where intervals overlap widely, the order may be chance. A click on a column's name sorts, resting on it "
-        f"explains. A reduced budget is less training than the recipe asks for. {rows[0]['samples']:,} images of {rows[0]['groups']:,} groups (patients, where the set names "
+        "explains. A reduced budget is less training than the recipe asks for. "
+        f"{rows[0]['samples']:,} images of {rows[0]['groups']:,} groups (patients, where the set names "
         f"them), {evaluation.data}, {evaluation.key}."
         + (" Precision, recall, specificity, F1 and AUC are means over the classes." if macro else ""),
         rows,
