@@ -58,6 +58,9 @@ _PLUGINS = (
     (re.compile(rb"GIF8[79]a"), GifImageFile),
 )
 
+MAGICS = tuple(magic for magic, _ in _PLUGINS)
+"""What the files that are read here begin with."""
+
 # Pillow keeps the high byte of 16-bit color. Asking for the other byte order of the same file gives the low
 # one; gray with alpha, which has no second order, is read as four bytes: gray high, low, alpha high, low.
 _LOW_BYTE_MODE = {
@@ -101,6 +104,16 @@ def read_image(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
     if _is_blank(image):
         raise BthubError(f"{name}: the picture is blank, all its pixels have (nearly) the same value")
     return image
+
+
+def read_picture_bytes(content: bytes, name: str) -> np.ndarray:
+    """As `read_image`, of a file's bytes; a blank picture is read too.
+
+    Args:
+        content: the file.
+        name: what messages call it.
+    """
+    return _to_rgb(_decode(name, _file_samples, name, _check_bytes(content, name)), name)
 
 
 def upright_rgb(picture: Image.Image) -> Image.Image:
