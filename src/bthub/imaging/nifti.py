@@ -180,4 +180,4 @@ def mask_nifti(volume: Volume, masks: np.ndarray) -> bytes:
         image.set_sform(None)
         image.set_qform(affine, 0)
     image.header.set_xyzt_units("mm")
-    return gzip.compress(image.to_bytes(), mtime=0)
+    return gzip.compress(image.to_bytes(), 6, mtime=0)

@@ -2,6 +2,7 @@
 
 import io
 import re
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,8 +58,8 @@ def read_tiff(content: bytes, name: str) -> Volume:
         pages, imagej, resolution = _pages(content, name)
     except BthubError:
         raise
-    except Exception as error:  # a broken file makes decoders raise nearly anything
-        raise BthubError(f"{name}: the TIFF is truncated or damaged and cannot be decoded") from error
+    except Exception:  # a broken file makes decoders raise nearly anything
+        raise BthubError(f"{name}: the TIFF is truncated or damaged and cannot be decoded") from None
     volume = stack(pages, name, "TIFF")
     unit = _IMAGEJ_UNITS.get(imagej.get("unit", ""))
     if unit is None or not all(0 < pixels < 1e4 for pixels in resolution):
@@ -81,17 +82,10 @@ def _pages(content: bytes, name: str) -> tuple[list[np.ndarray], dict[str, str],
         width, height = image.size
         if not getattr(image, "is_animated", False):
             return _contiguous(content, int(imagej["images"]), name), imagej, (down, across)
-        index = 0
-        while True:
-            try:
-                image.seek(index)
-            except EOFError:
-                break
-            index += 1
+        for index in range(_directories(content, name)):
+            image.seek(index)
             if int(image.tag_v2.get(_KIND, 0)) & 1:  # a smaller copy of another page
                 continue
-            if len(pages) == MAX_SLICES:
-                raise BthubError(f"{name}: the file has more than {MAX_SLICES:,} pages")
             if image.size != (width, height):
                 raise BthubError(f"{name}: its pages differ in size, expected the slices of one stack")
             check_stack(len(pages) + 1, height, width, name)
@@ -101,6 +95,29 @@ def _pages(content: bytes, name: str) -> tuple[list[np.ndarray], dict[str, str],
                         raise ValueError("a strip lies beyond the end of the file")
             pages.append(_samples(image, name))
     return pages, imagej, (down, across)
+
+
+def _directories(content: bytes, name: str) -> int:
+    """How many pages there are.
+
+    Pillow only warns where one lies beyond the end of the file, and gives those before it.
+
+    Raises:
+        BthubError: too many, or one follows itself.
+        struct.error: one lies beyond the end.
+    """
+    order = "<" if content[:1] == b"I" else ">"
+    pointer, count_type, entry = ("Q", "Q", 20) if b"+" in content[2:4] else ("I", "H", 12)
+    (position,) = struct.unpack_from(order + pointer, content, 8 if pointer == "Q" else 4)
+    seen: set[int] = set()
+    while position:
+        if position in seen or len(seen) == 2 * MAX_SLICES:
+            raise BthubError(f"{name}: the file has too many pages, at most {MAX_SLICES:,} are read")
+        seen.add(position)
+        (count,) = struct.unpack_from(order + count_type, content, position)
+        position += struct.calcsize(count_type) + count * entry
+        (position,) = struct.unpack_from(order + pointer, content, position)
+    return len(seen)
 
 
 def _imagej(image: Any) -> dict[str, str]:

@@ -33,6 +33,7 @@ _VIEWS = {
     "axial": ((2, 1), (1, -1), (0, -1)),
 }
 _FLAT_VOXEL = 1.5  # voxels longer than this times their width were scanned as slices across that axis
+_LABELS = 0.7  # share of neighbors with the same value from which an array holds labels; scans have under 0.4
 _SQUARE = 1.05  # pixels closer to square than this are shown as they are
 
 
@@ -162,8 +163,9 @@ def cut_volume(
     flips = tuple(signs[world.index(axis)] != sign for axis, sign in view)
     grid = Grid(array.shape, affine, codes, axes, flips)  # type: ignore[arg-type]
     slices = grid.cut(array)
-    height, width = (float(lengths[axis]) for axis in axes[1:])
-    depth = float(abs(np.linalg.det(affine[:3, :3]))) / (height * width)  # across the slices, also where they lean
+    height, width = (round(float(lengths[axis]), 6) for axis in axes[1:])
+    # Across the slices, also where they lean.
+    depth = round(float(abs(np.linalg.det(affine[:3, :3])) / np.prod(lengths[list(axes[1:])])), 6)
     check_stack(len(slices), slices.shape[1], slices.shape[2], name)
     if max(height, width) > _SQUARE * min(height, width):
         side = min(height, width)
@@ -281,7 +283,7 @@ def is_mask(array: np.ndarray) -> bool:
     sample = np.moveaxis(sample, axis, 0)
     first, second = sample[:-1], sample[1:]
     tissue = (first != 0) & (second != 0)
-    return bool(tissue.any() and (first == second)[tissue].mean() > 0.85)
+    return bool(tissue.any() and (first == second)[tissue].mean() > _LABELS)
 
 
 def is_blank(pixels: np.ndarray) -> bool:
