@@ -124,6 +124,19 @@ def is_study(source: str | Path) -> bool:
     return _kind(head, path) not in ("", "tiff", "picture")
 
 
+def holds_dicom(paths: Sequence[str]) -> bool:
+    """Whether one of some files is DICOM; those that can't be read are passed over."""
+    for path in paths:
+        try:
+            if stat.S_ISREG(os.stat(path).st_mode):
+                with open(path, "rb") as file:
+                    if _kind(file.read(_HEAD), path) == "dicom":
+                        return True
+        except OSError:
+            continue
+    return False
+
+
 def open_study(source: str | Path) -> Study:
     """Find the scans in a file, a zip or a folder.
 
