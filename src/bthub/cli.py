@@ -12,7 +12,9 @@ from bthub.errors import BthubError, report_errors
 EXTRAS = {
     **dict.fromkeys(("predict", "bench", "cost"), "torch"),
     **dict.fromkeys(("data", "train", "ood-check", "imagenet-weights"), "train"),
-    **dict.fromkeys(("evaluate", "explain", "compare", "two-stage", "cross-validate", "card", "publish"), "evaluation"),
+    **dict.fromkeys(
+        ("evaluate", "export", "explain", "compare", "two-stage", "cross-validate", "card", "publish"), "evaluation"
+    ),
     "reproduce": "train,evaluation",
 }
 
@@ -89,6 +91,13 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     entry = evaluate(args.run_folder, args.data, args.split, protocol=args.protocol, batch_size=args.batch_size)
     print(summary(entry))
+
+
+def _export(args: argparse.Namespace) -> None:
+    from bthub.models.export import export, summary
+
+    for run in _runs(args):
+        print(summary(export(run, args.data, pictures=args.pictures)))
 
 
 def _cost(args: argparse.Namespace) -> None:
@@ -229,6 +238,20 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("run_folder", metavar="run", type=Path)
     _add_split(evaluate, "folder of `bthub data build`, or a Hub id")
     evaluate.set_defaults(run=_evaluate)
+
+    export = commands.add_parser(
+        "export", help="ONNX files of runs, also in eight-bit whole numbers, so that serving needs no torch"
+    )
+    export.add_argument("runs", metavar="run", type=Path, nargs="+")
+    export.add_argument(
+        "--data",
+        default="data/lgg",
+        help="the set that they were trained on: folder of `bthub data build`, or a Hub id; default: %(default)s",
+    )
+    export.add_argument(
+        "--pictures", type=int, default=128, help="of its training split, that set the ranges of the eight-bit networks"
+    )
+    export.set_defaults(run=_export)
 
     cost = commands.add_parser("cost", help="count and time the networks of runs; the machine should be idle")
     cost.add_argument("runs", metavar="run", type=Path, nargs="+")

@@ -15,6 +15,7 @@
         metrics.json              `bthub evaluate`: one entry a protocol and split
         predictions/              `bthub evaluate` and `bthub explain`: one row an image
         gradcam.json              `bthub explain`: how much of a detector's Grad-CAM lies on the tumor
+        onnx/                     `bthub export`: the same networks for onnxruntime, and for eight-bit whole numbers
         cost.json                 `bthub cost`: parameters, multiply-adds, time; which weights, their types and size
         figures/                  `bthub evaluate` and `bthub card`: what the card shows
         README.md                 `bthub card`: rendered from the files above
@@ -50,11 +51,20 @@ INPUT_CHECK_WEIGHTS = "input_check.safetensors"
 METRICS = "metrics.json"
 GRADCAM = "gradcam.json"
 COST = "cost.json"
+ONNX = "onnx"
+ONNX_MODEL = "onnx/model.onnx"
+ONNX_QUANTIZED = "onnx/model_quantized.onnx"
+ONNX_INPUT_CHECK = "onnx/input_check.onnx"
+ONNX_RECORD = "onnx/export.json"
+ONNX_METRICS = "onnx/metrics.json"
 PREDICTIONS = "predictions"
 FIGURES = "figures"
 CARD = "README.md"
 CHECKPOINT = "checkpoint"
 LOGS = "logs"
+
+LOSS_ALLOWED = 0.005
+"""Of AUC or Dice, on test, by the eight-bit network."""
 
 CLASSIFICATION = "image-classification"
 SEGMENTATION = "image-segmentation"
@@ -229,6 +239,29 @@ class RunFolder:
     @cached_property
     def cost(self) -> dict[str, Any]:
         return self._json(COST)
+
+    @cached_property
+    def onnx(self) -> dict[str, Any]:
+        """What `bthub export` wrote of its files; empty where the run has none."""
+        return self._json(ONNX_RECORD) if (self.path / ONNX_RECORD).is_file() else {}
+
+    @cached_property
+    def onnx_metrics(self) -> dict[str, Any]:
+        """What `bthub evaluate --backend` found, by backend and then by `<protocol>/<split>`; empty where it wasn't run."""
+        return self._json(ONNX_METRICS) if (self.path / ONNX_METRICS).is_file() else {}
+
+    def quantized_ships(self) -> bool:
+        """Whether the eight-bit network may stand in for the other: on test it lost at most LOSS_ALLOWED of a figure.
+
+        One that was measured in another state, or not at all, doesn't.
+        """
+        digest = self.onnx.get("files", {}).get(ONNX_QUANTIZED, {}).get("sha256")
+        measured = [
+            entry
+            for key, entry in self.onnx_metrics.get("int8", {}).items()
+            if key.endswith("/test") and entry["file_sha256"] == digest
+        ]
+        return digest is not None and bool(measured) and all(entry["loss"] <= LOSS_ALLOWED for entry in measured)
 
     def predictions(self, key: str) -> list[dict[str, str]]:
         """The rows of the predictions of `<protocol>/<split>`, for example `patient/test`."""
