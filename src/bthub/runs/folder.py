@@ -144,7 +144,7 @@ class RunFolder:
 
     @classmethod
     def open(
-        cls, source: "str | Path | RunFolder", revision: str | None = None, *, weights: bool = True
+        cls, source: "str | Path | RunFolder", revision: str | None = None, *, weights: bool = True, onnx: bool = False
     ) -> "RunFolder":
         """Open a local run folder or a Hub repo.
 
@@ -152,7 +152,8 @@ class RunFolder:
             source: a folder, or `org/name` on the Hub (downloaded once, then read from the cache).
             revision: branch, tag or commit on the Hub.
             weights: False for what reads figures alone: a local folder need not hold its weights, as in a clone that
-                ships the figures of all runs and the weights of a few.
+                ships the figures of all runs and the weights of a few. From the Hub they aren't fetched.
+            onnx: fetch from the Hub what `bthub export` wrote, too; a run that has it need not hold the weights.
 
         Raises:
             BthubError: nothing there, or what is there isn't a run.
@@ -164,7 +165,7 @@ class RunFolder:
             if revision is not None:
                 raise BthubError(f"{source} is a local folder, which has no revision {revision!r}: leave revision out")
             run = cls(Path(source), Path(source).resolve().name, "")
-            run._check(weights)
+            run._check(weights, onnx)
             if (run.path / WEIGHTS).exists():
                 digest = hashlib.sha256((run.path / WEIGHTS).read_bytes()).hexdigest()
                 return cls(run.path, run.id, f"sha256:{digest[:12]}")
@@ -175,8 +176,8 @@ class RunFolder:
                 f"{Path(source).parent} has runs, but no {Path(source).name}: if it is a row of the comparison, "
                 f"`make reproduce RUN={Path(source).name}` trains it"
             )
-        run = cls(*_download(str(source), revision))
-        run._check()
+        run = cls(*_download(str(source), revision, weights, onnx))
+        run._check(weights, onnx)
         return run
 
     @classmethod
@@ -228,6 +229,10 @@ class RunFolder:
         return self._json(INPUT_CHECK)
 
     @cached_property
+    def preprocessor(self) -> dict[str, Any]:
+        return self._json(PREPROCESSOR)
+
+    @cached_property
     def metrics(self) -> dict[str, Any]:
         return self._json(METRICS)
 
@@ -247,7 +252,7 @@ class RunFolder:
 
     @cached_property
     def onnx_metrics(self) -> dict[str, Any]:
-        """What `bthub evaluate --backend` found, by backend and then by `<protocol>/<split>`; empty where it wasn't run."""
+        """What `bthub evaluate --backend` found, by backend and `<protocol>/<split>`; empty where it was not run."""
         return self._json(ONNX_METRICS) if (self.path / ONNX_METRICS).is_file() else {}
 
     def quantized_ships(self) -> bool:
@@ -290,10 +295,11 @@ class RunFolder:
             raise BthubError(f"{self.id} has no {name} (looked at {file}): {hint}")
         return file
 
-    def _check(self, weights: bool = True) -> None:
+    def _check(self, weights: bool = True, onnx: bool = False) -> None:
         if holds_runs(self.path):
             raise BthubError(f"{self.path} is no run, it holds some: name one of them, or all with {self.path}/*/")
-        for name in (CONFIG, WEIGHTS) if weights else (CONFIG,):
+        needed_file = weights and not (onnx and (self.path / ONNX_MODEL).is_file())
+        for name in (CONFIG, WEIGHTS) if needed_file else (CONFIG,):
             self._file(name)
         # What a network is made from; figures alone are read without.
         needed = {"architecture", "num_classes", "label_names", "pretrained_cfg"} if weights else {"architecture"}
@@ -305,7 +311,7 @@ class RunFolder:
             )
 
 
-def _download(repo_id: str, revision: str | None) -> tuple[Path, str, str]:
+def _download(repo_id: str, revision: str | None, weights: bool, onnx: bool) -> tuple[Path, str, str]:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (  # type: ignore[attr-defined]
         HFValidationError,
@@ -314,10 +320,9 @@ def _download(repo_id: str, revision: str | None) -> tuple[Path, str, str]:
         RevisionNotFoundError,
     )
 
+    patterns = ["*.json", "*.py", "*.csv", *(["*.safetensors"] if weights else []), *(["onnx/*"] if onnx else [])]
     try:
-        path = snapshot_download(
-            repo_id, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.py", "*.csv"]
-        )
+        path = snapshot_download(repo_id, revision=revision, allow_patterns=patterns)
     except HFValidationError as error:
         raise BthubError(f"{repo_id} is neither a folder here nor a Hub id like org/name") from error
     except RevisionNotFoundError as error:
