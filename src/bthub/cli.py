@@ -10,11 +10,18 @@ from bthub.errors import BthubError, report_errors
 
 # The extra that a command's packages come with, for whoever installed bthub without it.
 EXTRAS = {
-    **dict.fromkeys(("predict", "bench", "cost"), "torch"),
+    **dict.fromkeys(("bench", "cost"), "torch"),
+    "predict": "torch",  # of a run without ONNX files
+    "screen": "screen",
+    "export": "export",
     **dict.fromkeys(("data", "train", "ood-check", "imagenet-weights"), "train"),
     **dict.fromkeys(("evaluate", "explain", "compare", "two-stage", "cross-validate", "card", "publish"), "evaluation"),
     "reproduce": "train,evaluation",
 }
+
+
+# What a run's ONNX files run on; see `bthub.inference.backends`, which isn't imported for a list of options.
+RUNTIMES = ("onnx", "int8", "openvino", "openvino-int8")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,6 +53,14 @@ def _add_split(command: argparse.ArgumentParser, data: str) -> None:
         "--protocol", help="patient, slice or fold-1 to fold-5; default: the one that the run was trained under"
     )
     command.add_argument("--batch-size", type=int, default=16)
+
+
+def _add_backend(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--backend",
+        choices=("auto", *RUNTIMES, "torch"),
+        help="what the networks run on; default: BTHUB_BACKEND, or auto, the fastest on this machine",
+    )
 
 
 def _script(name: str) -> Callable[[argparse.Namespace], None]:
@@ -93,10 +108,29 @@ def _runs(args: argparse.Namespace) -> list[str | Path]:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from bthub.evaluation.evaluate import evaluate, summary
+    from bthub.evaluation.evaluate import TORCH, backend_summary, evaluate, summary
+    from bthub.inference.backends import open_stage
+    from bthub.runs.folder import RunFolder
 
-    entry = evaluate(args.run_folder, args.data, args.split, protocol=args.protocol, batch_size=args.batch_size)
-    print(summary(entry))
+    # Here, because stages are opened by a package that comes after that of evaluation.
+    stage = None if args.backend == TORCH else open_stage(RunFolder.local(args.run_folder), args.backend)
+    entry = evaluate(
+        args.run_folder,
+        args.data,
+        args.split,
+        protocol=args.protocol,
+        batch_size=args.batch_size,
+        backend=args.backend,
+        stage=stage,
+    )
+    print(summary(entry) if stage is None else backend_summary(entry))
+
+
+def _export(args: argparse.Namespace) -> None:
+    from bthub.models.export import export, summary
+
+    for run in _runs(args):
+        print(summary(export(run, args.data, pictures=args.pictures)))
 
 
 def _cost(args: argparse.Namespace) -> None:
@@ -176,6 +210,7 @@ def _predict(args: argparse.Namespace) -> int:
         spacing_mm=args.spacing,
         batch_size=args.batch_size,
         check_input=args.input_check,
+        backend=args.backend,
     )
 
 
@@ -250,7 +285,27 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="measure a run on a split, and add the results to its folder")
     evaluate.add_argument("run_folder", metavar="run", type=Path)
     _add_split(evaluate, "folder of `bthub data build`, or a Hub id")
+    evaluate.add_argument(
+        "--backend",
+        default="torch",
+        choices=("torch", *RUNTIMES),
+        help="what the network runs on; of another than torch, what it loses goes into onnx/metrics.json",
+    )
     evaluate.set_defaults(run=_evaluate)
+
+    export = commands.add_parser(
+        "export", help="ONNX files of runs, also in eight-bit whole numbers, so that serving needs no torch"
+    )
+    export.add_argument("runs", metavar="run", type=Path, nargs="+")
+    export.add_argument(
+        "--data",
+        default="data/lgg",
+        help="the set that they were trained on: folder of `bthub data build`, or a Hub id; default: %(default)s",
+    )
+    export.add_argument(
+        "--pictures", type=int, default=128, help="of its training split, that set the ranges of the eight-bit networks"
+    )
+    export.set_defaults(run=_export)
 
     cost = commands.add_parser("cost", help="count and time the networks of runs; the machine should be idle")
     cost.add_argument("runs", metavar="run", type=Path, nargs="+")
@@ -322,6 +377,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     predict.add_argument("--spacing", type=float, nargs=2, metavar=("ROW_MM", "COL_MM"), help="pixel size, for mm²")
     predict.add_argument("--batch-size", type=int, default=8)
+    _add_backend(predict)
     predict.set_defaults(run=_predict)
 
     bench = commands.add_parser("bench", help="time each stage on this machine")

@@ -30,6 +30,7 @@ def run(
     spacing_mm: tuple[float, float] | None = None,
     batch_size: int = 8,
     check_input: bool = True,
+    backend: str | None = None,
 ) -> int:
     """Analyze pictures and print a line each, in order. A bad one gets a sentence on stderr, the others go on.
 
@@ -42,6 +43,7 @@ def run(
             number, and lines are added to the end.
         detector, localizer: run folder or Hub id of each stage.
         always_localize, spacing_mm, batch_size, check_input: as for `Pipeline`.
+        backend: as for `load_pipeline`.
 
     Returns:
         Exit code: 0; 1 if some pictures could not be read or saved, or were refused by the input check; 2 if none could
@@ -67,12 +69,15 @@ def run(
             return 2
         if out is not None:
             _make_folder(out)
-        from transformers.utils import logging
-
         from bthub.inference.loading import load_pipeline
 
-        logging.disable_progress_bar()  # of loading weights: standard error is for what concerns the pictures
-        pipe = load_pipeline(detector, localizer, check_input=check_input)
+        pipe = load_pipeline(
+            detector,
+            localizer,
+            check_input=check_input,
+            backend=backend,
+            say=lambda line: tqdm.write(f"bthub: {line}", file=sys.stderr),
+        )
         results = pipe.stream(
             chain([first], files[1:]),
             on_error="yield",
