@@ -21,6 +21,10 @@ _SOURCE = Path(__file__).parents[2]
 _MODULES = (
     "errors.py",
     "imaging/head.py",
+    "imaging/checks.py",
+    "imaging/fetch.py",
+    "imaging/formats.py",
+    "imaging/tiff.py",
     "imaging/image_io.py",
     "models/input_check.py",
     "inference/result.py",
