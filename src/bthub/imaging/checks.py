@@ -10,12 +10,13 @@ MIN_SIDE = 16
 MAX_ASPECT = 32
 
 
-def check_size(size: tuple[int, int], name: str) -> None:
+def check_size(size: tuple[int, int], name: str, *, any_shape: bool = False) -> None:
     """Refuse a picture by its size, before a pixel of it is decoded.
 
     Args:
         size: width and height in pixels.
         name: what the message calls it.
+        any_shape: take it however small or elongated it is.
 
     Raises:
         BthubError: it is too large, too small or too elongated.
@@ -26,11 +27,11 @@ def check_size(size: tuple[int, int], name: str) -> None:
             f"{name}: the picture is absurdly large, {width} x {height} pixels;"
             f" at most {MAX_PIXELS / 1e6:.0f} megapixels are read"
         )
-    if min(width, height) < MIN_SIDE:
+    if min(width, height) < (1 if any_shape else MIN_SIDE):
         raise BthubError(
             f"{name}: the picture is too small, {width} x {height} pixels; each side needs at least {MIN_SIDE}"
         )
-    if max(width, height) > MAX_ASPECT * min(width, height):
+    if max(width, height) > MAX_ASPECT * min(width, height) and not any_shape:
         raise BthubError(
             f"{name}: the picture is too elongated for a slice, {width} x {height} pixels;"
             f" at most {MAX_ASPECT}:1 is read"

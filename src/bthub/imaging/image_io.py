@@ -99,9 +99,9 @@ def check_file(content: bytes, name: str) -> None:
     """Decode a picture's file as `read_image` does, for what it raises.
 
     Raises:
-        BthubError: it isn't a picture that `read_image` can decode. Blank and transparent ones pass.
+        BthubError: it isn't a picture that `read_image` can decode. Blank, transparent, tiny and elongated ones pass.
     """
-    samples = _decode(name, _file_samples, name, check_bytes(content, name))
+    samples = _decode(name, _file_samples, name, check_bytes(content, name), True)
     _check_finite(samples, name)
 
 
@@ -157,11 +157,11 @@ def _decode(name: str, decode: Callable[..., np.ndarray], *args: Any) -> np.ndar
         raise BthubError(f"{name}: the picture is truncated or damaged and cannot be decoded") from error
 
 
-def _file_samples(name: str, content: bytes) -> np.ndarray:
+def _file_samples(name: str, content: bytes, any_shape: bool = False) -> np.ndarray:
     if is_dicom(content):
         raise BthubError(f"{name}: {other_kind(content)}")
     if _TIFF.match(content):
-        samples, orientation = read_tiff(content, name)
+        samples, orientation = read_tiff(content, name, any_shape=any_shape)
         return _turned(samples, orientation)
     plugin = next((plugin for magic, plugin in _PLUGINS if magic.match(content)), None)
     if plugin is None:
@@ -172,7 +172,7 @@ def _file_samples(name: str, content: bytes) -> np.ndarray:
     elif plugin is JpegImageFile:
         content, orientation = shown_jpeg(content, name)
     with plugin(io.BytesIO(content)) as image:
-        check_size(image.size, name)
+        check_size(image.size, name, any_shape=any_shape)
         _check_single_frame(image, name)
         if plugin is WebPImageFile:
             orientation = exif_orientation(image.info.get("exif", b""))

@@ -149,12 +149,13 @@ def first_directory(content: bytes) -> Directory:
     return Directory(values, counts, header + content[len(header) :] + padding + directory, bool(following))
 
 
-def read_tiff(content: bytes, name: str) -> tuple[np.ndarray, int]:
+def read_tiff(content: bytes, name: str, *, any_shape: bool = False) -> tuple[np.ndarray, int]:
     """The samples of a TIFF file as they are stored.
 
     Args:
         content: the file.
         name: what messages call it.
+        any_shape: read it however small or elongated it is.
 
     Returns:
         Samples of any depth, (H, W) or (H, W, 3), or (H, W, 4) with straight alpha, not yet turned; and the
@@ -166,7 +167,7 @@ def read_tiff(content: bytes, name: str) -> tuple[np.ndarray, int]:
     """
     directory = first_directory(content)
     width, height = directory.number(WIDTH, 0), directory.number(HEIGHT, 0)
-    check_size((width, height), name)
+    check_size((width, height), name, any_shape=any_shape)
     if directory.several or _planes(directory, len(content)) > 1:
         raise several_frames(name)
     _check_extent(directory, len(content))
