@@ -151,15 +151,16 @@ def decode(data: bytes, where: str) -> Image.Image:
         BthubError: it is damaged, not an image, absurdly large, or of a kind that `read_image` refuses.
     """
     try:
+        # What Pillow opens isn't yet what is trained on: of a stack it gives the first slice and says nothing.
+        check_file(data, where)
+    except BthubError as error:
+        raise BthubError(f"{error}; download it again or remove it") from error
+    try:
         picture = Image.open(io.BytesIO(data), formats=_FORMATS)
         size = picture.size
         if size[0] * size[1] <= _MAX_PIXELS:
             picture.load()
-            # What Pillow opens isn't yet what is trained on: of a stack it gives the first slice and says nothing.
-            check_file(data, where)
             return picture
-    except BthubError:
-        raise
     except Exception as error:
         # Pillow raises anything from SyntaxError to struct.error on damaged files, so no narrower net holds.
         raise BthubError(

@@ -105,7 +105,7 @@ def first_directory(content: bytes) -> Directory:
     """Read the first directory of a TIFF or BigTIFF file.
 
     Raises:
-        struct.error, ValueError: it, or a value it points to, lies beyond the end of the file, or is nonsense.
+        struct.error, ValueError: it, a value it points to, or a pixel lies beyond the end of the file, or is nonsense.
     """
     order = "<" if content[:1] == b"I" else ">"
     big = b"+" in content[2:4]
@@ -140,13 +140,16 @@ def first_directory(content: bytes) -> Directory:
             values[tag] = content[at : at + size]
     end = position + count * entry_bytes
     (following,) = struct.unpack_from(order + pointer, content, end) if end + inline <= len(content) else (0,)
-    if len(shown) == count:
-        return Directory(values, counts, content, bool(following))
-    # The same bytes with another directory after them, which the header points to.
-    padding = b"\0" * (len(content) % 2)
-    directory = struct.pack(order + count_type, len(shown)) + b"".join(shown) + bytes(inline)
-    header = content[: 8 if big else 4] + struct.pack(order + pointer, len(content) + len(padding))
-    return Directory(values, counts, header + content[len(header) :] + padding + directory, bool(following))
+    shortened = content
+    if len(shown) < count:
+        # The same bytes with another directory after them, which the header points to.
+        padding = b"\0" * (len(content) % 2)
+        appended = struct.pack(order + count_type, len(shown)) + b"".join(shown) + bytes(inline)
+        header = content[: 8 if big else 4] + struct.pack(order + pointer, len(content) + len(padding))
+        shortened = header + content[len(header) :] + padding + appended
+    directory = Directory(values, counts, shortened, bool(following))
+    _check_extent(directory, len(content))
+    return directory
 
 
 def read_tiff(content: bytes, name: str, *, any_shape: bool = False) -> tuple[np.ndarray, int]:
@@ -170,7 +173,6 @@ def read_tiff(content: bytes, name: str, *, any_shape: bool = False) -> tuple[np
     check_size((width, height), name, any_shape=any_shape)
     if directory.several or _planes(directory, len(content)) > 1:
         raise several_frames(name)
-    _check_extent(directory, len(content))
     silence_libtiff()
     samples = _samples(directory, content, name)
     if samples.shape[:2] != (height, width):
