@@ -57,10 +57,12 @@ def build(
                 raise BthubError(f"{source}: LGG MRI Segmentation is built whole, its splits are committed: no options")
             slices = lgg.find_slices(files)
             splits = _lgg_splits(files, slices)
+            files.say_what_is_left_out()
             with whole_or_nothing(out) as folder:
                 _build_lgg(files, slices, splits, folder)
         else:
             pictures = image_folder.find_images(files)
+            files.say_what_is_left_out()
             with whole_or_nothing(out) as folder:
                 _build_folders(files, pictures, folder, held_out, unlike)
 

@@ -24,7 +24,7 @@ from sklearn.neighbors import radius_neighbors_graph
 from bthub.data.archive import Source, pick_root
 from bthub.data.splits import SEED, SPLITS
 from bthub.errors import BthubError
-from bthub.imaging.image_io import SUFFIXES
+from bthub.imaging.image_io import SUFFIXES, check_file
 
 # Named, so that a file of another kind under one of these suffixes meets no other decoder.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
@@ -43,6 +43,10 @@ BOXES = "boxes.csv"
 """Beside the class folders of a set with boxes: columns file, x0, y0, x1, y1, pixels from the top left corner."""
 RUN_GAP = 20
 """Numbers left out on either side of a held-out run: more than a patient of the one set with boxes has slices."""
+# What folders of masks are called: a set of pictures and masks has no classes.
+_MASKS = frozenset({"mask", "masks", "groundtruth", "ground_truth", "gt", "annotation", "annotations", "segmentation"})
+_IMAGES = frozenset({"image", "images", "img", "imgs", "picture", "pictures", "scan", "scans", "slice", "slices"})
+_MASK_NAME = re.compile(r".*[_ -]mask(?:[_ -]?\d+)?", re.IGNORECASE)
 # Shares held out of what the publisher hasn't split.
 HELD_OUT = {"validation": 0.15, "test": 0.15}
 # Two files show the same picture if their thumbnails of this side correlate so well, be it of all that is in them or of
@@ -97,9 +101,15 @@ def find_images(source: Source) -> list[Picture]:
             publisher's splits have different classes.
     """
     roots: dict[str, list[Picture]] = defaultdict(list)
+    masks = source.left_out.setdefault("masks by name", [])
+    others = source.left_out.setdefault("files that aren't pictures by name", [])
     for name in source.names:
         path = PurePosixPath(name)
         if path.suffix.lower() not in SUFFIXES:
+            others.append(name)
+            continue
+        if _MASK_NAME.fullmatch(path.stem):
+            masks.append(name)
             continue
         label, above = path.parent.name, path.parent.parent
         if not label or label.lower() in _SHIPPED:
@@ -120,6 +130,12 @@ def find_images(source: Source) -> list[Picture]:
     for picture in pictures:
         by_split[picture.shipped].add(picture.label)
     classes = set().union(*by_split.values())
+    names = {name.lower() for name in classes}
+    if names & _MASKS and (names & _IMAGES or len(names) == 2):
+        raise BthubError(
+            f"{source.where(root)}: {' and '.join(sorted(classes))} look like pictures and their masks, not like two"
+            " classes; give folders that are named after classes, and if these are classes, rename them"
+        )
     if None in by_split and len(by_split) > 1:
         stray = next(picture for picture in pictures if picture.shipped is None)
         raise BthubError(
@@ -190,8 +206,13 @@ def decode(data: bytes, where: str) -> Image.Image:
     """The decoded picture in an image file's bytes.
 
     Raises:
-        BthubError: it is damaged, not an image, or absurdly large.
+        BthubError: it is damaged, not an image, absurdly large, or of a kind that `read_image` refuses.
     """
+    try:
+        # What Pillow opens isn't yet what is trained on: of a stack it gives the first slice and says nothing.
+        check_file(data, where)
+    except BthubError as error:
+        raise BthubError(f"{error}; download it again or remove it") from error
     try:
         picture = Image.open(io.BytesIO(data), formats=_FORMATS)
         size = picture.size
