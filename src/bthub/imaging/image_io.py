@@ -52,6 +52,9 @@ _PLUGINS = (
 )
 _TIFF = re.compile(rb"II[*+]\0|MM\0[*+]")
 
+MAGICS = tuple(magic for magic, _ in _PLUGINS)
+"""What the files that are read here begin with."""
+
 # Pillow keeps the high byte of 16-bit color. Asking for the other byte order of the same file gives the low
 # one; gray with alpha, which has no second order, is read as four bytes: gray high, low, alpha high, low.
 _LOW_BYTE_MODE = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L", "LA;16B": "RGBA"}
@@ -87,6 +90,16 @@ def read_image(source: Source) -> np.ndarray:
     if _is_blank(image):
         raise BthubError(f"{name}: the picture is blank, all its pixels have (nearly) the same value")
     return image
+
+
+def read_picture_bytes(content: bytes, name: str) -> np.ndarray:
+    """As `read_image`, of a file's bytes; a blank picture is read too.
+
+    Args:
+        content: the file.
+        name: what messages call it.
+    """
+    return _to_rgb(_decode(name, _file_samples, name, _check_bytes(content, name)), name)
 
 
 def upright_rgb(picture: Image.Image) -> Image.Image:
