@@ -14,7 +14,9 @@ from urllib.parse import unquote, urlsplit
 from tqdm import tqdm
 
 from bthub.errors import BthubError, NotASliceError
-from bthub.imaging.image_io import SUFFIXES, display_name, is_url
+from bthub.imaging.checks import display_name, is_url, without_password
+from bthub.imaging.folders import left_out, look_below
+from bthub.imaging.image_io import SUFFIXES
 from bthub.imaging.intake import Study, holds_dicom, is_study, open_study
 from bthub.inference.pipeline import Pipeline, ReadPicture, read_picture
 from bthub.inference.result import DISCLAIMER, NO_TUMOR, Result
@@ -51,14 +53,17 @@ def run(
     series: int | None = None,
     plane: str | None = None,
     clean: bool = True,
+    backend: str | None = None,
 ) -> int:
     """Analyze pictures and studies and print a line each, in order. A bad one gets a sentence on stderr, others go on.
 
     Args:
         images: files, http(s) URLs, and folders, which are searched with all below them for pictures, volumes and
-            zips; masks named as in the LGG set (`*_mask.tif`) and hidden files are left out. A folder with DICOM files
-            is one study.
-        as_json: print `to_dict()` of `Result` or `StudyResult` with the `file` as given, one JSON object a line.
+            zips, linked ones once. A folder with DICOM files is one study. Masks named as in the LGG set
+            (`*_mask.tif`), overlays of an earlier run, hidden files and other kinds of files are left out, counted and
+            named on stderr.
+        as_json: print `to_dict()` of `Result` or `StudyResult` with the `file` as given, but for a password in a URL,
+            one JSON object a line.
         out: folder for `<stem>_overlay.png`, `<stem>_mask.png` (where there is a mask) and `results.jsonl`, whose
             lines name those two instead of carrying the mask. Nothing in it is overwritten: an equal stem gets a
             number, and lines are added to the end. Of a study: the overlay of its largest slice, `<stem>_slices/` with
@@ -68,6 +73,7 @@ def run(
         always_localize, spacing_mm, batch_size, check_input: as for `Pipeline`.
         series: which series of a study, from 1; by default the one most like FLAIR, or of most slices.
         plane, clean: as for `bthub.inference.study.analyze_study`.
+        backend: as for `load_pipeline`.
 
     Returns:
         Exit code: 0; 1 if some pictures could not be read or saved, or were refused by the input check; 2 if none could
@@ -93,12 +99,15 @@ def run(
             return 2
         if out is not None:
             _make_folder(out)
-        from transformers.utils import logging
-
         from bthub.inference.loading import load_pipeline
 
-        logging.disable_progress_bar()  # of loading weights: standard error is for what concerns the pictures
-        pipe = load_pipeline(detector, localizer, check_input=check_input)
+        pipe = load_pipeline(
+            detector,
+            localizer,
+            check_input=check_input,
+            backend=backend,
+            say=lambda line: tqdm.write(f"bthub: {line}", file=sys.stderr),
+        )
         options = {
             "always_localize": always_localize,
             "batch_size": batch_size,
@@ -119,7 +128,7 @@ def run(
                 said = "" if as_json else _describe_study(one.file, result)
             else:
                 said = "" if as_json else _describe(one.file, result)
-            line = json.dumps({"file": one.file, **result.to_dict()}) if as_json else said
+            line = json.dumps({"file": without_password(one.file), **result.to_dict()}) if as_json else said
             try:
                 tqdm.write(line, file=sys.stdout)
                 sys.stdout.flush()
@@ -142,7 +151,7 @@ def run(
     return 0 if not failed else 1 if answered else 2
 
 
-def _complain(error: BthubError) -> None:
+def _complain(error: BthubError | str) -> None:
     tqdm.write(f"bthub: {error}", file=sys.stderr)
 
 
@@ -187,7 +196,7 @@ class _Told:
 
 
 def _expand(images: list[str]) -> tuple[list[_Input], int]:
-    """Folders to the pictures and studies in them; also the number of folders that gave none."""
+    """Folders to the pictures and studies in them; also the number of folders that gave none or couldn't be read."""
     inputs, failed = [], 0
     for image in images:
         if is_url(image):
@@ -195,36 +204,59 @@ def _expand(images: list[str]) -> tuple[list[_Input], int]:
         elif not os.path.isdir(image):
             inputs.append(_Input(image, is_study(image)))
         else:
-            try:
-                inputs += _inside(image)
-            except BthubError as error:
-                _complain(error)
-                failed += 1
+            found, unreadable = _inside(image)
+            inputs += found
+            failed += unreadable
     return inputs, failed
 
 
-def _inside(folder: str) -> list[_Input]:
-    def unreadable(error: OSError) -> None:
-        raise BthubError(f"{display_name(error.filename)}: the folder cannot be read ({error.strerror})") from error
-
-    paths = [
-        os.path.join(parent, name)
-        for parent, _, names in os.walk(folder, onerror=unreadable)
-        for name in names
-        if not name.startswith(".") and not re.search(r"_mask(\.nii(\.gz)?|\.\w+)$", name)
-    ]
+def _inside(folder: str) -> tuple[list[_Input], int]:
+    """What is below a folder, and how often it, or a folder below, failed to be read or to have any."""
+    tree = look_below(folder)
+    for problem in tree.unreadable:
+        _complain(f"{display_name(str(problem.filename))}: the folder cannot be read ({problem.strerror})")
+    found: list[str] = []
+    masks: list[str] = []
+    overlays: list[str] = []
+    others: list[str] = []
+    for path in tree.files:
+        name = Path(path)
+        stem = re.sub(r"\.nii\.gz$", "", name.name, flags=re.I) if path.lower().endswith(_VOLUMES) else name.stem
+        kind = stem.lower().rpartition("_")[2] if "_" in stem else ""
+        if name.suffix.lower() not in SUFFIXES and not path.lower().endswith(_VOLUMES):
+            others.append(path)
+        elif kind in ("mask", "overlay"):
+            (masks if kind == "mask" else overlays).append(path)
+        else:
+            found.append(path)
+    others = [path for path in others if os.path.basename(path) != RESULTS]
+    is_series = holds_dicom(others)
+    if is_series:
+        others = []  # the study itself says what it leaves out
+    note = left_out(
+        {
+            "masks by name": masks,
+            "overlays by name": overlays,
+            "hidden": tree.hidden,
+            "links to what is found anyway": tree.repeated,
+            "files of other kinds": others,
+        }
+    )
+    nothing = not found and not is_series and not tree.unreadable
+    if nothing:
+        kinds = ", ".join([*sorted(SUFFIXES), *_VOLUMES, "DICOM"])
+        _complain(
+            f"{display_name(folder)}: no pictures in this folder, expected {kinds}"
+            + (f"; it has {note}" if note else "")
+        )
+    elif note:
+        _complain(f"{display_name(folder)}: left out {note}")
     # Slice 2 before slice 10.
-    paths.sort(key=lambda path: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", path)])
-    found = [_Input(folder, True)] if holds_dicom(paths) else []
-    for path in paths:
-        if Path(path).suffix.lower() in SUFFIXES:
-            found.append(_Input(path, is_study(path)))
-        elif path.lower().endswith(_VOLUMES):
-            found.append(_Input(path, True))
-    if not found:
-        expected = ", ".join([*sorted(SUFFIXES), *_VOLUMES, "DICOM"])
-        raise BthubError(f"{display_name(folder)}: no pictures in this folder, expected {expected}")
-    return found
+    in_order = sorted(found, key=lambda path: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", path)])
+    series = [_Input(folder, True)] if is_series else []
+    return [*series, *(_Input(path, path.lower().endswith(_VOLUMES) or is_study(path)) for path in in_order)], len(
+        tree.unreadable
+    ) + nothing
 
 
 def _describe(file: str, result: Result) -> str:
@@ -310,10 +342,10 @@ def _free(out: Path, file: str, endings: Sequence[str]) -> str:
 
 
 def _save_study(out: Path, file: str, result: StudyResult) -> None:
-    name = _free(out, file, ("_overlay.png", "_slices", "_mask.nii.gz"))
-    folder, nifti = out / f"{name}_slices", out / f"{name}_mask.nii.gz"
-    line = {"file": file, **result.to_dict(), "overlay": None, "mask": None}
+    line = {"file": without_password(file), **result.to_dict(), "overlay": None, "mask": None}
     try:
+        name = _free(out, file, ("_overlay.png", "_slices", "_mask.nii.gz"))
+        folder, nifti = out / f"{name}_slices", out / f"{name}_mask.nii.gz"
         folder.mkdir()
         for mask, content in result.mask_pngs():
             (folder / mask).write_bytes(content)
@@ -335,15 +367,16 @@ def _save_study(out: Path, file: str, result: StudyResult) -> None:
         with (out / RESULTS).open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(line) + "\n")
     except OSError as error:
-        raise BthubError(f"{out}: the results cannot be written ({error.strerror})") from error
+        raise BthubError(f"{display_name(file)}: the results can't be written to {out} ({error.strerror})") from error
 
 
 def _save(out: Path, file: str, result: Result) -> None:
-    name = _free(out, file, ("_overlay.png", "_mask.png"))
-    overlay, mask = out / f"{name}_overlay.png", out / f"{name}_mask.png"
-    line = {"file": file, **result.to_dict(), "overlay": overlay.name, "mask": None}
+    line = {"file": without_password(file), **result.to_dict(), "overlay": None, "mask": None}
     del line["mask_png_base64"]
     try:
+        name = _free(out, file, ("_overlay.png", "_mask.png"))
+        overlay, mask = out / f"{name}_overlay.png", out / f"{name}_mask.png"
+        line["overlay"] = overlay.name
         result.overlay().save(overlay)
         if result.mask is not None:
             mask.write_bytes(result.mask_png())
