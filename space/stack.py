@@ -111,7 +111,8 @@ def _numbers(result: StudyResult) -> dict[str, str]:
         where = f"<small>slice {result.largest + 1}</small>"
         numbers["Largest area"] = f"{_area(result, result.largest)} {where}"
     height, width = volume.slices.shape[1:3]
-    numbers["Stack"] = f"{len(volume)} × {width} × {height} <small>{html.escape(result.scan)}</small>"
+    slices = f"{len(volume)} slice{'s' * (len(volume) > 1)} of {width} × {height}"
+    numbers["Stack"] = f"{slices} <small>{html.escape(result.scan)}</small>"
     if volume.pixel_mm is not None:
         row, column = volume.pixel_mm
         pixel = f"{column:.3g} × {row:.3g} mm"
@@ -130,7 +131,7 @@ def _numbers(result: StudyResult) -> dict[str, str]:
 def _area(result: StudyResult, index: int) -> str:
     if result.areas_mm2 is None:
         return f"{result.areas_px[index]:,} pixels"
-    return f"{result.areas_mm2[index] / 100:,.2f} cm²"
+    return f"{result.areas_mm2[index] / 100:,.2f}\u00a0cm²"
 
 
 def _downloads(result: StudyResult, name: str) -> str:
