@@ -20,7 +20,7 @@ from bthub.data.build import CARD, ParquetFiles, content_digest, whole_or_nothin
 from bthub.data.dataset import BuiltDataset
 from bthub.data.fingerprint import name_of
 from bthub.errors import BthubError
-from bthub.metrics.classification import is_healthy
+from bthub.imaging.labels import is_healthy
 
 MIXED = ("train", "validation", "test")
 FEATURES = Features(

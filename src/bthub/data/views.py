@@ -8,8 +8,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from bthub.imaging.image_io import upright_rgb
-from bthub.runs.kinds import FLAIR_LIKE, OTHER_MRI
-from bthub.runs.kinds import THREE_SEQUENCES as THREE_SEQUENCES_KIND
+from bthub.imaging.kinds import FLAIR_LIKE, OTHER_MRI
+from bthub.imaging.kinds import THREE_SEQUENCES as THREE_SEQUENCES_KIND
 
 FLAIR = 1
 """Channel of an LGG slice; 0 is pre-contrast, 2 post-contrast."""
@@ -36,7 +36,7 @@ class View(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """The kind of input that it is, one of `bthub.runs.kinds.KINDS`; pictures of other sets are other MRI."""
+        """The kind of input that it is, one of `bthub.imaging.kinds.KINDS`; pictures of other sets are other MRI."""
         return {THREE_SEQUENCES: THREE_SEQUENCES_KIND, FLAIR_ALONE: FLAIR_LIKE}.get(self.name, OTHER_MRI)
 
 

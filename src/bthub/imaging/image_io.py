@@ -99,7 +99,7 @@ def read_picture_bytes(content: bytes, name: str) -> np.ndarray:
         content: the file.
         name: what messages call it.
     """
-    return _to_rgb(_decode(name, _file_samples, name, _check_bytes(content, name)), name)
+    return _to_rgb(_decode(name, _file_samples, name, check_bytes(content, name)), name)
 
 
 def upright_rgb(picture: Image.Image) -> Image.Image:

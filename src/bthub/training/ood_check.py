@@ -34,9 +34,9 @@ from bthub.data.fingerprint import describe_rows
 from bthub.data.views import FLAIR_ALONE, LGG, THREE_SEQUENCES, View, show, views
 from bthub.errors import BthubError, report_errors
 from bthub.imaging.image_io import upright_rgb
+from bthub.imaging.kinds import FLAIR_LIKE, OTHER_MRI
 from bthub.models.input_check import InputCheck, describe, load_input_check, save_input_check
 from bthub.runs.folder import INPUT_CHECK, INPUT_CHECK_WEIGHTS, RunFolder, write_json
-from bthub.runs.kinds import FLAIR_LIKE, OTHER_MRI
 from bthub.training.ood_images import Outside, outside_pictures
 
 ARCHITECTURE = "tf_efficientnet_lite0"
