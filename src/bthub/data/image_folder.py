@@ -105,6 +105,8 @@ def find_images(source: Source) -> list[Picture]:
     others = source.left_out.setdefault("files that aren't pictures by name", [])
     for name in source.names:
         path = PurePosixPath(name)
+        if path.name.lower() == BOXES:
+            continue
         if path.suffix.lower() not in SUFFIXES:
             others.append(name)
             continue

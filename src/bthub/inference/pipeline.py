@@ -194,13 +194,16 @@ class Pipeline:
                 raise refusal
 
     def _inspect(
-        self, images: Sequence[np.ndarray], names: Sequence[str]
+        self, images: Sequence[np.ndarray], names: Sequence[str], asked: bool = True
     ) -> list[tuple[NotASliceError | None, str | None]]:
-        """For each picture why the input check refuses it, None where it doesn't, and its kind, if that is known."""
+        """For each picture why the input check refuses it, None where it doesn't, and its kind, if that is known.
+
+        Where the input check isn't asked, nothing is refused, and only the kind of a picture in color is known.
+        """
         if not images:
             return []
         pictures = [Image.fromarray(image) for image in images]
-        seen = self.input_check.inspect(pictures) if self.input_check else [(True, None)] * len(pictures)
+        seen = self.input_check.inspect(pictures) if asked and self.input_check else [(True, None)] * len(pictures)
         # How to switch the check off differs from caller to caller: each says it.
         text = "this doesn't look like a slice of a brain MRI, and the models know nothing else"
         return [
@@ -221,9 +224,11 @@ class Pipeline:
             read = [item for item in batch if isinstance(item, ReadPicture)]
             start = time.perf_counter()
             images, names = [item.image for item in read], [item.name for item in read]
-            inspected = self._inspect(images, names)
+            # Switched off, it is still asked for the kind where anything depends on that.
+            asked = self.input_check is not None and (check_input or len(self.points) > 1)
+            inspected = self._inspect(images, names, asked)
             refusals = [refusal if check_input else None for refusal, _ in inspected]
-            check_ms = _milliseconds(start) / len(read) if self.input_check is not None and read else 0.0
+            check_ms = _milliseconds(start) / len(read) if asked and read else 0.0
             if raises and (refusal := next(filter(None, refusals), None)):
                 raise refusal
             kept = [i for i, refusal in enumerate(refusals) if refusal is None]
@@ -268,7 +273,7 @@ class Pipeline:
         images = [item.image for item in read]
         pictures = [Image.fromarray(image) for image in images]
         start = time.perf_counter()
-        points = [self.points.get(kind, self.points[None]) for kind in kinds]
+        points = [self.points[kind if kind in self.points else None] for kind in kinds]
         raw = self.detector.predict(pictures)[:, self._tumor_index].tolist()
         probabilities = [point.calibrate(p) for point, p in zip(points, raw, strict=True)]
         detect_ms = _milliseconds(start) / len(images)
