@@ -45,7 +45,9 @@ class DetectAndLocalizeModel(PreTrainedModel):
         self.localizer = AutoModelForSemanticSegmentation.from_pretrained(names[1], **localizer)
         self.detector_processor = AutoImageProcessor.from_pretrained(names[0], **detector)
         self.localizer_processor = AutoImageProcessor.from_pretrained(names[1], **localizer)
-        with open(cached_file(names[0], "calibration.json", revision=config.detector["revision"], **hub)) as file:
+        with open(
+            cached_file(names[0], "calibration.json", revision=config.detector["revision"], **hub), encoding="utf-8"
+        ) as file:
             calibration = json.load(file)
         self.threshold = float(calibration["threshold"])
         band = calibration.get("review_band")
