@@ -5,6 +5,7 @@ written to disk; the API's overlay is, because the client downloads it as a file
 
     python space/app.py                          http://127.0.0.1:7860
     PORT=8000 python space/app.py
+    BTHUB_HOST=0.0.0.0 python space/app.py       for all who reach this machine, without signing in
     BTHUB_DETECTOR=runs/a BTHUB_LOCALIZER=runs/b python space/app.py
 """
 
@@ -23,6 +24,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+
+from bthub.errors import report_errors
+from bthub.network import app_host, app_port, check_network, spare_loopback
+
+# ruff: noqa: E402
+# Before Gradio is imported, which makes its clients then and there, with whatever proxies and certificates are set.
+spare_loopback()
+if problem := report_errors(check_network):
+    sys.exit(problem)
 
 import gradio as gr
 from PIL import Image
@@ -195,12 +205,13 @@ def build(pipe: Pipeline) -> gr.Blocks:
     return demo.queue(max_size=WAITING_PLACES)
 
 
-def launch(demo: gr.Blocks, port: int) -> None:
-    """Start to serve the page, for this machine alone, or for everyone on a Hugging Face Space; returns at once.
+def launch(demo: gr.Blocks, port: int, host: str = "127.0.0.1") -> None:
+    """Start to serve the page; returns at once.
 
     Args:
         demo: what `build` made.
         port: TCP port.
+        host: the address to listen on; by default this machine's own, which no other reaches.
 
     Raises:
         BthubError: the port is taken.
@@ -208,7 +219,7 @@ def launch(demo: gr.Blocks, port: int) -> None:
     system_fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     try:
         demo.launch(
-            server_name="0.0.0.0" if "SPACE_ID" in os.environ else "127.0.0.1",
+            server_name=host,
             server_port=port,
             prevent_thread_lock=True,
             quiet=True,
@@ -430,9 +441,12 @@ def percent(share: float) -> str:
 
 
 def main() -> int:
-    port = os.environ.get("PORT", "7860")
-    if not (port.isdigit() and 0 < int(port) < 65536):
-        print(f"bthub: PORT must be a number from 1 to 65535, not {port!r}", file=sys.stderr)
+    try:
+        if "SPACE_ID" in os.environ:
+            os.environ.setdefault("BTHUB_HOST", "0.0.0.0")
+        port, host = app_port(7860), app_host()
+    except BthubError as error:
+        print(f"bthub: {error}", file=sys.stderr)
         return 2
     # When the system stops it, it leaves through the `with` below, as on Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -442,7 +456,7 @@ def main() -> int:
         try:
             print("bthub: loading the models", flush=True)
             demo = build(load_pipeline(os.environ.get("BTHUB_DETECTOR"), os.environ.get("BTHUB_LOCALIZER")))
-            launch(demo, int(port))
+            launch(demo, port, host)
         except BthubError as error:
             print(f"bthub: {error}", file=sys.stderr)
             return 2

@@ -22,7 +22,8 @@ STATIONS = [
     "inference",  # a picture to a result
     "reports",  # run folders to cards, tables and Hub repos
 ]
-LAYERS = [{"bthub.errors"}, {"bthub.project"}, *({f"bthub.{name}"} for name in STATIONS), {"bthub.cli"}]
+ROOT = ({"bthub.errors"}, {"bthub.project", "bthub.network"})
+LAYERS = [*ROOT, *({f"bthub.{name}"} for name in STATIONS), {"bthub.cli"}]
 
 HEAVY = {"torch", "timm", "transformers", "datasets", "scipy", "sklearn", "skimage", "matplotlib"}
 
