@@ -103,6 +103,16 @@ def read_image(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
     return image
 
 
+def read_picture_bytes(content: bytes, name: str) -> np.ndarray:
+    """As `read_image`, of a file's bytes; a blank picture is read too.
+
+    Args:
+        content: the file.
+        name: what messages call it.
+    """
+    return _to_rgb(_decode(name, _file_samples, name, _check_bytes(content, name)), name)
+
+
 def upright_rgb(picture: Image.Image) -> Image.Image:
     """A picture of a data set in RGB, with the pixels that `read_image` has of it; blank and tiny ones too."""
     name = name_of(picture)
