@@ -10,8 +10,8 @@ from bthub.errors import BthubError, report_errors
 
 # The extra that a command's packages come with, for whoever installed bthub without it.
 EXTRAS = {
-    **dict.fromkeys(("bench", "cost"), "torch"),
-    "predict": "torch",  # of a run without ONNX files
+    "cost": "torch",
+    **dict.fromkeys(("predict", "bench"), "torch"),  # of a run without ONNX files
     "screen": "screen",
     "export": "export",
     **dict.fromkeys(("data", "train", "ood-check", "imagenet-weights"), "train"),
@@ -236,7 +236,7 @@ def _screen(args: argparse.Namespace) -> None:
 def _bench(args: argparse.Namespace) -> None:
     from bthub.inference.bench import run
 
-    print(run(args.image, args.repeats))
+    print(run(args.image, args.repeats, backend=args.backend))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -408,6 +408,7 @@ def _parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="time each stage on this machine")
     bench.add_argument("--image", type=Path, help="default: a slice that comes with the clone")
     bench.add_argument("--repeats", type=int, default=50)
+    _add_backend(bench)
     bench.set_defaults(run=_bench)
     return parser
 
