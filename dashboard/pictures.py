@@ -14,7 +14,7 @@ from scipy.ndimage import binary_dilation
 import frame
 from bthub.errors import BthubError
 from bthub.imaging.image_io import upright_rgb
-from bthub.metrics.classification import is_healthy
+from bthub.imaging.labels import is_healthy
 from bthub.runs.records import Evaluation, image_key
 
 SHIPPED = Path(__file__).parent / "slices"

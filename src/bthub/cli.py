@@ -78,6 +78,14 @@ def _data_build(args: argparse.Namespace) -> None:
     build(args.source, args.out, args.validation, args.test, args.unlike)
 
 
+def _data_mix(args: argparse.Namespace) -> None:
+    from bthub.data.mix import mix
+    from bthub.data.summary import describe
+
+    mix(args.sets, args.out, args.test_only)
+    print(describe(str(args.out)))
+
+
 def _data_info(args: argparse.Namespace) -> None:
     from bthub.data.summary import describe
 
@@ -268,6 +276,20 @@ def _parser() -> argparse.ArgumentParser:
         "may start from runs on this one",
     )
     build.set_defaults(run=_data_build)
+    mix = data.add_parser(
+        "mix", help="several built sets to one set of tumor and no tumor, with the source of each row"
+    )
+    mix.add_argument("sets", nargs="+", type=Path, metavar="SET", help="folders of `bthub data build`")
+    mix.add_argument("--out", required=True, type=Path, help="folder to write, missing or empty")
+    mix.add_argument(
+        "--test-only",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="SET",
+        help="built sets whose pictures all become test, and that no picture of train resembles",
+    )
+    mix.set_defaults(run=_data_mix)
     info = data.add_parser("info", help="what is in a built data set")
     info.add_argument("dataset", help="folder of `bthub data build`, or a Hub id")
     info.set_defaults(run=_data_info)

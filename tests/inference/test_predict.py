@@ -51,7 +51,43 @@ def test_human_lines(pictures, capsys):
     assert tumor.startswith(f"{pictures}/b_10.tif  tumor  p=0.9") and "  area 1,200 px (" in tumor
     assert "% of the head)  box 30,40-60,80" in tumor
     assert deeper.startswith(f"{pictures}/deeper/c.PNG  tumor")
-    assert err == ""
+    assert err == (
+        f"bthub: {pictures}: left out masks by name: 1 (b_10_mask.tif), hidden: 1 (.hidden.png), "
+        "files of other kinds: 1 (notes.txt)\n"
+    )
+
+
+def test_what_lies_below_a_folder_is_read_once_and_the_rest_is_named(pictures, tmp_path, capsys):
+    (pictures / ".ipynb_checkpoints").mkdir()
+    Image.fromarray(TUMOR).save(pictures / ".ipynb_checkpoints" / "b_2-checkpoint.png")
+    Image.fromarray(TUMOR).save(pictures / "D_MASK.PNG")
+    Image.fromarray(TUMOR).save(pictures / "photo.jfif", "JPEG")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    Image.fromarray(TUMOR).save(elsewhere / "e.bmp")
+    (pictures / "linked").symlink_to(elsewhere, target_is_directory=True)
+    (pictures / "linked-again").symlink_to(elsewhere, target_is_directory=True)
+    (pictures / "up").symlink_to(tmp_path, target_is_directory=True)
+    (pictures / "same.tif").symlink_to(pictures / "b_2.tif")
+    (pictures / "broken.png").symlink_to(tmp_path / "gone.png")
+    for _ in range(2):  # the second time over what the first has left there
+        assert predict(pictures, "--out", pictures / "found") == 1
+        out, err = capsys.readouterr()
+        names = [Path(line.split("  ")[0]).relative_to(pictures).as_posix() for line in out.splitlines()]
+        assert names == ["b_2.tif", "b_10.tif", "deeper/c.PNG", "linked/e.bmp", "photo.jfif"]
+        assert f"{pictures}/broken.png: no such file" in err
+        assert "hidden: 2 (.hidden.png, .ipynb_checkpoints)" in err
+        assert "links to what is found anyway: 3 (linked-again, same.tif, up)" in err
+        assert "D_MASK.PNG" in err and "notes.txt" in err
+    assert (
+        "overlays by name: 5 (b_10_overlay.png, " in err and "masks by name: 6 (" in err and "results.jsonl" not in err
+    )
+
+
+def test_a_password_in_a_url_is_said_nowhere(tmp_path, capsys):
+    assert predict("http://me:pass%20word@127.0.0.1:1/a b.png", "--json") == 2
+    out, err = capsys.readouterr()
+    assert "pass" not in out + err and "http://127.0.0.1:1/a b.png: the download failed" in err
 
 
 def test_what_is_uncertain_is_said(pictures, capsys, monkeypatch):
@@ -248,7 +284,8 @@ def test_a_missing_run_is_one_sentence(pictures, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("bthub.inference.loading.load_pipeline", load_pipeline)
     assert predict(pictures, "--detector", tmp_path / "nothing") == 2
     out, err = capsys.readouterr()
-    assert out == "" and len(err.splitlines()) == 1 and str(tmp_path / "nothing") in err
+    left_out, error = err.splitlines()
+    assert out == "" and ": left out " in left_out and str(tmp_path / "nothing") in error
 
 
 def test_a_closed_pipe_ends_quietly(pictures, capsys, monkeypatch):
@@ -258,7 +295,7 @@ def test_a_closed_pipe_ends_quietly(pictures, capsys, monkeypatch):
     with open(writer, "w") as stdout:
         monkeypatch.setattr(sys, "stdout", stdout)
         assert predict(pictures, "--batch-size", "1") == 1
-    assert capsys.readouterr().err == ""
+    assert ": left out " in capsys.readouterr().err
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess:

@@ -19,7 +19,8 @@ from datasets import Dataset as Rows
 from bthub.data.dataset import batches, load_split
 from bthub.data.fingerprint import describe_rows, listed, name_of
 from bthub.errors import BthubError
-from bthub.evaluation import plots
+from bthub.evaluation import by_source, plots
+from bthub.evaluation.by_source import evaluate_sources
 from bthub.evaluation.scoring import COUNTS, HD95, IDS, PROBABILITY, Predictions, figures_table, measure
 from bthub.imaging.image_io import upright_rgb
 from bthub.metrics.info import readable
@@ -75,7 +76,8 @@ def evaluate(
         stage: the network on that backend, with the methods of `Classifier` or `Localizer`; None for torch.
 
     Returns:
-        The entry that was written; see `measure` for its figures, and `_against_torch` for what a backend loses.
+        The entry that was written; see `measure` for its figures, and `_against_torch` for what a backend loses. Of a
+        mixture of sources see `evaluate_sources`, which writes other files.
 
     Raises:
         BthubError: the run isn't a local run folder or lacks a value; the data have no such split, no images, other
@@ -89,6 +91,17 @@ def evaluate(
     if len(rows) == 0:
         raise BthubError(f"{data} has no images in split {split} of protocol {protocol}: choose another split")
     name = name_of(data)
+    if "source" in rows.column_names:
+        refuse_known_images(folder, rows, split)
+        return evaluate_sources(
+            folder,
+            rows,
+            split,
+            name=name,
+            command=f"bthub evaluate {folder.id} --data {name} --split {split}",
+            batch_size=batch_size,
+            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        )
     command = f"bthub evaluate {folder.id} --data {name} --split {split}"
     if "patient_id" not in rows.column_names:
         protocol = "default"
@@ -215,7 +228,9 @@ def _refuse_another_set(folder: RunFolder, key: str, known: dict, dataset: dict)
 
 
 def summary(entry: dict) -> str:
-    """The main results of an entry of `metrics.json` as a short table."""
+    """The main results of an entry of `metrics.json` or `sources.json` as a short table."""
+    if "by_source" in entry:
+        return by_source.summary(entry)
     patients = f" of {entry['groups']} patients" if "patients" in entry["dataset"] else ""
     lines = [f"{entry['samples']} images{patients} ({entry['command']})", *figures_table(entry)]
     if "confusion_matrix" in entry:

@@ -17,6 +17,7 @@ from bthub.inference.backends import eager
 from bthub.inference.pipeline import Detector, Localizer, Pipeline
 from bthub.project import default_run
 from bthub.runs.folder import CALIBRATION, CLASSIFICATION, SEGMENTATION, RunFolder
+from bthub.runs.operating_point import operating_points
 
 
 def load_pipeline(
@@ -73,12 +74,13 @@ def load_pipeline(
     threshold = detector_run.calibration.get("threshold")
     if not isinstance(threshold, (int, float)):
         raise BthubError(f"{detector_run.id}: {CALIBRATION} has no threshold, train the run to its end")
-    band = detector_run.calibration.get("review_band")
+    points = operating_points(detector_run.calibration)
     return Pipeline(
         classifier,
         cast(Localizer, stages["localizer"]),
-        threshold=float(threshold),
-        review_band=band and tuple(band),
+        threshold=points[None].threshold,
+        review_band=points[None].review_band,
+        points=points,
         input_check=backends.open_check(detector_run, taken["detector"], device, threads) if check_input else None,
         models={
             stage: {"id": run.id, "revision": run.revision, "backend": taken[stage]} for stage, run in runs.items()

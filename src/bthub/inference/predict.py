@@ -11,7 +11,9 @@ from urllib.parse import unquote, urlsplit
 from tqdm import tqdm
 
 from bthub.errors import BthubError, NotASliceError
-from bthub.imaging.image_io import SUFFIXES, display_name, is_url
+from bthub.imaging.checks import display_name, is_url, without_password
+from bthub.imaging.folders import left_out, look_below
+from bthub.imaging.image_io import SUFFIXES
 from bthub.inference.pipeline import read_picture
 from bthub.inference.result import DISCLAIMER, NO_TUMOR, Result
 
@@ -35,9 +37,10 @@ def run(
     """Analyze pictures and print a line each, in order. A bad one gets a sentence on stderr, the others go on.
 
     Args:
-        images: files, http(s) URLs, and folders, which are searched with all below them for pictures; masks named
-            as in the LGG set (`*_mask.tif`) and hidden files are left out.
-        as_json: print `Result.to_dict()` with the `file` as given, one JSON object a line.
+        images: files, http(s) URLs, and folders, which are searched with all below them for pictures, linked ones
+            once. Masks named as in the LGG set (`*_mask.tif`), overlays of an earlier run, hidden files and other
+            kinds of files are left out, counted and named on stderr.
+        as_json: print `Result.to_dict()` with the `file` as given, but for a password in a URL, one JSON object a line.
         out: folder for `<stem>_overlay.png`, `<stem>_mask.png` (where there is a mask) and `results.jsonl`, whose
             lines name those two instead of carrying the mask. Nothing in it is overwritten: an equal stem gets a
             number, and lines are added to the end.
@@ -94,7 +97,9 @@ def run(
                 failed += 1
                 continue
             answered += 1
-            line = json.dumps({"file": file, **result.to_dict()}) if as_json else _describe(file, result)
+            line = (
+                json.dumps({"file": without_password(file), **result.to_dict()}) if as_json else _describe(file, result)
+            )
             try:
                 tqdm.write(line, file=sys.stdout)
                 sys.stdout.flush()
@@ -114,39 +119,62 @@ def run(
     return 0 if not failed else 1 if answered else 2
 
 
-def _complain(error: BthubError) -> None:
+def _complain(error: BthubError | str) -> None:
     tqdm.write(f"bthub: {error}", file=sys.stderr)
 
 
 def _expand(images: list[str]) -> tuple[list[str], int]:
-    """Folders to the pictures in them; also the number of folders that gave none."""
+    """Folders to the pictures in them; also the number of folders that gave none or couldn't be read."""
     files, failed = [], 0
     for image in images:
         if is_url(image) or not os.path.isdir(image):
             files.append(image)
             continue
-        try:
-            files += _pictures(image)
-        except BthubError as error:
-            _complain(error)
-            failed += 1
+        found, unreadable = _pictures(image)
+        files += found
+        failed += unreadable
     return files, failed
 
 
-def _pictures(folder: str) -> list[str]:
-    def unreadable(error: OSError) -> None:
-        raise BthubError(f"{display_name(error.filename)}: the folder cannot be read ({error.strerror})") from error
-
-    found = [
-        os.path.join(parent, name)
-        for parent, _, names in os.walk(folder, onerror=unreadable)
-        for name in names
-        if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".") and not Path(name).stem.endswith("_mask")
-    ]
-    if not found:
-        raise BthubError(f"{display_name(folder)}: no pictures in this folder, expected {', '.join(sorted(SUFFIXES))}")
+def _pictures(folder: str) -> tuple[list[str], int]:
+    """The pictures below a folder, and how often it, or a folder below, failed to be read or to have any."""
+    tree = look_below(folder)
+    for problem in tree.unreadable:
+        _complain(f"{display_name(str(problem.filename))}: the folder cannot be read ({problem.strerror})")
+    found: list[str] = []
+    masks: list[str] = []
+    overlays: list[str] = []
+    others: list[str] = []
+    for path in tree.files:
+        name = Path(path)
+        kind = name.stem.lower().rpartition("_")[2] if "_" in name.stem else ""
+        if name.suffix.lower() not in SUFFIXES:
+            others.append(path)
+        elif kind in ("mask", "overlay"):
+            (masks if kind == "mask" else overlays).append(path)
+        else:
+            found.append(path)
+    others = [path for path in others if os.path.basename(path) != RESULTS]
+    note = left_out(
+        {
+            "masks by name": masks,
+            "overlays by name": overlays,
+            "hidden": tree.hidden,
+            "links to what is found anyway": tree.repeated,
+            "files of other kinds": others,
+        }
+    )
+    if not found and not tree.unreadable:
+        kinds = ", ".join(sorted(SUFFIXES))
+        _complain(
+            f"{display_name(folder)}: no pictures in this folder, expected {kinds}"
+            + (f"; it has {note}" if note else "")
+        )
+    elif note:
+        _complain(f"{display_name(folder)}: left out {note}")
     # Slice 2 before slice 10.
-    return sorted(found, key=lambda path: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", path)])
+    in_order = sorted(found, key=lambda path: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", path)])
+    return in_order, len(tree.unreadable) + (not found and not tree.unreadable)
 
 
 def _describe(file: str, result: Result) -> str:
@@ -187,14 +215,15 @@ def _save(out: Path, file: str, result: Result) -> None:
     path = unquote(urlsplit(file).path) if is_url(file) else file
     # File systems count bytes, and a CJK character has three.
     stem = re.sub(r"[^\w.-]", "_", Path(path).stem).encode()[:100].decode(errors="ignore") or "image"
-    for number in count(1):
-        name = stem if number == 1 else f"{stem}-{number}"
-        overlay, mask = out / f"{name}_overlay.png", out / f"{name}_mask.png"
-        if not overlay.exists() and not mask.exists():
-            break
-    line = {"file": file, **result.to_dict(), "overlay": overlay.name, "mask": None}
+    line = {"file": without_password(file), **result.to_dict(), "overlay": None, "mask": None}
     del line["mask_png_base64"]
     try:
+        for number in count(1):
+            name = stem if number == 1 else f"{stem}-{number}"
+            overlay, mask = out / f"{name}_overlay.png", out / f"{name}_mask.png"
+            if not overlay.exists() and not mask.exists():
+                break
+        line["overlay"] = overlay.name
         result.overlay().save(overlay)
         if result.mask is not None:
             mask.write_bytes(result.mask_png())

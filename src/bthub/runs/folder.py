@@ -49,6 +49,7 @@ CALIBRATION = "calibration.json"
 INPUT_CHECK = "input_check.json"
 INPUT_CHECK_WEIGHTS = "input_check.safetensors"
 METRICS = "metrics.json"
+SOURCES = "sources.json"
 GRADCAM = "gradcam.json"
 COST = "cost.json"
 ONNX = "onnx"
@@ -237,6 +238,11 @@ class RunFolder:
     @cached_property
     def metrics(self) -> dict[str, Any]:
         return self._json(METRICS)
+
+    @cached_property
+    def sources(self) -> dict[str, Any]:
+        """The entries of `bthub evaluate` on a mixture, by split; none where it wasn't run on one."""
+        return self._json(SOURCES) if (self.path / SOURCES).is_file() else {}
 
     @cached_property
     def gradcam(self) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bthub.errors import BthubError
-from bthub.inference.backends.stages import LightDetector, LightInputCheck, LightLocalizer, Network
+from bthub.inference.backends.stages import LightDetector, LightInputCheck, LightLocalizer
 from bthub.runs.folder import (
     CLASSIFICATION,
     INPUT_CHECK,
@@ -97,28 +98,38 @@ def input_check(run: RunFolder, runtime: str, count: int | None = None) -> Light
             f"the input check in {run.path / INPUT_CHECK} cannot be used ({type(error).__name__}: {error}): restore "
             "the file, or fit it again with bthub ood-check"
         ) from error
-    return LightInputCheck(open_network(run.path / ONNX_INPUT_CHECK, runtime, count), size, threshold)
+    kinds = tuple(run.input_check.get("kinds", ()))
+    network = open_network(run.path / ONNX_INPUT_CHECK, runtime, count, outputs=2)
+    return LightInputCheck(network, size, threshold, kinds)
 
 
-def open_network(file: Path, runtime: str, count: int | None = None) -> Network:
+def open_network(file: Path, runtime: str, count: int | None = None, outputs: int = 1) -> Any:
     """A network from an ONNX file; safe to call from several threads.
 
     Args:
-        file: takes `pixel_values` (N, 3, S, S) and gives one output.
+        file: takes `pixel_values` (N, 3, S, S).
         runtime: "onnxruntime" or "openvino".
         count: of threads; by default one a processor.
+        outputs: how many the file gives.
+
+    Returns:
+        A `Network`; of several outputs a function that gives a tuple of them.
 
     Raises:
         BthubError: the file is damaged, or the runtime isn't installed.
     """
     try:
-        return (_openvino if runtime == "openvino" else _onnxruntime)(file, count or threads())
+        run = (_openvino if runtime == "openvino" else _onnxruntime)(file, count or threads())
     except ModuleNotFoundError as error:
         extra = "bthub[openvino]" if runtime == "openvino" else "bthub"
         raise BthubError(f'{runtime} isn\'t installed: pip install "{extra}"') from error
+    return (lambda pixels: run(pixels)[0]) if outputs == 1 else lambda pixels: tuple(run(pixels)[:outputs])
 
 
-def _onnxruntime(file: Path, count: int) -> Network:
+Outputs = Callable[[np.ndarray], list[np.ndarray]]
+
+
+def _onnxruntime(file: Path, count: int) -> Outputs:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -131,13 +142,13 @@ def _onnxruntime(file: Path, count: int) -> Network:
     except Exception as error:  # onnxruntime's own kinds have no common base
         raise _damaged(file, error) from error
 
-    def run(pixels: np.ndarray) -> np.ndarray:
-        return np.asarray(session.run(None, {PIXELS: pixels})[0])
+    def run(pixels: np.ndarray) -> list[np.ndarray]:
+        return [np.asarray(output) for output in session.run(None, {PIXELS: pixels})]
 
     return run
 
 
-def _openvino(file: Path, count: int) -> Network:
+def _openvino(file: Path, count: int) -> Outputs:
     import openvino
 
     core = openvino.Core()
@@ -153,9 +164,9 @@ def _openvino(file: Path, count: int) -> Network:
     request: Any = compiled.create_infer_request()
     lock = threading.Lock()  # a request holds one picture at a time
 
-    def run(pixels: np.ndarray) -> np.ndarray:
+    def run(pixels: np.ndarray) -> list[np.ndarray]:
         with lock:
-            return np.array(request.infer({PIXELS: pixels})[0])
+            return [np.array(output) for output in request.infer({PIXELS: pixels}).values()]
 
     return run
 
