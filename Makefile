@@ -34,8 +34,8 @@ lint: $(VENV)/.test  ## rules, format, types, American spelling
 	$(BIN)/mypy
 	$(BIN)/codespell
 
-bench: $(VENV)/.demo  ## time every stage for one real slice on 2 cores
-	@HF_HUB_OFFLINE=1 $(BIN)/bthub bench
+bench: $(VENV)/.test  ## measure speed, memory and size beside the stock pipelines: benchmarks/ (BENCH='--only one_slice')
+	@HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/run.py $(BENCH)
 
 onnx: $(VENV)/.test  ## export the shipped pair for serving without PyTorch, and measure it: runs/*/onnx (DATA=data/lgg)
 	@$(BIN)/bthub export runs/resnet18-lgg runs/resunet18-lgg --data $(or $(DATA),data/lgg)

@@ -42,6 +42,7 @@ from starlette.routing import Route
 from bthub import BthubError, NotASliceError, Pipeline, Result, load_pipeline
 from bthub.imaging.image_io import MAX_FILE_BYTES
 from bthub.inference.result import DISCLAIMER, TUMOR
+from bthub.project import hub_id
 
 HERE = Path(__file__).parent
 EXAMPLES = {
@@ -56,12 +57,14 @@ EXAMPLES = {
 # Seconds: how often uploads and overlays are deleted, and from which age.
 DELETE_EVERY, DELETE_AGE = 60, 300
 
-# One picture at a time: torch already spreads it over the cores, and a large picture takes much memory.
+# One picture at a time: the networks already spread it over the cores, and a large picture takes much memory.
 CONCURRENCY = {"concurrency_limit": 1, "concurrency_id": "models"}
 # The largest picture that is read takes 30 seconds on two cores. The last to wait has one at work and the other places
 # before it: its file must still be there when its turn comes.
 SLOWEST = 30
 WAITING_PLACES = DELETE_AGE // SLOWEST - 1
+
+IN_BROWSER = f"https://huggingface.co/spaces/{hub_id('brain-tumor-in-your-browser')}"
 
 SHOWN_SIDE = 1024  # pixels; pictures on the page are reduced to this, the downloads are not
 
@@ -93,7 +96,8 @@ ABOUT = f"""
   of tumor and these scanners: other tumors, other scan types and other sources are beyond them.</p></section>
   <section><h2>Your picture</h2>
   <p>It is analyzed on the computer that serves this page, deleted within {(DELETE_EVERY + DELETE_AGE) // 60} minutes
-  and used for nothing else. There is no tracking and no history.</p></section>
+  and used for nothing else. There is no tracking and no history. <a href="{IN_BROWSER}">Another page</a> analyzes it
+  on your own machine, without an upload.</p></section>
   <section><h2>The examples</h2>
   <p>Slices that the models were not trained on, from The Cancer Imaging Archive, collection TCGA-LGG, prepared by
   Buda, Saha and Mazurowski (2019), <a href="https://creativecommons.org/licenses/by-nc-sa/4.0/">CC BY-NC-SA 4.0</a>.
@@ -455,7 +459,8 @@ def main() -> int:
         tempfile.tempdir = os.environ["GRADIO_TEMP_DIR"] = os.path.realpath(folder)
         try:
             print("bthub: loading the models", flush=True)
-            demo = build(load_pipeline(os.environ.get("BTHUB_DETECTOR"), os.environ.get("BTHUB_LOCALIZER")))
+            models = (os.environ.get("BTHUB_DETECTOR"), os.environ.get("BTHUB_LOCALIZER"))
+            demo = build(load_pipeline(*models, say=lambda line: print(f"bthub: {line}", flush=True)))
             launch(demo, port, host)
         except BthubError as error:
             print(f"bthub: {error}", file=sys.stderr)

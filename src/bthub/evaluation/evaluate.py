@@ -29,6 +29,7 @@ from bthub.models.localizer import load_localizer
 from bthub.runs.folder import (
     CALIBRATION,
     CLASSIFICATION,
+    LOSING,
     LOSS_ALLOWED,
     METRICS,
     ONNX_METRICS,
@@ -44,8 +45,6 @@ from bthub.runs.folder import (
 
 GALLERY = 8
 TORCH = "torch"
-LOSING = ("roc_auc", "balanced_accuracy", "dice_volume_mean", "dice_tumor_slices")
-"""The figures of which a backend may lose a little."""
 SAME_SLICES = 200
 
 

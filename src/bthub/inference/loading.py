@@ -28,6 +28,7 @@ def load_pipeline(
     device: str | None = None,
     check_input: bool = True,
     backend: str | None = None,
+    threads: int | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Pipeline:
     """Load the two stages.
@@ -43,6 +44,8 @@ def load_pipeline(
         backend: "torch", "onnx", "int8", "openvino" or "openvino-int8" for both stages, or "auto": for each the one
             that was fastest on this machine, see `bthub.inference.backends`. By default what the environment variable
             BTHUB_BACKEND says, or "auto".
+        threads: of a network that runs on the processor, but for torch, which has one number for all; by default one a
+            processor.
         say: is told, once a machine, what "auto" timed and took.
 
     Raises:
@@ -65,7 +68,7 @@ def load_pipeline(
         if run.task != task:
             raise BthubError(f"{run.id} is made for {run.task}, expected {task}: swap detector and localizer?")
     taken = {stage: backends.choose(run, backend, device, say) for stage, run in runs.items()}
-    stages = {stage: backends.open_stage(run, taken[stage], device) for stage, run in runs.items()}
+    stages = {stage: backends.open_stage(run, taken[stage], device, threads) for stage, run in runs.items()}
     classifier, detector_run = cast(Detector, stages["detector"]), runs["detector"]
     _ = classifier.tumor_index  # one that knows other classes is told so before it lacks a threshold
     threshold = detector_run.calibration.get("threshold")
@@ -78,7 +81,7 @@ def load_pipeline(
         threshold=points[None].threshold,
         review_band=points[None].review_band,
         points=points,
-        input_check=backends.open_check(detector_run, taken["detector"], device) if check_input else None,
+        input_check=backends.open_check(detector_run, taken["detector"], device, threads) if check_input else None,
         models={
             stage: {"id": run.id, "revision": run.revision, "backend": taken[stage]} for stage, run in runs.items()
         },

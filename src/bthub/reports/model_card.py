@@ -26,8 +26,11 @@ from bthub.runs.folder import (
     GRADCAM,
     HISTORY,
     INPUT_CHECK,
+    LOSING,
     LR_FINDER,
     METRICS,
+    ONNX_MODEL,
+    ONNX_QUANTIZED,
     PREPROCESSOR,
     SEGMENTATION,
     SPLIT,
@@ -201,6 +204,7 @@ def render(run: str | Path, org: str | None = None, *, figures: bool = True) -> 
             review=_review(folder),
             input_check=_input_check(folder),
             cost=_cost(folder),
+            onnx=_onnx(folder),
             splits=_splits(folder, protocol, results),
             best_epoch=_best_epoch(folder, training["best"]["epoch"]),
             results=[_result(entry, folder, figures) for entry in results],
@@ -393,6 +397,33 @@ def _name(metric: str, entry: Record) -> str:
     """A metric's name in a card."""
     macro = metric in MACRO and "labels" in entry.keys() and entry.optional("threshold") is None
     return f"{readable(metric)}, mean over classes" if macro else readable(metric)
+
+
+def _onnx(folder: RunFolder) -> dict | None:
+    """The ONNX files and what they reach; None where the run has none of its weights."""
+    files = folder.onnx.get("files", {})
+    # On the Hub a revision is a commit, which says nothing about the weights alone.
+    if not files or (folder.revision.startswith("sha256:") and folder.onnx.get("weights") != folder.revision):
+        return None
+    ships = folder.quantized_ships()
+    measured = [
+        {
+            "file": ONNX_QUANTIZED if backend.endswith("int8") else ONNX_MODEL,
+            "backend": backend,
+            "key": key,
+            "figures": [
+                (readable(name), entry["metrics"][name]["value"], entry["reference"][name])
+                for name in LOSING
+                if name in entry["reference"]
+            ],
+            "difference": entry.get("largest_difference"),
+            "agreement": entry.get("agreement"),
+        }
+        for backend, entries in folder.onnx_metrics.items()
+        for key, entry in entries.items()
+    ]
+    kept = {file: facts for file, facts in files.items() if file != ONNX_QUANTIZED or ships}
+    return {"files": kept, "ships": ships, "measured": measured, "calibration": folder.onnx["calibration"]}
 
 
 def _cost(folder: RunFolder) -> Record:
