@@ -210,6 +210,9 @@ def _predict(args: argparse.Namespace) -> int:
         spacing_mm=args.spacing,
         batch_size=args.batch_size,
         check_input=args.input_check,
+        series=args.series,
+        plane=args.plane,
+        clean=args.clean,
         backend=args.backend,
     )
 
@@ -388,9 +391,14 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("--data", default="data/lgg", help="folder of `bthub data build`; default: %(default)s")
     publish.set_defaults(run=_publish)
 
-    predict = commands.add_parser("predict", help="tumor or not, where and how large, for pictures and folders")
+    predict = commands.add_parser("predict", help="tumor or not, where and how large, for pictures, stacks and folders")
     predict.description = "Tumor or not, where and how large. Research software, not a medical device."
-    predict.add_argument("images", metavar="IMAGE", nargs="+", help="picture, folder of pictures, or URL")
+    predict.add_argument(
+        "images",
+        metavar="IMAGE",
+        nargs="+",
+        help="picture, DICOM, NIfTI, TIFF, zip or folder of a study, folder of pictures, or URL",
+    )
     predict.add_argument("--json", action="store_true", help="one JSON object a line")
     predict.add_argument("--out", type=Path, help="folder for overlays, masks and results.jsonl")
     predict.add_argument("--detector", help="run folder or Hub id; default: the one of this package")
@@ -403,6 +411,14 @@ def _parser() -> argparse.ArgumentParser:
         help="analyze also what doesn't look like a slice of a brain MRI",
     )
     predict.add_argument("--spacing", type=float, nargs=2, metavar=("ROW_MM", "COL_MM"), help="pixel size, for mm²")
+    predict.add_argument("--series", type=int, metavar="N", help="which series of a study; default: the likeliest")
+    predict.add_argument("--plane", choices=("axial", "coronal", "sagittal"), help="default: as it was scanned")
+    predict.add_argument(
+        "--no-cleaning",
+        dest="clean",
+        action="store_false",
+        help="keep lone areas that are on one slice of a stack alone",
+    )
     predict.add_argument("--batch-size", type=int, default=8)
     _add_backend(predict)
     predict.set_defaults(run=_predict)
