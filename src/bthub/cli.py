@@ -14,6 +14,7 @@ EXTRAS = {
     **dict.fromkeys(("data", "train", "ood-check", "imagenet-weights"), "train"),
     **dict.fromkeys(("evaluate", "explain", "compare", "two-stage", "cross-validate", "card", "publish"), "evaluation"),
     "reproduce": "train,evaluation",
+    "practice": "practice",
 }
 
 
@@ -171,6 +172,12 @@ def _predict(args: argparse.Namespace) -> int:
     )
 
 
+def _practice(args: argparse.Namespace) -> int | None:
+    from bthub.practice import commands
+
+    return commands.main(args.rest, args.prog)
+
+
 def _bench(args: argparse.Namespace) -> None:
     from bthub.inference.bench import run
 
@@ -301,6 +308,13 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--spacing", type=float, nargs=2, metavar=("ROW_MM", "COL_MM"), help="pixel size, for mm²")
     predict.add_argument("--batch-size", type=int, default=8)
     predict.set_defaults(run=_predict)
+
+    # Its own parser has the actions, and --help.
+    practice = commands.add_parser(
+        "practice", help="accounts, cases and reports: serve it, or administer it", add_help=False, prefix_chars="\0"
+    )
+    practice.add_argument("rest", nargs=argparse.REMAINDER)
+    practice.set_defaults(run=_practice, prog=practice.prog)
 
     bench = commands.add_parser("bench", help="time each stage on this machine")
     bench.add_argument("--image", type=Path, help="default: a slice that comes with the clone")
