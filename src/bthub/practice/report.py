@@ -449,7 +449,7 @@ def to_pdf(content: dict[str, Any], picture: bytes | None, language: str) -> byt
 
     def body(text: str) -> None:
         pdf.set_font("sans", size=9)
-        pdf.multi_cell(0, 4.4, text, **new_line)
+        pdf.multi_cell(0, 4.4, text, align="L", **new_line)
 
     pdf.set_font("sans", "B", 15)
     pdf.cell(110, 8, t("Report"))
@@ -526,7 +526,7 @@ def to_pdf(content: dict[str, Any], picture: bytes | None, language: str) -> byt
     for term, value in words["quality"]:
         pdf.cell(70, 4.4, term)
         pdf.cell(0, 4.4, value, **new_line)
-    pdf.multi_cell(0, 4, words["basis"], **new_line)
+    pdf.multi_cell(0, 4, words["basis"], align="L", **new_line)
     pdf.ln(1)
     for term, value in words["models"]:
         pdf.cell(30, 4.4, term)
