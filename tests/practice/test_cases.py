@@ -295,23 +295,25 @@ def test_corrected_masks_are_a_data_set_that_the_builder_reads(serve_sqlite, tmp
 
     browser = serve_sqlite().begin()
     assert browser.get("/export-dataset.zip").status_code == 409
-    pictures = [picture((8 + i, 10 + 2 * i, 30 + i, 30 + i) if i % 2 else None, seed=i) for i in range(20)]
-    case, _ = browser.case(*pictures)
-    headers = {"x-form-token": browser.token(f"/cases/{case}"), "accept": "application/json"}
-    for i, found in enumerate(slices_of(browser, f"/cases/{case}")):
-        mask = np.zeros((64, 64), np.uint8)
-        mask[20:30, 20:30] = 255 if i % 2 else 0
-        assert (
-            browser.client.post(f"/slices/{found['id']}/correction", content=png(mask), headers=headers).status_code
-            == 200
-        )
+    for number in range(4):
+        pictures = [picture((8, 10 + i, 30, 20 + 4 * number + i) if i else None, seed=9 * number + i) for i in range(2)]
+        case, _ = browser.case(*pictures, pseudonym=f"P-{number}")
+        headers = {"x-form-token": browser.token(f"/cases/{case}"), "accept": "application/json"}
+        for i, found in enumerate(slices_of(browser, f"/cases/{case}")):
+            mask = np.zeros((64, 64), np.uint8)
+            mask[20:30, 20:30] = 255 * i
+            sent = browser.client.post(f"/slices/{found['id']}/correction", content=png(mask), headers=headers)
+            assert sent.status_code == 200
+        assert browser.get("/export-dataset.zip").status_code == (200 if number >= 2 else 409)
     archive = tmp_path / "dataset.zip"
     archive.write_bytes(browser.get("/export-dataset.zip").content)
-    build(archive, tmp_path / "built", validation=0.2, test=0.2)
+    build(archive, tmp_path / "built")
     built = BuiltDataset(tmp_path / "built")
-    assert sum(len(built.load(split)) for split in built.splits()) == 20
+    patients = {split: {row["file"].split("/")[-1][:5] for row in built.load(split)} for split in built.splits()}
+    assert sorted(patients) == ["test", "train", "validation"] and sum(map(len, patients.values())) == 4
+    assert len(set().union(*patients.values())) == 4  # no patient in two splits
     with zipfile.ZipFile(archive) as outer, zipfile.ZipFile(io.BytesIO(outer.read("masks.zip"))) as masks:
-        assert len(masks.namelist()) == 20
+        assert len(masks.namelist()) == 8
 
 
 def test_follow_up_tells_noise_from_growth(serve):
@@ -358,14 +360,15 @@ def test_hostile_names_and_notes_are_shown_as_text(serve_sqlite):
         id = browser.analyze(picture(seed=i))
         answer = browser.post(f"/examinations/{id}/save", pseudonym=text)
         case = answer.url.path
-        answer = browser.post(f"{case}/notes", text=text)
-        report = browser.post(f"/examinations/{id}/reports").url.path
-        browser.post(report, findings=text, impression=text, action="sign")
-        for path in (case, report, "/", "/cases", f"{report}/report.html"):
-            page = browser.get(path).text
-            assert "<script>alert" not in page and "<img src=x" not in page and "<b>" not in page and "\x1b" not in page
-        assert browser.get(f"{report}/report.pdf").content[:5] == b"%PDF-"
-        assert browser.get(f"{case}/export.zip").status_code == 200
+        browser.post(f"{case}/notes", text="\n".join(evil))
+        for path in (case, "/", "/cases"):
+            assert not re.search("<script>alert|<img src=x|<b>|\x1b", browser.get(path).text)
+    report = browser.post(f"/examinations/{id}/reports").url.path
+    browser.post(report, findings="\n".join(evil), impression="\n".join(evil), action="sign")
+    for path in (report, f"{report}/report.html"):
+        assert not re.search("<script>alert|<img src=x|<b>|\x1b", browser.get(path).text)
+    assert browser.get(f"{report}/report.pdf").content[:5] == b"%PDF-"
+    assert browser.get(f"{case}/export.zip").status_code == 200
     # In a file's name.
     files = [("files", ("../../<svg onload=alert(1)>.png", picture(), "image/png"))]
     answer = browser.post("/analyze", files=files)

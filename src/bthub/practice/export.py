@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import random
 import re
 import zipfile
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ from bthub.practice.models import (
 from bthub.practice.report import build, to_pdf
 from bthub.practice.texts import Refusal
 
+SEED, TRIES = 42, 500
 READ_ME = """Cases exported from a bthub practice. Research software, not a medical device.
 
 cases.csv      a row a slice: the patient's label, the day, what was found, the area that counts
@@ -218,55 +220,91 @@ class Exports:
         return _zipped(fill)
 
     def dataset(self, account: Account) -> Iterator[bytes]:
-        """A zip that `bthub data build` reads: corrected slices, in a folder for each class, and their masks.
+        """A zip that `bthub data build` reads: corrected slices, in folders by split and class, and their masks.
 
-        The class is what the person's mask says. The masks are in masks.zip beside them, which the builder passes over.
+        The class is what the person's mask says. All slices of a case are in one split. The masks are in masks.zip
+        beside them, which the builder passes over.
 
         Raises:
-            Refusal: fewer than two corrected slices, or all of one class; at once.
+            Refusal: there are too few corrected slices for three splits; at once.
         """
         with self._database.read() as session:
             hand = select(Correction.slice_id).where(Correction.mask.is_not(None))
-            slices = session.scalars(
+            slices = session.execute(
                 access.own(Slice, account.id)
                 .where(Slice.id.in_(hand), Slice.picture.is_not(None), Examination.case_id.is_not(None))
-                .order_by(Slice.examination_id, Slice.position)
+                .add_columns(Examination.case_id)
+                .order_by(Case.created_at, Slice.examination_id, Slice.position)
             ).all()
-            counting = masks_that_count(session, slices)
-        chosen = [found for found in slices if counting[found.id][1]]
-        classes = {TUMOR if found.area_px else NO_TUMOR for found in chosen}
-        if len(classes) < 2:
+            counting = masks_that_count(session, [found for found, _ in slices])
+        chosen = [(found, case_id) for found, case_id in slices if counting[found.id][1]]
+        splits = draw_splits([(case_id, class_of(found)) for found, case_id in chosen])
+        if splits is None:
             raise Refusal(
-                "A data set needs corrected slices of both kinds, with a tumor and without: correct at least one of each.",
+                "A data set is split by patient: correct slices of more patients, "
+                "so that at least three have slices with a tumor and slices without.",
                 409,
             )
-        return _zipped(lambda archive: self._dataset(archive, chosen, counting))
+        return _zipped(lambda archive: self._dataset(archive, chosen, splits, counting))
 
     def _dataset(
-        self, archive: zipfile.ZipFile, slices: list[Slice], counting: dict[str, tuple[str | None, bool]]
+        self,
+        archive: zipfile.ZipFile,
+        slices: list[tuple[Slice, str]],
+        splits: dict[str, str],
+        counting: dict[str, tuple[str | None, bool]],
     ) -> Iterator[None]:
         masks = io.BytesIO()
         table = io.StringIO()
         rows = csv.writer(table)
-        rows.writerow(["file", "mask", "label", "tumor_pixels", "group"])
+        rows.writerow(["file", "mask", "label", "tumor_pixels", "patient"])
         groups: dict[str, str] = {}
         with zipfile.ZipFile(masks, "w") as inner:
-            for found in slices:
+            for number, (found, case_id) in enumerate(slices, 1):
                 # Numbers, not labels: what is given away for training names no patient.
-                group = groups.setdefault(found.examination_id, f"{len(groups) + 1:05d}")
-                name = f"{group}_{found.position + 1:04d}"
-                label = TUMOR if found.area_px else NO_TUMOR
-                assert found.picture is not None
+                group = groups.setdefault(case_id, f"{len(groups) + 1:05d}")
+                name = f"{group}_{number:06d}"
+                label = class_of(found)
                 address = counting[found.id][0]
-                assert address is not None
+                assert found.picture is not None and address is not None
                 mask = decode(self._files.read(address))
-                archive.writestr(f"{label}/{name}.png", self._files.read(found.picture))
+                file = f"{splits[case_id]}/{label}/{name}.png"
+                archive.writestr(file, self._files.read(found.picture))
                 inner.writestr(f"{name}_mask.png", encode(mask))
-                rows.writerow([f"{label}/{name}.png", f"{name}_mask.png", label, int(mask.sum()), group])
+                rows.writerow([file, f"{name}_mask.png", label, int(mask.sum()), group])
                 yield
         archive.writestr("masks.zip", masks.getvalue())
         archive.writestr("slices.csv", table.getvalue())
         yield
+
+
+def class_of(found: Slice) -> str:
+    """The class of a slice by the mask that counts."""
+    return TUMOR if found.area_px else NO_TUMOR
+
+
+def draw_splits(slices: list[tuple[str, str]]) -> dict[str, str] | None:
+    """The split of each case, about 70 / 15 / 15, both classes in each; None where that can't be.
+
+    Args:
+        slices: case and class of each.
+    """
+    classes: dict[str, set[str]] = {}
+    for case_id, label in slices:
+        classes.setdefault(case_id, set()).add(label)
+    cases = sorted(classes)
+    held_out = max(1, round(0.15 * len(cases)))
+    rng = random.Random(SEED)
+    for _ in range(TRIES):
+        rng.shuffle(cases)
+        splits = {
+            case_id: "validation" if i < held_out else "test" if i < 2 * held_out else "train"
+            for i, case_id in enumerate(cases)
+        }
+        there = {(splits[case_id], label) for case_id, labels in classes.items() for label in labels}
+        if len(there) == 6:
+            return splits
+    return None
 
 
 def _notes(session: Session, case_id: str) -> list[dict[str, Any]]:
