@@ -4,7 +4,7 @@ PORT ?= 7860
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo dashboard practice test test-slow lint bench artifacts check-artifacts cards results reproduce help
+.PHONY: demo dashboard practice test test-slow lint bench onnx artifacts check-artifacts cards results reproduce help
 
 # Every measured run: those with weights, and those of the comparison.
 RUNS = $(dir $(wildcard runs/*/metrics.json runs/comparison/*/metrics.json))
@@ -42,6 +42,12 @@ lint: $(VENV)/.test  ## rules, format, types, American spelling
 bench: $(VENV)/.demo  ## time every stage for one real slice on 2 cores
 	@HF_HUB_OFFLINE=1 $(BIN)/bthub bench
 
+onnx: $(VENV)/.test  ## export the shipped pair for serving without PyTorch, and measure it: runs/*/onnx (DATA=data/lgg)
+	@$(BIN)/bthub export runs/resnet18-lgg runs/resunet18-lgg --data $(or $(DATA),data/lgg)
+	@for run in resnet18-lgg resunet18-lgg; do for backend in onnx int8; do \
+		$(BIN)/bthub evaluate runs/$$run --data $(or $(DATA),data/lgg) --split test --backend $$backend || exit 1; \
+	done; done
+
 artifacts: cards results  ## render all that is made from the runs' files: cards, figures, results
 
 check-artifacts: $(VENV)/.test  ## fail where a committed card or table isn't what the runs' files give
@@ -69,7 +75,7 @@ $(VENV)/.uv:
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.uv requirements.txt pyproject.toml
-	@echo "bthub: installing the demo (about 6 GB with PyTorch; minutes the first time, seconds after)"
+	@echo "bthub: installing the demo (about 0.5 GB; a minute the first time, seconds after)"
 	@$(BIN)/uv pip install --python $(BIN)/python --constraint requirements.txt --editable '.[space]'
 	@touch $@
 

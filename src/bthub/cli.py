@@ -10,12 +10,19 @@ from bthub.errors import BthubError, report_errors
 
 # The extra that a command's packages come with, for whoever installed bthub without it.
 EXTRAS = {
-    **dict.fromkeys(("predict", "bench", "cost"), "torch"),
+    **dict.fromkeys(("bench", "cost"), "torch"),
+    "predict": "torch",  # of a run without ONNX files
+    "screen": "screen",
+    "export": "export",
     **dict.fromkeys(("data", "train", "ood-check", "imagenet-weights"), "train"),
     **dict.fromkeys(("evaluate", "explain", "compare", "two-stage", "cross-validate", "card", "publish"), "evaluation"),
     "reproduce": "train,evaluation",
     "practice": "practice",
 }
+
+
+# What a run's ONNX files run on; see `bthub.inference.backends`, which isn't imported for a list of options.
+RUNTIMES = ("onnx", "int8", "openvino", "openvino-int8")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,6 +56,14 @@ def _add_split(command: argparse.ArgumentParser, data: str) -> None:
     command.add_argument("--batch-size", type=int, default=16)
 
 
+def _add_backend(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--backend",
+        choices=("auto", *RUNTIMES, "torch"),
+        help="what the networks run on; default: BTHUB_BACKEND, or auto, the fastest on this machine",
+    )
+
+
 def _script(name: str) -> Callable[[argparse.Namespace], None]:
     """A command whose arguments `bthub.training.NAME` reads itself, as it does for the scripts of train/."""
 
@@ -62,6 +77,14 @@ def _data_build(args: argparse.Namespace) -> None:
     from bthub.data.build import build
 
     build(args.source, args.out, args.validation, args.test, args.unlike)
+
+
+def _data_mix(args: argparse.Namespace) -> None:
+    from bthub.data.mix import mix
+    from bthub.data.summary import describe
+
+    mix(args.sets, args.out, args.test_only)
+    print(describe(str(args.out)))
 
 
 def _data_info(args: argparse.Namespace) -> None:
@@ -86,10 +109,29 @@ def _runs(args: argparse.Namespace) -> list[str | Path]:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from bthub.evaluation.evaluate import evaluate, summary
+    from bthub.evaluation.evaluate import TORCH, backend_summary, evaluate, summary
+    from bthub.inference.backends import open_stage
+    from bthub.runs.folder import RunFolder
 
-    entry = evaluate(args.run_folder, args.data, args.split, protocol=args.protocol, batch_size=args.batch_size)
-    print(summary(entry))
+    # Here, because stages are opened by a package that comes after that of evaluation.
+    stage = None if args.backend == TORCH else open_stage(RunFolder.local(args.run_folder), args.backend)
+    entry = evaluate(
+        args.run_folder,
+        args.data,
+        args.split,
+        protocol=args.protocol,
+        batch_size=args.batch_size,
+        backend=args.backend,
+        stage=stage,
+    )
+    print(summary(entry) if stage is None else backend_summary(entry))
+
+
+def _export(args: argparse.Namespace) -> None:
+    from bthub.models.export import export, summary
+
+    for run in _runs(args):
+        print(summary(export(run, args.data, pictures=args.pictures)))
 
 
 def _cost(args: argparse.Namespace) -> None:
@@ -169,6 +211,10 @@ def _predict(args: argparse.Namespace) -> int:
         spacing_mm=args.spacing,
         batch_size=args.batch_size,
         check_input=args.input_check,
+        series=args.series,
+        plane=args.plane,
+        clean=args.clean,
+        backend=args.backend,
     )
 
 
@@ -213,6 +259,20 @@ def _parser() -> argparse.ArgumentParser:
         "may start from runs on this one",
     )
     build.set_defaults(run=_data_build)
+    mix = data.add_parser(
+        "mix", help="several built sets to one set of tumor and no tumor, with the source of each row"
+    )
+    mix.add_argument("sets", nargs="+", type=Path, metavar="SET", help="folders of `bthub data build`")
+    mix.add_argument("--out", required=True, type=Path, help="folder to write, missing or empty")
+    mix.add_argument(
+        "--test-only",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="SET",
+        help="built sets whose pictures all become test, and that no picture of train resembles",
+    )
+    mix.set_defaults(run=_data_mix)
     info = data.add_parser("info", help="what is in a built data set")
     info.add_argument("dataset", help="folder of `bthub data build`, or a Hub id")
     info.set_defaults(run=_data_info)
@@ -235,7 +295,27 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="measure a run on a split, and add the results to its folder")
     evaluate.add_argument("run_folder", metavar="run", type=Path)
     _add_split(evaluate, "folder of `bthub data build`, or a Hub id")
+    evaluate.add_argument(
+        "--backend",
+        default="torch",
+        choices=("torch", *RUNTIMES),
+        help="what the network runs on; of another than torch, what it loses goes into onnx/metrics.json",
+    )
     evaluate.set_defaults(run=_evaluate)
+
+    export = commands.add_parser(
+        "export", help="ONNX files of runs, also in eight-bit whole numbers, so that serving needs no torch"
+    )
+    export.add_argument("runs", metavar="run", type=Path, nargs="+")
+    export.add_argument(
+        "--data",
+        default="data/lgg",
+        help="the set that they were trained on: folder of `bthub data build`, or a Hub id; default: %(default)s",
+    )
+    export.add_argument(
+        "--pictures", type=int, default=128, help="of its training split, that set the ranges of the eight-bit networks"
+    )
+    export.set_defaults(run=_export)
 
     cost = commands.add_parser("cost", help="count and time the networks of runs; the machine should be idle")
     cost.add_argument("runs", metavar="run", type=Path, nargs="+")
@@ -291,9 +371,14 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("--data", default="data/lgg", help="folder of `bthub data build`; default: %(default)s")
     publish.set_defaults(run=_publish)
 
-    predict = commands.add_parser("predict", help="tumor or not, where and how large, for pictures and folders")
+    predict = commands.add_parser("predict", help="tumor or not, where and how large, for pictures, stacks and folders")
     predict.description = "Tumor or not, where and how large. Research software, not a medical device."
-    predict.add_argument("images", metavar="IMAGE", nargs="+", help="picture, folder of pictures, or URL")
+    predict.add_argument(
+        "images",
+        metavar="IMAGE",
+        nargs="+",
+        help="picture, DICOM, NIfTI, TIFF, zip or folder of a study, folder of pictures, or URL",
+    )
     predict.add_argument("--json", action="store_true", help="one JSON object a line")
     predict.add_argument("--out", type=Path, help="folder for overlays, masks and results.jsonl")
     predict.add_argument("--detector", help="run folder or Hub id; default: the one of this package")
@@ -306,7 +391,16 @@ def _parser() -> argparse.ArgumentParser:
         help="analyze also what doesn't look like a slice of a brain MRI",
     )
     predict.add_argument("--spacing", type=float, nargs=2, metavar=("ROW_MM", "COL_MM"), help="pixel size, for mm²")
+    predict.add_argument("--series", type=int, metavar="N", help="which series of a study; default: the likeliest")
+    predict.add_argument("--plane", choices=("axial", "coronal", "sagittal"), help="default: as it was scanned")
+    predict.add_argument(
+        "--no-cleaning",
+        dest="clean",
+        action="store_false",
+        help="keep lone areas that are on one slice of a stack alone",
+    )
     predict.add_argument("--batch-size", type=int, default=8)
+    _add_backend(predict)
     predict.set_defaults(run=_predict)
 
     # Its own parser has the actions, and --help.

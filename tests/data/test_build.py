@@ -339,7 +339,7 @@ REFUSALS = {
     ),
     "color mask": (write(f"{FIRST}_mask.tif", RGB), f"{FIRST}_mask.tif", "mode RGB, 8 bits, 1 page(s), expected L"),
     "1-bit mask": (write(f"{FIRST}_mask.tif", GRAY > 0), f"{FIRST}_mask.tif", "mode 1, 1 bits"),
-    "two pages": (two_pages, f"{FIRST}_mask.tif", "2 page(s)"),
+    "two pages": (two_pages, f"{FIRST}_mask.tif", "several page(s)"),
     "huge image": (
         lambda tree: save(tree / f"{FIRST}.tif", np.zeros((1, 5000, 3), np.uint8)),
         f"{FIRST}.tif",

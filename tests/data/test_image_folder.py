@@ -264,3 +264,55 @@ def test_a_set_all_of_whose_pictures_resemble_another_is_refused(tmp_path):
     assert not (tmp_path / "out").exists()
     with pytest.raises(BthubError, match="no such folder"):
         build(tmp_path / "set", tmp_path / "out", unlike=tmp_path / "missing")
+
+
+def test_what_is_left_out_is_counted_and_named_and_links_are_followed_once(tmp_path, capsys):
+    source = flat_set(tmp_path / "brains")
+    elsewhere = tmp_path / "elsewhere"
+    for i in range(3):
+        picture(elsewhere / f"extra{i}.png")
+    (source / "yes" / "linked").symlink_to(elsewhere, target_is_directory=True)
+    message = refusal(source, tmp_path / "out")
+    assert "two folders of classes that differ" in message
+    (source / "yes" / "linked").unlink()
+    (source / "third").symlink_to(elsewhere, target_is_directory=True)
+    (source / "fourth").symlink_to(elsewhere, target_is_directory=True)
+    Image.open(source / "no" / "N0.png").save(source / "no" / "N0_mask.png")
+    picture(source / "no" / ".hidden.png")
+    (source / "no" / "notes.txt").write_text("no picture", encoding="utf-8")
+    Image.fromarray(np.random.default_rng(5).integers(0, 256, (20, 20), np.uint8)).save(
+        source / "no" / "p.jfif", "JPEG"
+    )
+    capsys.readouterr()
+    build(source, tmp_path / "out")
+    said = capsys.readouterr().err.splitlines()[0]
+    assert said == (
+        f"bthub: {source}: left out hidden: 1 (.hidden.png), links to what is found anyway: 1 (third), "
+        "masks by name: 1 (N0_mask.png), files that aren't pictures by name: 1 (notes.txt)"
+    )
+    built = set().union(*files(tmp_path / "out").values())
+    assert "no/p.jfif" in built and {f"fourth/extra{i}.png" for i in range(3)} <= built and len(built) == 104
+
+
+@pytest.mark.parametrize(("first", "second"), [("images", "masks"), ("Scans", "GT"), ("mask", "original")])
+def test_pictures_and_masks_are_no_classes(first, second, tmp_path):
+    for name in (first, second):
+        for i in range(10):
+            picture(tmp_path / "set" / name / f"{i}.png")
+    message = refusal(tmp_path / "set", tmp_path / "out")
+    assert "look like pictures and their masks" in message and first in message and second in message
+
+
+def test_patients_inside_the_classes_are_spoken_of(tmp_path):
+    for label, patients in {"tumor": ("p1", "p2"), "healthy": ("p3", "p4")}.items():
+        for patient in patients:
+            picture(tmp_path / "set" / label / patient / "1.png")
+    message = refusal(tmp_path / "set", tmp_path / "out")
+    assert "the folders in them are patients, move all pictures of a class into its folder" in message
+
+
+def test_a_stack_is_not_built_as_its_first_slice(tmp_path):
+    source = flat_set(tmp_path / "brains", 6, 6)
+    frames = [Image.fromarray(np.random.default_rng(i).integers(0, 256, (20, 20), np.uint8)) for i in range(3)]
+    frames[0].save(source / "yes" / "film.gif", save_all=True, append_images=frames[1:])
+    assert "film.gif: the file holds more than one frame" in refusal(source, tmp_path / "out")

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bthub.errors import BthubError
-from bthub.imaging import image_io
+from bthub.imaging import fetch, image_io
 from bthub.imaging.image_io import read_image
 
 SLICE = Path(__file__).parents[1] / "data/kaggle_3m/TCGA_HT_8018_19970411/TCGA_HT_8018_19970411_11.tif"
@@ -447,7 +447,7 @@ NOISE = np.random.default_rng(1).integers(0, 256, (40, 40), dtype=np.uint8)
         (pillow(np.full((50, 60), 0, np.uint8), "JPEG"), "blank"),
         (pillow(128 + (NOISE > 128).astype(np.uint8), "PNG"), "blank"),
         (png16(np.full((50, 60), 30000, np.uint16)), "blank"),
-        (pillow(opaque(three(NOISE), 0), "PNG"), "blank"),
+        (pillow(opaque(three(NOISE), 0), "PNG"), "fully transparent"),
         (tiff(np.where(NOISE == 7, np.nan, NOISE).astype(np.float32)), "NaN"),
         (tiff(np.where(NOISE == 7, np.inf, NOISE), photometric="minisblack"), "infinite"),
         (tiff(three(NOISE).astype(np.float32), photometric="rgb", compression="zlib"), "without compression"),
@@ -521,7 +521,7 @@ def test_a_file_without_permission_is_refused(rgb, tmp_path, capfd, monkeypatch)
     def denied(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(image_io, "open", denied, raising=False)  # root reads everything
+    monkeypatch.setattr(fetch, "open", denied, raising=False)  # root reads everything
     assert "secret.png: permission" in refused(path, capfd)
 
 
@@ -625,16 +625,16 @@ def test_bad_urls_are_refused(server, capfd, monkeypatch):
     for endless in ("/loop", "/far"):
         server.hits.clear()
         assert "download failed" in refused(server.url + endless, capfd)
-        assert len(server.hits) <= image_io.MAX_REDIRECTS + 1
-    monkeypatch.setattr(image_io, "MAX_FILE_BYTES", 3 * 2**20)
+        assert len(server.hits) <= fetch.MAX_REDIRECTS + 1
+    monkeypatch.setattr(fetch, "MAX_FILE_BYTES", 3 * 2**20)
     assert "absurdly large" in refused(server.url + "/endless", capfd)
     sentence = refused(server.url + "/nothing?token=secret", capfd)
     assert "secret" not in sentence and server.url in sentence
 
 
 def test_a_download_ends_in_time(server, capfd, monkeypatch):
-    monkeypatch.setattr(image_io, "DOWNLOAD_SECONDS", 0.2)
-    monkeypatch.setattr(image_io, "MAX_FILE_BYTES", 2**40)
+    monkeypatch.setattr(fetch, "DOWNLOAD_SECONDS", 0.2)
+    monkeypatch.setattr(fetch, "MAX_FILE_BYTES", 2**40)
     assert "more than 0.2 seconds" in refused(server.url + "/endless", capfd)
 
 

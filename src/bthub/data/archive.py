@@ -1,13 +1,14 @@
 """The files of a download, read the same way from a folder and from a zip that is never unpacked."""
 
-import os
 import stat
+import sys
 import zipfile
 from collections import Counter
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 
 from bthub.errors import BthubError
+from bthub.imaging.folders import Tree, is_hidden, left_out, look_below
 
 # The files of the supported sets are under 1 MB each; what unpacks to far more is not one of them.
 MAX_FILE_BYTES = 64 * 2**20
@@ -17,7 +18,12 @@ class Source:
     """Files below a folder or inside a zip, by their posix path relative to it.
 
     Files that operating systems leave behind (names that start with a dot, ``__MACOSX``, ``Thumbs.db``,
-    ``desktop.ini``) are not listed.
+    ``desktop.ini``) are not listed. Links are followed, each once.
+
+    Attributes:
+        path: of the source.
+        names: the files.
+        left_out: why files are not read -> their names; who reads the source adds to it.
 
     Raises:
         BthubError: the path is missing, is neither a folder nor a zip, holds odd names, or the zip is damaged
@@ -27,8 +33,10 @@ class Source:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._zip: zipfile.ZipFile | None = None
+        self.left_out: dict[str, list[str]] = {}
         if path.is_dir():
-            self._sizes = _folder_files(path)
+            self._sizes, tree = _folder_files(path)
+            self.left_out = {"hidden": tree.hidden, "links to what is found anyway": tree.repeated}
         elif path.is_file():
             self._open_zip()
         else:
@@ -54,10 +62,14 @@ class Source:
 
     def _list_members(self, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
         members: dict[str, zipfile.ZipInfo] = {}
+        hidden = self.left_out.setdefault("hidden", [])
         for info in archive.infolist():
             # Some Windows tools write backslashes although the format asks for slashes.
             name = PurePosixPath(info.filename.replace("\\", "/"))
-            if info.is_dir() or _is_litter(name):
+            if info.is_dir():
+                continue
+            if _is_litter(name):
+                hidden.append(info.filename)
                 continue
             where = f"{self.path}: member {info.filename!r}"
             parts = name.parts or ("",)
@@ -78,6 +90,11 @@ class Source:
     ) -> None:
         if self._zip is not None:
             self._zip.close()
+
+    def say_what_is_left_out(self) -> None:
+        """One line on standard error, that counts and names the files that aren't read; none where all are."""
+        if note := left_out(self.left_out):
+            print(f"bthub: {self.path}: left out {note}", file=sys.stderr)
 
     def where(self, name: str) -> str:
         """The path of a file (or of a folder, or of the whole with "") as an error message names it."""
@@ -109,40 +126,26 @@ class Source:
 
 
 def _is_litter(name: PurePosixPath) -> bool:
-    return any(
-        part.startswith(".") and part != ".." or part in ("__MACOSX", "Thumbs.db", "desktop.ini", "Icon\r")
-        for part in name.parts
-    )
+    return any(is_hidden(part) and part != ".." for part in name.parts)
 
 
-def _folder_files(root: Path) -> dict[str, tuple[int]]:
-    """Sizes of all files below a folder. Links are followed, each real folder once, so that none can loop."""
+def _folder_files(root: Path) -> tuple[dict[str, tuple[int]], Tree]:
+    """Sizes of all files below a folder, by their path relative to it; and how they were found."""
     sizes: dict[str, tuple[int]] = {}
-    seen: set[str] = set()
-
-    def refuse(error: OSError) -> None:
+    tree = look_below(str(root))
+    for error in tree.unreadable:
         raise BthubError(f"{error.filename}: cannot be listed ({error.strerror}); check its permissions") from error
-
-    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=refuse):
-        subfolders.sort()
-        real = os.path.realpath(folder)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        for file in files:
-            path = Path(folder, file)
-            name = PurePosixPath(path.relative_to(root).as_posix())
-            if _is_litter(name):
-                continue
-            try:
-                status = path.stat()
-            except OSError as error:
-                raise BthubError(f"{path}: cannot be read ({error.strerror}); restore or remove it") from error
-            if not stat.S_ISREG(status.st_mode) or not str(name).isprintable():
-                raise BthubError(f"{str(path)!r}: not a regular file with a readable name; rename or remove it")
-            sizes[str(name)] = (status.st_size,)
-    return sizes
+    for file in tree.files:
+        path = Path(file)
+        name = PurePosixPath(path.relative_to(root).as_posix())
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise BthubError(f"{path}: cannot be read ({error.strerror}); restore or remove it") from error
+        if not stat.S_ISREG(status.st_mode) or not str(name).isprintable():
+            raise BthubError(f"{str(path)!r}: not a regular file with a readable name; rename or remove it")
+        sizes[str(name)] = (status.st_size,)
+    return sizes, tree
 
 
 def pick_root(source: Source, files_of: dict[str, list[str]], what: str) -> str:
@@ -165,8 +168,14 @@ def pick_root(source: Source, files_of: dict[str, list[str]], what: str) -> str:
     first, *others = sorted(files_of, key=lambda root: (len(PurePosixPath(root).parts), root))
     for other in others:
         if content(other) != content(first):
+            inside = ""
+            if what == "classes" and PurePosixPath(first).parent == PurePosixPath(other).parent:
+                inside = (
+                    "; or, if these are the classes and the folders in them are patients, move all pictures of a class "
+                    "into its folder"
+                )
             raise BthubError(
                 f"{source.where(first)} and {source.where(other)}: two folders of {what} that differ; "
-                "give the one to read as SOURCE, or remove the other"
+                f"give the one to read as SOURCE, or remove the other{inside}"
             )
     return first

@@ -57,16 +57,18 @@ def build(
                 raise BthubError(f"{source}: LGG MRI Segmentation is built whole, its splits are committed: no options")
             slices = lgg.find_slices(files)
             splits = _lgg_splits(files, slices)
-            with _whole_or_nothing(out) as folder:
+            files.say_what_is_left_out()
+            with whole_or_nothing(out) as folder:
                 _build_lgg(files, slices, splits, folder)
         else:
             pictures = image_folder.find_images(files)
-            with _whole_or_nothing(out) as folder:
+            files.say_what_is_left_out()
+            with whole_or_nothing(out) as folder:
                 _build_folders(files, pictures, folder, held_out, unlike)
 
 
 @contextmanager
-def _whole_or_nothing(out: Path) -> Iterator[Path]:
+def whole_or_nothing(out: Path) -> Iterator[Path]:
     """A folder beside `out` that becomes `out` when the block ends, and is removed if it ends badly."""
     # Resolved, so that a link to another disk gets its sibling there, where renaming is atomic.
     target = out.resolve()
@@ -90,7 +92,7 @@ def _whole_or_nothing(out: Path) -> Iterator[Path]:
         raise
 
 
-class _ParquetFiles:
+class ParquetFiles:
     """Parquet files of one schema, written row by row; at most one row group per file is in memory."""
 
     def __init__(self, folder: Path, features: Features) -> None:
@@ -100,7 +102,7 @@ class _ParquetFiles:
         self.rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self.writers: dict[str, pq.ParquetWriter] = {}
 
-    def __enter__(self) -> "_ParquetFiles":
+    def __enter__(self) -> "ParquetFiles":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -132,7 +134,7 @@ class _ParquetFiles:
         rows.clear()
 
 
-def _content(folder: Path) -> str:
+def content_digest(folder: Path) -> str:
     """Digest of all data files, with their places."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.parquet")):
@@ -159,7 +161,7 @@ def _build_lgg(files: Source, slices: list[lgg.Slice], splits: list[tuple[str, s
     digests: set[bytes] = set()
     copied = {patient: dict.fromkeys(lgg.FILLED, True) for patient in {entry.patient_id for entry in slices}}
     progress = tqdm(zip(slices, splits, strict=True), "Reading and checking", len(slices), unit="slice")
-    with _ParquetFiles(folder, lgg.FEATURES) as parquet:
+    with ParquetFiles(folder, lgg.FEATURES) as parquet:
         for entry, (by_patient, by_slice) in progress:
             read = lgg.read_slice(files, entry)
             row = read.row
@@ -172,7 +174,7 @@ def _build_lgg(files: Source, slices: list[lgg.Slice], splits: list[tuple[str, s
             for channel, filled in read.filled.items():
                 copied[row["patient_id"]][channel] &= filled
     patients = {channel: sum(filled[channel] for filled in copied.values()) for channel in lgg.FILLED}
-    text = card.lgg_card(facts, sizes, patients, repeats=len(slices) - len(digests), content=_content(folder))
+    text = card.lgg_card(facts, sizes, patients, repeats=len(slices) - len(digests), content=content_digest(folder))
     (folder / CARD).write_text(text, encoding="utf-8")
 
 
@@ -193,25 +195,40 @@ def _build_folders(
             f"{files.path}: all pictures resemble one of {unlike}: give another set, or leave --unlike out"
         )
     groups = image_folder.same_pictures(thumbnails)
-    splits = image_folder.draw_splits(pictures, groups, held_out)
+    boxes = image_folder.read_boxes(files, pictures)
+    in_gaps = 0
+    if boxes:
+        numbers = image_folder.numbers_of(pictures, str(files.path))
+        drawn = image_folder.draw_runs([p.label for p in pictures], numbers, groups, held_out)
+        kept = [i for i, split in enumerate(drawn) if split is not None]
+        in_gaps = len(pictures) - len(kept)
+        pictures, groups = [pictures[i] for i in kept], [groups[i] for i in kept]
+        splits = [split for split in drawn if split is not None]
+    else:
+        splits = image_folder.draw_splits(pictures, groups, held_out)
     elsewhere = image_folder.also_in(splits, groups)
     classes = sorted({picture.label for picture in pictures})
     facts = []
-    with _ParquetFiles(folder, image_folder.features(classes)) as parquet:
+    with ParquetFiles(folder, image_folder.features(classes, boxes=bool(boxes))) as parquet:
         columns = zip(pictures, splits, groups, elsewhere, strict=True)
         for picture, split, group, also_in in tqdm(columns, "Writing", len(pictures), unit="image"):
             data = {"bytes": files.read(picture.file), "path": PurePosixPath(picture.file).name}
             row = {"image": data, "label": classes.index(picture.label), "file": picture.file}
-            parquet.add(f"data/{split}.parquet", {**row, "group": group, "also_in": also_in})
+            row |= {"group": group, "also_in": also_in}
+            if boxes:
+                row["box"] = boxes.get(picture.file)
+            parquet.add(f"data/{split}.parquet", row)
             facts.append(summary.PictureFacts(split, picture.label, group))
     text = card.folders_card(
         files.title,
         facts,
         shipped=pictures[0].shipped is not None,
         held_out=held_out,
-        content=_content(folder),
+        content=content_digest(folder),
         unlike=name_of(unlike) if unlike else None,
         left_out=left_out,
+        boxes=len(boxes),
+        in_gaps=in_gaps,
     )
     (folder / CARD).write_text(text, encoding="utf-8")
 

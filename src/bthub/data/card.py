@@ -1,11 +1,12 @@
 """The dataset card (README.md) of a built data set, from its counts and the templates beside this file."""
 
+from collections import Counter
 from pathlib import Path
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from bthub.data import lgg, summary
-from bthub.data.image_folder import ALIKE
+from bthub.data.image_folder import ALIKE, NEIGHBOR, RUN_GAP
 from bthub.data.splits import PROTOCOLS, SPLITS
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -74,6 +75,8 @@ def folders_card(
     content: str,
     unlike: str | None = None,
     left_out: int = 0,
+    boxes: int = 0,
+    in_gaps: int = 0,
 ) -> str:
     """The card of an image-folder set.
 
@@ -85,6 +88,8 @@ def folders_card(
         content: digest of the data files.
         unlike: the set whose pictures, and such that resemble them, were left out.
         left_out: how many of them.
+        boxes: pictures that have a box; such a set is split by runs of numbers.
+        in_gaps: pictures in no split, because they lie near a held-out run or are copies.
     """
     there = {facts.split for facts in pictures}
     files = [{"split": split, "path": f"data/{split}.parquet"} for split in SPLITS if split in there]
@@ -110,6 +115,61 @@ def folders_card(
         unlike=unlike,
         left_out=f"{left_out:,}",
         alike=ALIKE,
+        boxes=f"{boxes:,}" if boxes else "",
+        in_gaps=f"{in_gaps:,}",
+        gap=RUN_GAP,
+    )
+
+
+def mixture_card(
+    name: str,
+    facts: Counter[tuple[str, str, str]],
+    left_out: Counter[tuple[str, str]],
+    test_only: list[str],
+    content: str,
+) -> str:
+    """The card of a mixture.
+
+    Args:
+        name: of its folder.
+        facts: rows of each (source, split, label).
+        left_out: rows of each (source, split) that are copies of held-out pictures or resemble one.
+        test_only: sources whose pictures are all in test.
+        content: digest of the data files.
+    """
+    splits = [split for split in SPLITS if any(key[1] == split for key in facts)]
+    sources = sorted({source for source, _, _ in facts})
+    rows = [
+        [
+            source,
+            split,
+            *(f"{facts[source, split, label]:,}" for label in lgg.LABELS),
+            f"{left_out[source, split]:,}",
+        ]
+        for source in sources
+        for split in splits
+        if any(facts[source, split, label] for label in lgg.LABELS) or left_out[source, split]
+    ]
+    table = summary.Table("images", ["source", "split", *lgg.LABELS, "left out"], rows)
+    metadata = DatasetCardData(
+        pretty_name=name,
+        license="other",
+        license_name="several",
+        task_categories=["image-classification", "image-segmentation"],
+        tags=["medical", "mri", "brain-tumor", "bthub"],
+        size_categories=[_size_category(sum(facts.values()))],
+        configs=[_config("default", [{"split": split, "path": f"data/{split}.parquet"} for split in splits], content)],
+    )
+    return _render(
+        "mixture_card.md",
+        metadata,
+        name=name,
+        count=sum(facts.values()),
+        sources=sources,
+        table=table.markdown(),
+        test_only=test_only,
+        alike=ALIKE,
+        neighbor=NEIGHBOR,
     )
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Iterable
-from operator import itemgetter
 from pathlib import Path
 
 from datasets import Dataset
@@ -26,8 +25,16 @@ def describe_rows(rows: Dataset) -> dict[str, int | str]:
     """
     names = [n for n in ("patient_id", "slice_index", "file", "label") if n in rows.column_names]
     columns = zip(*(rows[name][:] for name in names), strict=True)
-    facts = {"rows": len(rows), "sha256": hashlib.sha256(json.dumps(sorted(columns)).encode()).hexdigest()}
-    return facts | ({"patients": len(set(rows["patient_id"]))} if "patient_id" in names else {})
+    facts = {
+        "rows": len(rows),
+        "sha256": hashlib.sha256(json.dumps(sorted(columns, key=_with_gaps)).encode()).hexdigest(),
+    }
+    return facts | ({"patients": len(set(rows["patient_id"]) - {None})} if "patient_id" in names else {})
+
+
+def _with_gaps(values: tuple) -> tuple:
+    """A key that sorts rows some of whose values are None: these come first."""
+    return tuple((value is not None, 0 if value is None else value) for value in values)
 
 
 def id_columns(columns: Iterable[str]) -> list[str]:
@@ -39,7 +46,7 @@ def identified(rows: Dataset) -> list[dict[str, str]]:
     """What names each row: patient and slice; or the file in its set, and the first 16 digits of its SHA-256."""
     names = id_columns(rows.column_names)
     values = zip(*(rows[name][:] for name in names), strict=True)
-    lines = [dict(zip(names, map(str, row), strict=True)) for row in values]
+    lines = [{n: "" if v is None else str(v) for n, v in zip(names, row, strict=True)} for row in values]
     if "file" in names:
         encoded = rows.select_columns(["image"]).cast_column("image", ImageFeature(decode=False))
         for line, row in zip(lines, encoded, strict=True):
@@ -48,16 +55,22 @@ def identified(rows: Dataset) -> list[dict[str, str]]:
 
 
 def listed(rows: Dataset, split_file: list[dict[str, str]], split: str) -> set[tuple[str, ...]]:
-    """The names of the rows that a run's `split.csv` has under a split; none where it is of another kind of set.
+    """The names of the rows that a run's `split.csv` has under a split.
 
     Images of patients are the same if patient and slice are, others if their files are, whatever they are called.
     """
     names = id_columns(rows.column_names)
-    if not split_file or id_columns(split_file[0]) != names:
+    if not split_file:
         return set()
-    key = itemgetter(DIGEST) if DIGEST in split_file[0] else itemgetter(*names)
-    under = {key(line) for line in split_file if line["split"] == split}
-    return {tuple(line[name] for name in names) for line in identified(rows) if key(line) in under}
+    under = {_key(line) for line in split_file if line["split"] == split}
+    return {tuple(line[name] for name in names) for line in identified(rows) if _key(line) in under}
+
+
+def _key(line: dict[str, str]) -> tuple[str, ...]:
+    """What is the same for the same picture in any set: patient and slice, or the digest of the file."""
+    if line.get("patient_id"):
+        return line["patient_id"], line["slice_index"]
+    return (line.get(DIGEST) or line["file"],)
 
 
 def name_of(data: str | Path) -> str:

@@ -4,7 +4,9 @@ Either ``CLASS/image.jpg``, or ``train/CLASS/image.jpg`` and ``test/CLASS/image.
 split it.
 """
 
+import csv
 import io
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ from pathlib import PurePosixPath
 from types import MappingProxyType
 
 import numpy as np
-from datasets import ClassLabel, Features, Value
+from datasets import ClassLabel, Features, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 from scipy.sparse import csr_array
@@ -22,7 +24,7 @@ from sklearn.neighbors import radius_neighbors_graph
 from bthub.data.archive import Source, pick_root
 from bthub.data.splits import SEED, SPLITS
 from bthub.errors import BthubError
-from bthub.imaging.image_io import SUFFIXES
+from bthub.imaging.image_io import SUFFIXES, check_file
 
 # Named, so that a file of another kind under one of these suffixes meets no other decoder.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
@@ -37,6 +39,14 @@ _SHIPPED = {
     "testing": "test",
 }
 _MAX_PIXELS = 64_000_000
+BOXES = "boxes.csv"
+"""Beside the class folders of a set with boxes: columns file, x0, y0, x1, y1, pixels from the top left corner."""
+RUN_GAP = 20
+"""Numbers left out on either side of a held-out run: more than a patient of the one set with boxes has slices."""
+# What folders of masks are called: a set of pictures and masks has no classes.
+_MASKS = frozenset({"mask", "masks", "groundtruth", "ground_truth", "gt", "annotation", "annotations", "segmentation"})
+_IMAGES = frozenset({"image", "images", "img", "imgs", "picture", "pictures", "scan", "scans", "slice", "slices"})
+_MASK_NAME = re.compile(r".*[_ -]mask(?:[_ -]?\d+)?", re.IGNORECASE)
 # Shares held out of what the publisher hasn't split.
 HELD_OUT = {"validation": 0.15, "test": 0.15}
 # Two files show the same picture if their thumbnails of this side correlate so well, be it of all that is in them or of
@@ -48,9 +58,18 @@ SAME_HEAD = 0.98
 # Two files may show the same picture, cut elsewhere or brightened, if all that is in them correlates so well; most such
 # pairs don't. Between the two sets that this was looked at on, none of the pairs next below it did.
 ALIKE = 0.8
+# Pictures of a set of consecutive slices that correlate so well with one of another set, or whose heads do, may be
+# neighbors of it in one patient: half of such neighbors do, and one in ten slices of other patients: a small loss.
+NEIGHBOR = 0.93
+NEIGHBOR_HEAD = 0.9
 # The head is where a row and a column have more than such a share of pixels above such a share of the brightest ones.
 _LIT = 0.02
 _BRIGHT = 0.15
+
+
+BOX = List(Value("float32"))
+"""x0, y0, x1, y1 in pixels from the top left corner; null where a picture has none."""
+Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -62,17 +81,16 @@ class Picture:
     shipped: str | None
 
 
-def features(classes: list[str]) -> Features:
-    """The columns of an image-folder set."""
-    return Features(
-        {
-            "image": ImageFeature(),
-            "label": ClassLabel(names=classes),
-            "file": Value("string"),
-            "group": Value("int32"),
-            "also_in": Value("string"),
-        }
-    )
+def features(classes: list[str], boxes: bool = False) -> Features:
+    """The columns of an image-folder set, of one with boxes also `box`."""
+    columns = {
+        "image": ImageFeature(),
+        "label": ClassLabel(names=classes),
+        "file": Value("string"),
+        "group": Value("int32"),
+        "also_in": Value("string"),
+    }
+    return Features(columns | ({"box": BOX} if boxes else {}))
 
 
 def find_images(source: Source) -> list[Picture]:
@@ -83,9 +101,15 @@ def find_images(source: Source) -> list[Picture]:
             publisher's splits have different classes.
     """
     roots: dict[str, list[Picture]] = defaultdict(list)
+    masks = source.left_out.setdefault("masks by name", [])
+    others = source.left_out.setdefault("files that aren't pictures by name", [])
     for name in source.names:
         path = PurePosixPath(name)
         if path.suffix.lower() not in SUFFIXES:
+            others.append(name)
+            continue
+        if _MASK_NAME.fullmatch(path.stem):
+            masks.append(name)
             continue
         label, above = path.parent.name, path.parent.parent
         if not label or label.lower() in _SHIPPED:
@@ -106,6 +130,12 @@ def find_images(source: Source) -> list[Picture]:
     for picture in pictures:
         by_split[picture.shipped].add(picture.label)
     classes = set().union(*by_split.values())
+    names = {name.lower() for name in classes}
+    if names & _MASKS and (names & _IMAGES or len(names) == 2):
+        raise BthubError(
+            f"{source.where(root)}: {' and '.join(sorted(classes))} look like pictures and their masks, not like two"
+            " classes; give folders that are named after classes, and if these are classes, rename them"
+        )
     if None in by_split and len(by_split) > 1:
         stray = next(picture for picture in pictures if picture.shipped is None)
         raise BthubError(
@@ -127,12 +157,62 @@ def find_images(source: Source) -> list[Picture]:
     return pictures
 
 
+def read_boxes(source: Source, pictures: list[Picture]) -> dict[str, Box]:
+    """The box of each picture that has one, by the picture's path; empty where the set has no BOXES file.
+
+    Raises:
+        BthubError: a line isn't four numbers in the order x0 < x1, y0 < y1, or names no picture of the set.
+    """
+    files = {picture.file for picture in pictures}
+    boxes: dict[str, Box] = {}
+    for name in source.names:
+        path = PurePosixPath(name)
+        if path.name.lower() != BOXES:
+            continue
+        text = source.read(name).decode("utf-8-sig", errors="replace")
+        for number, line in enumerate(csv.DictReader(io.StringIO(text)), start=2):
+            where = f"{source.where(name)}: line {number}"
+            try:
+                x0, y0, x1, y1 = (float(line[key]) for key in ("x0", "y0", "x1", "y1"))
+            except (KeyError, TypeError, ValueError) as error:
+                raise BthubError(f"{where}: expected the columns file, x0, y0, x1, y1 with four numbers") from error
+            file = str(path.parent / (line.get("file") or ""))
+            if file not in files:
+                raise BthubError(
+                    f"{where}: {line.get('file')!r} is not an image of the set; correct or remove the line"
+                )
+            if not (0 <= x0 < x1 and 0 <= y0 < y1):
+                raise BthubError(f"{where}: received {x0}, {y0}, {x1}, {y1}, expected 0 <= x0 < x1 and 0 <= y0 < y1")
+            boxes[file] = (x0, y0, x1, y1)
+    return boxes
+
+
+def numbers_of(pictures: list[Picture], where: str) -> list[int]:
+    """The number in each picture's file name, the last one.
+
+    Raises:
+        BthubError: a name has none.
+    """
+    numbers = []
+    for picture in pictures:
+        found = re.findall(r"\d+", PurePosixPath(picture.file).stem)
+        if not found:
+            raise BthubError(f"{where}: {picture.file} has no number, which a set with {BOXES} is split by; rename it")
+        numbers.append(int(found[-1]))
+    return numbers
+
+
 def decode(data: bytes, where: str) -> Image.Image:
     """The decoded picture in an image file's bytes.
 
     Raises:
-        BthubError: it is damaged, not an image, or absurdly large.
+        BthubError: it is damaged, not an image, absurdly large, or of a kind that `read_image` refuses.
     """
+    try:
+        # What Pillow opens isn't yet what is trained on: of a stack it gives the first slice and says nothing.
+        check_file(data, where)
+    except BthubError as error:
+        raise BthubError(f"{error}; download it again or remove it") from error
     try:
         picture = Image.open(io.BytesIO(data), formats=_FORMATS)
         size = picture.size
@@ -195,12 +275,14 @@ def _near(vectors: np.ndarray, correlation: float) -> csr_array:
     return radius_neighbors_graph(vectors, np.sqrt(2 * (1 - correlation)), include_self=True)
 
 
-def resemble(thumbnails: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> list[bool]:
-    """For each thumbnail, whether it correlates by ALIKE, or its head by SAME_HEAD, or more with any of the others."""
-    if not others:
+def resemble(
+    thumbnails: Sequence[np.ndarray], others: Sequence[np.ndarray], whole: float = ALIKE, head: float = SAME_HEAD
+) -> list[bool]:
+    """For each thumbnail, whether it, or its head, correlates so well or better with any of the others."""
+    if not len(thumbnails) or not len(others):
         return [False] * len(thumbnails)
-    whole, head = np.einsum("ikd,jkd->kij", np.stack(thumbnails), np.stack(others))
-    return ((whole >= ALIKE) | (head >= SAME_HEAD)).any(axis=1).tolist()
+    alike = np.einsum("ikd,jkd->kij", np.stack(thumbnails), np.stack(others), optimize=True)
+    return ((alike[0] >= whole) | (alike[1] >= head)).any(axis=1).tolist()
 
 
 def draw_splits(
@@ -252,6 +334,66 @@ def draw_splits(
         for copies in order:
             for i in copies:
                 splits[i] = "train"
+    return splits
+
+
+def draw_runs(
+    labels: Sequence[str], numbers: Sequence[int], group: Sequence[int], held_out: Mapping[str, float]
+) -> list[str | None]:
+    """The split of each picture of a set whose numbers run patient by patient, by runs of numbers within each class.
+
+    Each held-out split gets one run of neighboring numbers of each class, at a place drawn with seed 42. Pictures less
+    than RUN_GAP numbers away from a held-out run are in no split, because they may show the patient that is in it, and
+    neither are copies of a picture with a lower number, which would otherwise join the runs.
+
+    Args:
+        labels, numbers: of each picture.
+        group: the same for copies of one picture, from `same_pictures`.
+        held_out: shares of `validation` and `test`.
+
+    Returns:
+        `train`, `validation`, `test`, or None for what is left out.
+
+    Raises:
+        BthubError: a class has too few pictures.
+    """
+    splits: list[str | None] = [None] * len(labels)
+    rng = np.random.default_rng(SEED)
+    seen: set[int] = set()
+    firsts: dict[str, list[int]] = defaultdict(list)
+    for i in sorted(range(len(labels)), key=lambda i: (labels[i], numbers[i])):
+        if group[i] not in seen:
+            seen.add(group[i])
+            firsts[labels[i]].append(i)
+    wanted = [split for split, share in held_out.items() if share > 0]
+    for label, members in sorted(firsts.items()):
+        places = np.array([numbers[i] for i in members])
+        sizes = [max(1, round(held_out[split] * len(members))) for split in wanted]
+        free = len(members) - sum(sizes)
+        if free <= len(wanted):
+            raise BthubError(
+                f"class {label!r} has only {len(members)} different images, too few to split into runs of numbers for "
+                f"train and {' and '.join(wanted)}; add images or remove the class"
+            )
+        # Where the runs begin: so many pictures of train stand before each of them.
+        before = np.sort(rng.integers(0, free + 1, size=len(wanted)))
+        order = rng.permutation(len(wanted))
+        start, runs = 0, []
+        for place, which in zip(np.diff(before, prepend=0), order, strict=True):
+            start += int(place)
+            runs.append((wanted[which], start, start + sizes[which]))
+            start += sizes[which]
+        taken = np.array([None] * len(members), dtype=object)
+        for split, first, end in runs:
+            taken[first:end] = split
+        for split, first, end in runs:
+            near = (places > places[first] - RUN_GAP) & (places < places[end - 1] + RUN_GAP)
+            # What is near one run and in another goes too: two runs may be neighbors.
+            taken[near & (taken != split)] = "gap"
+        for i, split in zip(members, taken, strict=True):
+            splits[i] = "train" if split is None else None if split == "gap" else split
+        if "train" not in {splits[i] for i in members}:
+            raise BthubError(f"class {label!r} has too few images for runs with gaps of {RUN_GAP} numbers; add images")
     return splits
 
 

@@ -18,6 +18,7 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE
 
 from bthub.data.archive import Source, pick_root
 from bthub.errors import BthubError
+from bthub.imaging.tiff import first_directory, silence_libtiff
 
 LABELS = ["no_tumor", "tumor"]
 FEATURES = Features(
@@ -100,6 +101,8 @@ def find_slices(source: Source) -> list[Slice]:
         if path.suffix.lower() in _TIFF:
             parsed[name] = _parse(source, path)
             roots[str(path.parent.parent)].append(name)
+        else:
+            source.left_out.setdefault("files that aren't TIFF by name", []).append(name)
     if not roots:
         raise BthubError(
             f"{source.path}: no TIFF found; give the folder kaggle_3m of LGG MRI Segmentation as downloaded, or its zip"
@@ -162,10 +165,12 @@ def _open_tiff(source: Source, name: str, mode: str, what: str) -> Image.Image:
     where = source.where(name)
     data = source.read(name)
     try:
-        picture = Image.open(io.BytesIO(data), formats=["TIFF"])
-        size, frames = picture.size, picture.n_frames
+        directory = first_directory(data)
+        silence_libtiff()
+        picture = Image.open(io.BytesIO(directory.pillow), formats=["TIFF"])
+        size, pages = picture.size, "several" if directory.several else "1"
         # Of 16 bits Pillow would keep the high eight and say nothing. The tag's default is 1.
-        bits = set(picture.tag_v2.get(BITSPERSAMPLE, (1,)))
+        bits = set(directory.numbers(BITSPERSAMPLE, (1,)))
         if max(size) <= _MAX_SIDE:
             picture.load()
     except Exception as error:
@@ -173,9 +178,9 @@ def _open_tiff(source: Source, name: str, mode: str, what: str) -> Image.Image:
         raise BthubError(f"{where}: truncated or damaged, not a readable TIFF ({error}); download it again") from error
     if max(size) > _MAX_SIDE:
         raise BthubError(f"{where}: {size[0]}x{size[1]} pixels, expected 256x256; download it again")
-    if picture.mode != mode or bits != {8} or frames != 1:
+    if picture.mode != mode or bits != {8} or pages != "1":
         raise BthubError(
-            f"{where}: mode {picture.mode}, {'/'.join(map(str, sorted(bits)))} bits, {frames} page(s), "
+            f"{where}: mode {picture.mode}, {'/'.join(map(str, sorted(bits)))} bits, {pages} page(s), "
             f"expected {mode} ({what}), 8 bits, 1 page; restore the original file"
         )
     return picture

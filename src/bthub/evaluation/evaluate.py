@@ -19,7 +19,8 @@ from datasets import Dataset as Rows
 from bthub.data.dataset import batches, load_split
 from bthub.data.fingerprint import describe_rows, listed, name_of
 from bthub.errors import BthubError
-from bthub.evaluation import plots
+from bthub.evaluation import by_source, plots
+from bthub.evaluation.by_source import evaluate_sources
 from bthub.evaluation.scoring import COUNTS, HD95, IDS, PROBABILITY, Predictions, figures_table, measure
 from bthub.imaging.image_io import upright_rgb
 from bthub.metrics.info import readable
@@ -28,7 +29,11 @@ from bthub.models.localizer import load_localizer
 from bthub.runs.folder import (
     CALIBRATION,
     CLASSIFICATION,
+    LOSS_ALLOWED,
     METRICS,
+    ONNX_METRICS,
+    ONNX_MODEL,
+    ONNX_QUANTIZED,
     PREDICTIONS,
     SPLIT,
     TRAINING,
@@ -38,6 +43,10 @@ from bthub.runs.folder import (
 )
 
 GALLERY = 8
+TORCH = "torch"
+LOSING = ("roc_auc", "balanced_accuracy", "dice_volume_mean", "dice_tumor_slices")
+"""The figures of which a backend may lose a little."""
+SAME_SLICES = 200
 
 
 def evaluate(
@@ -48,6 +57,8 @@ def evaluate(
     protocol: str | None = None,
     batch_size: int = 16,
     device: str | None = None,
+    backend: str = TORCH,
+    stage: Any = None,
 ) -> dict:
     """Measure a run on a split.
 
@@ -61,9 +72,13 @@ def evaluate(
         protocol: "patient", "slice" or a fold; by default the one that the run was trained under.
         batch_size: images in a batch.
         device: of torch; by default the GPU where there is one.
+        backend: what the network runs on. Of another than torch the figures go into `onnx/metrics.json`, beside what
+            they lose against those in torch; nothing else is written.
+        stage: the network on that backend, with the methods of `Classifier` or `Localizer`; None for torch.
 
     Returns:
-        The entry that was written; see `measure` for its figures.
+        The entry that was written; see `measure` for its figures, and `_against_torch` for what a backend loses. Of a
+        mixture of sources see `evaluate_sources`, which writes other files.
 
     Raises:
         BthubError: the run isn't a local run folder or lacks a value; the data have no such split, no images, other
@@ -77,6 +92,17 @@ def evaluate(
     if len(rows) == 0:
         raise BthubError(f"{data} has no images in split {split} of protocol {protocol}: choose another split")
     name = name_of(data)
+    if "source" in rows.column_names:
+        refuse_known_images(folder, rows, split)
+        return evaluate_sources(
+            folder,
+            rows,
+            split,
+            name=name,
+            command=f"bthub evaluate {folder.id} --data {name} --split {split}",
+            batch_size=batch_size,
+            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        )
     command = f"bthub evaluate {folder.id} --data {name} --split {split}"
     if "patient_id" not in rows.column_names:
         protocol = "default"
@@ -89,9 +115,17 @@ def evaluate(
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if folder.task == CLASSIFICATION:
-        predictions, settings = _classify(folder, rows, batch_size, device)
+        predictions, settings = _classify(folder, rows, batch_size, stage or load_classifier(folder, device))
     else:
-        predictions, settings = _localize(folder, rows, batch_size, device)
+        predictions, settings = _localize(folder, rows, batch_size, stage or load_localizer(folder, device))
+    if backend != TORCH:
+        command += f" --backend {backend}"
+        entry = _against_torch(folder, f"{protocol}/{split}", rows, predictions, settings, backend, stage)
+        entry |= {"dataset": dataset, "command": command, "date": datetime.now(UTC).isoformat(timespec="seconds")}
+        known = replace(folder).onnx_metrics
+        known = {**known, backend: {**known.get(backend, {}), f"{protocol}/{split}": entry}}
+        write_json(folder.path / ONNX_METRICS, known)
+        return entry
     entry = {
         "task": folder.task,
         **settings,
@@ -114,6 +148,72 @@ def evaluate(
     return entry
 
 
+def _against_torch(
+    folder: RunFolder, key: str, rows: Rows, predictions: Predictions, settings: dict, backend: str, stage: Any
+) -> dict:
+    """What a backend's predictions are worth beside those in torch, of which the folder has the figures.
+
+    Returns:
+        `weights`, `file_sha256` of the network's file; `metrics` as `measure` gives them; `reference`: those in torch;
+        `loss`: the most that one of LOSING lost, below 0 where all have won; and how near the answers are: of a
+        classifier the `largest_difference` of a probability, of a ResUNet `agreement`, the mean Dice of its masks and
+        torch's on the first SAME_SLICES slices, evenly spread, on which either has one.
+
+    Raises:
+        BthubError: the figures in torch aren't there, or are of other weights.
+    """
+    there = _known(folder).get(key)
+    if there is None or there["weights"] != folder.revision:
+        raise BthubError(
+            f"{folder.path / METRICS} has no {key} of the weights {folder.revision}, which {backend} is to be held "
+            "against: run the same command without --backend first"
+        )
+    found, reference = measure(predictions, settings)["metrics"], there["metrics"]
+    values = [(reference[name]["value"], found[name]["value"]) for name in LOSING if name in reference]
+    name = ONNX_QUANTIZED if backend.endswith("int8") else ONNX_MODEL
+    entry = {
+        "weights": folder.revision,
+        "file_sha256": folder.onnx["files"][name]["sha256"],
+        "samples": len(predictions),
+        "metrics": found,
+        "reference": {name: reference[name]["value"] for name in reference},
+        "loss": max(before - after for before, after in values),
+    }
+    if folder.task == CLASSIFICATION:
+        columns = [PROBABILITY + label for label in settings["labels"]]
+        pairs = zip(predictions, folder.predictions(key), strict=True)
+        differences = [abs(float(one[name]) - float(other[name])) for one, other in pairs for name in columns]
+        return entry | {"largest_difference": max(differences)}
+    chosen = np.linspace(0, len(rows) - 1, min(SAME_SLICES, len(rows))).round().astype(int).tolist()
+    eager = load_localizer(folder)
+    overlaps = []
+    for images in batches(rows.select(chosen), 8, "against torch"):
+        for one, other in zip(stage.masks(images), eager.masks(images), strict=True):
+            if one.any() or other.any():
+                overlaps.append(2 * (one & other).sum() / (one.sum() + other.sum()))
+    agreement = float(np.mean(overlaps)) if overlaps else 1.0
+    return entry | {"agreement": {"slices": len(chosen), "with_mask": len(overlaps), "dice": agreement}}
+
+
+def backend_summary(entry: dict) -> str:
+    """What an entry of `onnx/metrics.json` says, in lines."""
+    lines = [f"{entry['samples']} images ({entry['command']})"]
+    for name in LOSING:
+        if name in entry["reference"]:
+            after, before = entry["metrics"][name]["value"], entry["reference"][name]
+            lines.append(f"{readable(name):48}{after:.4f}, in torch {before:.4f}")
+    if "largest_difference" in entry:
+        lines.append(f"probabilities within {entry['largest_difference']:.2g} of torch")
+    else:
+        near = entry["agreement"]
+        lines.append(f"Dice with torch's masks on {near['slices']} slices: {near['dice']:.4f}")
+    fine = entry["loss"] <= LOSS_ALLOWED
+    lines.append(
+        f"loses {max(0.0, entry['loss']):.4f}" + ("" if fine else f", more than {LOSS_ALLOWED}: it doesn't ship")
+    )
+    return "\n".join(lines)
+
+
 def _known(folder: RunFolder) -> dict:
     """The evaluations that the run has by now: a folder remembers what it has read, a copy of it doesn't."""
     return replace(folder).metrics if (folder.path / METRICS).exists() else {}
@@ -129,7 +229,9 @@ def _refuse_another_set(folder: RunFolder, key: str, known: dict, dataset: dict)
 
 
 def summary(entry: dict) -> str:
-    """The main results of an entry of `metrics.json` as a short table."""
+    """The main results of an entry of `metrics.json` or `sources.json` as a short table."""
+    if "by_source" in entry:
+        return by_source.summary(entry)
     patients = f" of {entry['groups']} patients" if "patients" in entry["dataset"] else ""
     lines = [f"{entry['samples']} images{patients} ({entry['command']})", *figures_table(entry)]
     if "confusion_matrix" in entry:
@@ -186,9 +288,8 @@ def _gallery(folder: RunFolder, key: str, rows: Rows, predictions: Predictions, 
     plots.draw_gallery(folder, key, pictures, [titles[i] for i in chosen], **outlines)
 
 
-def _classify(folder: RunFolder, rows: Rows, batch_size: int, device: str) -> tuple[Predictions, dict]:
+def _classify(folder: RunFolder, rows: Rows, batch_size: int, classifier: Any) -> tuple[Predictions, dict]:
     """Predictions of a classifier, and the settings they are measured with."""
-    classifier = load_classifier(folder, device)
     names = rows.features["label"].names
     if names != classifier.labels:
         raise BthubError(
@@ -212,11 +313,10 @@ def _classify(folder: RunFolder, rows: Rows, batch_size: int, device: str) -> tu
     return predictions, settings
 
 
-def _localize(folder: RunFolder, rows: Rows, batch_size: int, device: str) -> tuple[Predictions, dict]:
+def _localize(folder: RunFolder, rows: Rows, batch_size: int, localizer: Any) -> tuple[Predictions, dict]:
     """Predictions of a ResUNet without a detector before it, and the settings they are made with."""
     if "mask" not in rows.column_names:
         raise BthubError(f"{folder.id} outlines tumors, but the data have no masks: evaluate it on LGG data")
-    localizer = load_localizer(folder, device)
     masks = (mask for images in batches(rows, batch_size, "evaluating") for mask in localizer.masks(images))
     predictions = []
     for ids, row, found in zip(_ids(rows), rows.select_columns(["mask"]), masks, strict=True):

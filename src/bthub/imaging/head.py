@@ -3,6 +3,8 @@
 import numpy as np
 from PIL import Image
 
+from bthub.imaging.regions import fill_holes, label_regions
+
 _HEAD_SIDE = 512
 _NOISE_LEVELS = 8  # differences of gray levels that are noise in most slices
 
@@ -20,9 +22,6 @@ def head_mask(image: np.ndarray) -> np.ndarray:
     Returns:
         bool (h, w), the image reduced to at most 512 pixels a side; all False if nothing differs.
     """
-    from scipy import ndimage  # here, so that importing this module stays fast
-    from skimage.filters import threshold_otsu
-
     small = Image.fromarray(image)
     small.thumbnail((_HEAD_SIDE, _HEAD_SIDE))
     pixels = np.asarray(small, dtype=np.float32)  # (h, w, 3)
@@ -30,11 +29,44 @@ def head_mask(image: np.ndarray) -> np.ndarray:
     border = np.ones(pixels.shape[:2], bool)
     border[ring:-ring, ring:-ring] = False
     contrast = np.abs(pixels - np.median(pixels[border], axis=0)).max(axis=2)
-    contrast = ndimage.gaussian_filter(contrast, max(small.size) / 256)
+    contrast = _blurred(contrast, max(small.size) / 256)
     contrast = np.log(_NOISE_LEVELS + contrast)
     if contrast.min() == contrast.max():
         return np.zeros(contrast.shape, bool)
-    regions, _ = ndimage.label(contrast > threshold_otsu(contrast))
-    sizes = np.bincount(regions.ravel())
+    regions, count = label_regions(contrast > _otsu(contrast), diagonal=False)
+    sizes = np.bincount(regions.ravel(), minlength=count + 1)
     sizes[0] = 0  # the background
-    return ndimage.binary_fill_holes((regions == sizes.argmax()) & (regions > 0))
+    return fill_holes((regions == sizes.argmax()) & (regions > 0))
+
+
+def _blurred(image: np.ndarray, sigma: float) -> np.ndarray:
+    """A Gaussian blur of a float32 image (H, W), mirrored at its edges, cut off at four deviations."""
+    radius = int(4 * sigma + 0.5)
+    offsets = np.arange(-radius, radius + 1)
+    weights = np.exp(-0.5 / (sigma * sigma) * offsets**2)
+    weights /= weights.sum()
+    for axis in (0, 1):
+        length = image.shape[axis]
+        padded = np.pad(image, [(radius, radius) if one == axis else (0, 0) for one in (0, 1)], mode="symmetric")
+        padded = padded.astype(np.float64)
+
+        def shifted(by: int, padded: np.ndarray = padded, axis: int = axis, length: int = length) -> np.ndarray:
+            return padded.take(range(radius + by, radius + by + length), axis=axis)
+
+        blurred = shifted(0) * weights[radius]
+        for distance in range(radius, 0, -1):
+            blurred += (shifted(-distance) + shifted(distance)) * weights[radius - distance]
+        image = blurred.astype(np.float32)
+    return image
+
+
+def _otsu(values: np.ndarray) -> float:
+    """The threshold that parts values best in two: Otsu 1979, over 256 equal steps of their range."""
+    counts, edges = np.histogram(values.ravel(), bins=256)
+    counts = counts.astype(np.float32)  # as in scikit-image, whose threshold this is to the last digit
+    centers = (edges[:-1] + edges[1:]) / 2
+    below, above = np.cumsum(counts), np.cumsum(counts[::-1])[::-1]
+    mean_below = np.cumsum(counts * centers) / below
+    mean_above = (np.cumsum((counts * centers)[::-1]) / above[::-1])[::-1]
+    between = below[:-1] * above[1:] * (mean_below[:-1] - mean_above[1:]) ** 2
+    return float(centers[int(np.argmax(between))])

@@ -13,70 +13,59 @@ multiplied by 255.
 
 import io
 import math
+import os
 import re
-import stat
-import struct
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, BinaryIO
 
 import numpy as np
-import tifffile
-from PIL import Image, ImageOps
+from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from bthub.errors import BthubError
+from bthub.imaging.checks import MAX_FILE_BYTES as MAX_FILE_BYTES  # for those who ask what is read
+from bthub.imaging.checks import MAX_PIXELS as MAX_PIXELS
+from bthub.imaging.checks import check_size, printable, several_frames
+from bthub.imaging.checks import display_name as display_name
+from bthub.imaging.checks import is_url as is_url
+from bthub.imaging.fetch import check_bytes, download, read_file, read_open_file
+from bthub.imaging.formats import exif_orientation, is_dicom, other_kind, shown_jpeg, shown_png, xmp_orientation
+from bthub.imaging.tiff import check_opened, load_opened, pixels, read_tiff
 
-MAX_FILE_BYTES = 64 * 2**20
-MAX_PIXELS = 64 * 2**20
-MIN_SIDE = 16
-MAX_ASPECT = 32
-DOWNLOAD_SECONDS = 30
-MAX_REDIRECTS = 3
+SUFFIXES = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".webp", ".gif"})
 
-SUFFIXES = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".webp", ".gif"})
-FORMATS = "PNG, TIFF, JPEG, BMP, WebP or GIF"
+Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray
+"""What `read_image` takes for one picture."""
 
 # The plugins are called directly rather than through Image.open, which would print a decompression-bomb
 # warning before the size can be refused here, and make a multi-frame MPO of a phone's JPEG with a preview.
 _PLUGINS = (
     (re.compile(rb"\x89PNG\r\n\x1a\n"), PngImageFile),
-    (re.compile(rb"II[*+]\0|MM\0[*+]"), TiffImageFile),
     (re.compile(rb"\xff\xd8\xff"), JpegImageFile),
     (re.compile(rb"BM"), BmpImageFile),
     (re.compile(rb"RIFF....WEBP", re.DOTALL), WebPImageFile),
     (re.compile(rb"GIF8[79]a"), GifImageFile),
 )
+_TIFF = re.compile(rb"II[*+]\0|MM\0[*+]")
+
+MAGICS = tuple(magic for magic, _ in _PLUGINS)
+"""What the files that are read here begin with."""
 
 # Pillow keeps the high byte of 16-bit color. Asking for the other byte order of the same file gives the low
 # one; gray with alpha, which has no second order, is read as four bytes: gray high, low, alpha high, low.
-_LOW_BYTE_MODE = {
-    f"{channels};16{order}": f"{channels};16{other}"
-    for channels in ("RGB", "RGBX", "RGBA")
-    for order, other in (("B", "L"), ("L", "B"), ("N", "B" if sys.byteorder == "little" else "L"))
-} | {"LA;16B": "RGBA"}
-
-_TIFF_TYPE_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-_TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_PLANAR = 258, 262, 284
-_WHITE_IS_ZERO = 0
-_TRANSPOSED = (5, 6, 7, 8)
+_LOW_BYTE_MODE = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L", "LA;16B": "RGBA"}
 
 
-def read_image(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
+def read_image(source: Source) -> np.ndarray:
     """Read one untrusted picture.
 
     Args:
-        source: a file, an http(s) URL, a PIL image, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of
+        source: a file's path, an http(s) URL, the bytes of a file, an open file (also an upload), a PIL image, or an
+            array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of
             bool, integers or floats, channels last, RGB, alpha straight. EXIF orientation is applied, alpha
             put on black, and more than 8 bits are windowed as the module's docstring says. Of a 16-bit color
             PNG or TIFF both bytes are read; where the caller opened it with PIL, only the high one is left.
@@ -86,7 +75,7 @@ def read_image(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
 
     Raises:
         BthubError: missing, unreadable, too large, not a picture, truncated, several frames, too small, too
-            elongated, blank, not finite, or of a type or shape that is not a picture.
+            elongated, blank, fully transparent, not finite, or of a type or shape that is not a picture.
     """
     name = name_of(source)
     if isinstance(source, np.ndarray):
@@ -94,22 +83,49 @@ def read_image(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
     elif isinstance(source, Image.Image):
         samples = _decode(name, _pil_samples, name, source)
     else:
-        text = str(source)
-        content = _download(text, name) if is_url(text) else _read_file(text, name)
-        samples = _decode(name, _file_samples, name, content)
+        samples = _decode(name, _file_samples, name, _content(source, name))
+    if samples.ndim == 3 and samples.shape[2] == 4 and not (samples[..., 3] > 0).any():
+        raise BthubError(f"{name}: the picture is fully transparent; save it without its alpha channel")
     image = _to_rgb(samples, name)
     if _is_blank(image):
         raise BthubError(f"{name}: the picture is blank, all its pixels have (nearly) the same value")
     return image
 
 
+def read_picture_bytes(content: bytes, name: str) -> np.ndarray:
+    """As `read_image`, of a file's bytes; a blank picture is read too.
+
+    Args:
+        content: the file.
+        name: what messages call it.
+    """
+    return _to_rgb(_decode(name, _file_samples, name, check_bytes(content, name)), name)
+
+
 def upright_rgb(picture: Image.Image) -> Image.Image:
     """A picture of a data set in RGB, with the pixels that `read_image` has of it; blank and tiny ones too."""
     name = name_of(picture)
-    return Image.fromarray(_to_rgb(_decode(name, _samples, picture), name))
+    return Image.fromarray(_to_rgb(_decode(name, load_opened, picture), name))
 
 
-def name_of(source: str | Path | Image.Image | np.ndarray) -> str:
+def check_file(content: bytes, name: str) -> None:
+    """Decode a picture's file as `read_image` does, for what it raises.
+
+    Raises:
+        BthubError: it isn't a picture that `read_image` can decode. Blank, transparent, tiny and elongated ones pass.
+    """
+    samples = _decode(name, _file_samples, name, check_bytes(content, name), True)
+    _check_finite(samples, name)
+
+
+def is_picture(source: object) -> bool:
+    """Whether an object is meant as one picture and not as several: it may still be one that can't be read."""
+    return isinstance(source, (str, bytes, bytearray, memoryview, os.PathLike, Image.Image)) or any(
+        hasattr(source, name) for name in ("__array__", "read")
+    )
+
+
+def name_of(source: object) -> str:
     """What messages call a picture.
 
     Raises:
@@ -119,105 +135,27 @@ def name_of(source: str | Path | Image.Image | np.ndarray) -> str:
         return "the array"
     if isinstance(source, Image.Image):
         return printable(getattr(source, "filename", "") or "the image")
-    if isinstance(source, (str, Path)):
-        return display_name(str(source))
-    raise BthubError(f"a picture must be a path, a URL, a PIL image or a numpy array, not {type(source).__name__}")
+    if isinstance(source, (str, os.PathLike)):
+        return display_name(os.fsdecode(source))
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return "the bytes"
+    if callable(getattr(source, "read", None)):
+        name = getattr(source, "name", None)  # of a temporary file a number
+        return display_name(os.fsdecode(name)) if isinstance(name, (str, bytes)) and name else "the open file"
+    hint = "; make an array of it with numpy.asarray" if hasattr(source, "__array__") else ""
+    raise BthubError(
+        "a picture must be a path, a URL, an open file, bytes, a PIL image or a numpy array, not "
+        f"{type(source).__name__}{hint}"
+    )
 
 
-def is_url(source: str) -> bool:
-    """Whether the string has a scheme, like http://; a Windows drive letter is none."""
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", source) is not None
-
-
-def display_name(source: str) -> str:
-    """The source as messages show it: printable, and without a URL's query, which may hold secrets."""
-    return printable(re.split(r"[?#]", source)[0] if is_url(source) else source)
-
-
-def printable(text: object) -> str:
-    """Escape what would break a line or a terminal: newlines, control codes, undecodable bytes; keep the last 200."""
-    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
-    return line if len(line) <= 200 else "..." + line[-200:]
-
-
-# -- bytes
-
-
-def _read_file(path: str, name: str) -> bytes:
-    try:
-        info = Path(path).stat()
-        if stat.S_ISDIR(info.st_mode):
-            raise BthubError(f"{name}: is a folder, expected a picture file")
-        if not stat.S_ISREG(info.st_mode):  # a pipe or a device may never end
-            raise BthubError(f"{name}: is not a regular file, expected a picture file")
-        if info.st_size > MAX_FILE_BYTES:
-            raise BthubError(_too_many_bytes(name))
-        with open(path, "rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)  # the file may have grown since
-    except FileNotFoundError as error:
-        raise BthubError(f"{name}: no such file") from error
-    except PermissionError as error:
-        raise BthubError(f"{name}: permission to read the file is denied") from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise BthubError(f"{name}: the file cannot be read ({reason})") from error
-    return _check_bytes(content, name)
-
-
-class _FewRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows at most MAX_REDIRECTS redirects, and those only to http and https."""
-
-    max_redirections = max_repeats = MAX_REDIRECTS
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
-    ) -> urllib.request.Request | None:
-        if urlsplit(newurl).scheme not in ("http", "https"):
-            raise urllib.error.URLError("it redirects to something that is not http or https")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _download(url: str, name: str) -> bytes:
-    if url.partition(":")[0].lower() not in ("http", "https"):
-        raise BthubError(f"{name}: only http:// and https:// addresses can be read")
-    deadline = time.monotonic() + DOWNLOAD_SECONDS
-    chunks, size = [], 0
-    try:
-        request = urllib.request.Request(url, headers={"User-Agent": "bthub", "Accept": "image/*"})
-        with urllib.request.build_opener(_FewRedirects).open(request, timeout=DOWNLOAD_SECONDS / 3) as response:
-            while chunk := response.read1(2**16):
-                chunks.append(chunk)
-                size += len(chunk)
-                if size > MAX_FILE_BYTES:
-                    raise BthubError(_too_many_bytes(name))
-                if time.monotonic() > deadline:
-                    raise BthubError(f"{name}: the download took more than {DOWNLOAD_SECONDS} seconds")
-            expected = response.headers.get("Content-Length")
-    except urllib.error.HTTPError as error:
-        # The first line only: urllib's message about too many redirects has several.
-        reason = printable(str(error.reason).partition("\n")[0])
-        error.close()
-        raise BthubError(f"{name}: the download failed (HTTP {error.code}: {reason})") from error
-    except BthubError:
-        raise
-    except Exception as error:  # http.client, ssl, socket and the parsers each raise their own kind
-        reason = printable(getattr(error, "reason", "") or error or type(error).__name__)
-        raise BthubError(f"{name}: the download failed ({reason})") from error
-    if expected is not None and expected.isdigit() and size < int(expected):
-        raise BthubError(f"{name}: the download broke off after {size} of {expected} bytes")
-    return _check_bytes(b"".join(chunks), name)
-
-
-def _too_many_bytes(name: str) -> str:
-    return f"{name}: the file is absurdly large for a picture, at most {MAX_FILE_BYTES >> 20} MB are read"
-
-
-def _check_bytes(content: bytes, name: str) -> bytes:
-    if not content:
-        raise BthubError(f"{name}: the file is empty (0 bytes)")
-    if len(content) > MAX_FILE_BYTES:
-        raise BthubError(_too_many_bytes(name))
-    return content
+def _content(source: Any, name: str) -> bytes:
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return check_bytes(bytes(source), name)
+    if not isinstance(source, (str, os.PathLike)):
+        return read_open_file(source, name)
+    text = os.fsdecode(source)
+    return download(text, name) if is_url(text) else read_file(text, name)
 
 
 # -- decoding: bytes or PIL -> samples of any depth, (H, W) or (H, W, 3 or 4)
@@ -232,181 +170,80 @@ def _decode(name: str, decode: Callable[..., np.ndarray], *args: Any) -> np.ndar
         raise BthubError(f"{name}: the picture is truncated or damaged and cannot be decoded") from error
 
 
-def _file_samples(name: str, content: bytes) -> np.ndarray:
+def _file_samples(name: str, content: bytes, any_shape: bool = False) -> np.ndarray:
+    if is_dicom(content):
+        raise BthubError(f"{name}: {other_kind(content)}")
+    if _TIFF.match(content):
+        samples, orientation = read_tiff(content, name, any_shape=any_shape)
+        return _turned(samples, orientation)
     plugin = next((plugin for magic, plugin in _PLUGINS if magic.match(content)), None)
     if plugin is None:
-        raise BthubError(f"{name}: is not a picture that can be read, expected {FORMATS}")
-    if plugin is TiffImageFile:
-        _check_tiff_directory(content)
-    try:
-        image = plugin(io.BytesIO(content))
-    except SyntaxError as error:
-        if str(error) == "unknown pixel mode":  # a TIFF of float RGB, float64 or gray with alpha
-            return _tifffile_samples(name, content)
-        raise
-    with image:
-        _check_size(image.size, name)
+        raise BthubError(f"{name}: {other_kind(content)}")
+    orientation = 1
+    if plugin is PngImageFile:
+        content, orientation = shown_png(content, name)
+    elif plugin is JpegImageFile:
+        content, orientation = shown_jpeg(content, name)
+    with plugin(io.BytesIO(content)) as image:
+        check_size(image.size, name, any_shape=any_shape)
         _check_single_frame(image, name)
-        raw_mode = _raw_mode(image)
-        low_byte_mode = _LOW_BYTE_MODE.get(raw_mode)
-        if isinstance(image, TiffImageFile):
-            _check_tiff_strips(image, len(content))
-        if isinstance(image, TiffImageFile) and raw_mode[:1] != "I" and max(image.tag_v2.get(_TIFF_BITS, (1,))) == 16:
-            # Pillow misreads 16-bit channels that lie one after the other.
-            if image.info["compression"] == "raw":
-                return _tifffile_samples(name, content)
-            if image.tag_v2.get(_TIFF_PLANAR, 1) != 1:
-                raise BthubError(
-                    f"{name}: a compressed 16-bit TIFF with separate color planes cannot be read,"
-                    " save it without compression or as PNG"
-                )
+        if plugin is WebPImageFile:
+            orientation = exif_orientation(image.info.get("exif", b""))
+            orientation = orientation if orientation != 1 else xmp_orientation(image.info.get("xmp", b""))
+        low_byte_mode = _LOW_BYTE_MODE.get(_raw_mode(image))
+        image.load()
         if low_byte_mode is None:
-            return _pil_samples(name, image)
-        high = np.asarray(_upright(image))
-        with plugin(io.BytesIO(content)) as again:
-            tile = again.tile[0]
-            args = (low_byte_mode, *tile.args[1:]) if isinstance(tile.args, tuple) else low_byte_mode
-            again.tile = [tile._replace(args=args)]
-            low = np.asarray(_upright(again))
-    if raw_mode == "LA;16B":
+            return _turned(pixels(image), orientation)
+        high = np.asarray(image)
+    with plugin(io.BytesIO(content)) as again:
+        again.tile = [again.tile[0]._replace(args=low_byte_mode)]
+        again.load()
+        low = np.asarray(again)
+    if low_byte_mode == "RGBA":
         gray, alpha = (low[..., i].astype(np.uint16) << 8 | low[..., i + 1] for i in (0, 2))
-        return np.dstack([gray, gray, gray, alpha])
-    return high.astype(np.uint16) << 8 | low
-
-
-def _check_tiff_directory(content: bytes) -> None:
-    """Raise struct.error if the first directory, or a value it points to, lies beyond the end of the file.
-
-    Pillow only warns about that and goes on without the tags.
-    """
-    order = "<" if content[:1] == b"I" else ">"
-    big = b"+" in content[2:4]
-    pointer, count_type, entry = ("Q", "Q", "HHQ") if big else ("I", "H", "HHI")
-    inline = struct.calcsize(pointer)
-    (position,) = struct.unpack_from(order + pointer, content, 8 if big else 4)
-    (count,) = struct.unpack_from(order + count_type, content, position)
-    position += struct.calcsize(count_type)
-    for _ in range(count):
-        _, kind, length = struct.unpack_from(order + entry, content, position)
-        position += struct.calcsize(order + entry)
-        (value,) = struct.unpack_from(order + pointer, content, position)
-        position += inline
-        size = _TIFF_TYPE_BYTES.get(kind, 1) * length
-        if size > inline and value + size > len(content):
-            raise struct.error("a value lies beyond the end of the file")
-
-
-def _check_tiff_strips(image: TiffImageFile, file_bytes: int) -> None:
-    """Raise ValueError if pixels lie beyond the end of the file; libtiff would report it on standard error."""
-    for offsets, lengths in ((273, 279), (324, 325)):  # strips, tiles
-        for offset, length in zip(image.tag_v2.get(offsets, ()), image.tag_v2.get(lengths, ()), strict=False):
-            if offset + length > file_bytes:
-                raise ValueError("a strip lies beyond the end of the file")
+        return _turned(np.dstack([gray, gray, gray, alpha]), orientation)
+    return _turned(high.astype(np.uint16) << 8 | low, orientation)
 
 
 def _raw_mode(image: Image.Image) -> str:
     """The layout of the samples in the file, in Pillow's names; "" where the decoder has none."""
-    tile = getattr(image, "tile", None)  # of a picture from a file alone
+    tile = getattr(image, "tile", None)
     args = tile[0].args if tile else ""
     mode = args[0] if isinstance(args, tuple) and args else args
     return mode if isinstance(mode, str) else ""
 
 
 def _pil_samples(name: str, image: Image.Image) -> np.ndarray:
-    _check_size(image.size, name)
+    check_size(image.size, name)
     _check_single_frame(image, name)
-    return _samples(image)
+    check_opened(image, name)
+    if image.mode == "LAB":  # Pillow converts it with a color profile only
+        raise BthubError(f"{name}: an image of mode LAB cannot be read, convert it to RGB")
+    return load_opened(image)
 
 
-def _samples(image: Image.Image) -> np.ndarray:
-    tags = getattr(image, "tag_v2", {})
-    inverted = image.mode[0] in "IF" and tags.get(_TIFF_PHOTOMETRIC, 1) == _WHITE_IS_ZERO
-    upright = _upright(image)
-    if upright.mode[0] in "IF":
-        samples = np.asarray(upright)
-        return samples.max() - samples if inverted else samples
-    if upright.has_transparency_data:
-        return np.asarray(upright.convert("RGBA"))
-    return np.asarray(upright if upright.mode in ("L", "RGB") else upright.convert("RGB"))
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    image.load()
-    return ImageOps.exif_transpose(image)
-
-
-def _tifffile_samples(name: str, content: bytes) -> np.ndarray:
-    with tifffile.TiffFile(io.BytesIO(content)) as tiff:
-        page = tiff.pages.first
-        _check_size((page.imagewidth, page.imagelength), name)
-        if page.samplesperpixel > 4 or page.imagedepth != 1:
-            raise BthubError(
-                f"{name}: expected a TIFF of one gray or RGB picture,"
-                f" found {page.samplesperpixel} samples a pixel and depth {page.imagedepth}"
-            )
-        if page.compression != 1:  # its decompressors have no limit on what they write
-            kind = tifffile.COMPRESSION(page.compression).name
-            raise BthubError(
-                f"{name}: a {page.dtype} TIFF with {kind} compression cannot be read,"
-                " save it without compression or as PNG"
-            )
-        if page.photometric not in (0, 1, 2):
-            raise BthubError(
-                f"{name}: a TIFF with {tifffile.PHOTOMETRIC(page.photometric).name} colors and {page.dtype} samples"
-                " cannot be read, save it as gray or RGB"
-            )
-        if len(tiff.pages) > 1:
-            raise BthubError(_several_frames(name))
-        samples = page.asarray()
-        orientation = page.tags.valueof(274, 1)
-    if samples.ndim == 3 and page.planarconfig == 2:
-        samples = np.moveaxis(samples, 0, -1)
-    expected = (page.imagelength, page.imagewidth) + (page.samplesperpixel,) * (page.samplesperpixel > 1)
-    if samples.shape != expected:  # tifffile gives what it finds
-        raise ValueError(f"expected samples of shape {expected}, found {samples.shape}")
-    if page.photometric == _WHITE_IS_ZERO:
-        samples = samples.max() - samples
-    if samples.ndim == 3 and samples.shape[2] == 2:  # gray with alpha
-        samples = samples[..., [0, 0, 0, 1]]
+def _turned(samples: np.ndarray, orientation: int) -> np.ndarray:
+    """Stored samples, upright; orientation 1 to 8 as in EXIF, anything else is left as it is."""
     if orientation in (2, 3, 7, 8):
         samples = samples[:, ::-1]
     if orientation in (3, 4, 6, 7):
         samples = samples[::-1]
-    return samples.swapaxes(0, 1) if orientation in _TRANSPOSED else samples
+    return samples.swapaxes(0, 1) if orientation in (5, 6, 7, 8) else samples
 
 
 # -- checks
 
 
-def _check_size(size: tuple[int, int], name: str) -> None:
-    width, height = size
-    if width * height > MAX_PIXELS:
-        raise BthubError(
-            f"{name}: the picture is absurdly large, {width} x {height} pixels;"
-            f" at most {MAX_PIXELS / 1e6:.0f} megapixels are read"
-        )
-    if min(width, height) < MIN_SIDE:
-        raise BthubError(
-            f"{name}: the picture is too small, {width} x {height} pixels; each side needs at least {MIN_SIDE}"
-        )
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise BthubError(
-            f"{name}: the picture is too elongated for a slice, {width} x {height} pixels;"
-            f" at most {MAX_ASPECT}:1 is read"
-        )
-
-
-def _several_frames(name: str) -> str:
-    return f"{name}: the file holds more than one frame or page, expected one slice a file; save each as its own"
-
-
 def _check_single_frame(image: Image.Image, name: str) -> None:
     # Not n_frames: counting follows every page of a TIFF, which a hostile file makes endless.
     if getattr(image, "is_animated", False):
-        raise BthubError(_several_frames(name))
+        raise several_frames(name)
 
 
 def _check_array(array: np.ndarray) -> np.ndarray:
+    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+        raise BthubError("the array: some of its samples are masked; fill them, with array.filled(0) for one")
+    array = np.asarray(array)  # of np.matrix, whose rows never lose a dimension, an array
     if array.dtype.kind not in "buif":
         raise BthubError(f"the array: expected bool, integer or float samples, found {array.dtype}")
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
@@ -414,7 +251,7 @@ def _check_array(array: np.ndarray) -> np.ndarray:
             f"the array: expected shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), found {array.shape}"
             + ("; move the channels last" if array.ndim == 3 and array.shape[0] in (1, 3, 4) else "")
         )
-    _check_size((array.shape[1], array.shape[0]), "the array")
+    check_size((array.shape[1], array.shape[0]), "the array")
     return array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
 
 
@@ -432,9 +269,13 @@ def _is_blank(image: np.ndarray) -> bool:
 # -- samples -> uint8 RGB
 
 
-def _to_rgb(samples: np.ndarray, name: str) -> np.ndarray:
+def _check_finite(samples: np.ndarray, name: str) -> None:
     if samples.dtype.kind == "f" and not np.isfinite(samples).all():
         raise BthubError(f"{name}: the picture holds NaN or infinite values")
+
+
+def _to_rgb(samples: np.ndarray, name: str) -> np.ndarray:
+    _check_finite(samples, name)
     alpha = None
     if samples.ndim == 3 and samples.shape[2] == 4:
         samples, alpha = samples[..., :3], samples[..., 3]
@@ -462,10 +303,11 @@ def _blocks(samples: np.ndarray) -> Iterator[slice]:
 
 
 def _full_scale(samples: np.ndarray) -> float:
+    """What an alpha of these samples is where nothing shines through."""
     top = samples.max()
     if samples.dtype.kind in "bf" and top <= 1:
         return 1.0
-    return 255.0 if top <= 255 else 65535.0
+    return next((full for full in (255.0, 65535.0, 2.0**32 - 1) if top <= full), float(top))
 
 
 def _to_uint8(samples: np.ndarray) -> np.ndarray:
@@ -485,16 +327,30 @@ def _to_uint8(samples: np.ndarray) -> np.ndarray:
         for factor in (257, 256):
             if not (sample % factor).any() and not (samples % factor).any():
                 return (samples // factor).astype(np.uint8)
-    bottom, top = np.percentile(sample, (0.1, 99.9))
+    above = _above(samples.dtype, low, high)
+    bottom, top = np.percentile(above(sample), (0.1, 99.9))
     if top <= bottom:  # nearly all of the picture has one value
-        bottom, top = float(low), float(high)
+        bottom, top = above(np.array([low, high], samples.dtype))
     if top <= bottom:
         return np.zeros(samples.shape, np.uint8)
-    precision = np.float64 if samples.dtype.itemsize > 4 else np.float32
     levels = np.empty(samples.shape, np.uint8)
+    precise = np.promote_types(samples.dtype, np.float64)
     for rows in _blocks(samples):
-        scaled = np.clip(samples[rows], bottom, top).astype(precision)
-        scaled -= bottom
-        scaled *= 255 / (top - bottom)
-        levels[rows] = np.rint(scaled)
+        # Divided before it is multiplied: 255 over a very small range would be infinite.
+        height = np.clip(above(samples[rows]), bottom, top).astype(precise)
+        levels[rows] = np.rint((height - bottom) / (top - bottom) * 255)
     return levels
+
+
+def _above(dtype: np.dtype, low: Any, high: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """How far samples lie above the smallest one, without what overflows on the way or loses digits."""
+    if dtype.kind != "f":
+        # Differences of signed numbers may not fit their type, but always fit the unsigned one, which wraps.
+        unsigned = np.dtype(f"u{dtype.itemsize}")
+        smallest = np.asarray(low).astype(unsigned)
+        return lambda x: x.astype(unsigned) - smallest
+    wide = np.dtype(np.float32) if dtype.itemsize < 4 else dtype.newbyteorder("=")
+    low, high = np.asarray(low, wide), np.asarray(high, wide)
+    # Of numbers near the largest ones there are, the halves.
+    scale = np.asarray(0.5 if high / 2 - low / 2 > np.finfo(wide).max / 2 else 1, wide)
+    return lambda x: x.astype(wide) * scale - low * scale

@@ -6,12 +6,17 @@ pipe = bthub.load_pipeline()
 print(pipe("slice.png").to_dict())
 """
 
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 from bthub.errors import BthubError
-from bthub.inference.pipeline import Pipeline
+from bthub.inference import backends
+from bthub.inference.backends import eager
+from bthub.inference.pipeline import Detector, Localizer, Pipeline
 from bthub.project import default_run
-from bthub.runs.folder import CALIBRATION, INPUT_CHECK, INPUT_CHECK_WEIGHTS, RunFolder
+from bthub.runs.folder import CALIBRATION, CLASSIFICATION, SEGMENTATION, RunFolder
 
 
 def load_pipeline(
@@ -21,6 +26,8 @@ def load_pipeline(
     revision: str | None = None,
     device: str | None = None,
     check_input: bool = True,
+    backend: str | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Pipeline:
     """Load the two stages.
 
@@ -28,55 +35,49 @@ def load_pipeline(
         detector, localizer: run folder or Hub id of each; by default the project's own, from the clone's `runs/`
             or from the Hub.
         revision: branch, tag or commit on the Hub, the same for both.
-        device: a torch device such as `cpu` or `cuda:1`; by default the GPU if there is one.
+        device: a torch device such as `cpu` or `cuda:1`; by default the GPU if there is one. Other backends than torch
+            run on the processor.
         check_input: refuse pictures that don't look like a slice of a brain MRI, where the detector's run has an
             input check.
+        backend: "torch", "onnx", "int8", "openvino" or "openvino-int8" for both stages, or "auto": for each the one
+            that was fastest on this machine, see `bthub.inference.backends`. By default what the environment variable
+            BTHUB_BACKEND says, or "auto".
+        say: is told, once a machine, what "auto" timed and took.
 
     Raises:
-        BthubError: a run is missing, incomplete, damaged or of the other kind, or the device is not there.
+        BthubError: a run is missing, incomplete, damaged or of the other kind, the device is not there, or nothing
+            that is installed can run it.
     """
-    # Here and not above: importing bthub must not wait for torch, timm and transformers.
-    try:
-        from bthub.models.classifier import load_classifier
-        from bthub.models.input_check import load_input_check
-        from bthub.models.localizer import load_localizer
-    except ModuleNotFoundError as error:
-        raise BthubError(
-            f'the networks need {error.name}, which isn\'t installed: pip install "bthub[torch]"'
-        ) from error
-
-    device = _device(device)
-    detector_run = RunFolder.open(default_run("detector") if detector is None else detector, revision)
-    localizer_run = RunFolder.open(default_run("localizer") if localizer is None else localizer, revision)
-    classifier = load_classifier(detector_run, device)
+    backend = backends.check_name(backend or os.environ.get(backends.CHOICE) or backends.AUTO)
+    if backend == backends.TORCH:
+        # Before anything is fetched.
+        eager.check_installed()
+        eager.choose_device(device)
+    weights = backend == backends.TORCH or (backend == backends.AUTO and backends.torch_installed())
+    runs = {
+        stage: RunFolder.open(
+            default_run(stage) if run is None else run, revision, weights=weights, onnx=backend != backends.TORCH
+        )
+        for stage, run in (("detector", detector), ("localizer", localizer))
+    }
+    for run, task in ((runs["detector"], CLASSIFICATION), (runs["localizer"], SEGMENTATION)):
+        if run.task != task:
+            raise BthubError(f"{run.id} is made for {run.task}, expected {task}: swap detector and localizer?")
+    taken = {stage: backends.choose(run, backend, device, say) for stage, run in runs.items()}
+    stages = {stage: backends.open_stage(run, taken[stage], device) for stage, run in runs.items()}
+    classifier, detector_run = cast(Detector, stages["detector"]), runs["detector"]
     _ = classifier.tumor_index  # one that knows other classes is told so before it lacks a threshold
     threshold = detector_run.calibration.get("threshold")
     if not isinstance(threshold, (int, float)):
         raise BthubError(f"{detector_run.id}: {CALIBRATION} has no threshold, train the run to its end")
     band = detector_run.calibration.get("review_band")
-    settings, weights = (detector_run.path / name for name in (INPUT_CHECK, INPUT_CHECK_WEIGHTS))
     return Pipeline(
         classifier,
-        load_localizer(localizer_run, device),
+        cast(Localizer, stages["localizer"]),
         threshold=float(threshold),
         review_band=band and tuple(band),
-        input_check=load_input_check(settings, weights, device)
-        if check_input and (settings.is_file() or weights.is_file())
-        else None,
+        input_check=backends.open_check(detector_run, taken["detector"], device) if check_input else None,
         models={
-            "detector": {"id": detector_run.id, "revision": detector_run.revision},
-            "localizer": {"id": localizer_run.id, "revision": localizer_run.revision},
+            stage: {"id": run.id, "revision": run.revision, "backend": taken[stage]} for stage, run in runs.items()
         },
     )
-
-
-def _device(device: str | None) -> str:
-    import torch
-
-    if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise BthubError(f"the device {device!r} is not available here, try cpu") from error
-    return device

@@ -11,7 +11,6 @@ two-stage repo, see `bthub.inference.hub_repo`.
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, cast
 
 import numpy as np
@@ -19,10 +18,10 @@ from PIL import Image
 
 from bthub.errors import BthubError, NotASliceError
 from bthub.imaging.head import head_mask
-from bthub.imaging.image_io import MAX_PIXELS, name_of, read_image
+from bthub.imaging.image_io import MAX_PIXELS, Source, is_picture, name_of, read_image
 from bthub.inference.result import NO_TUMOR, TUMOR, Result, measure
 
-Picture = str | Path | Image.Image | np.ndarray
+Picture = Source
 
 
 class Detector(Protocol):
@@ -113,8 +112,9 @@ class Pipeline:
         """Analyze one picture or many.
 
         Args:
-            inputs: a path, http(s) URL, PIL image or array (see `bthub.imaging.image_io.read_image`); a list or tuple
-                of them; or any other iterable, which is consumed batch by batch as the results are taken.
+            inputs: a path, http(s) URL, open file, bytes, PIL image or array (see
+                `bthub.imaging.image_io.read_image`); a list or tuple of them; or any other iterable, which is consumed
+                batch by batch as the results are taken.
             always_localize: run the localizer whatever the detector says; the label stays the detector's.
             batch_size: pictures a batch, at least 1; fewer where they are very large.
             spacing_mm: height and width of a pixel of the upright inputs, for `area_mm2`.
@@ -129,11 +129,7 @@ class Pipeline:
                 (`NotASliceError`); an iterable raises it when the picture's batch is read. `stream` can go on instead.
         """
         # A mapping or a tensor is one wrong picture, which is then refused, not many.
-        single = (
-            isinstance(inputs, (str, bytes, Path, Image.Image, Mapping))
-            or hasattr(inputs, "__array__")
-            or not isinstance(inputs, Iterable)
-        )
+        single = is_picture(inputs) or isinstance(inputs, Mapping) or not isinstance(inputs, Iterable)
         results = self.stream(
             cast(Iterable[Picture], [inputs] if single else inputs),
             always_localize=always_localize,

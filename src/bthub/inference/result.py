@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from bthub.imaging.regions import label_regions, outline
+
 TUMOR, NO_TUMOR = "tumor", "no_tumor"
 DISCLAIMER = "Research software, not a medical device: do not use it to diagnose or treat anyone."
 
@@ -119,28 +121,28 @@ class Result:
 
 def measure(mask: np.ndarray) -> dict[str, Any]:
     """`contour`, `bbox`, `centroid` and `area_px` of a bool mask (H, W), as `Result` describes them."""
-    from skimage.measure import label, regionprops  # here, so that importing this module stays fast
-
     area = int(np.count_nonzero(mask))
     if area == 0:
         return {"contour": [], "bbox": None, "centroid": None, "area_px": 0}
     rows, columns = np.nonzero(mask)
-    regions = sorted(regionprops(label(mask, connectivity=2)), key=lambda region: -region.area)
     return {
-        "contour": [_outline(region) for region in regions],
+        "contour": _contours(mask),
         "bbox": [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1],
         "centroid": [float(columns.mean()) + 0.5, float(rows.mean()) + 0.5],
         "area_px": area,
     }
 
 
-def _outline(region: Any) -> list[list[float]]:
-    from scipy.ndimage import binary_fill_holes
-    from skimage.measure import find_contours
-
-    # Padded, so that a region at the edge of the picture is closed; filled, so that there is one boundary.
-    filled = np.pad(binary_fill_holes(region.image), 1)
-    (polygon,) = find_contours(filled, 0.5, fully_connected="high")
-    # From indices of pixel centers to x and y from the corner; the padding's 1 and the center's 0.5 make -0.5.
-    top, left = region.bbox[:2]
-    return [[float(x) + left - 0.5, float(y) + top - 0.5] for y, x in polygon]
+def _contours(mask: np.ndarray) -> list[list[list[float]]]:
+    """The outer boundary of each connected area, the largest first."""
+    labels, count = label_regions(mask, diagonal=True)
+    rows, columns = np.nonzero(labels)
+    numbers = labels[rows, columns] - 1
+    top, left = np.full(count, mask.shape[0]), np.full(count, mask.shape[1])
+    bottom, right = np.zeros(count, int), np.zeros(count, int)
+    np.minimum.at(top, numbers, rows)
+    np.minimum.at(left, numbers, columns)
+    np.maximum.at(bottom, numbers, rows + 1)
+    np.maximum.at(right, numbers, columns + 1)
+    order = np.argsort(-np.bincount(numbers), kind="stable")
+    return [outline(labels, int(i) + 1, (int(top[i]), int(left[i]), int(bottom[i]), int(right[i]))) for i in order]

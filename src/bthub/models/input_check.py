@@ -23,6 +23,7 @@ from bthub.errors import BthubError
 
 _NETWORK = "network."
 _REFERENCES = "references"
+_KIND_WEIGHT, _KIND_BIAS = "kinds.weight", "kinds.bias"
 
 
 def letterbox(image: Image.Image, size: int) -> Tensor:
@@ -51,6 +52,8 @@ class InputCheck:
         references: (R, F) features of slices.
         neighbors: k, which of the nearest references the distance is measured to.
         threshold: the largest distance that is accepted.
+        kinds: names of the two kinds of gray pictures that are told apart; empty where they aren't.
+        kind_weight, kind_bias: (F,) and (1,) of the linear layer that is positive for the first kind.
     """
 
     network: nn.Module
@@ -58,6 +61,9 @@ class InputCheck:
     references: Tensor
     neighbors: int
     threshold: float
+    kinds: tuple[str, ...] = ()
+    kind_weight: Tensor | None = None
+    kind_bias: Tensor | None = None
 
     @torch.inference_mode()
     def distances(self, features: Tensor) -> np.ndarray:
@@ -68,11 +74,25 @@ class InputCheck:
         """Whether each RGB image looks like a slice of a brain MRI."""
         return (self.distances(describe(self.network, images, self.size)) <= self.threshold).tolist()
 
+    def gray_kinds(self, images: Sequence[Image.Image]) -> list[str | None]:
+        """For each RGB image, which is gray, its kind; None where kinds aren't told apart."""
+        return self.kinds_of(describe(self.network, images, self.size))
+
+    @torch.inference_mode()
+    def kinds_of(self, features: Tensor) -> list[str | None]:
+        """`gray_kinds` of features (N, F) of `describe`."""
+        if self.kind_weight is None or self.kind_bias is None:
+            return [None] * len(features)
+        first = (features @ self.kind_weight + self.kind_bias > 0).tolist()
+        return [self.kinds[0] if one else self.kinds[1] for one in first]
+
 
 def save_input_check(check: InputCheck, weights: Path) -> None:
     """Write the tensors in half precision; the JSON beside them is `bthub ood-check`'s affair."""
     state = {f"{_NETWORK}{name}": value for name, value in check.network.state_dict().items()}
     state[_REFERENCES] = check.references
+    if check.kind_weight is not None and check.kind_bias is not None:
+        state |= {_KIND_WEIGHT: check.kind_weight, _KIND_BIAS: check.kind_bias}
     halved = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
     save_file({name: value.contiguous() for name, value in halved.items()}, weights, metadata={"format": "pt"})
 
@@ -100,6 +120,9 @@ def load_input_check(settings: Path, weights: Path, device: str = "cpu") -> Inpu
             # Until version 0.2 the key was spelled in British English.
             neighbors=int(record["neighbors"] if "neighbors" in record else record["neighbours"]),  # codespell:ignore
             threshold=float(record["threshold"]),
+            kinds=tuple(record.get("kinds", ())),
+            kind_weight=state[_KIND_WEIGHT].float().to(device) if _KIND_WEIGHT in state else None,
+            kind_bias=state[_KIND_BIAS].float().to(device) if _KIND_BIAS in state else None,
         )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().partition("\n")[0]

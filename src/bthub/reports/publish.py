@@ -43,6 +43,11 @@ from bthub.runs.folder import (
     INPUT_CHECK_WEIGHTS,
     LR_FINDER,
     METRICS,
+    ONNX_INPUT_CHECK,
+    ONNX_METRICS,
+    ONNX_MODEL,
+    ONNX_QUANTIZED,
+    ONNX_RECORD,
     PREDICTIONS,
     PREPROCESSOR,
     SPLIT,
@@ -57,6 +62,7 @@ from bthub.training.config import EXPERIMENTS
 RECORD_FILES = (CONFIG, CALIBRATION, TRAINING, SPLIT, HISTORY, LR_FINDER, METRICS, GRADCAM, COST)
 RECORD_FILES += (f"{PREDICTIONS}/*.csv",)
 RUN_FILES = (*RECORD_FILES, WEIGHTS, PREPROCESSOR, INPUT_CHECK, INPUT_CHECK_WEIGHTS)
+RUN_FILES += (ONNX_MODEL, ONNX_QUANTIZED, ONNX_INPUT_CHECK, ONNX_RECORD, ONNX_METRICS)
 RUN_FILES += (f"{FIGURES}/*.webp", "*.py")  # the .py files are its remote code
 DATASET_FILES = (CARD, "data/**/*.parquet")
 PACKAGE_FILES = ("**/*.py", "**/*.csv", "**/*.md", "**/*.j2", "**/*.yaml")
@@ -186,6 +192,9 @@ def run_publication(run: Path, org: str) -> Publication:
     for name in (CONFIG, WEIGHTS, CALIBRATION, TRAINING, SPLIT, HISTORY, METRICS):
         if name not in files:
             raise BthubError(f"{folder.path} has no {name}: finish its training and run bthub evaluate, then publish")
+    if ONNX_QUANTIZED in files and not folder.quantized_ships():
+        # It loses too much, or what it loses wasn't measured.
+        del files[ONNX_QUANTIZED]
     if "patient_id" not in folder.rows(SPLIT)[0]:
         # The terms of image-folder sets aren't known: none of their images leaves this machine.
         files = {path: file for path, file in files.items() if not path.endswith("-gallery.webp")}

@@ -15,6 +15,7 @@
         metrics.json              `bthub evaluate`: one entry a protocol and split
         predictions/              `bthub evaluate` and `bthub explain`: one row an image
         gradcam.json              `bthub explain`: how much of a detector's Grad-CAM lies on the tumor
+        onnx/                     `bthub export`: the same networks for onnxruntime, and for eight-bit whole numbers
         cost.json                 `bthub cost`: parameters, multiply-adds, time; which weights, their types and size
         figures/                  `bthub evaluate` and `bthub card`: what the card shows
         README.md                 `bthub card`: rendered from the files above
@@ -48,13 +49,23 @@ CALIBRATION = "calibration.json"
 INPUT_CHECK = "input_check.json"
 INPUT_CHECK_WEIGHTS = "input_check.safetensors"
 METRICS = "metrics.json"
+SOURCES = "sources.json"
 GRADCAM = "gradcam.json"
 COST = "cost.json"
+ONNX = "onnx"
+ONNX_MODEL = "onnx/model.onnx"
+ONNX_QUANTIZED = "onnx/model_quantized.onnx"
+ONNX_INPUT_CHECK = "onnx/input_check.onnx"
+ONNX_RECORD = "onnx/export.json"
+ONNX_METRICS = "onnx/metrics.json"
 PREDICTIONS = "predictions"
 FIGURES = "figures"
 CARD = "README.md"
 CHECKPOINT = "checkpoint"
 LOGS = "logs"
+
+LOSS_ALLOWED = 0.005
+"""Of AUC or Dice, on test, by the eight-bit network."""
 
 CLASSIFICATION = "image-classification"
 SEGMENTATION = "image-segmentation"
@@ -134,7 +145,7 @@ class RunFolder:
 
     @classmethod
     def open(
-        cls, source: "str | Path | RunFolder", revision: str | None = None, *, weights: bool = True
+        cls, source: "str | Path | RunFolder", revision: str | None = None, *, weights: bool = True, onnx: bool = False
     ) -> "RunFolder":
         """Open a local run folder or a Hub repo.
 
@@ -142,7 +153,8 @@ class RunFolder:
             source: a folder, or `org/name` on the Hub (downloaded once, then read from the cache).
             revision: branch, tag or commit on the Hub.
             weights: False for what reads figures alone: a local folder need not hold its weights, as in a clone that
-                ships the figures of all runs and the weights of a few.
+                ships the figures of all runs and the weights of a few. From the Hub they aren't fetched.
+            onnx: fetch from the Hub what `bthub export` wrote, too; a run that has it need not hold the weights.
 
         Raises:
             BthubError: nothing there, or what is there isn't a run.
@@ -154,7 +166,7 @@ class RunFolder:
             if revision is not None:
                 raise BthubError(f"{source} is a local folder, which has no revision {revision!r}: leave revision out")
             run = cls(Path(source), Path(source).resolve().name, "")
-            run._check(weights)
+            run._check(weights, onnx)
             if (run.path / WEIGHTS).exists():
                 digest = hashlib.sha256((run.path / WEIGHTS).read_bytes()).hexdigest()
                 return cls(run.path, run.id, f"sha256:{digest[:12]}")
@@ -165,8 +177,8 @@ class RunFolder:
                 f"{Path(source).parent} has runs, but no {Path(source).name}: if it is a row of the comparison, "
                 f"`make reproduce RUN={Path(source).name}` trains it"
             )
-        run = cls(*_download(str(source), revision))
-        run._check()
+        run = cls(*_download(str(source), revision, weights, onnx))
+        run._check(weights, onnx)
         return run
 
     @classmethod
@@ -218,8 +230,17 @@ class RunFolder:
         return self._json(INPUT_CHECK)
 
     @cached_property
+    def preprocessor(self) -> dict[str, Any]:
+        return self._json(PREPROCESSOR)
+
+    @cached_property
     def metrics(self) -> dict[str, Any]:
         return self._json(METRICS)
+
+    @cached_property
+    def sources(self) -> dict[str, Any]:
+        """The entries of `bthub evaluate` on a mixture, by split; none where it wasn't run on one."""
+        return self._json(SOURCES) if (self.path / SOURCES).is_file() else {}
 
     @cached_property
     def gradcam(self) -> dict[str, Any]:
@@ -229,6 +250,29 @@ class RunFolder:
     @cached_property
     def cost(self) -> dict[str, Any]:
         return self._json(COST)
+
+    @cached_property
+    def onnx(self) -> dict[str, Any]:
+        """What `bthub export` wrote of its files; empty where the run has none."""
+        return self._json(ONNX_RECORD) if (self.path / ONNX_RECORD).is_file() else {}
+
+    @cached_property
+    def onnx_metrics(self) -> dict[str, Any]:
+        """What `bthub evaluate --backend` found, by backend and `<protocol>/<split>`; empty where it was not run."""
+        return self._json(ONNX_METRICS) if (self.path / ONNX_METRICS).is_file() else {}
+
+    def quantized_ships(self) -> bool:
+        """Whether the eight-bit network may stand in for the other: on test it lost at most LOSS_ALLOWED of a figure.
+
+        One that was measured in another state, or not at all, doesn't.
+        """
+        digest = self.onnx.get("files", {}).get(ONNX_QUANTIZED, {}).get("sha256")
+        measured = [
+            entry
+            for key, entry in self.onnx_metrics.get("int8", {}).items()
+            if key.endswith("/test") and entry["file_sha256"] == digest
+        ]
+        return digest is not None and bool(measured) and all(entry["loss"] <= LOSS_ALLOWED for entry in measured)
 
     def predictions(self, key: str) -> list[dict[str, str]]:
         """The rows of the predictions of `<protocol>/<split>`, for example `patient/test`."""
@@ -257,10 +301,11 @@ class RunFolder:
             raise BthubError(f"{self.id} has no {name} (looked at {file}): {hint}")
         return file
 
-    def _check(self, weights: bool = True) -> None:
+    def _check(self, weights: bool = True, onnx: bool = False) -> None:
         if holds_runs(self.path):
             raise BthubError(f"{self.path} is no run, it holds some: name one of them, or all with {self.path}/*/")
-        for name in (CONFIG, WEIGHTS) if weights else (CONFIG,):
+        needed_file = weights and not (onnx and (self.path / ONNX_MODEL).is_file())
+        for name in (CONFIG, WEIGHTS) if needed_file else (CONFIG,):
             self._file(name)
         # What a network is made from; figures alone are read without.
         needed = {"architecture", "num_classes", "label_names", "pretrained_cfg"} if weights else {"architecture"}
@@ -272,7 +317,7 @@ class RunFolder:
             )
 
 
-def _download(repo_id: str, revision: str | None) -> tuple[Path, str, str]:
+def _download(repo_id: str, revision: str | None, weights: bool, onnx: bool) -> tuple[Path, str, str]:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (  # type: ignore[attr-defined]
         HFValidationError,
@@ -281,10 +326,9 @@ def _download(repo_id: str, revision: str | None) -> tuple[Path, str, str]:
         RevisionNotFoundError,
     )
 
+    patterns = ["*.json", "*.py", "*.csv", *(["*.safetensors"] if weights else []), *(["onnx/*"] if onnx else [])]
     try:
-        path = snapshot_download(
-            repo_id, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.py", "*.csv"]
-        )
+        path = snapshot_download(repo_id, revision=revision, allow_patterns=patterns)
     except HFValidationError as error:
         raise BthubError(f"{repo_id} is neither a folder here nor a Hub id like org/name") from error
     except RevisionNotFoundError as error:

@@ -1,15 +1,20 @@
 """The last step of training: what is fitted on the validation split, and on nothing else."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from datasets import Dataset as Rows
 from scipy.special import softmax
 
 from bthub.data.dataset import batches
+from bthub.data.views import AS_IT_IS, FLAIR_ALONE, THREE_SEQUENCES, view_batches, views
 from bthub.metrics.classification import expected_calibration_error, positive_class
 from bthub.metrics.segmentation import segmentation_metrics
 from bthub.models.classifier import Classifier
 from bthub.models.localizer import Localizer
 from bthub.models.resunet import clean_mask
+from bthub.runs import kinds as input_kinds
+from bthub.runs.kinds import KINDS
 from bthub.training.thresholds import choose_threshold, fit_temperature, review_band
 
 BATCH = 16
@@ -35,9 +40,16 @@ def calibrate_classifier(classifier: Classifier, rows: Rows) -> dict:
         `temperature`; `threshold`, best in balanced accuracy, and `review_band`, see `review_band` (both None
         unless there are exactly two classes, one of them tumor); the expected calibration error before and after.
     """
+    if "source" in rows.column_names:
+        return _calibrate_by_kind(classifier, rows)
     labels = np.array(rows["label"][:])
     pictures = batches(rows, BATCH, DOING)
     plain = np.concatenate([classifier.predict(images) for images in pictures])  # (N, classes)
+    return {"split": "validation", "samples": len(labels), **_fit(classifier, plain, labels)}
+
+
+def _fit(classifier: Classifier, plain: np.ndarray, labels: np.ndarray) -> dict:
+    """Temperature, threshold and review band from probabilities (N, classes) and labels (N,)."""
     # softmax(log p / T) equals softmax(logits / T): the constant that log p lacks cancels out.
     logits = np.log(np.clip(plain, 1e-12, 1))
     temperature = fit_temperature(logits, labels)
@@ -49,8 +61,6 @@ def calibrate_classifier(classifier: Classifier, rows: Rows) -> dict:
         threshold = choose_threshold(tumor, p_tumor)
         band = list(review_band(tumor, p_tumor, threshold, REVIEW_ERROR))
     return {
-        "split": "validation",
-        "samples": len(labels),
         "temperature": temperature,
         "expected_calibration_error": {
             "before": expected_calibration_error(labels, plain, positive),
@@ -63,6 +73,35 @@ def calibrate_classifier(classifier: Classifier, rows: Rows) -> dict:
     }
 
 
+def _calibrate_by_kind(classifier: Classifier, rows: Rows) -> dict:
+    """`calibrate_classifier` on a mixture: what holds for three sequences, and `kinds` with the same for each kind.
+
+    The temperature of three sequences goes into the weights; those of `kinds` come on top of it.
+    """
+    shown = views(rows)
+    plain = np.concatenate(
+        [classifier.predict([picture for _, picture in batch]) for batch in view_batches(rows, shown, BATCH, DOING)]
+    )
+    labels = np.array(rows["label"][:])[[view.row for view in shown]]
+    kinds = np.array([view.kind for view in shown])
+    found = {}
+    for kind in KINDS:
+        if (kinds == kind).any():
+            found[kind] = _fit(classifier, plain[kinds == kind], labels[kinds == kind])
+            found[kind] = {"samples": int((kinds == kind).sum()), **found[kind]}
+    main = found.get(input_kinds.THREE_SEQUENCES) or next(iter(found.values()))
+    of_kinds = {
+        kind: {
+            "samples": fitted["samples"],
+            "temperature": fitted["temperature"] / main["temperature"],
+            "threshold": fitted["threshold"],
+            "review_band": fitted["review_band"],
+        }
+        for kind, fitted in found.items()
+    }
+    return {"split": "validation", **main, "kinds": of_kinds}
+
+
 def choose_operating_point(localizer: Localizer, rows: Rows) -> dict:
     """Choose the pixel threshold with the best mean Dice over patients, and the smallest mask worth reporting.
 
@@ -70,7 +109,7 @@ def choose_operating_point(localizer: Localizer, rows: Rows) -> dict:
 
     Args:
         localizer: with the plain head, so that its probabilities are not yet shifted.
-        rows: the validation split.
+        rows: the validation split; of a mixture its slices of LGG count, in color and as FLAIR alone.
 
     Returns:
         `mask_threshold`, `min_area_share`, and the sweep they were chosen from.
@@ -79,10 +118,16 @@ def choose_operating_point(localizer: Localizer, rows: Rows) -> dict:
     tumor, pixels = [], []
     predicted: dict[tuple[float, float], list[int]] = {c: [] for c in candidates}
     both: dict[tuple[float, float], list[int]] = {c: [] for c in candidates}
-    masks = iter(rows.select_columns(["mask"]))
-    for images in batches(rows, BATCH, DOING):
-        for probability in localizer.predict(images):
-            mask = np.asarray(next(masks)["mask"]) > 0  # (H, W)
+    of_lgg: Sequence[str] = (AS_IT_IS,)
+    if "source" in rows.column_names:
+        rows = rows.select([i for i, patient in enumerate(rows["patient_id"][:]) if patient])
+        of_lgg = (THREE_SEQUENCES, FLAIR_ALONE)
+    shown, patients = views(rows, of_lgg), rows["patient_id"][:]
+    volumes = [f"{patients[view.row]}, {view.name}" for view in shown]
+    for batch in view_batches(rows, shown, BATCH, DOING):
+        probabilities = localizer.predict([picture for _, picture in batch])
+        for (view, _), probability in zip(batch, probabilities, strict=True):
+            mask = np.asarray(rows[view.row]["mask"]) > 0  # (H, W)
             tumor.append(int(mask.sum()))
             pixels.append(mask.size)
             for threshold, share in candidates:
@@ -92,7 +137,7 @@ def choose_operating_point(localizer: Localizer, rows: Rows) -> dict:
     sweep = {}
     for candidate in candidates:
         measured = segmentation_metrics(
-            tumor, predicted[candidate], both[candidate], pixels, groups=rows["patient_id"][:], resamples=0
+            tumor, predicted[candidate], both[candidate], pixels, groups=volumes, resamples=0
         )["metrics"]
         sweep[candidate] = {
             "mask_threshold": candidate[0],

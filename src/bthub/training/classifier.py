@@ -2,7 +2,8 @@
 
     accelerate launch train/classifier.py --config resnet18-lgg --output runs/my-resnet
 
-The epoch with the best validation F1 (of tumor; for more than two classes the mean over classes) is kept. The last step
+The epoch with the best validation F1 (of tumor; for more than two classes the mean over classes) is kept; on a mixture
+of sources that with the best AUC, the mean over sources and, for LGG, over ways to show a slice. The last step
 fits, on validation again, a temperature and the threshold of the tumor probability. The test split is not read.
 """
 
@@ -15,9 +16,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from accelerate.utils import DistributedDataParallelKwargs
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, roc_auc_score
 from torch import Tensor, nn
 
+from bthub.data.views import views
 from bthub.errors import BthubError, report_errors
 from bthub.metrics.classification import positive_class
 from bthub.models.classifier import Classifier, create_classifier, eval_transform, preprocessing, save_classifier
@@ -29,7 +31,7 @@ from bthub.training.initialization import load_encoder, load_weights
 from bthub.training.loop import Run, Task, steps_of
 from bthub.training.losses import balanced_class_weights
 from bthub.training.optimization import create_optimizer, create_schedule
-from bthub.training.samples import Augmentation, EvaluationImages, TrainingImages
+from bthub.training.samples import Augmentation, EvaluationImages, TrainingImages, augment, sampler_of
 
 
 @dataclass
@@ -68,6 +70,10 @@ class Config:
         lr_finder_steps: batches that the range test trains a copy of the model on.
         gradient_clip: longest gradient; null for no limit.
         class_weights: weigh classes in the loss by how rare they are.
+        source_shares: of a mixture, the share of each source in an epoch; empty for plain draws. Tumor and no tumor are
+            drawn equally often within each source.
+        epoch_samples: draws in an epoch; null for as many as there are rows.
+        average_decay: measure and keep a moving average of the weights with this decay; null for none.
     """
 
     architecture: str = "resnet18"
@@ -94,6 +100,9 @@ class Config:
     drop_rate: float = 0.0
     label_smoothing: float = 0.0
     class_weights: bool = True
+    source_shares: dict[str, float] = field(default_factory=dict)
+    epoch_samples: int | None = None
+    average_decay: float | None = None
     augmentation: Augmentation = field(default_factory=Augmentation)
     mixed_precision: str = "no"
     seed: int = 42
@@ -129,9 +138,11 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     model = model.to(memory_format=torch.channels_last)
 
     # Batches.
-    images = TrainingImages(rows["train"].select_columns(["image", "label"]), config.augmentation, not run.quiet)
+    images = TrainingImages(rows["train"], config.augmentation, not run.quiet, canvas=max(config.image_sizes.values()))
     transform = eval_transform(preprocessing(size))
-    loaders = run.loaders(images, EvaluationImages(rows["validation"], transform))
+    shown = views(rows["validation"]) if "source" in rows["validation"].column_names else None
+    sampler = sampler_of(rows["train"], config.seed, config.source_shares, length=config.epoch_samples)
+    loaders = run.loaders(images, EvaluationImages(rows["validation"], transform, views=shown), sampler)
     steps = steps_of(loaders[0], config.accumulation)
 
     # Loss, optimizer, schedule.
@@ -150,19 +161,33 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         freezing.train_last(accelerator.unwrap_model(model), layers_to_train(config, epoch))
         freezing.train_mode(model)
 
-    def measure(classes: np.ndarray) -> dict[str, float]:
-        predicted, expected = classes.T
-        return {
+    def observe(logits: Tensor, batch: dict) -> Tensor:
+        """Of each image (B, 3): the likeliest class, the true one, and the probability of the last class."""
+        probability = logits.softmax(dim=1)
+        return torch.stack([logits.argmax(dim=1), batch["labels"], probability[:, -1]], dim=1)
+
+    def measure(observed: np.ndarray) -> dict[str, float]:
+        predicted, expected, p_last = observed.T
+        found = {
             "validation_f1": float(f1_score(expected, predicted, zero_division=0, **f1_options)),
             "validation_accuracy": float((predicted == expected).mean()),
         }
+        if shown is not None:  # a mixture of tumor and no tumor: of each source and view by itself, then the mean
+            keys = np.array([view.key for view in shown])
+            found |= {
+                f"validation_auc_{key}": float(roc_auc_score(expected[keys == key], p_last[keys == key]))
+                for key in dict.fromkeys(keys.tolist())
+                if len(set(expected[keys == key])) == 2
+            }
+            found["validation_auc"] = float(np.mean([found[name] for name in found if "_auc_" in name]))
+        return found
 
     task = Task(
         name="classifier",
-        metric="F1",
+        metric="F1" if shown is None else "AUC",
         predict=lambda model, pixels: model(pixels),  # (B, classes)
         loss=lambda logits, batch: compute_loss(logits, batch["labels"]),
-        observe=lambda logits, batch: torch.stack([logits.argmax(dim=1), batch["labels"]], dim=1),  # (B, 2)
+        observe=observe,
         measure=measure,
         train_mode=train_mode,
     )
@@ -180,7 +205,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
             trainable_parameters=freezing.trainable_parameters(best),
         )
         save_classifier(run.output, best, config.architecture, labels, size, calibration["temperature"])
-        run.tell("F1", progress.best)
+        run.tell(task.metric, progress.best)
 
 
 def layers_to_train(config: Config, epoch: int) -> int | None:
@@ -203,7 +228,8 @@ def find_learning_rate(
 
         def loss_of(batch: dict) -> Tensor:
             with accelerator.autocast():
-                logits = trial(batch["pixel_values"].to(accelerator.device))
+                batch = augment({name: values.to(accelerator.device) for name, values in batch.items()})
+                logits = trial(batch["pixel_values"])
             return compute_loss(logits.float(), batch["labels"].to(accelerator.device))
 
         # Dropout is drawn here too: training goes on from where it would be without this test.

@@ -128,6 +128,8 @@ def shrink(config: Any) -> Any:
         "pretrained": False,
         "encoder_from": None,
         "weights_from": None,
+        "source_shares": {},
+        "epoch_samples": None,
         # Both phases of a recipe that freezes are gone through.
         "epochs": 2 if freezes else 1,
         "freeze_epochs": int(freezes),

@@ -16,6 +16,7 @@ from accelerate.utils import KwargsHandler, set_seed
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -25,7 +26,7 @@ from bthub.runs.folder import CALIBRATION, LOGS, create, write_json
 from bthub.training.checkpoint import Progress, best_model, load_checkpoint, save_checkpoint
 from bthub.training.config import few, size_at
 from bthub.training.records import write_records
-from bthub.training.samples import EpochSampler, EvaluationImages, TrainingImages
+from bthub.training.samples import EpochSampler, EvaluationImages, TrainingImages, augment
 
 Loaders = tuple[DataLoader, DataLoader]
 
@@ -57,6 +58,11 @@ def steps_of(batches: DataLoader, accumulation: int) -> int:
     return math.ceil(len(batches) / accumulation)
 
 
+def as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What collates a batch that the data set makes as a whole."""
+    return batch
+
+
 class Run:
     """A run in the making: its processes, its folder, and the rows of train and validation."""
 
@@ -80,12 +86,11 @@ class Run:
             rows = {name: load_split(args.data, name, config.protocol) for name in ("train", "validation")}
         self.rows = {name: few(split) for name, split in rows.items()} if args.dry_run else rows
 
-    def loaders(self, train: TrainingImages, validation: EvaluationImages, share: float | None = None) -> Loaders:
-        """Batches of training, drawn by an `EpochSampler` with this share of tumor slices, and of validation."""
+    def loaders(self, train: TrainingImages, validation: EvaluationImages, sampler: EpochSampler) -> Loaders:
+        """Batches of training, which `augment` takes, and of validation."""
         size, workers = self.config.batch_size, self.config.workers
-        sampler = EpochSampler(train.labels, self.config.seed, share)
         return (
-            DataLoader(train, size, sampler=sampler, num_workers=workers, drop_last=True),
+            DataLoader(train, size, sampler=sampler, num_workers=workers, drop_last=True, collate_fn=as_it_is),
             DataLoader(validation, size, num_workers=workers),
         )
 
@@ -94,6 +99,11 @@ class Run:
     ) -> tuple[Progress, nn.Module | None]:
         """Train to the last epoch or out of patience; how it went and, in the main process, the best network."""
         config, output, accelerator, sampler = self.config, self.output, self.accelerator, loaders[0].sampler
+        average = None
+        if config.average_decay is not None:  # made before `prepare`, which binds the network's own forward to it
+            mean = get_ema_multi_avg_fn(config.average_decay)
+            average = AveragedModel(model, accelerator.device, multi_avg_fn=mean, use_buffers=True)
+            accelerator.register_for_checkpointing(average)
         model, optimizer, train_loader, validation_loader, scheduler = accelerator.prepare(
             model, optimizer, *loaders, scheduler
         )
@@ -109,6 +119,7 @@ class Run:
             train_loss = 0.0
             for batch in tqdm(train_loader, desc=f"epoch {progress.epoch}", disable=self.quiet):
                 with accelerator.accumulate(model):
+                    batch = augment(batch)
                     pixels = batch["pixel_values"].to(memory_format=torch.channels_last)  # (B, 3, H, W)
                     loss = task.loss(task.predict(model, pixels), batch)
                     accelerator.backward(loss)
@@ -117,13 +128,16 @@ class Run:
                     optimizer.step()
                     scheduler.step()
                     optimizer.zero_grad()
+                    if average is not None and accelerator.sync_gradients:
+                        average.update_parameters(accelerator.unwrap_model(model))
                 train_loss += accelerator.reduce(loss.detach(), "mean").item() / len(train_loader)
 
-            model.eval()
+            measured = model if average is None else average.module  # the network that is measured, and kept
+            measured.eval()
             observed, losses = [], []
             for batch in tqdm(validation_loader, desc="validation", leave=False, disable=self.quiet):
-                with torch.inference_mode():
-                    logits = task.predict(model, batch["pixel_values"])
+                with torch.inference_mode(), accelerator.autocast():
+                    logits = task.predict(measured, batch["pixel_values"]).float()
                 losses.append(accelerator.reduce(task.loss(logits, batch), "mean").item())
                 observed.append(accelerator.gather_for_metrics(task.observe(logits, batch)))
             row = {
@@ -136,7 +150,7 @@ class Run:
             improved = progress.record(row, row[f"validation_{task.metric.lower()}"])
             accelerator.log(row, step=progress.epoch)
             accelerator.print(" ".join(f"{key} {value:.4g}" for key, value in progress.history[-1].items()))
-            save_checkpoint(accelerator, output, progress, model, improved)
+            save_checkpoint(accelerator, output, progress, measured, improved)
         accelerator.end_training()
         return progress, best_model(accelerator, model, output) if accelerator.is_main_process else None
 

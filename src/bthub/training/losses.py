@@ -48,6 +48,12 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+def known_loss(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, mask: Tensor) -> Tensor:
+    """A loss where the mask is known; where it is -1 nothing is asked of the logits, as if they were rightly low."""
+    unknown = mask < 0
+    return loss(logits.masked_fill(unknown, -20.0), mask.clamp_min(0))
+
+
 def balanced_class_weights(labels: Tensor, classes: int) -> Tensor:
     """Weights (classes,) for cross-entropy: inverse to how often a class occurs, 1 on average over the samples."""
     counts = torch.bincount(labels, minlength=classes).clamp_min(1)

@@ -1,12 +1,12 @@
 """Fit the input check of a detector's pipeline, measure it, and leave both in the detector's run folder.
 
     bthub imagenet-weights tf_efficientnet_lite0 data/imagenet-tf_efficientnet_lite0.safetensors
-    bthub ood-check --data data/lgg data/4class data/253 --run runs/resnet18-lgg \
-        --weights data/imagenet-tf_efficientnet_lite0.safetensors
+    bthub ood-check --data data/mix --run runs/resnet18-mri --weights data/imagenet-tf_efficientnet_lite0.safetensors
 
 References are slices of the train splits, the threshold comes from the validation splits, and test splits and outside
-pictures are only measured. No label is looked at. Slices of LGG are three sequences in color; their FLAIR alone, in
-gray, counts as slices too, because that is what a person may hand in.
+pictures are only measured. No label is looked at. Slices of LGG are three sequences in color; each of them alone, in
+gray, counts as slices too, because that is what a person may hand in. A linear layer on the same features then tells
+FLAIR in gray from other gray slices.
 """
 
 import argparse
@@ -25,28 +25,33 @@ import torch
 from datasets import Dataset as Rows
 from PIL import Image
 from safetensors.torch import load_file
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from bthub.data.dataset import BuiltDataset, load_split
 from bthub.data.fingerprint import describe_rows
+from bthub.data.views import FLAIR_ALONE, LGG, THREE_SEQUENCES, View, show, views
 from bthub.errors import BthubError, report_errors
 from bthub.imaging.image_io import upright_rgb
 from bthub.models.input_check import InputCheck, describe, load_input_check, save_input_check
 from bthub.runs.folder import INPUT_CHECK, INPUT_CHECK_WEIGHTS, RunFolder, write_json
+from bthub.runs.kinds import FLAIR_LIKE, OTHER_MRI
 from bthub.training.ood_images import Outside, outside_pictures
-from bthub.training.samples import FLAIR
 
 ARCHITECTURE = "tf_efficientnet_lite0"
 SIZE = 128
 BATCH = 32
-REFERENCES = 500
+REFERENCES = 1000
 """At most so many of the slices to train on, spread as widely as they are."""
 NEIGHBORS = 3
+KIND_C = 100.0
+"""Inverse strength of the linear layer's penalty: features have unit length, so weights must be able to grow."""
 PASSED = 0.995
 """Share of the slices of each validation split that the threshold lets pass."""
 VERSIONS = ("bthub", "torch", "timm", "pillow")
-AS_IS, GRAY = "as it is", "FLAIR alone, in gray"
+Slices = tuple[str, str, str]
+"""Which slices: name of their set or source, split, and `View.name`."""
 
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
@@ -62,11 +67,16 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     sources, slices = [], {}
     for data in args.data:
         for split, rows in splits(data):
-            sources.append({"dataset": Path(data).name, "split": split, **describe_rows(rows)})
-            for colors in (AS_IS, GRAY) if "patient_id" in rows.column_names else (AS_IS,):
-                images = (picture(row["image"], colors) for row in rows.select_columns(["image"]))
-                key = (Path(data).name, split, colors)
-                slices[key] = features(network, images, " ".join(key), len(rows))
+            name = Path(data).name
+            sources.append({"dataset": name, "split": split, **describe_rows(rows)})
+            by_key: dict[Slices, list[View]] = {}
+            for view in views(rows):
+                by_key.setdefault((view.source if view.source not in ("", LGG) else name, split, view.name), []).append(
+                    view
+                )
+            for key, shown in by_key.items():
+                images = (show(upright_rgb(rows[view.row]["image"]), view.name) for view in shown)
+                slices[key] = features(network, images, " ".join(key), len(shown))
     check = fit(network, slices)
     save_input_check(check, run.path / INPUT_CHECK_WEIGHTS)
     record = {
@@ -75,6 +85,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         "neighbors": NEIGHBORS,
         "threshold": check.threshold,
         "references": len(check.references),
+        "kinds": list(check.kinds),
         "criterion": f"about {PASSED:.1%} of the slices of each validation split pass",
         "data": sources,
     }
@@ -82,8 +93,13 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     # Measured with what was saved, as it will be used.
     saved = load_input_check(run.path / INPUT_CHECK, run.path / INPUT_CHECK_WEIGHTS)
     record["slices"] = [
-        {"dataset": data, "split": split, "colors": colors, **refused(saved, found)}
-        for (data, split, colors), found in slices.items()
+        {
+            "dataset": data,
+            "split": split,
+            "colors": view,
+            **(refused(saved, found) if view == THREE_SEQUENCES else told(saved, found)),
+        }
+        for (data, split, view), found in slices.items()
         if split != "train"
     ]
     described = features(network, (p.image for p in outside), "outside pictures", len(outside))
@@ -122,24 +138,41 @@ def splits(data: str) -> Iterator[tuple[str, Rows]]:
             yield split, load_split(data, split)
 
 
-def picture(image: Image.Image, colors: str) -> Image.Image:
-    image = upright_rgb(image)
-    return image if colors == AS_IS else image.getchannel(FLAIR).convert("RGB")
-
-
 def features(network: nn.Module, images: Iterable[Image.Image], name: str, count: int) -> Tensor:
     """(N, F), each of unit length."""
     rest = iter(tqdm(images, desc=name, total=count))
     return torch.cat([describe(network, batch, SIZE) for batch in iter(lambda: list(islice(rest, BATCH)), [])])
 
 
-def fit(network: nn.Module, slices: dict[tuple[str, str, str], Tensor]) -> InputCheck:
-    """References from the train splits, the threshold from the validation splits."""
-    train = torch.cat([found for (_, split, _), found in slices.items() if split == "train"])
-    check = InputCheck(network, SIZE, spread(train, REFERENCES), NEIGHBORS, threshold=0.0)
+def fit(network: nn.Module, slices: dict[Slices, Tensor]) -> InputCheck:
+    """References and the linear layer from the train splits, the threshold from the validation splits."""
+    train = {key: found for key, found in slices.items() if key[1] == "train"}
+    check = InputCheck(network, SIZE, spread(torch.cat(list(train.values())), REFERENCES), NEIGHBORS, threshold=0.0)
     validation = [check.distances(found) for (_, split, _), found in slices.items() if split == "validation"]
     # Each by itself: a large split of slices that are easy to know must not hide what a small one loses.
-    return replace(check, threshold=float(max(np.quantile(found, PASSED) for found in validation)))
+    threshold = float(max(np.quantile(found, PASSED) for found in validation))
+    gray = {key: found for key, found in train.items() if key[2] != THREE_SEQUENCES}
+    is_flair = [key[2] == FLAIR_ALONE for key in gray]
+    if len(set(is_flair)) < 2:  # no LGG, or nothing else: there is nothing to tell apart
+        return replace(check, threshold=threshold)
+    x = torch.cat(list(gray.values())).numpy()
+    y = np.repeat(is_flair, [len(found) for found in gray.values()])
+    # Every set and view weighs the same, so that the large ones don't decide.
+    weight = np.concatenate([np.full(len(found), 1 / len(found)) for found in gray.values()])
+    layer = LogisticRegression(C=KIND_C, max_iter=1000, class_weight="balanced").fit(x, y, weight / weight.mean())
+    return replace(
+        check,
+        threshold=threshold,
+        kinds=(FLAIR_LIKE, OTHER_MRI),
+        kind_weight=torch.from_numpy(layer.coef_[0]).float(),
+        kind_bias=torch.from_numpy(layer.intercept_).float(),
+    )
+
+
+def told(check: InputCheck, found: Tensor) -> dict[str, int]:
+    """How many of some slices are refused, and how many are taken for each kind of gray picture."""
+    kinds = check.kinds_of(found)
+    return refused(check, found) | {kind: kinds.count(kind) for kind in check.kinds}
 
 
 def spread(features: Tensor, count: int) -> Tensor:
@@ -177,6 +210,7 @@ def summary(record: dict) -> str:
     lines = [f"threshold {record['threshold']:.4f}, {record['references']} references"]
     lines += [
         f"{entry['dataset']} {entry['split']}, {entry['colors']}: {entry['refused']} of {entry['samples']} refused"
+        + "".join(f", {entry[kind]} {kind}" for kind in record["kinds"] if kind in entry)
         for entry in record["slices"]
     ]
     for half, kinds in record["outside"].items():

@@ -13,20 +13,25 @@ from functools import partial
 
 import numpy as np
 import torch
+from datasets import Dataset as Rows
 from PIL import Image
 from torch import Tensor
 
+from bthub.data.views import AS_IT_IS, FLAIR_ALONE, THREE_SEQUENCES, View, views
 from bthub.errors import BthubError, report_errors
 from bthub.metrics.segmentation import segmentation_metrics
 from bthub.models.localizer import Localizer, save_localizer
 from bthub.models.resunet import ResUNetConfig, ResUNetForSemanticSegmentation, ResUNetImageProcessor, letterbox_box
 from bthub.training.calibration import choose_operating_point
 from bthub.training.config import parse_config, size_at
-from bthub.training.initialization import load_encoder, load_imagenet
+from bthub.training.initialization import load_encoder, load_imagenet, load_weights
 from bthub.training.loop import Run, Task, steps_of
-from bthub.training.losses import LOSSES
+from bthub.training.losses import LOSSES, known_loss
 from bthub.training.optimization import create_optimizer, create_schedule
-from bthub.training.samples import Augmentation, EvaluationImages, TrainingImages
+from bthub.training.samples import Augmentation, EvaluationImages, TrainingImages, sampler_of
+
+MEASURED = (THREE_SEQUENCES, FLAIR_ALONE)
+"""Views of LGG that a localizer of a mixture is measured on: the outlines are those of FLAIR."""
 
 
 @dataclass
@@ -43,7 +48,11 @@ class Config:
         epochs: at most; `patience` is the number of epochs without a better validation Dice after which to stop.
         image_sizes: {first epoch: side}; the last side is the one the model is saved and used with.
         batch_size: images of one optimizer step are batch_size * accumulation, over all processes together.
+        weights_from: start from this ResUNet run, which must have the same splits, or from its `.safetensors` file.
         positive_share: share of tumor slices in an epoch; null for the data's own.
+        source_shares: of a mixture, the share of each source in an epoch; empty for plain draws.
+        epoch_samples: draws in an epoch; null for as many as there are rows.
+        average_decay: measure and keep a moving average of the weights with this decay; null for none.
         loss: one of bthub.training.losses.LOSSES.
     """
 
@@ -61,7 +70,11 @@ class Config:
     weight_decay: float = 0.01
     warmup_epochs: float = 1
     gradient_clip: float = 1.0
+    weights_from: str | None = None
     positive_share: float | None = 0.5
+    source_shares: dict[str, float] = field(default_factory=dict)
+    epoch_samples: int | None = None
+    average_decay: float | None = None
     loss: str = "dice_bce"
     augmentation: Augmentation = field(default_factory=Augmentation)
     mixed_precision: str = "no"
@@ -75,7 +88,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     if config.loss not in LOSSES:
         raise BthubError(f"loss {config.loss!r}: expected {', '.join(LOSSES)}")
     run = Run(config, args)
-    rows = run.rows
+    run.rows = rows = {name: outlined(split) for name, split in run.rows.items()}
 
     # Model. Before all pictures are read: first weights that don't fit are told at once.
     try:
@@ -89,40 +102,45 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     first_weights = []
     if config.encoder_from:
         first_weights.append(load_encoder(model.encoder, config.encoder_from, rows["validation"]))
+    if config.weights_from:
+        first_weights.append(load_weights(model, config.weights_from, rows["validation"]))
     model = model.to(memory_format=torch.channels_last)
 
     # Batches.
-    images = TrainingImages(rows["train"], config.augmentation, not run.quiet)
-    processor = ResUNetImageProcessor(size={"height": size, "width": size})
-    validation = EvaluationImages(
-        rows["validation"], partial(pixel_values, processor), partial(letterbox_mask, size=size)
+    images = TrainingImages(
+        rows["train"], config.augmentation, not run.quiet, canvas=max(config.image_sizes.values()), masks=True
     )
-    loaders = run.loaders(images, validation, config.positive_share)
+    processor = ResUNetImageProcessor(size={"height": size, "width": size})
+    mixed = "source" in rows["train"].column_names
+    shown = views(rows["validation"], MEASURED if mixed else (AS_IT_IS,))
+    validation = EvaluationImages(
+        rows["validation"], partial(pixel_values, processor), partial(letterbox_mask, size=size), shown
+    )
+    sampler = sampler_of(
+        rows["train"], config.seed, config.source_shares, config.positive_share, length=config.epoch_samples
+    )
+    loaders = run.loaders(images, validation, sampler)
     steps = steps_of(loaders[0], config.accumulation)
-    patients = rows["validation"]["patient_id"][:]
 
     # Loss, optimizer, schedule.
     optimizer = create_optimizer("adamw", model.parameters(), config.learning_rate, config.weight_decay)
     scheduler = create_schedule("cosine", optimizer, round(config.warmup_epochs * steps), config.epochs * steps)
-    compute_loss = LOSSES[config.loss]
+    compute_loss = partial(known_loss, LOSSES[config.loss])
 
     def observe(logits: Tensor, batch: dict) -> Tensor:
-        """Pixels of each slice (B, 3): of tumor, found, and both."""
+        """Of each slice (B, 5): pixels of tumor, found, and both; the center of what was found, x and y."""
         mask, found = batch["mask"] > 0, logits > 0  # (B, 1, S, S)
-        return torch.stack([mask.sum((1, 2, 3)), found.sum((1, 2, 3)), (mask & found).sum((1, 2, 3))], dim=1)
+        counts = torch.stack([mask.sum((1, 2, 3)), found.sum((1, 2, 3)), (mask & found).sum((1, 2, 3))], dim=1)
+        place = torch.arange(size, device=found.device) + 0.5
+        center = torch.stack([(found.sum((1, 2)) * place).sum(1), (found.sum((1, 3)) * place).sum(1)], dim=1)
+        return torch.cat([counts, center / counts[:, 1:2].clamp_min(1)], dim=1)
 
-    def measure(counts: np.ndarray) -> dict[str, float]:
-        pixels = np.full(len(counts), size**2)
-        measured = segmentation_metrics(*counts.T, pixels, groups=patients, resamples=0)["metrics"]
-        return {
-            "validation_dice": measured["dice_volume_mean"]["value"],
-            "validation_dice_tumor_slices": measured["dice_tumor_slices"]["value"],
-            "validation_healthy_slices_with_mask": measured["healthy_slices_with_mask"]["value"],
-        }
+    def measure(observed: np.ndarray) -> dict[str, float]:
+        return measure_views(observed, shown, rows["validation"], size)
 
     task = Task(
         name="resunet",
-        metric="Dice",
+        metric="score" if mixed else "Dice",
         predict=lambda model, pixels: model(pixel_values=pixels).logits,  # (B, 1, S, S)
         loss=lambda logits, batch: compute_loss(logits, batch["mask"]),
         observe=observe,
@@ -136,6 +154,65 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         run.finish(progress, first_weights, calibration)
         save_localizer(run.output, best, size, calibration["mask_threshold"], calibration["min_area_share"])
         run.tell("Dice", calibration["validation_dice"])
+
+
+def outlined(rows: Rows) -> Rows:
+    """The rows that teach where tumor is: all of LGG; of a mixture those with an outline, a box, or no tumor."""
+    if "source" not in rows.column_names:
+        return rows
+    columns = zip(rows["patient_id"][:], rows["box"][:], rows["label"][:], strict=True)
+    return rows.select([i for i, (patient, box, label) in enumerate(columns) if patient or box or not label])
+
+
+def measure_views(observed: np.ndarray, shown: Sequence[View], rows: Rows, size: int) -> dict[str, float]:
+    """An epoch's metrics.
+
+    Args:
+        observed: (V, 5) of each view: pixels of tumor, found, both; center of what was found, on the model's grid.
+        shown: the views.
+        rows: of validation.
+        size: side of the model's grid.
+
+    Returns:
+        `validation_dice`, the mean over patients, with several views of LGG the mean over them too; of a mixture also
+        that of each view, and the share of boxes that the center lies in (`validation_score` is the mean of all these).
+    """
+    patients = rows["patient_id"][:]
+    found: dict[str, float] = {}
+    dice, tumor_slices, healthy = [], [], []
+    for name in dict.fromkeys(view.name for view in shown if patients[view.row]):
+        chosen = np.array([i for i, view in enumerate(shown) if view.name == name and patients[view.row]])
+        groups = [patients[shown[i].row] for i in chosen]
+        counts = observed[chosen, :3].round().astype(int)
+        measured = segmentation_metrics(*counts.T, np.full(len(chosen), size**2), groups=groups, resamples=0)["metrics"]
+        dice.append(measured["dice_volume_mean"]["value"])
+        tumor_slices.append(measured["dice_tumor_slices"]["value"])
+        healthy.append(measured["healthy_slices_with_mask"]["value"])
+        found |= {} if name == AS_IT_IS else {f"validation_dice_{name}": dice[-1]}
+    scores = list(dice)
+    boxes = rows["box"][:] if "box" in rows.column_names else [None] * len(rows)
+    boxed = [i for i, view in enumerate(shown) if boxes[view.row]]
+    if boxed:
+        widths = {shown[i].row: rows[shown[i].row]["image"].size for i in boxed}
+        hits = [
+            observed[i, 1] > 0 and in_box(observed[i, 3:], boxes[shown[i].row], *widths[shown[i].row], size)
+            for i in boxed
+        ]
+        found["validation_center_in_box"] = float(np.mean(hits))
+        scores.append(found["validation_center_in_box"])
+    found |= {
+        "validation_dice": float(np.mean(dice)),
+        "validation_dice_tumor_slices": float(np.mean(tumor_slices)),
+        "validation_healthy_slices_with_mask": float(np.mean(healthy)),
+    }
+    return found | ({"validation_score": float(np.mean(scores))} if len(scores) > 1 else {})
+
+
+def in_box(center: np.ndarray, box: Sequence[float], width: int, height: int, size: int) -> bool:
+    """Whether a place on the model's grid lies in a box of a picture of this width and height."""
+    top, left, inner_height, inner_width = letterbox_box(height, width, size)
+    x, y = (center[0] - left) * width / inner_width, (center[1] - top) * height / inner_height
+    return bool(box[0] <= x <= box[2] and box[1] <= y <= box[3])
 
 
 def pixel_values(processor: ResUNetImageProcessor, image: Image.Image) -> torch.Tensor:

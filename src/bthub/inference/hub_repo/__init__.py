@@ -3,7 +3,7 @@
     detect-and-localize/
         config.json               `detector` and `localizer`, each with `id` and `revision`
         *_detect_and_localize.py  remote code: configuration, model, pipeline
-        errors.py head.py image_io.py input_check.py result.py pipeline.py
+        errors.py regions.py head.py image_io.py input_check.py result.py pipeline.py
                                   remote code: the very modules of bthub, so that the results are the same
         README.md                 its card
 
@@ -20,7 +20,12 @@ TASK = "detect-and-localize"
 _SOURCE = Path(__file__).parents[2]
 _MODULES = (
     "errors.py",
+    "imaging/regions.py",
     "imaging/head.py",
+    "imaging/checks.py",
+    "imaging/fetch.py",
+    "imaging/formats.py",
+    "imaging/tiff.py",
     "imaging/image_io.py",
     "models/input_check.py",
     "inference/result.py",

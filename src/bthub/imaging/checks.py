@@ -1,0 +1,66 @@
+"""What a picture may measure, and how messages name it."""
+
+import re
+
+from bthub.errors import BthubError
+
+MAX_FILE_BYTES = 64 * 2**20
+MAX_PIXELS = 64 * 2**20
+MIN_SIDE = 16
+MAX_ASPECT = 32
+
+
+def check_size(size: tuple[int, int], name: str, *, any_shape: bool = False) -> None:
+    """Refuse a picture by its size, before a pixel of it is decoded.
+
+    Args:
+        size: width and height in pixels.
+        name: what the message calls it.
+        any_shape: take it however small or elongated it is.
+
+    Raises:
+        BthubError: it is too large, too small or too elongated.
+    """
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise BthubError(
+            f"{name}: the picture is absurdly large, {width} x {height} pixels;"
+            f" at most {MAX_PIXELS / 1e6:.0f} megapixels are read"
+        )
+    if min(width, height) < (1 if any_shape else MIN_SIDE):
+        raise BthubError(
+            f"{name}: the picture is too small, {width} x {height} pixels; each side needs at least {MIN_SIDE}"
+        )
+    if max(width, height) > MAX_ASPECT * min(width, height) and not any_shape:
+        raise BthubError(
+            f"{name}: the picture is too elongated for a slice, {width} x {height} pixels;"
+            f" at most {MAX_ASPECT}:1 is read"
+        )
+
+
+def several_frames(name: str) -> BthubError:
+    """The refusal of a file that holds more than one picture."""
+    return BthubError(
+        f"{name}: the file holds more than one frame or page, expected one slice a file; save each as its own"
+    )
+
+
+def is_url(source: str) -> bool:
+    """Whether the string has a scheme, like http://; a Windows drive letter is none."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", source) is not None
+
+
+def without_password(source: str) -> str:
+    """A URL without the user name and password before its host; anything else as it is."""
+    return re.sub(r"(?<=://)[^/?#]*@", "", source, count=1) if is_url(source) else source
+
+
+def display_name(source: str) -> str:
+    """The source as messages show it: printable, and of a URL neither its password nor its query, which may be one."""
+    return printable(re.split(r"[?#]", without_password(source))[0] if is_url(source) else source)
+
+
+def printable(text: object) -> str:
+    """Escape what would break a line or a terminal: newlines, control codes, undecodable bytes; keep the last 200."""
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+    return line if len(line) <= 200 else "..." + line[-200:]

@@ -1,0 +1,464 @@
+"""TIFF files: what one holds, and which reader gives its samples rightly.
+
+Pillow reads TIFFs of unsigned 8-bit samples, and libtiff behind it those that are compressed. Of other sample types it
+knows some and misreads others: signed 8 bits as unsigned, unsigned 32 bits as signed, compressed big-endian samples in
+the wrong order. So the directory is read here first, and each kind goes to the reader that is right for it, or is
+refused. Decoders are shown only the entries that pixels depend on: what else a file says (EXIF, color profiles, GPS)
+is often damaged, and then makes them warn.
+"""
+
+import functools
+import io
+import json
+import logging
+import math
+import re
+import struct
+from collections.abc import Mapping
+from ctypes import CDLL
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import COMPRESSION_INFO, TiffImageFile
+
+from bthub.errors import BthubError
+from bthub.imaging.checks import check_size, several_frames
+
+# With a handler of theirs, what they log reaches those who asked for it, and not standard error.
+for _library in ("PIL", "tifffile"):
+    logging.getLogger(_library).addHandler(logging.NullHandler())
+
+WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262
+DESCRIPTION, STRIP_OFFSETS, ORIENTATION, SAMPLES, STRIP_BYTES, PLANAR = 270, 273, 274, 277, 279, 284
+TILE_OFFSETS, TILE_BYTES, EXTRA, FORMAT, XMP, DEPTH, METAMORPH = 324, 325, 338, 339, 700, 32997, 33629
+_JPEG_TABLES, _COLOR_MAP = 347, 320
+
+WHITE_IS_ZERO = 0
+_GRAY, _RGB = (0, 1), 2
+_UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
+_UNSPECIFIED, _ASSOCIATED, _UNASSOCIATED = 0, 1, 2
+
+# What pixels depend on; all else is kept from the decoders.
+_SHOWN = frozenset(
+    {254, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, 266, STRIP_OFFSETS, SAMPLES, 278, STRIP_BYTES, PLANAR}
+    | {292, 293, 317, _COLOR_MAP, 322, 323, TILE_OFFSETS, TILE_BYTES, 332, EXTRA, FORMAT, _JPEG_TABLES}
+    | set(range(512, 522))
+    | {529, 530, 532}
+)
+# Of these a directory has one value. With more, Pillow warns and takes the first.
+_SINGLE = frozenset(
+    {254, WIDTH, HEIGHT, COMPRESSION, PHOTOMETRIC, 266, ORIENTATION, SAMPLES, 278, PLANAR, 317, 322, 323}
+)
+_TYPE_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_TYPE_CODES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
+_MAX_ENTRIES = 4096
+_MAX_VALUES = 2**20
+# A file that says it holds several pictures, and after the first has no more than this, holds one of them.
+_NO_PICTURE_BYTES = 4096
+
+# How Pillow must be told to unpack what libtiff has decompressed: in this machine's byte order, whatever the file's.
+_NATIVE = {
+    (_UNSIGNED, 32): ("I;32N", np.uint32),
+    (_SIGNED, 8): ("L", np.int8),
+    (_SIGNED, 16): ("I;16NS", np.int32),
+    (_SIGNED, 32): ("I;32N", np.int32),
+    (_FLOAT, 32): ("F;32NF", np.float32),
+}
+
+
+@dataclass(frozen=True)
+class Directory:
+    """The first directory of a TIFF file.
+
+    Attributes:
+        values: tag -> its whole numbers, or its bytes where it holds text or anything else.
+        counts: tag -> how many values it says it has.
+        pillow: the same file with only the entries that pixels depend on.
+        several: whether another directory follows.
+    """
+
+    values: Mapping[int, tuple[int, ...] | bytes]
+    counts: Mapping[int, int]
+    pillow: bytes
+    several: bool
+
+    def numbers(self, tag: int, default: tuple[int, ...] = ()) -> tuple[int, ...]:
+        """The whole numbers of a tag."""
+        found = self.values.get(tag, default)
+        return default if isinstance(found, bytes) else found
+
+    def number(self, tag: int, default: int) -> int:
+        """The first of them."""
+        return (self.numbers(tag) or (default,))[0]
+
+    @property
+    def orientation(self) -> int:
+        """How the picture is to be turned, 1 to 8 as in EXIF."""
+        return self.number(ORIENTATION, 1)
+
+
+def first_directory(content: bytes) -> Directory:
+    """Read the first directory of a TIFF or BigTIFF file.
+
+    Raises:
+        struct.error, ValueError: it, a value it points to, or a pixel lies beyond the end of the file, or is nonsense.
+    """
+    order = "<" if content[:1] == b"I" else ">"
+    big = b"+" in content[2:4]
+    pointer, count_type, entry = ("Q", "Q", "HHQ") if big else ("I", "H", "HHI")
+    inline = struct.calcsize(pointer)
+    (position,) = struct.unpack_from(order + pointer, content, 8 if big else 4)
+    (count,) = struct.unpack_from(order + count_type, content, position)
+    if count > _MAX_ENTRIES:
+        raise ValueError("a directory of so many entries")
+    position += struct.calcsize(count_type)
+    entry_bytes = struct.calcsize(order + entry) + inline
+    values: dict[int, tuple[int, ...] | bytes] = {}
+    counts: dict[int, int] = {}
+    shown = []
+    for start in range(position, position + count * entry_bytes, entry_bytes):
+        tag, kind, length = struct.unpack_from(order + entry, content, start)
+        at = start + entry_bytes - inline
+        size = _TYPE_BYTES.get(kind, 1) * length
+        if size > inline:
+            (at,) = struct.unpack_from(order + pointer, content, at)
+        if at + size > len(content):
+            raise struct.error("a value lies beyond the end of the file")
+        if tag in _SINGLE and length != 1 or length > _MAX_VALUES and tag in _SHOWN:
+            raise ValueError("a tag of so many values")
+        counts[tag] = length
+        code = _TYPE_CODES.get(kind)
+        if tag in _SHOWN:
+            shown.append(content[start : start + entry_bytes])
+        if code and length <= _MAX_VALUES:
+            values[tag] = struct.unpack_from(f"{order}{length}{code}", content, at)
+        else:
+            values[tag] = content[at : at + size]
+    end = position + count * entry_bytes
+    (following,) = struct.unpack_from(order + pointer, content, end) if end + inline <= len(content) else (0,)
+    shortened = content
+    if len(shown) < count:
+        # The same bytes with another directory after them, which the header points to.
+        padding = b"\0" * (len(content) % 2)
+        appended = struct.pack(order + count_type, len(shown)) + b"".join(shown) + bytes(inline)
+        header = content[: 8 if big else 4] + struct.pack(order + pointer, len(content) + len(padding))
+        shortened = header + content[len(header) :] + padding + appended
+    directory = Directory(values, counts, shortened, bool(following))
+    _check_extent(directory, len(content))
+    return directory
+
+
+def read_tiff(content: bytes, name: str, *, any_shape: bool = False) -> tuple[np.ndarray, int]:
+    """The samples of a TIFF file as they are stored.
+
+    Args:
+        content: the file.
+        name: what messages call it.
+        any_shape: read it however small or elongated it is.
+
+    Returns:
+        Samples of any depth, (H, W) or (H, W, 3), or (H, W, 4) with straight alpha, not yet turned; and the
+        orientation, 1 to 8.
+
+    Raises:
+        BthubError: it holds several pictures, or one of a kind that no reader here gives rightly.
+        Exception: it is damaged; decoders raise nearly anything.
+    """
+    directory = first_directory(content)
+    width, height = directory.number(WIDTH, 0), directory.number(HEIGHT, 0)
+    check_size((width, height), name, any_shape=any_shape)
+    if directory.several or _planes(directory, len(content)) > 1:
+        raise several_frames(name)
+    silence_libtiff()
+    samples = _samples(directory, content, name)
+    if samples.shape[:2] != (height, width):
+        raise ValueError(f"expected {height} x {width} samples, found {samples.shape}")
+    return samples, directory.orientation
+
+
+def _samples(directory: Directory, content: bytes, name: str) -> np.ndarray:
+    compression = directory.number(COMPRESSION, 1)
+    photometric = directory.number(PHOTOMETRIC, 0)
+    channels = directory.number(SAMPLES, 1)
+    bits = set(directory.numbers(BITS, (1,))[:channels])
+    kinds = set(directory.numbers(FORMAT, (_UNSIGNED,))[:channels])
+    planar = directory.number(PLANAR, 1) == 2
+    extra = directory.numbers(EXTRA)
+    if compression not in COMPRESSION_INFO:
+        raise BthubError(
+            f"{name}: a TIFF with {_compression_name(compression)} compression cannot be read, save it without "
+            "compression or as PNG"
+        )
+    jpeg = compression in (6, 7)
+    if photometric in (8, 9, 10) or photometric == 6 and compression == 1 and channels > 1:
+        raise BthubError(
+            f"{name}: a TIFF with {_photometric_name(photometric)} colors cannot be read, save it as gray or RGB"
+        )
+    if jpeg and bits != {8}:
+        raise BthubError(f"{name}: a TIFF with JPEG compression and {_text(bits)} bits cannot be read, save it as PNG")
+    if photometric in (*_GRAY, _RGB) and len(bits) == len(kinds) == 1:
+        (depth,), (kind,) = bits, kinds
+        kept = 3 if photometric == _RGB else 1
+        if channels > kept and (photometric in _GRAY or depth > 8 or kind != _UNSIGNED):
+            # Two channels of a microscope, or a sum of five: which of them is the picture is nowhere said.
+            if channels > kept + 1 or (photometric in _GRAY and not set(extra[:1]) & {_ASSOCIATED, _UNASSOCIATED}):
+                raise BthubError(
+                    f"{name}: expected a TIFF of one gray or RGB picture, found {channels} samples a pixel;"
+                    " save one picture a file"
+                )
+        if channels < kept:
+            raise ValueError("fewer samples than colors")
+        pillows_alpha = photometric == _RGB or channels == 1 or (photometric, *extra) == (1, _UNASSOCIATED)
+        deep = depth > 8 or kind != _UNSIGNED or not pillows_alpha
+        if deep and depth in (8, 16, 32, 64) and kind in (_UNSIGNED, _SIGNED, _FLOAT) and compression == 1:
+            if not (kind == _FLOAT and depth == 8):
+                return _by_tifffile(directory, name)
+        if deep and not (channels == 1 and (kind, depth) == (_UNSIGNED, 12) and compression == 1):
+            return _decompressed(directory, name, kind, depth, channels, photometric, planar)
+    elif len(bits) > 1 or len(kinds) > 1 or photometric not in (3, 5, 6) or kinds != {_UNSIGNED}:
+        raise BthubError(
+            f"{name}: a TIFF with {_photometric_name(photometric)} colors, {_text(bits)} bits and sample format"
+            f" {_text(kinds)} cannot be read, save it as 8-bit gray or RGB"
+        )
+    return _by_pillow(directory, name)
+
+
+def _by_pillow(directory: Directory, name: str) -> np.ndarray:
+    with _opened(directory, name) as image:
+        image.load()
+        return pixels(image)
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    """The samples of a loaded Pillow image: gray, RGB, or RGBA with straight alpha."""
+    if image.mode in ("La", "RGBa"):  # alpha already multiplied in
+        image = image.convert(image.mode[:-1] + "A")
+    if image.mode[0] in "IF":
+        return np.asarray(image)
+    if image.has_transparency_data:
+        return np.asarray(image.convert("RGBA"))
+    return np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
+
+
+def _opened(directory: Directory, name: str) -> TiffImageFile:
+    try:
+        return TiffImageFile(io.BytesIO(directory.pillow))
+    except SyntaxError as error:
+        if str(error) != "unknown pixel mode":
+            raise
+        bits, kinds = directory.numbers(BITS, (1,)), directory.numbers(FORMAT, (_UNSIGNED,))
+        raise BthubError(
+            f"{name}: a TIFF with {_photometric_name(directory.number(PHOTOMETRIC, 0))} colors, {_text(set(bits))} bits"
+            f" and sample format {_text(set(kinds))} cannot be read, save it as 8-bit gray or RGB"
+        ) from error
+
+
+def _decompressed(
+    directory: Directory, name: str, kind: int, depth: int, channels: int, photometric: int, planar: bool
+) -> np.ndarray:
+    """What libtiff decompresses and Pillow unpacks, of the sample types that both get right."""
+    samples = None
+    if (kind, depth) == (_UNSIGNED, 16) and channels in (3, 4) and not planar:
+        samples = _both_bytes(directory, name)
+    elif (kind, depth) == (_UNSIGNED, 16) and channels == 1:
+        samples = _by_pillow(directory, name)
+    elif (kind, depth) in _NATIVE and channels == 1:
+        with _opened(directory, name) as image:
+            retyped = _native(image, kind, depth)
+            image.load()
+            samples = np.asarray(image).view(retyped)
+    if samples is None:
+        what = {_UNSIGNED: "unsigned", _SIGNED: "signed", _FLOAT: "float"}.get(kind, "unknown")
+        planes = " in separate color planes" if planar and channels > 1 else ""
+        packed = directory.number(COMPRESSION, 1) != 1
+        raise BthubError(
+            f"{name}: a {'compressed ' * packed}TIFF of {what} {depth}-bit samples{planes} cannot be read, save it as"
+            f" 8 or 16-bit {'TIFF without compression, or as ' * packed}PNG"
+        )
+    return inverted(samples) if photometric == WHITE_IS_ZERO else samples
+
+
+def _both_bytes(directory: Directory, name: str) -> np.ndarray | None:
+    """16-bit color, of which Pillow keeps the high byte: asked again for the other byte order, it gives the low one."""
+    parts = []
+    for order in "BL":
+        with _opened(directory, name) as image:
+            tile = image.tile[0]
+            args: Any = tile.args
+            channels = args[0].partition(";")[0]
+            if channels == "RGBa" or len(image.tile) != 1:
+                return None
+            image.tile = [tile._replace(args=(f"{channels};16{order}", *args[1:]))]
+            image.load()
+            parts.append(np.asarray(image).astype(np.uint16))
+    # libtiff gives this machine's byte order, whatever the file's.
+    low, high = parts if struct.pack("=H", 1) == b"\1\0" else parts[::-1]
+    return high << 8 | low
+
+
+def _native(image: Image.Image, kind: int, depth: int) -> Any:
+    """Have a compressed TIFF that isn't loaded yet unpacked in the right byte order; the type of its samples."""
+    raw_mode, dtype = _NATIVE[kind, depth]
+    tile = image.tile[0]  # type: ignore[attr-defined]
+    image.tile = [tile._replace(args=(raw_mode, *tile.args[1:]))]  # type: ignore[attr-defined]
+    return dtype
+
+
+def _by_tifffile(directory: Directory, name: str) -> np.ndarray:
+    """Uncompressed samples of any type. What is compressed isn't given to it: its decompressors know no limit."""
+    with tifffile.TiffFile(io.BytesIO(directory.pillow)) as tiff:
+        page = tiff.pages.first
+        samples = page.asarray()
+        if samples.ndim == 3 and page.planarconfig == 2:
+            samples = np.moveaxis(samples, 0, -1)
+        expected = (page.imagelength, page.imagewidth) + (page.samplesperpixel,) * (page.samplesperpixel > 1)
+    if samples.shape != expected:  # tifffile gives what it finds
+        raise ValueError(f"expected samples of shape {expected}, found {samples.shape}")
+    extra = directory.number(EXTRA, _UNASSOCIATED)
+    if directory.number(PHOTOMETRIC, 0) == WHITE_IS_ZERO:
+        samples = inverted(samples) if samples.ndim == 2 else np.dstack([inverted(samples[..., 0]), samples[..., 1]])
+    if samples.ndim == 3 and samples.shape[2] == 2:  # gray with alpha
+        samples = samples[..., [0, 0, 0, 1]]
+    if samples.ndim == 3 and samples.shape[2] == 4 and extra in (_UNSPECIFIED, _ASSOCIATED):
+        samples = samples[..., :3]  # no alpha, or one that is already multiplied in, which is black below
+    return samples
+
+
+def inverted(samples: np.ndarray) -> np.ndarray:
+    """The largest sample minus each: the picture of a file in which 0 is white. Whole numbers become unsigned."""
+    if samples.dtype.kind != "i":
+        return samples.max() - samples
+    unsigned = np.dtype(f"u{samples.dtype.itemsize}")  # the difference may not fit the signed type
+    return samples.max().astype(unsigned) - samples.astype(unsigned)
+
+
+# -- pictures that a program opened with Pillow
+
+
+def check_opened(image: Image.Image, name: str) -> None:
+    """Refuse a TIFF that Pillow has open and that holds more pictures than it tells."""
+    tags = getattr(image, "tag_v2", {})
+    description = tags.get(DESCRIPTION, "")
+    samples = math.prod(image.size) * len(image.getbands())
+    if isinstance(description, str) and _described_planes(description.encode(), samples) > 1:
+        raise several_frames(name)
+    if tags.get(DEPTH, 1) != 1:
+        raise several_frames(name)
+
+
+def load_opened(image: Image.Image) -> np.ndarray:
+    """The samples of a picture that a program opened with Pillow, upright; of a TIFF in the types it says."""
+    tags = getattr(image, "tag_v2", {})
+    kinds, depths = set(tags.get(FORMAT, (_UNSIGNED,))), set(tags.get(BITS, (1,)))
+    photometric = tags.get(PHOTOMETRIC, 1)
+    dtype = None
+    if len(kinds) == len(depths) == 1 and image.mode in ("L", "I", "F"):
+        key = (*kinds, *depths)
+        if key in _NATIVE:
+            dtype = _NATIVE[key][1]
+            tile = getattr(image, "tile", None)
+            if tile and tile[0].codec_name == "libtiff":
+                dtype = _native(image, *key)
+    image.load()
+    samples = pixels(ImageOps.exif_transpose(image))
+    if dtype is not None and samples.dtype.itemsize == np.dtype(dtype).itemsize:
+        samples = samples.view(dtype)
+    return inverted(samples) if image.mode[0] in "IF" and photometric == WHITE_IS_ZERO else samples
+
+
+# -- what a directory says of the file
+
+
+def _planes(directory: Directory, file_bytes: int) -> int:
+    """How many pictures the one directory stands for."""
+    samples = directory.number(WIDTH, 0) * directory.number(HEIGHT, 0) * max(1, directory.number(SAMPLES, 1))
+    if directory.number(DEPTH, 1) != 1:
+        return directory.number(DEPTH, 1)
+    if METAMORPH in directory.counts:
+        return directory.counts[METAMORPH]
+    description = directory.values.get(DESCRIPTION, b"")
+    planes = _described_planes(description, samples) if isinstance(description, bytes) else 1
+    # One slice that was taken out of a stack may have kept the stack's description.
+    after = file_bytes - min(directory.numbers(STRIP_OFFSETS, (0,)), default=0) - _raw_bytes(directory)
+    return planes if after > _NO_PICTURE_BYTES and directory.number(COMPRESSION, 1) == 1 else 1
+
+
+def _described_planes(description: bytes, samples: int) -> int:
+    """How many pictures ImageJ or tifffile say, which write a stack behind a single directory.
+
+    Args:
+        description: what they write.
+        samples: of one picture.
+    """
+    if description.startswith(b"ImageJ="):
+        found = re.search(rb"^images=(\d{1,9})\s*$", description, re.MULTILINE)
+        return int(found[1]) if found else 1
+    if description.startswith(b'{"shape":'):
+        try:
+            return max(1, int(math.prod(json.loads(description.rstrip(b"\0")).get("shape", []))) // samples)
+        except (AttributeError, TypeError, ValueError):
+            return 1
+    return 1
+
+
+def _raw_bytes(directory: Directory) -> int:
+    """What the samples take, uncompressed."""
+    channels = directory.number(SAMPLES, 1)
+    bits = directory.numbers(BITS, (1,))
+    row = directory.number(WIDTH, 0) * (sum(bits[:channels]) if len(bits) >= channels else bits[0] * channels)
+    return (row + 7) // 8 * directory.number(HEIGHT, 0)
+
+
+def _check_extent(directory: Directory, file_bytes: int) -> None:
+    """Raise ValueError if samples lie beyond the end of the file, or are fewer than the picture has."""
+    found = 0
+    for offsets, lengths in ((STRIP_OFFSETS, STRIP_BYTES), (TILE_OFFSETS, TILE_BYTES)):
+        for offset, length in zip(directory.numbers(offsets), directory.numbers(lengths), strict=False):
+            if offset + length > file_bytes:
+                raise ValueError("a strip lies beyond the end of the file")
+            found += length
+    known = STRIP_BYTES in directory.values or TILE_BYTES in directory.values
+    if directory.number(COMPRESSION, 1) == 1:
+        start = min(directory.numbers(STRIP_OFFSETS, (0,)), default=0)
+        if (known and found < _raw_bytes(directory)) or start + _raw_bytes(directory) > file_bytes:
+            raise ValueError("fewer samples than the picture has")
+
+
+def _compression_name(number: int) -> str:
+    try:
+        return tifffile.COMPRESSION(number).name
+    except ValueError:
+        return f"unknown ({number})"
+
+
+def _photometric_name(number: int) -> str:
+    try:
+        return tifffile.PHOTOMETRIC(number).name
+    except ValueError:
+        return f"unknown ({number})"
+
+
+def _text(numbers: set[int]) -> str:
+    return "/".join(map(str, sorted(numbers)))
+
+
+@functools.cache
+def silence_libtiff() -> None:
+    """Keep libtiff from writing to standard error what is wrong with a file; its callers learn that by other ways.
+
+    Pillow switches libtiff's warnings off and leaves its errors on. Where the library can't be found, on systems
+    without /proc and in wheels that have it built in, they stay on.
+    """
+    try:
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+        paths = {line.split(maxsplit=5)[5] for line in maps.splitlines() if "/libtiff" in line}
+        for path in paths:
+            library = CDLL(path)
+            library.TIFFSetErrorHandler(None)
+            library.TIFFSetErrorHandlerExt(None)
+    except (OSError, AttributeError, IndexError):
+        return

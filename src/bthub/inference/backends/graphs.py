@@ -1,0 +1,164 @@
+"""The stages on a run's ONNX files, with onnxruntime or OpenVINO."""
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bthub.errors import BthubError
+from bthub.inference.backends.stages import LightDetector, LightInputCheck, LightLocalizer, Network
+from bthub.runs.folder import (
+    CLASSIFICATION,
+    INPUT_CHECK,
+    ONNX_INPUT_CHECK,
+    ONNX_MODEL,
+    ONNX_QUANTIZED,
+    ONNX_RECORD,
+    SEGMENTATION,
+    RunFolder,
+)
+
+PIXELS = "pixel_values"
+
+
+def threads() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def file_of(run: RunFolder, quantized: bool) -> Path:
+    """The run's network as an ONNX file.
+
+    Raises:
+        BthubError: it has none, or one that was made from other weights.
+    """
+    name = ONNX_QUANTIZED if quantized else ONNX_MODEL
+    file = run.path / name
+    if not file.is_file() or not run.onnx:
+        raise BthubError(f"{run.id} has no {name}: write it with bthub export {run.path}")
+    # On the Hub the revision is a commit, which says nothing about the weights alone.
+    if run.revision.startswith("sha256:") and run.onnx.get("weights") != run.revision:
+        raise BthubError(
+            f"{run.path / ONNX_RECORD} is of the weights {run.onnx.get('weights')}, the folder has {run.revision}: "
+            f"run bthub export {run.path} again"
+        )
+    return file
+
+
+def detector(run: RunFolder, runtime: str, quantized: bool) -> LightDetector:
+    """The classifier of a run.
+
+    Raises:
+        BthubError: it isn't a classifier, or one whose preprocessing only torch does; as `file_of`.
+    """
+    if run.task != CLASSIFICATION:
+        raise BthubError(f"{run.id} is made for {run.task}, expected {CLASSIFICATION}: swap detector and localizer?")
+    settings = run.config["pretrained_cfg"]
+    usual = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "border", "mean": [0.0] * 3, "std": [1.0] * 3}
+    if any(settings.get(key) != value for key, value in usual.items()):
+        raise BthubError(f"{run.id} has a preprocessing of its own, which only torch does: use backend torch")
+    network = open_network(file_of(run, quantized), runtime)
+    return LightDetector(network, list(run.config["label_names"]), int(settings["input_size"][-1]))
+
+
+def localizer(run: RunFolder, runtime: str, quantized: bool) -> LightLocalizer:
+    """The ResUNet of a run.
+
+    Raises:
+        BthubError: it isn't a localizer, or one whose preprocessing only torch does; as `file_of`.
+    """
+    if run.task != SEGMENTATION:
+        raise BthubError(f"{run.id} is made for {run.task}, expected {SEGMENTATION}: swap detector and localizer?")
+    settings = run.preprocessor
+    size = settings.get("size", {})
+    usual = settings.get("image_mean") == [0.0] * 3 and settings.get("image_std") == [1.0] * 3
+    if not usual or settings.get("resample") != 2 or size.get("height") != size.get("width"):
+        raise BthubError(f"{run.id} has a preprocessing of its own, which only torch does: use backend torch")
+    network = open_network(file_of(run, quantized), runtime)
+    return LightLocalizer(network, int(size["height"]), float(settings.get("min_area_share", 0.0)))
+
+
+def input_check(run: RunFolder, runtime: str) -> LightInputCheck | None:
+    """The input check of a detector's run; None where it has none.
+
+    Raises:
+        BthubError: its settings are there and its network isn't, or they are damaged.
+    """
+    if not (run.path / INPUT_CHECK).is_file():
+        return None
+    if not (run.path / ONNX_INPUT_CHECK).is_file():
+        raise BthubError(f"{run.id} has {INPUT_CHECK} and no {ONNX_INPUT_CHECK}: write it with bthub export {run.path}")
+    try:
+        size, threshold = int(run.input_check["image_size"]), float(run.input_check["threshold"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BthubError(
+            f"the input check in {run.path / INPUT_CHECK} cannot be used ({type(error).__name__}: {error}): restore "
+            "the file, or fit it again with bthub ood-check"
+        ) from error
+    return LightInputCheck(open_network(run.path / ONNX_INPUT_CHECK, runtime), size, threshold)
+
+
+def open_network(file: Path, runtime: str) -> Network:
+    """A network from an ONNX file; safe to call from several threads.
+
+    Args:
+        file: takes `pixel_values` (N, 3, S, S) and gives one output.
+        runtime: "onnxruntime" or "openvino".
+
+    Raises:
+        BthubError: the file is damaged, or the runtime isn't installed.
+    """
+    try:
+        return _openvino(file) if runtime == "openvino" else _onnxruntime(file)
+    except ModuleNotFoundError as error:
+        extra = "bthub[openvino]" if runtime == "openvino" else "bthub"
+        raise BthubError(f'{runtime} isn\'t installed: pip install "{extra}"') from error
+
+
+def _onnxruntime(file: Path) -> Network:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads()
+    options.log_severity_level = 3
+    # Threads that wait in a loop take the cores from the next stage's.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own kinds have no common base
+        raise _damaged(file, error) from error
+
+    def run(pixels: np.ndarray) -> np.ndarray:
+        return np.asarray(session.run(None, {PIXELS: pixels})[0])
+
+    return run
+
+
+def _openvino(file: Path) -> Network:
+    import openvino
+
+    core = openvino.Core()
+    try:
+        model = core.read_model(file)
+        compiled = core.compile_model(
+            model,
+            "CPU",
+            {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads(), "INFERENCE_PRECISION_HINT": "f32"},
+        )
+    except RuntimeError as error:
+        raise _damaged(file, error) from error
+    request: Any = compiled.create_infer_request()
+    lock = threading.Lock()  # a request holds one picture at a time
+
+    def run(pixels: np.ndarray) -> np.ndarray:
+        with lock:
+            return np.array(request.infer({PIXELS: pixels})[0])
+
+    return run
+
+
+def _damaged(file: Path, error: Exception) -> BthubError:
+    reason = str(error).strip().partition("\n")[0][:200]
+    return BthubError(f"{file} cannot be loaded ({reason}): restore it, or write it again with bthub export")
