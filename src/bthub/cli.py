@@ -17,6 +17,7 @@ EXTRAS = {
     **dict.fromkeys(("data", "train", "ood-check", "imagenet-weights"), "train"),
     **dict.fromkeys(("evaluate", "explain", "compare", "two-stage", "cross-validate", "card", "publish"), "evaluation"),
     "reproduce": "train,evaluation",
+    "practice": "practice",
 }
 
 
@@ -244,6 +245,12 @@ def _screen(args: argparse.Namespace) -> None:
     print(f"{done['entries']:,} entries: {done['pictures']:,} pictures analyzed, {done['bad']:,} bad ones set aside")
 
 
+def _practice(args: argparse.Namespace) -> int | None:
+    from bthub.practice import commands
+
+    return commands.main(args.rest, args.prog)
+
+
 def _bench(args: argparse.Namespace) -> None:
     from bthub.inference.bench import run
 
@@ -442,6 +449,13 @@ def _parser() -> argparse.ArgumentParser:
     screen.add_argument("--workers", type=int, help="batches at work at the same time; default: one a processor")
     _add_backend(screen)
     screen.set_defaults(run=_screen)
+
+    # Its own parser has the actions, and --help.
+    practice = commands.add_parser(
+        "practice", help="accounts, cases and reports: serve it, or administer it", add_help=False, prefix_chars="\0"
+    )
+    practice.add_argument("rest", nargs=argparse.REMAINDER)
+    practice.set_defaults(run=_practice, prog=practice.prog)
 
     bench = commands.add_parser("bench", help="time each stage on this machine")
     bench.add_argument("--image", type=Path, help="default: a slice that comes with the clone")
