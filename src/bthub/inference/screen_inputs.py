@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from bthub.errors import BthubError
-from bthub.imaging.image_io import MAX_FILE_BYTES, MAX_PIXELS, SUFFIXES, printable, read_image, read_picture_bytes
+from bthub.imaging.checks import printable
+from bthub.imaging.image_io import MAX_FILE_BYTES, MAX_PIXELS, SUFFIXES, read_image, read_picture_bytes
 
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 _WANTED = f"expected pictures ({', '.join(sorted(SUFFIXES))}), DICOM files, zips or a built data set"
