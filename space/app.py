@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -41,8 +41,9 @@ from starlette.routing import Route
 
 from bthub import BthubError, NotASliceError, Pipeline, Result, load_pipeline
 from bthub.imaging.intake import MAX_STUDY_BYTES, Study, is_study, open_study
+from bthub.imaging.kinds import TITLES
 from bthub.imaging.volume import PLANES
-from bthub.inference.result import DISCLAIMER, TUMOR
+from bthub.inference.result import DISCLAIMER, NO_TUMOR, TUMOR, UNCERTAIN
 from bthub.inference.study import analyze_study
 from bthub.project import hub_id
 from parts import data_address, download_html, percent
@@ -149,7 +150,8 @@ def build(pipe: Pipeline) -> gr.Blocks:
 
     def answer(file: str, anyway: bool) -> str:
         try:
-            return result_html(pipe(file, check_input=not anyway), Path(file).name, checked=not anyway)
+            result = pipe(file, check_input=not anyway)
+            return result_html(result, Path(file).name, checked=not anyway, figures=pipe.figures)
         except NotASliceError as error:
             return error_html(sentence(error, file), REFUSAL)
         except BthubError as error:
@@ -415,17 +417,26 @@ def error_html(text: str, mend: str = "", what: str = "picture") -> str:
 """
 
 
-def result_html(result: Result, name: str, *, checked: bool = True) -> str:
+def result_html(
+    result: Result, name: str, *, checked: bool = True, figures: Mapping[str, Mapping[str, float]] | None = None
+) -> str:
     """The result of one slice as the page shows it.
 
     Args:
         result: what the pipeline found.
         name: the file's name.
         checked: False where the input check was switched off, which is then said.
+        figures: `Pipeline.figures`.
     """
     tumor = result.label == TUMOR
     probability, threshold = percent(result.tumor_probability), percent(result.threshold)
-    if not tumor:
+    state = {TUMOR: "tumor", NO_TUMOR: "clear", UNCERTAIN: "unsure"}[result.verdict]
+    if result.uncertain:
+        verdict = "Uncertain"
+        remark = (
+            "A tumor is more likely than not." if tumor else "No tumor is more likely."
+        ) + " A person should look: this close to the threshold the model errs too often."
+    elif not tumor:
         verdict = "No tumor found"
         remark = (
             "This is not an all-clear: it is one slice, the models know one kind of tumor, and they miss some."
@@ -438,12 +449,10 @@ def result_html(result: Result, name: str, *, checked: bool = True) -> str:
         verdict = "Tumor suspected"
         remark = "The marked area is an estimate by a model, not a diagnosis."
 
-    unchecked = "" if checked else f'<p class="notice">{UNCHECKED}</p>'
-    uncertain = ""
-    if result.uncertain:
-        low, high = (percent(end) for end in result.review_band)
-        errs = f"Uncertain: between {low} and {high} the model errs too often to be left alone. A person should look."
-        uncertain = f'<p class="remark">{errs}</p>'
+    unchecked = ""
+    if not checked:
+        # Whatever the model says of a picture that may show anything, it isn't good news.
+        unchecked, state = f'<p class="notice">{UNCHECKED}</p>', "tumor" if state == "tumor" else "unsure"
 
     views, numbers = {}, {}
     if result.bbox is not None:
@@ -466,6 +475,10 @@ def result_html(result: Result, name: str, *, checked: bool = True) -> str:
         for model in result.models.values()
     )
 
+    explained = f"From {threshold} up, the verdict is “tumor suspected”."
+    if result.review_band is not None:
+        low, high = (percent(end) for end in result.review_band)
+        explained += f" Between {low} and {high}, the shaded part, it is “uncertain”."
     stem = Path(name).stem
     as_json = json.dumps(result.to_dict()).encode()
     downloads = download_html(f"{stem}.json", "application/json", as_json, "Result (JSON)")
@@ -473,17 +486,16 @@ def result_html(result: Result, name: str, *, checked: bool = True) -> str:
         downloads = download_html(f"{stem}_mask.png", "image/png", result.mask_png(), "Mask (PNG)") + downloads
 
     return f"""
-<section class="result {"tumor" if tumor else "clear"}" aria-labelledby="verdict">
+<section class="result {state}" aria-labelledby="verdict">
   <div class="verdict">
     <p class="name">{html.escape(name)}</p>
     <h2 id="verdict" tabindex="-1">{verdict}</h2>
     {unchecked}
     <p class="probability"><strong>{probability}</strong> probability of a tumor on this slice</p>
-    {meter_html(result.tumor_probability, result.threshold)}
-    <p class="explain">From {threshold} up, the verdict is “tumor suspected”. The threshold was chosen on validation
-    slices.</p>
-    {uncertain}
+    {meter_html(result.tumor_probability, result.threshold, result.review_band)}
+    <p class="explain">{explained}</p>
     <p class="remark">{remark}</p>
+    {kind_html(result.input_kind, figures)}
   </div>
   <div class="findings">
     {views_html(views)}
@@ -497,14 +509,29 @@ def result_html(result: Result, name: str, *, checked: bool = True) -> str:
 """
 
 
-def meter_html(probability: float, threshold: float) -> str:
-    """A bar from 0 to 100 % filled up to the probability, with a mark at the threshold."""
+def kind_html(kind: str | None, figures: Mapping[str, Mapping[str, float]] | None) -> str:
+    """What the picture was taken for, and how good the detector is at that kind."""
+    if kind is None:
+        return ""
+    good = ""
+    if figures and kind in figures:
+        found, flagged = (round(100 * share) for share in (figures[kind]["recall"], 1 - figures[kind]["specificity"]))
+        good = (
+            f" On pictures of this kind that it never saw, it finds {found} of 100 with a tumor and raises a false alarm "
+            f"on {flagged} of 100 without."
+        )
+    return f'<p class="kind">Taken for: {TITLES[kind]}.{good}</p>'
+
+
+def meter_html(probability: float, threshold: float, band: tuple[float, float] | None = None) -> str:
+    """A bar from 0 to 100 % filled up to the probability, with a mark at the threshold and the review band shaded."""
+    low, high = band or (threshold, threshold)
     mark = f"threshold {percent(threshold)}"
     return f"""
 <div class="meter" role="meter" aria-label="Probability of a tumor" aria-valuemin="0" aria-valuemax="1"
   aria-valuenow="{probability:.4f}" aria-valuetext="{percent(probability)}, {mark}"
-  style="--p: {probability:.4f}; --t: {threshold:.4f}">
-  <div class="track"><div class="fill"></div></div>
+  style="--p: {probability:.4f}; --t: {threshold:.4f}; --low: {low:.4f}; --high: {min(1.0, high):.4f}">
+  <div class="track"><div class="fill"></div><div class="band"></div></div>
   <div class="mark"></div>
   <div class="scale" aria-hidden="true"><span>0%</span><span class="at">{mark}</span><span>100%</span></div>
 </div>

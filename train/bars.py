@@ -86,6 +86,9 @@ def measure(bar: dict, runs: list[RunFolder], results: Path) -> Measured:
     if "file" in bar:
         found = json.loads((results / bar["file"]).read_text(encoding="utf-8"))[bar.get("part", "metrics")]
         return Measured(bar["file"], found[metric], [])
+    if "source" in bar:
+        (run,) = (run for run in runs if records.name(run) == bar["run"])
+        return Measured(f"{bar['run']}", run.sources["test"]["by_source"][bar["source"]]["metrics"][metric], [])
     data, protocol = bar["evaluation"]
     test, validation = (Evaluation(data, protocol, split) for split in ("test", "validation"))
     if "run" in bar:

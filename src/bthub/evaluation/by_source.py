@@ -13,7 +13,7 @@ import numpy as np
 from datasets import Dataset as Rows
 
 from bthub.data.fingerprint import describe_rows
-from bthub.data.views import View, view_batches, views
+from bthub.data.views import AS_IT_IS, View, view_batches, views
 from bthub.errors import BthubError
 from bthub.imaging.kinds import KINDS, kind_of
 from bthub.metrics.bootstrap import percentile_interval, ratio, resample_groups
@@ -59,7 +59,7 @@ def evaluate_sources(
         device: of torch.
 
     Returns:
-        The entry: `by_source`, for each source and view what `measure_detector` or `measure_localizer` gives.
+        The entry: of a detector `by_kind`, see `measure_kinds`; and `by_source`, for each source and view what `measure_detector` or `measure_localizer` gives.
 
     Raises:
         BthubError: the run tells other classes than tumor and no tumor.
@@ -68,14 +68,16 @@ def evaluate_sources(
     if folder.task == CLASSIFICATION:
         predictions = _detect(folder, rows, shown, batch_size, device)
         measured = measure_detector(predictions, operating_points(folder.calibration))
+        by_kind = measure_kinds(predictions, operating_points(folder.calibration))
     else:
         predictions = _localize(folder, rows, shown, batch_size, device)
-        measured = measure_localizer(predictions)
+        measured, by_kind = measure_localizer(predictions), {}
     (folder.path / PREDICTIONS).mkdir(exist_ok=True)
     write_rows(folder.path / PREDICTIONS / f"{MIX}-{split}.csv", predictions)
     entry = {
         "task": folder.task,
         "by_source": measured,
+        **({"by_kind": by_kind} if by_kind else {}),
         "dataset": {"name": name, **describe_rows(rows)},
         "weights": folder.revision,
         "command": command,
@@ -123,6 +125,23 @@ def measure_detector(predictions: Sequence[dict[str, str]], points: dict[str | N
             "confusion_matrix": of_calls["confusion_matrix"],
             "metrics": metrics,
         }
+    return measured
+
+
+def measure_kinds(predictions: Sequence[dict[str, str]], points: dict[str | None, OperatingPoint]) -> dict[str, Any]:
+    """How often the verdict is right for pictures that are taken for a kind, whatever their source.
+
+    Returns:
+        By kind: `samples`, `tumor`, and of `metrics` only what is of tumor or of healthy pictures alone, `recall` and
+        `specificity`: a figure of both would be one across sources.
+    """
+    measured = {}
+    for kind in KINDS:
+        lines = [line | {"source": kind, "view": AS_IT_IS} for line in predictions if line["kind"] == kind]
+        if len({line["label"] for line in lines}) == len(LABELS):
+            found = measure_detector(lines, points)[kind]
+            metrics = {name: found["metrics"][name] for name in ("recall", "specificity")}
+            measured[kind] = {"samples": found["samples"], "tumor": found["tumor"], "metrics": metrics}
     return measured
 
 

@@ -81,8 +81,20 @@ def load_pipeline(
         threshold=points[None].threshold,
         review_band=points[None].review_band,
         points=points,
+        figures=_figures(detector_run),
         input_check=backends.open_check(detector_run, taken["detector"], device, threads) if check_input else None,
         models={
             stage: {"id": run.id, "revision": run.revision, "backend": taken[stage]} for stage, run in runs.items()
         },
     )
+
+
+def _figures(run: RunFolder) -> dict[str, dict[str, float]]:
+    """What a detector reached on test with each kind of input; nothing where that wasn't measured with these weights."""
+    entry = run.sources.get("test", {})
+    if run.revision.startswith("sha256:") and entry.get("weights") != run.revision:
+        return {}
+    return {
+        kind: {name: found["metrics"][name]["value"] for name in ("recall", "specificity")}
+        for kind, found in entry.get("by_kind", {}).items()
+    }

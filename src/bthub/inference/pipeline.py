@@ -85,6 +85,7 @@ class Pipeline:
         review_band: tuple[float, float] | None = None,
         input_check: InputCheck | None = None,
         points: Mapping[str | None, OperatingPoint] | None = None,
+        figures: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
         """
         Args:
@@ -96,6 +97,8 @@ class Pipeline:
             input_check: refuses what isn't a slice, and tells kinds of gray slices apart; None takes every picture.
             points: threshold and review band by kind of input, under None those of unknown kind; by default `threshold`
                 and `review_band` hold for all.
+            figures: by kind of input what was measured on test: `recall`, `specificity`. Nothing depends on them; apps
+                show them beside the verdict.
         """
         self.detector = detector
         self.localizer = localizer
@@ -106,6 +109,7 @@ class Pipeline:
         self.points: dict[str | None, OperatingPoint] = dict(points or {}) or {
             None: OperatingPoint(threshold, review_band=review_band)
         }
+        self.figures = dict(figures or {})
         self._tumor_index = detector.tumor_index  # fails here for a classifier of something else
 
     def __call__(

@@ -16,6 +16,7 @@ from bthub.evaluation import plots, published
 from bthub.metrics.bootstrap import COVERAGE, FEWEST_GROUPS
 from bthub.metrics.info import METRIC_TABLE, readable
 from bthub.project import DATASET, DEFAULTS, TWO_STAGE, hub_id
+from bthub.reports import inputs
 from bthub.runs.folder import (
     CALIBRATION,
     CARD,
@@ -170,7 +171,7 @@ def render(run: str | Path, org: str | None = None, *, figures: bool = True) -> 
     config = Record(folder.config, folder.path / CONFIG)
     training = Record(folder.training, folder.path / TRAINING)
     start, base = _start(training)
-    lgg = "patient_id" in _rows(folder, SPLIT)[0]
+    lgg = any(row.get("patient_id") for row in _rows(folder, SPLIT))
     # The weights carry on the license of LGG, whatever data they are trained on.
     derived = any(origin["lgg"] for origin in training.optional("first_weights"))
     # An image-folder set is split in one way, whatever protocol the recipe names.
@@ -206,6 +207,8 @@ def render(run: str | Path, org: str | None = None, *, figures: bool = True) -> 
             cost=_cost(folder),
             onnx=_onnx(folder),
             splits=_splits(folder, protocol, results),
+            sources=[(split, inputs.table(entry), entry["command"]) for split, entry in folder.sources.items()],
+            mixed="file" in _rows(folder, SPLIT)[0] and lgg,
             best_epoch=_best_epoch(folder, training["best"]["epoch"]),
             results=[_result(entry, folder, figures) for entry in results],
             history=_figure(folder, "history") if figures else None,
@@ -510,7 +513,10 @@ def _splits(folder: RunFolder, protocol: str, results: list[Record]) -> list[dic
     patients = Counter(split for split, _ in {(row["split"], row.get("patient_id")) for row in rows})
     chosen = "choosing the epoch, calibration"
     uses = {"train": "training", "validation": f"{chosen}, thresholds" if "patient_id" in rows[0] else chosen}
-    splits = [{"name": name, "patients": patients[name], "images": images[name], "use": uses[name]} for name in images]
+    splits = [
+        {"name": name, "patients": patients[name], "images": images[name], "use": uses[name], "own": True}
+        for name in images
+    ]
     return splits + [
         {"name": e["split"], "patients": e["groups"], "images": e["samples"], "use": "the results below"}
         for e in results

@@ -33,8 +33,8 @@ def parse_config(
         arguments: None for those of the command line.
 
     Returns:
-        An instance of `kind`, and the other arguments: `data`, `output`, `resume`, `dry_run`, and `recipe`: the `file`
-        of the configuration, and what it says of each value that was `changed`.
+        An instance of `kind`, and the other arguments: `data`, `output`, `resume`, `finish`, `dry_run`, and `recipe`: the
+        `file` of the configuration, and what it says of each value that was `changed`.
     """
     parser = argparse.ArgumentParser(prog, description=description)
     parser.add_argument(
@@ -43,11 +43,15 @@ def parse_config(
     parser.add_argument("--data", default="data/lgg", help="folder of `bthub data build`, or a Hub id")
     parser.add_argument("--output", type=Path, required=True, help="the run folder to write")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
+    parser.add_argument(
+        "--finish", action="store_true", help="train no further: make the run folder of the last checkpoint"
+    )
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change a value")
     parser.add_argument(
         "--dry-run", action="store_true", help="two steps on a few tiny images from random weights: does it run at all?"
     )
     args = parser.parse_args(arguments)
+    args.resume |= args.finish
     args.config = find_config(args.config)
     try:
         written = yaml.load(args.config.read_text(encoding="utf-8"), _Yaml) or {}

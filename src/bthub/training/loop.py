@@ -119,7 +119,7 @@ class Run:
             accelerator.print(f"resumed after epoch {progress.epoch - 1}, best {task.metric} {progress.best:.4f}")
         accelerator.init_trackers(task.name)
 
-        while progress.epoch < config.epochs and not progress.out_of_patience(config.patience):
+        while not self.args.finish and progress.epoch < config.epochs and not progress.out_of_patience(config.patience):
             task.train_mode(model, progress.epoch)
             sampler.start_epoch(progress.epoch, size_at(config.image_sizes, progress.epoch))
             train_loss = 0.0
