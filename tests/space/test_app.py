@@ -191,17 +191,17 @@ def test_the_box_switches_the_check_off_for_one_picture(
 ) -> None:
     monkeypatch.setattr(pipe.pipe, "input_check", DarkCorners())
     (event, *_) = (event for event in app.build(pipe).fns.values() if event.name == "show")
-    assert [block.elem_id for block in event.outputs] == ["result", "upload", "anyway"]
+    assert [block.elem_id for block in event.outputs] == ["result", "upload", "anyway", None, "series", "plane"]
     noise, example = tmp_path / "noise.png", SPACE / "examples" / app.EXAMPLES["Large tumor"]
     Image.effect_noise((64, 64), 50).point(lambda level: level // 2 + 100).save(noise)
 
     refused, *emptied = event.fn(str(noise), False)
     assert "noise.png: this doesn&#x27;t look like a slice" in refused and app.REFUSAL in refused
-    assert emptied == [None, False]
+    assert emptied[:3] == [None, False, None]
     for file in (noise, example):
         unchecked, *emptied = event.fn(str(file), True)
         assert "Tumor suspected" in unchecked and app.UNCHECKED in unchecked
-        assert emptied == [None, False]
+        assert emptied[:3] == [None, False, None]
     checked, *_ = event.fn(str(example), False)
     assert "Tumor suspected" in checked and app.UNCHECKED not in checked
 
@@ -220,9 +220,9 @@ def test_no_file_is_answered_with_a_sentence(client: Client) -> None:
         client.predict(None, api_name="/analyze")
 
 
-def test_only_analyze_is_public(client: Client) -> None:
+def test_only_the_two_endpoints_are_public(client: Client) -> None:
     endpoints = client.view_api(return_format="dict")
-    assert list(endpoints["named_endpoints"]) == ["/analyze"]
+    assert list(endpoints["named_endpoints"]) == ["/analyze", "/analyze_scan"]
     assert endpoints["unnamed_endpoints"] == {}
     analyze = endpoints["named_endpoints"]["/analyze"]
     assert [p["parameter_name"] for p in analyze["parameters"]] == ["image"]
