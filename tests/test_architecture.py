@@ -22,7 +22,7 @@ STATIONS = [
     "inference",  # a picture to a result
     "reports",  # run folders to cards, tables and Hub repos
 ]
-ROOT = ({"bthub.errors"}, {"bthub.project", "bthub.network"})
+ROOT = ({"bthub.errors"}, {"bthub.project", "bthub.network", "bthub.progress"})
 LAYERS = [*ROOT, *({f"bthub.{name}"} for name in STATIONS), {"bthub.cli"}]
 
 HEAVY = {"torch", "timm", "transformers", "datasets", "scipy", "sklearn", "skimage", "matplotlib"}

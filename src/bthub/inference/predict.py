@@ -16,6 +16,7 @@ from bthub.imaging.folders import left_out, look_below
 from bthub.imaging.image_io import SUFFIXES
 from bthub.inference.pipeline import read_picture
 from bthub.inference.result import DISCLAIMER, NO_TUMOR, Result
+from bthub.progress import progress_bar
 
 RESULTS = "results.jsonl"
 _MANY = 8
@@ -55,7 +56,7 @@ def run(
     """
     files, failed = _expand(images)
     answered = 0
-    with tqdm(total=len(files), unit="slice", disable=len(files) < _MANY) as progress:
+    with progress_bar(total=len(files), unit="slice", disable=len(files) < _MANY) as progress:
         # Nothing is loaded for files of which none can be read: the first that can be is found before.
         first = None
         while files and first is None:

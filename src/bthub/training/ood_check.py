@@ -26,13 +26,13 @@ from datasets import Dataset as Rows
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from bthub.data.dataset import BuiltDataset, load_split
 from bthub.data.fingerprint import describe_rows
 from bthub.errors import BthubError, report_errors
 from bthub.imaging.image_io import upright_rgb
 from bthub.models.input_check import InputCheck, describe, load_input_check, save_input_check
+from bthub.progress import progress_bar
 from bthub.runs.folder import INPUT_CHECK, INPUT_CHECK_WEIGHTS, RunFolder, write_json
 from bthub.training.ood_images import Outside, outside_pictures
 from bthub.training.samples import FLAIR
@@ -129,7 +129,7 @@ def picture(image: Image.Image, colors: str) -> Image.Image:
 
 def features(network: nn.Module, images: Iterable[Image.Image], name: str, count: int) -> Tensor:
     """(N, F), each of unit length."""
-    rest = iter(tqdm(images, desc=name, total=count))
+    rest = iter(progress_bar(images, desc=name, total=count))
     return torch.cat([describe(network, batch, SIZE) for batch in iter(lambda: list(islice(rest, BATCH)), [])])
 
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from torchvision import tv_tensors
 from torchvision.transforms import v2
-from tqdm import tqdm
 
 from bthub.imaging.image_io import upright_rgb
+from bthub.progress import progress_bar
 
 FLAIR = 1  # channels of an LGG slice: pre-contrast, FLAIR, post-contrast
 
@@ -198,7 +198,7 @@ def _pixels(
     """All pictures of a column as uint8 (C, H, W) tensors."""
     encoded = rows.select_columns([column]).cast_column(column, ImageFeature(decode=False))
     pictures = []
-    for row in tqdm(encoded, desc=f"reading {column}s", unit="row", disable=not show_progress):
+    for row in progress_bar(encoded, desc=f"reading {column}s", unit="row", disable=not show_progress):
         pixels = np.array(convert(Image.open(io.BytesIO(row[column]["bytes"]))))
         pictures.append(torch.from_numpy(np.atleast_3d(pixels).transpose(2, 0, 1).copy()))
     return pictures
