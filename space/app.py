@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -64,12 +64,11 @@ DELETE_EVERY, DELETE_AGE = 60, 600
 
 # One picture at a time: the networks already spread it over the cores, and a large picture takes much memory.
 CONCURRENCY = {"concurrency_limit": 1, "concurrency_id": "models"}
-# The largest picture that is read takes 30 seconds on two cores, the longest stack twice that. The last to wait has one
-# at work and the other places before it: its file must still be there when its turn comes.
-SLOWEST = 60
 MAX_SLICES = 300
 MAX_FILES = 1000
-WAITING_PLACES = DELETE_AGE // SLOWEST - 1
+# A class of students at once, and another. Who waits is told the place and the expected wait, by Gradio; a file that
+# waits for its turn isn't deleted before it.
+WAITING_PLACES = 200
 
 IN_BROWSER = f"https://huggingface.co/spaces/{hub_id('brain-tumor-in-your-browser')}"
 
@@ -103,8 +102,8 @@ ABOUT = f"""
   of tumor and these scanners: other tumors, other scan types and other sources are beyond them.</p></section>
   <section><h2>Your picture or scan</h2>
   <p>Names and other identifying tags in DICOM and NIfTI files are dropped at once.
-  It is analyzed on the computer that serves this page, deleted within {(DELETE_EVERY + DELETE_AGE) // 60} minutes
-  and used for nothing else. There is no tracking and no history. <a href="{IN_BROWSER}">Another page</a> analyzes a
+  It is analyzed on the computer that serves this page, deleted within {(DELETE_EVERY + DELETE_AGE) // 60} minutes,
+  or once its turn has come where many wait, and used for nothing else. There is no tracking and no history. <a href="{IN_BROWSER}">Another page</a> analyzes a
   picture on your own machine, without an upload.</p></section>
   <section><h2>The examples</h2>
   <p>Slices that the models were not trained on, from The Cancer Imaging Archive, collection TCGA-LGG, prepared by
@@ -340,9 +339,35 @@ def launch(demo: gr.Blocks, port: int, host: str = "127.0.0.1") -> None:
         raise BthubError(f"port {port} is not free: stop what uses it, or choose another with PORT=") from error
 
 
+def waiting_files(demo: gr.Blocks) -> set[str]:
+    """The paths of the files that wait in the queue of an app, or are at work."""
+    queue = demo._queue
+    jobs = [event for job in list(queue.active_jobs) for event in job or ()]
+    for waiting in list(queue.event_queue_per_concurrency_id.values()):
+        jobs += list(waiting.queue)
+    found: set[str] = set()
+
+    def collect(value: object) -> None:
+        if isinstance(value, dict):
+            if isinstance(path := value.get("path"), str):
+                found.add(os.path.realpath(path))
+            value = list(value.values())
+        if isinstance(value, list):
+            for item in value:
+                collect(item)
+
+    for job in jobs:
+        collect(list(job.data.data) if job.data is not None else [])
+    return found
+
+
 @contextmanager
-def swept(folder: Path) -> Iterator[None]:
+def swept(folder: Path, spared: Callable[[], set[str]] = set) -> Iterator[None]:
     """Delete, every DELETE_EVERY seconds, what in a folder is older than DELETE_AGE, for as long as the block runs.
+
+    Args:
+        folder: where.
+        spared: gives the real paths of files that are still to be read, however old.
 
     Gradio's own `delete_cache` ends at its first error, until the server is started again.
     """
@@ -351,7 +376,7 @@ def swept(folder: Path) -> Iterator[None]:
     def work() -> None:
         while not over.wait(DELETE_EVERY):
             try:
-                sweep(folder)
+                sweep(folder, spared())
             except Exception:
                 traceback.print_exc()  # the next sweep tries again
 
@@ -364,12 +389,19 @@ def swept(folder: Path) -> Iterator[None]:
         thread.join()
 
 
-def sweep(folder: Path) -> None:
-    """Delete the files in a folder, at any depth, that were written or moved there over DELETE_AGE seconds ago."""
+def sweep(folder: Path, spared: Set[str] = frozenset()) -> None:
+    """Delete the files in a folder, at any depth, that were written or moved there over DELETE_AGE seconds ago.
+
+    Args:
+        folder: where.
+        spared: real paths of files that stay.
+    """
     for parent, _, names in os.walk(folder):
         for name in names:
             file = Path(parent, name)
             try:
+                if os.path.realpath(file) in spared:
+                    continue
                 if time.time() - file.lstat().st_ctime > DELETE_AGE:
                     file.unlink()
             except FileNotFoundError:
@@ -573,13 +605,18 @@ def main() -> int:
         return 2
     # When the system stops it, it leaves through the `with` below, as on Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with tempfile.TemporaryDirectory(prefix="bthub-") as folder, swept(Path(folder)):
+    apps: list[gr.Blocks] = []
+    with (
+        tempfile.TemporaryDirectory(prefix="bthub-") as folder,
+        swept(Path(folder), lambda: set().union(*map(waiting_files, apps))),
+    ):
         # All that Gradio writes, half-finished uploads too, goes with this folder, which no other user can read.
         tempfile.tempdir = os.environ["GRADIO_TEMP_DIR"] = os.path.realpath(folder)
         try:
             print("bthub: loading the models", flush=True)
             models = (os.environ.get("BTHUB_DETECTOR"), os.environ.get("BTHUB_LOCALIZER"))
             demo = build(load_pipeline(*models, say=lambda line: print(f"bthub: {line}", flush=True)))
+            apps.append(demo)
             launch(demo, port, host)
         except BthubError as error:
             print(f"bthub: {error}", file=sys.stderr)

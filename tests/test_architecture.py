@@ -23,7 +23,7 @@ STATIONS = [
     "reports",  # run folders to cards, tables and Hub repos
     "practice",  # results to accounts' cases and reports
 ]
-ROOT = ({"bthub.errors"}, {"bthub.project", "bthub.network"})
+ROOT = ({"bthub.errors"}, {"bthub.project", "bthub.network", "bthub.progress"})
 LAYERS = [*ROOT, *({f"bthub.{name}"} for name in STATIONS), {"bthub.cli"}]
 
 HEAVY = {"torch", "timm", "transformers", "datasets", "scipy", "sklearn", "skimage", "matplotlib"}

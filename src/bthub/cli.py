@@ -1,6 +1,7 @@
 """The command line: `bthub COMMAND`; `bthub --help` lists the commands."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -28,6 +29,9 @@ RUNTIMES = ("onnx", "int8", "openvino", "openvino-int8")
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit code. Problems that the user can mend are one sentence on stderr, code 2."""
     args = _parser().parse_args(argv)
+    if not sys.stderr.isatty():  # bars of libraries, in a log, are hundreds of half lines
+        for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+            os.environ.setdefault(name, "1")
     return report_errors(lambda: _run(args))
 
 

@@ -17,12 +17,12 @@ from datasets import (
 from datasets.exceptions import DatasetsError
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 from PIL.Image import Image
-from tqdm import tqdm
 
 from bthub.data.splits import FOLD_PROTOCOLS, PROTOCOLS, fold_split
 from bthub.errors import BthubError
 from bthub.imaging.image_io import upright_rgb
 from bthub.network import check_network, hub_trouble
+from bthub.progress import progress_bar
 
 
 class BuiltDataset:
@@ -171,7 +171,7 @@ def batches(rows: Dataset, size: int, doing: str) -> Iterator[list[Image]]:
     if size < 1:
         raise BthubError(f"expected a batch size of 1 or more, received {size}")
     images = rows.select_columns(["image"])
-    with tqdm(total=len(images), desc=doing, unit="image") as progress:
+    with progress_bar(total=len(images), desc=doing, unit="image") as progress:
         for start in range(0, len(images), size):
             batch = [upright_rgb(image) for image in images[start : start + size]["image"]]
             yield batch

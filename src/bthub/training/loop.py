@@ -18,10 +18,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from bthub.data.dataset import load_split
 from bthub.errors import BthubError
+from bthub.progress import progress_bar
 from bthub.runs.folder import CALIBRATION, LOGS, create, write_json
 from bthub.training.checkpoint import Progress, best_model, load_checkpoint, save_checkpoint
 from bthub.training.config import few, size_at
@@ -123,7 +123,7 @@ class Run:
             task.train_mode(model, progress.epoch)
             sampler.start_epoch(progress.epoch, size_at(config.image_sizes, progress.epoch))
             train_loss = 0.0
-            for batch in tqdm(train_loader, desc=f"epoch {progress.epoch}", disable=self.quiet):
+            for batch in progress_bar(train_loader, desc=f"epoch {progress.epoch}", disable=self.quiet):
                 with accelerator.accumulate(model):
                     batch = augment(batch)
                     pixels = batch["pixel_values"].to(memory_format=torch.channels_last)  # (B, 3, H, W)
@@ -141,7 +141,7 @@ class Run:
             measured = model if average is None else average.module  # the network that is measured, and kept
             measured.eval()
             observed, losses = [], []
-            for batch in tqdm(validation_loader, desc="validation", leave=False, disable=self.quiet):
+            for batch in progress_bar(validation_loader, desc="validation", leave=False, disable=self.quiet):
                 with torch.inference_mode(), accelerator.autocast():
                     logits = task.predict(measured, batch["pixel_values"]).float()
                 losses.append(accelerator.reduce(task.loss(logits, batch), "mean").item())
