@@ -94,7 +94,7 @@ def test_single_precision_gives_what_torch_gives(exported_runs, tiny_lgg, backen
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 70, 3), np.uint8)),
         Image.new("RGB", (64, 64)),
     ]
-    assert eager.accepts(images + odd) == light.accepts(images + odd)
+    assert eager.inspect(images + odd) == light.inspect(images + odd)
 
 
 def test_eight_bits_stay_near(exported_runs):
