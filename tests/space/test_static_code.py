@@ -18,7 +18,7 @@ CODE = """
 import fs from "node:fs";
 import { readPicture } from "./picture.js";
 import { checkPixels, detectorPixels, hasColor, localizerPixels, maskOf } from "./stages.js";
-const bytes = (name) => { const b = fs.readFileSync(name); return b.buffer.slice(b.byteOffset, b.byteOffset + b.length); };
+const bytes = (name) => new Uint8Array(fs.readFileSync(name)).buffer;
 const found = {};
 for (const name of JSON.parse(fs.readFileSync("names.json"))) {
   const image = await readPicture(bytes(`${name}.png`));
