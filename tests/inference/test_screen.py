@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as parquet
 import pytest
+from light_stages import DarkCorners, blob, make_pipeline
 from PIL import Image
-from stages import DarkCorners, blob, make_pipeline
 
 from bthub import cli
 from bthub.errors import BthubError
@@ -190,7 +190,7 @@ KILLED = """
     import sys
     sys.path.insert(0, {tests!r})
     from pathlib import Path
-    from stages import DarkCorners, make_pipeline
+    from light_stages import DarkCorners, make_pipeline
     from bthub.inference import screen as module
     module.PART = 4
     pipe = make_pipeline(input_check=DarkCorners())
