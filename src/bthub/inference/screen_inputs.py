@@ -54,7 +54,7 @@ class Item:
 
 
 def walk(inputs: list[str]) -> Iterator[Item]:
-    """The entries of all inputs, in the order of the inputs and of their names.
+    """The entries of all inputs, in the order of the inputs; of a folder the files by name, then its folders.
 
     Args:
         inputs: pictures, DICOM files, folders of them and of zips, zips, folders of `bthub data build`, Hub ids of data
