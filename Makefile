@@ -4,7 +4,7 @@ PORT ?= 7860
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo dashboard test test-slow lint bench browser onnx artifacts check-artifacts cards results reproduce help
+.PHONY: demo dashboard practice test test-slow lint bench browser onnx artifacts check-artifacts cards results reproduce help
 
 # Every measured run: those with weights, and those of the comparison.
 RUNS = $(dir $(wildcard runs/*/metrics.json runs/comparison/*/metrics.json))
@@ -21,6 +21,11 @@ dashboard: PORT := $(if $(filter file,$(origin PORT)),8501,$(PORT))
 dashboard: $(VENV)/.dashboard  ## compare the trained models on http://127.0.0.1:8501 (PORT= changes it)
 	@echo "bthub: the dashboard will be on http://127.0.0.1:$(PORT) (Ctrl-C stops it)"
 	@PORT=$(PORT) HF_HUB_OFFLINE=1 $(BIN)/python dashboard/serve.py
+
+practice: PORT := $(if $(filter file,$(origin PORT)),7861,$(PORT))
+practice: $(VENV)/.practice  ## sign in, keep cases, write reports: http://127.0.0.1:7861 (PORT= changes it)
+	@echo "bthub: the practice will be on http://127.0.0.1:$(PORT) (Ctrl-C stops it)"
+	@PORT=$(PORT) HF_HUB_OFFLINE=1 $(BIN)/bthub practice serve
 
 test: $(VENV)/.test lint  ## lint and run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not artifacts" --durations 10
@@ -81,6 +86,11 @@ $(VENV)/.demo: $(VENV)/.uv requirements.txt pyproject.toml
 $(VENV)/.dashboard: $(VENV)/.uv requirements.txt pyproject.toml
 	@echo "bthub: installing the dashboard (about 6 GB with PyTorch; minutes the first time, seconds after)"
 	@$(BIN)/uv pip install --python $(BIN)/python --constraint requirements.txt --editable '.[dashboard]'
+	@touch $@
+
+$(VENV)/.practice: $(VENV)/.uv requirements.txt pyproject.toml
+	@echo "bthub: installing the practice (about 6 GB with PyTorch; minutes the first time, seconds after)"
+	@$(BIN)/uv pip install --python $(BIN)/python --constraint requirements.txt --editable '.[practice]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.demo

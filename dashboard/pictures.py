@@ -33,7 +33,7 @@ class ShippedSlices:
     @cached_property
     def keys(self) -> dict[Key, int]:
         """Each slice with the area of its tumor in pixels."""
-        with (SHIPPED / "slices.csv").open(newline="") as file:
+        with (SHIPPED / "slices.csv").open(newline="", encoding="utf-8") as file:
             return {image_key(row): int(row["tumor_px"]) for row in csv.DictReader(file)}
 
     def image(self, key: Key) -> Image.Image:

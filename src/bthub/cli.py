@@ -17,6 +17,7 @@ EXTRAS = {
     **dict.fromkeys(("data", "train", "ood-check", "imagenet-weights"), "train"),
     **dict.fromkeys(("evaluate", "explain", "compare", "two-stage", "cross-validate", "card", "publish"), "evaluation"),
     "reproduce": "train,evaluation",
+    "practice": "practice",
 }
 
 
@@ -210,6 +211,9 @@ def _predict(args: argparse.Namespace) -> int:
         spacing_mm=args.spacing,
         batch_size=args.batch_size,
         check_input=args.input_check,
+        series=args.series,
+        plane=args.plane,
+        clean=args.clean,
         backend=args.backend,
     )
 
@@ -239,6 +243,12 @@ def _screen(args: argparse.Namespace) -> None:
             workers=args.workers,
         )
     print(f"{done['entries']:,} entries: {done['pictures']:,} pictures analyzed, {done['bad']:,} bad ones set aside")
+
+
+def _practice(args: argparse.Namespace) -> int | None:
+    from bthub.practice import commands
+
+    return commands.main(args.rest, args.prog)
 
 
 def _bench(args: argparse.Namespace) -> None:
@@ -388,9 +398,14 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("--data", default="data/lgg", help="folder of `bthub data build`; default: %(default)s")
     publish.set_defaults(run=_publish)
 
-    predict = commands.add_parser("predict", help="tumor or not, where and how large, for pictures and folders")
+    predict = commands.add_parser("predict", help="tumor or not, where and how large, for pictures, stacks and folders")
     predict.description = "Tumor or not, where and how large. Research software, not a medical device."
-    predict.add_argument("images", metavar="IMAGE", nargs="+", help="picture, folder of pictures, or URL")
+    predict.add_argument(
+        "images",
+        metavar="IMAGE",
+        nargs="+",
+        help="picture, DICOM, NIfTI, TIFF, zip or folder of a study, folder of pictures, or URL",
+    )
     predict.add_argument("--json", action="store_true", help="one JSON object a line")
     predict.add_argument("--out", type=Path, help="folder for overlays, masks and results.jsonl")
     predict.add_argument("--detector", help="run folder or Hub id; default: the one of this package")
@@ -403,6 +418,14 @@ def _parser() -> argparse.ArgumentParser:
         help="analyze also what doesn't look like a slice of a brain MRI",
     )
     predict.add_argument("--spacing", type=float, nargs=2, metavar=("ROW_MM", "COL_MM"), help="pixel size, for mm²")
+    predict.add_argument("--series", type=int, metavar="N", help="which series of a study; default: the likeliest")
+    predict.add_argument("--plane", choices=("axial", "coronal", "sagittal"), help="default: as it was scanned")
+    predict.add_argument(
+        "--no-cleaning",
+        dest="clean",
+        action="store_false",
+        help="keep lone areas that are on one slice of a stack alone",
+    )
     predict.add_argument("--batch-size", type=int, default=8)
     _add_backend(predict)
     predict.set_defaults(run=_predict)
@@ -426,6 +449,13 @@ def _parser() -> argparse.ArgumentParser:
     screen.add_argument("--workers", type=int, help="batches at work at the same time; default: one a processor")
     _add_backend(screen)
     screen.set_defaults(run=_screen)
+
+    # Its own parser has the actions, and --help.
+    practice = commands.add_parser(
+        "practice", help="accounts, cases and reports: serve it, or administer it", add_help=False, prefix_chars="\0"
+    )
+    practice.add_argument("rest", nargs=argparse.REMAINDER)
+    practice.set_defaults(run=_practice, prog=practice.prog)
 
     bench = commands.add_parser("bench", help="time each stage on this machine")
     bench.add_argument("--image", type=Path, help="default: a slice that comes with the clone")

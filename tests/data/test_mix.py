@@ -62,7 +62,7 @@ def test_a_set_with_boxes_keeps_them_and_is_split_by_runs_with_gaps(tmp_path):
         of = {split: numbers(tmp_path / "out", split, label) for split in SPLITS}
         for split in ("validation", "test"):
             low, high = of[split][0], of[split][-1]
-            assert len(of[split]) >= 0.1 * 140, split
+            assert len(of[split]) > 0.15 * 140 / 2, split
             near = {n for other in SPLITS if other != split for n in of[other] if low - RUN_GAP < n < high + RUN_GAP}
             assert not near, (label, split)
         assert len(of["train"]) >= 30
@@ -80,7 +80,7 @@ def test_a_set_with_boxes_keeps_them_and_is_split_by_runs_with_gaps(tmp_path):
         ("glioma_tumor/0001.png,1,2,x,4", "four numbers"),
         ("glioma_tumor/0001.png,9,2,3,4", "x0 < x1"),
         ("glioma_tumor/0001.png,nan,2,3,4", "x0 < x1"),
-        ("glioma_tumor/gone.png,1,2,3,4", "no image of the set"),
+        ("glioma_tumor/gone.png,1,2,3,4", "not an image of the set"),
     ],
 )
 def test_a_wrong_line_of_boxes_is_named(tmp_path, line, told):
@@ -177,7 +177,6 @@ def test_the_larger_set_loses_and_within_a_set_the_earlier_split():
     # What is cut elsewhere may be a copy; in its own set only copies count, and train loses.
     assert arrange(rows).splits == ["train", None, "test", None]
     # Of consecutive slices other patients correlate by as much.
-    assert arrange([r if r.source == "small" else Row(*vars(r).values()) for r in rows[:2]]).splits == ["train", None]
     consecutive = [Row(r.source, r.split, r.label, r.thumbnail, CONSECUTIVE) for r in rows]
     assert arrange(consecutive).splits == ["train", "test", "test", None]
     lgg = [Row(r.source, r.split, r.label, r.thumbnail, PATIENTS if r.source == "small" else PICTURES) for r in rows]

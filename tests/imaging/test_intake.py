@@ -370,7 +370,7 @@ def test_a_tiff_whose_pages_never_end(refused, tmp_path, pixels):
     at = second + 2 + 12 * int.from_bytes(content[second : second + 2], "little")
     content[at : at + 4] = first.to_bytes(4, "little")
     (tmp_path / "a.tif").write_bytes(content)
-    assert "too many pages" in refused(tmp_path / "a.tif")
+    assert "truncated or damaged" in refused(tmp_path / "a.tif")
 
 
 def test_a_tiff_cut_off_anywhere_is_never_read_in_part(tmp_path, pixels):

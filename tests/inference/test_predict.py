@@ -7,9 +7,11 @@ import sys
 import time
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
+from scans import PATIENT, PATIENT_ID, data, nifti, series, write_series, write_zip
 from stages import DarkCorners, blob, make_pipeline
 
 from bthub import cli
@@ -18,6 +20,10 @@ from bthub.inference.loading import load_pipeline
 
 TUMOR = blob(120, 100, (30, 40, 60, 80))
 HEALTHY = blob(120, 100, (0, 0, 0, 0)) // 4
+SMALL = blob(120, 100, (40, 50, 46, 56))
+# With some noise, so that it isn't taken for a mask.
+STACK = np.stack([one[..., 0] for one in (HEALTHY, TUMOR, TUMOR, HEALTHY, SMALL)])
+STACK = np.where(STACK > 0, STACK + np.random.default_rng(0).integers(0, 6, STACK.shape), 0).astype(np.uint8)
 
 
 @pytest.fixture(autouse=True)
@@ -326,3 +332,82 @@ def test_the_command_on_nothing_but_bad_files(tmp_path):
     assert "blank.png: the picture is blank" in blank
     assert "huge.png: the file is absurdly large" in huge
     assert "page.png: is not a picture" in page
+
+
+# -- studies
+
+
+def test_a_folder_with_a_dicom_series_is_one_study(tmp_path, capsys):
+    folder = write_series(tmp_path / "study", series(STACK, spacing=(0.5, 0.5), gap=4.0))
+    assert predict(folder, "--out", tmp_path / "out") == 0
+    out, err = capsys.readouterr()
+    assert out == (
+        f"{folder}  tumor  volume 2.4 ml  outlined on 2 of 5 slices: 2 to 3"
+        "  largest on slice 2: 1,200 px = 3.0 cm\u00b2\n"
+    )
+    assert err == f"bthub: {folder}: Removed as lone, on no neighboring slice: areas on slice 5.\n"
+
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {"results.jsonl", "study_overlay.png", "study_mask.nii.gz", "study_slices"}
+    slices = sorted(path.name for path in (tmp_path / "out" / "study_slices").iterdir())
+    masks = [f"slice_000{n}_mask.png" for n in range(1, 6)]
+    assert slices == sorted([*masks, "slice_0002_overlay.png", "slice_0003_overlay.png"])
+    row = json.loads((tmp_path / "out" / "results.jsonl").read_text())
+    assert row["mask"] == "study_mask.nii.gz" and row["overlay"] == "study_overlay.png"
+    assert (
+        row["results"][1]["mask"] == "study_slices/slice_0002_mask.png" and "mask_png_base64" not in row["results"][1]
+    )
+    image = nibabel.load(tmp_path / "out" / "study_mask.nii.gz")
+    assert np.asarray(image.dataobj).sum() == 2400
+    assert not [secret for secret in (*PATIENT.split("^"), PATIENT_ID) if secret in json.dumps(row) + out + err]
+
+    assert predict(folder, "--out", tmp_path / "out", "--no-cleaning") == 0
+    assert (tmp_path / "out" / "study-2_mask.nii.gz").is_file()
+    assert np.asarray(nibabel.load(tmp_path / "out" / "study-2_mask.nii.gz").dataobj).sum() == 2436
+
+
+def test_a_volume_a_zip_and_pictures_together(tmp_path, pictures, capsys):
+    (tmp_path / "volume.nii.gz").write_bytes(nifti(STACK.transpose(2, 1, 0)))
+    study = [data(file) for file in series(STACK)]
+    write_zip(tmp_path / "study.zip", {f"{index}": content for index, content in enumerate(study)})
+    (tmp_path / "bad.zip").write_bytes(b"no zip")
+    arguments = [pictures / "b_2.tif", tmp_path / "volume.nii.gz", tmp_path / "bad.zip", tmp_path / "study.zip"]
+    assert predict(*arguments, pictures / "b_10.tif", "--json") == 1
+    out, err = capsys.readouterr()
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [Path(row["file"]).name for row in rows] == ["b_2.tif", "volume.nii.gz", "study.zip", "b_10.tif"]
+    assert rows[1]["kind"] == "NIfTI" and rows[2]["kind"] == "DICOM" and rows[1]["areas_px"] == rows[2]["areas_px"]
+    assert f"bthub: {tmp_path}/bad.zip: isn't a zip, whatever its name says" in err
+
+
+def test_a_folder_of_pictures_and_volumes(tmp_path, pictures, capsys):
+    (pictures / "case.nii.gz").write_bytes(nifti(STACK.transpose(2, 1, 0)))
+    (pictures / "case_mask.nii.gz").write_bytes(b"left out")
+    pages = [Image.fromarray(page) for page in STACK]
+    pages[0].save(pictures / "pages.tif", save_all=True, append_images=pages[1:])
+    assert predict(pictures) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [Path(line.split("  ")[0]).name for line in lines] == [
+        "b_2.tif",
+        "b_10.tif",
+        "case.nii.gz",
+        "c.PNG",
+        "pages.tif",
+    ]
+
+
+def test_a_series_and_a_plane_are_chosen(tmp_path, capsys):
+    first = series(STACK, SeriesNumber=1, SeriesDescription="T1")
+    second = series(STACK[:3], SeriesNumber=2, SeriesDescription="FLAIR")
+    folder = write_series(tmp_path / "study", [*first, *second])
+    assert predict(folder) == 0
+    out, err = capsys.readouterr()
+    assert "outlined on 2 of 3 slices" in out
+    assert "series 2 of 2 was taken, DICOM, series 2, FLAIR, axial, 3 slices of 100 x 120." in err
+    assert "Others: --series 1: DICOM, series 1, T1, axial, 5 slices of 100 x 120." in err
+    assert predict(folder, "--series", 1) == 0
+    assert "outlined on 2 of 5 slices" in capsys.readouterr().out
+    assert predict(folder, "--series", 3) == 2
+    assert "there is no scan 3, choose from 1 to 2" in capsys.readouterr().err
+    assert predict(folder, "--plane", "coronal") == 2  # five rows of pixels
+    assert "too small" in capsys.readouterr().err

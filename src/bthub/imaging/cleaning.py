@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from bthub.imaging.regions import label_regions
+
 MIN_SLICES = 2
 LONE_SHARE = 0.01
 
@@ -34,19 +36,41 @@ def clean_stack(
     cleaned = masks.astype(bool)
     if len(masks) < min_slices or not cleaned.any():
         return cleaned
-    from scipy import ndimage  # here, so that importing this module stays fast
+    labeled = [label_regions(one, diagonal=True) for one in cleaned]
+    # Areas are numbered over the whole stack: 0, 1, ... in the order of the slices.
+    first = np.cumsum([0, *(count for _, count in labeled)])
+    group = list(range(first[-1]))
 
-    joined = cleaned
-    if gaps:
-        reach = np.zeros((2 * gaps + 1, 1, 1), bool)
-        reach[gaps:] = True
-        # Each area is drawn on over the slices that may be empty, so that it meets what follows.
-        joined = ndimage.binary_dilation(cleaned, reach)
-    labels, count = ndimage.label(joined, np.ones((3, 3, 3), bool))
-    labels[~cleaned] = 0
-    per_slice = np.stack([np.bincount(one.ravel(), minlength=count + 1) for one in labels])  # (n, areas + 1)
-    spanned, largest = (per_slice > 0).sum(axis=0), per_slice.max(axis=0)
-    lone = (spanned < min_slices) & (largest < lone_share * masks.shape[1] * masks.shape[2])
-    lone[0] = False
-    cleaned &= ~lone[labels]
+    def leader(area: int) -> int:
+        while group[area] != area:
+            group[area] = area = group[group[area]]
+        return area
+
+    for index in range(len(cleaned)):
+        for following in range(index + 1, min(index + 2 + gaps, len(cleaned))):
+            for one, other in _touching(labeled[index][0], labeled[following][0]):
+                group[leader(first[index] + one - 1)] = leader(first[following] + other - 1)
+    leaders = np.array([leader(area) for area in range(first[-1])], int)
+    pixels = np.zeros((first[-1], len(cleaned)), int)  # of each group, by the area that leads it, on each slice
+    for index, (labels, count) in enumerate(labeled):
+        sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+        np.add.at(pixels[:, index], leaders[first[index] : first[index + 1]], sizes)
+    few = (pixels > 0).sum(axis=1) < min_slices
+    small = pixels.max(axis=1, initial=0) < lone_share * masks.shape[1] * masks.shape[2]
+    lone = (few & small)[leaders]
+    for index, (labels, _) in enumerate(labeled):
+        cleaned[index] &= ~np.concatenate([[False], lone[first[index] : first[index + 1]]])[labels]
     return cleaned
+
+
+def _touching(one: np.ndarray, other: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs of areas of two neighboring slices that touch, corners included."""
+    height, width = one.shape
+    padded = np.pad(other, 1)
+    pairs = set()
+    for down in range(3):
+        for right in range(3):
+            shifted = padded[down : down + height, right : right + width]
+            both = (one > 0) & (shifted > 0)
+            pairs |= set(zip(one[both].tolist(), shifted[both].tolist(), strict=True))
+    return sorted(pairs)

@@ -124,8 +124,21 @@ def is_study(source: str | Path) -> bool:
     return _kind(head, path) not in ("", "tiff", "picture")
 
 
-def open_study(source: str | Path) -> Study:
-    """Find the scans in a file, a zip or a folder.
+def holds_dicom(paths: Sequence[str]) -> bool:
+    """Whether one of some files is DICOM; those that can't be read are passed over."""
+    for path in paths:
+        try:
+            if stat.S_ISREG(os.stat(path).st_mode):
+                with open(path, "rb") as file:
+                    if _kind(file.read(_HEAD), path) == "dicom":
+                        return True
+        except OSError:
+            continue
+    return False
+
+
+def open_study(source: str | Path | Sequence[str | Path]) -> Study:
+    """Find the scans in a file, a zip, a folder, or several files.
 
     Args:
         source: a DICOM or NIfTI file, a TIFF, any other picture (a stack of one), or a zip or folder of one study.
@@ -133,6 +146,10 @@ def open_study(source: str | Path) -> Study:
     Raises:
         BthubError: missing, empty, too large, truncated, damaged, or without a scan: one sentence.
     """
+    if not isinstance(source, (str, Path)):
+        paths = [str(path) for path in source]
+        name = f"the {len(paths):,} files"
+        return _collected(_Several(paths, name), name)
     name = display_name(str(source))
     path = Path(source)
     with _reading(name):
@@ -227,6 +244,19 @@ class _Folder:
     def head(self, index: int) -> bytes:
         with _reading(f"{self._name}, file {index + 1} of {len(self.names)}"), open(self.names[index], "rb") as file:
             return file.read(_HEAD)
+
+
+class _Several(_Folder):
+    """Files that were handed over one by one."""
+
+    def __init__(self, paths: list[str], name: str) -> None:
+        self._name = name
+        if not paths:
+            raise BthubError("no files were given")
+        if len(paths) > MAX_FILES:
+            raise BthubError(f"{name}: more than {MAX_FILES:,} are too many, give one study")
+        # By their own names: each may lie in a folder of its own.
+        self.names = sorted(paths, key=lambda path: _natural(os.path.basename(path)))
 
 
 class _Zip:

@@ -3,7 +3,8 @@
 import io
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -29,14 +30,20 @@ def is_tiff(head: bytes) -> bool:
 
 
 def is_tiff_stack(content: bytes) -> bool:
-    """Whether a file is a TIFF of several pages."""
+    """Whether a file is a TIFF of several pages; also of one whose pages end too early or never."""
     if not is_tiff(content):
         return False
+    pages = 0
+    try:
+        for pages, _ in enumerate(_directories(content), 1):
+            if pages > 1:
+                return True
+    except (ValueError, struct.error):
+        return pages > 0
     try:
         with TiffImageFile(io.BytesIO(content)) as image:
-            # Not n_frames: counting follows every page, which a hostile file makes endless.
-            return bool(getattr(image, "is_animated", False)) or _imagej(image).get("images", "1") not in ("0", "1")
-    except Exception:  # what it is doesn't matter: it is no stack that can be read
+            return _imagej(image).get("images", "1") not in ("0", "1")
+    except Exception:  # whatever is wrong with a lone page, it is no stack
         return False
 
 
@@ -75,6 +82,9 @@ def read_tiff(content: bytes, name: str) -> Volume:
 def _pages(content: bytes, name: str) -> tuple[list[np.ndarray], dict[str, str], tuple[float, float]]:
     """The pages' samples, what ImageJ says of them, and pixels a unit down and across."""
     pages: list[np.ndarray] = []
+    directories = list(islice(_directories(content), 2 * MAX_SLICES + 1))
+    if len(directories) > 2 * MAX_SLICES:
+        raise BthubError(f"{name}: the file has too many pages, at most {MAX_SLICES:,} are read")
     image: Any  # a TiffImageFile, which its `with` calls an ImageFile
     with TiffImageFile(io.BytesIO(content)) as image:
         imagej = _imagej(image)
@@ -82,7 +92,7 @@ def _pages(content: bytes, name: str) -> tuple[list[np.ndarray], dict[str, str],
         width, height = image.size
         if not getattr(image, "is_animated", False):
             return _contiguous(content, int(imagej["images"]), name), imagej, (down, across)
-        for index in range(_directories(content, name)):
+        for index in range(len(directories)):
             image.seek(index)
             if int(image.tag_v2.get(_KIND, 0)) & 1:  # a smaller copy of another page
                 continue
@@ -97,13 +107,13 @@ def _pages(content: bytes, name: str) -> tuple[list[np.ndarray], dict[str, str],
     return pages, imagej, (down, across)
 
 
-def _directories(content: bytes, name: str) -> int:
-    """How many pages there are.
+def _directories(content: bytes) -> Iterator[int]:
+    """Where each page's directory lies.
 
     Pillow only warns where one lies beyond the end of the file, and gives those before it.
 
     Raises:
-        BthubError: too many, or one follows itself.
+        ValueError: one follows itself.
         struct.error: one lies beyond the end.
     """
     order = "<" if content[:1] == b"I" else ">"
@@ -111,13 +121,14 @@ def _directories(content: bytes, name: str) -> int:
     (position,) = struct.unpack_from(order + pointer, content, 8 if pointer == "Q" else 4)
     seen: set[int] = set()
     while position:
-        if position in seen or len(seen) == 2 * MAX_SLICES:
-            raise BthubError(f"{name}: the file has too many pages, at most {MAX_SLICES:,} are read")
+        if position in seen:
+            raise ValueError("a page follows itself")
         seen.add(position)
         (count,) = struct.unpack_from(order + count_type, content, position)
-        position += struct.calcsize(count_type) + count * entry
-        (position,) = struct.unpack_from(order + pointer, content, position)
-    return len(seen)
+        end = position + struct.calcsize(count_type) + count * entry
+        (following,) = struct.unpack_from(order + pointer, content, end)
+        yield position
+        position = following
 
 
 def _imagej(image: Any) -> dict[str, str]:

@@ -103,7 +103,9 @@ class Pipeline:
         self.models = models
         self.review_band = review_band
         self.input_check = input_check
-        self.points = dict(points) if points else {None: OperatingPoint(threshold, review_band=review_band)}
+        self.points: dict[str | None, OperatingPoint] = dict(points or {}) or {
+            None: OperatingPoint(threshold, review_band=review_band)
+        }
         self._tumor_index = detector.tumor_index  # fails here for a classifier of something else
 
     def __call__(

@@ -242,9 +242,12 @@ def _summed(
     probabilities = [-1.0 if result is None else result.tumor_probability for result in results]
     label, uncertain = _verdict(results, areas)
     if removed:
-        notes.append(f"Removed as lone, on no neighboring slice: areas on {_listed(removed)}.")
+        notes.append(
+            f"Removed as lone, on no neighboring slice: areas on slice{'s' * (len(removed) > 1)} {listed(removed)}."
+        )
     if refused := [index for index, why in skipped.items() if why == REFUSED]:
-        notes.append(f"Not analyzed, because they don't look like a brain's: {_listed(sorted(refused))}.")
+        slices = f"slice{'s' * (len(refused) > 1)} {listed(sorted(refused))}"
+        notes.append(f"Not analyzed, because it doesn't look like a brain's: {slices}.")
     return StudyResult(
         study.name,
         label,
@@ -288,8 +291,8 @@ def _verdict(results: Sequence[Result | None], areas: Sequence[int]) -> tuple[st
     return NO_TUMOR, any(unsure) or any(called)
 
 
-def _listed(indices: Sequence[int]) -> str:
-    """`slice 3` or `slices 3, 5 to 8`, counted from 1."""
+def listed(indices: Sequence[int]) -> str:
+    """Indices as `3, 5 to 8`, counted from 1."""
     ranges: list[list[int]] = []
     for index in indices:
         if ranges and index == ranges[-1][1] + 1:
@@ -297,4 +300,4 @@ def _listed(indices: Sequence[int]) -> str:
         else:
             ranges.append([index, index])
     parts = [f"{first + 1}" if first == last else f"{first + 1} to {last + 1}" for first, last in ranges]
-    return f"slice{'s' * (len(indices) > 1)} {', '.join(parts)}"
+    return ", ".join(parts)

@@ -107,7 +107,7 @@ def load_input_check(settings: Path, weights: Path, device: str = "cpu") -> Inpu
         BthubError: one of the two files is missing or damaged, or they don't fit each other.
     """
     try:
-        record = json.loads(Path(settings).read_text())
+        record = json.loads(Path(settings).read_text(encoding="utf-8"))
         state = load_file(weights)
         network = timm.create_model(record["architecture"], num_classes=0)
         network.load_state_dict({n.removeprefix(_NETWORK): v for n, v in state.items() if n.startswith(_NETWORK)})

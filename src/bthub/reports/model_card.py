@@ -528,7 +528,7 @@ def _best_epoch(folder: RunFolder, epoch: int) -> dict[str, float]:
 def _preprocessor(path: Path) -> Record:
     if not path.is_file():
         raise BthubError(f"{path} is missing, and the card needs it: train the run again")
-    return Record(json.loads(path.read_text()), path)
+    return Record(json.loads(path.read_text(encoding="utf-8")), path)
 
 
 def _rows(folder: RunFolder, name: str) -> list[dict[str, str]]:

@@ -31,6 +31,7 @@ from huggingface_hub.utils import validate_repo_id
 from bthub.errors import BthubError
 from bthub.evaluation import plots
 from bthub.inference import hub_repo
+from bthub.network import check_network, hub_trouble
 from bthub.project import DATASET, DEFAULTS, ORG, ORG_FILE, SHIPPED_RUNS, TWO_STAGE, hub_id, shipped_runs
 from bthub.reports import model_card
 from bthub.runs.folder import (
@@ -130,6 +131,7 @@ def publish(
         BthubError: something named isn't there or isn't complete; no token, or one that may not write; the Hub
             can't be reached or refuses. Each repo is then as it was before, or published whole.
     """
+    check_network()
     runs, parts = _what(what)
     # Everything is checked and rendered before anything is written.
     publications = [run_publication(run, org) for run in runs]
@@ -237,7 +239,7 @@ def dataset_publication(data: str | Path, org: str) -> Publication:
         raise BthubError(f"{data} isn't LGG MRI Segmentation, the only set whose license lets bthub publish it")
     files: dict[str, Path | bytes] = _listed(Path(data), DATASET_FILES)
     repo_id = hub_id(DATASET, org)
-    files[CARD] = (Path(data) / CARD).read_text().replace("PATH_OR_HUB_ID", repo_id).encode()
+    files[CARD] = (Path(data) / CARD).read_text(encoding="utf-8").replace("PATH_OR_HUB_ID", repo_id).encode()
     return Publication("dataset", repo_id, files)
 
 
@@ -471,7 +473,9 @@ def _sentence(error: Exception, org: str) -> BthubError:
         return BthubError(f"this token may not write to {org}: make one with write access to it and log in with that")
     if status == 400:
         return BthubError(f"the Hub refuses what was sent: {answer.server_message or answer}")
-    reason = f"HTTP {status}" if status else type(error).__name__
+    if status is None:
+        return BthubError(f"nothing more is published, each repo is as it was or whole: {hub_trouble(error)}")
+    reason = f"HTTP {status}"
     return BthubError(
         f"the Hub can't be reached or fails ({reason}): each repo is as it was, or published whole; run this again"
     )

@@ -83,7 +83,7 @@ def write(runs: Sequence[RunFolder], out: Path, split: str = "test") -> str:
         shown, compared = (_defined(names[task], evaluation) for names in (SHOWN, COMPARED))
         rows = ranked([records.row(run, evaluation) for run in members], compared[0])
         stem = f"{evaluation.data}-{evaluation.protocol}-{evaluation.split}-{task.removeprefix('image-')}"
-        (out / f"compare-{stem}.csv").write_text(as_csv(rows))
+        (out / f"compare-{stem}.csv").write_text(as_csv(rows), encoding="utf-8")
         sections.append(f"## {task}, {evaluation.data}, protocol {evaluation.protocol}\n\n{table(rows, shown)}")
         if task == CLASSIFICATION and all(records.entry(run, evaluation)["threshold"] is None for run in members):
             sections.append("The most probable class is called; recall, specificity and such are means over classes.\n")
@@ -92,7 +92,7 @@ def write(runs: Sequence[RunFolder], out: Path, split: str = "test") -> str:
             sections.append(copies_table(copies))
         apart = differences(members, evaluation, compared)
         if apart:
-            (out / f"differences-{stem}.csv").write_text(as_csv(apart))
+            (out / f"differences-{stem}.csv").write_text(as_csv(apart), encoding="utf-8")
             sections.append(difference_table(apart))
     for name, members in together.items():
         try:
@@ -100,13 +100,13 @@ def write(runs: Sequence[RunFolder], out: Path, split: str = "test") -> str:
         except BthubError as error:  # of one fold, say, that was trained again in another way
             sections.append(f"## Cross-validation, {name}\n\nLeft out: {error}.\n")
             continue
-        (out / f"folds-{name}.csv").write_text(as_csv(rows))
+        (out / f"folds-{name}.csv").write_text(as_csv(rows), encoding="utf-8")
         sections.append(
             f"## Cross-validation, {name}\n\nEach patient once, by the run that didn't know them.\n\n"
             + table(rows, SHOWN[SEGMENTATION])
         )
     text = "\n".join(sections)
-    (out / "compare.md").write_text(text)
+    (out / "compare.md").write_text(text, encoding="utf-8")
     return text
 
 

@@ -13,6 +13,7 @@ import yaml
 from datasets import Dataset as Rows
 
 from bthub.errors import BthubError
+from bthub.training.ranges import check_ranges
 
 CONFIGS = Path(__file__).with_name("configs")
 """The recipes: a YAML file each."""
@@ -50,15 +51,22 @@ def parse_config(
     args.config = find_config(args.config)
     try:
         written = yaml.load(args.config.read_text(encoding="utf-8"), _Yaml) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise BthubError(f"can't read the configuration {args.config}: {error}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise BthubError(f"can't read the configuration {args.config}, expected YAML in UTF-8: {reason}") from error
+    if not isinstance(written, dict):
+        raise BthubError(f"can't read the configuration {args.config}: expected keys and values, found {written!r}")
     values = dict(written)
     for setting in args.set:
         key, equals, value = setting.partition("=")
         if not equals:
             raise BthubError(f"--set {setting}: expected KEY=VALUE")
-        values[key] = yaml.load(value, _Yaml)
+        try:
+            values[key] = yaml.load(value, _Yaml)
+        except yaml.YAMLError as error:
+            raise BthubError(f"--set {setting}: the value isn't YAML ({' '.join(str(error).split())})") from error
     config = build_config(kind, values, str(args.config))
+    check_ranges(config, str(args.config))
     args.recipe = recipe(args.config, build_config(kind, written, str(args.config)), config)
     return (shrink(config) if args.dry_run else config), args
 

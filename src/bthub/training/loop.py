@@ -25,6 +25,7 @@ from bthub.errors import BthubError
 from bthub.runs.folder import CALIBRATION, LOGS, create, write_json
 from bthub.training.checkpoint import Progress, best_model, load_checkpoint, save_checkpoint
 from bthub.training.config import few, size_at
+from bthub.training.ranges import check_forward, check_processes
 from bthub.training.records import write_records
 from bthub.training.samples import EpochSampler, EvaluationImages, TrainingImages, augment
 
@@ -77,6 +78,7 @@ class Run:
             project_dir=self.output / LOGS,
             kwargs_handlers=list(handlers),
         )
+        check_processes(self.accelerator.num_processes, config.batch_size)
         self.quiet = not self.accelerator.is_local_main_process
         if self.accelerator.is_main_process:  # the others would find the folder of the first
             create(self.output, args.resume)
@@ -85,6 +87,10 @@ class Run:
         with self.accelerator.local_main_process_first():
             rows = {name: load_split(args.data, name, config.protocol) for name in ("train", "validation")}
         self.rows = {name: few(split) for name, split in rows.items()} if args.dry_run else rows
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse a network that can't take the batches of the configuration, before the pictures are read."""
+        check_forward(model, self.config.image_sizes, self.config.batch_size // self.accelerator.num_processes)
 
     def loaders(self, train: TrainingImages, validation: EvaluationImages, sampler: EpochSampler) -> Loaders:
         """Batches of training, which `augment` takes, and of validation."""

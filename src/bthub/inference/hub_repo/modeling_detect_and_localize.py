@@ -47,7 +47,9 @@ class DetectAndLocalizeModel(PreTrainedModel):
         self.localizer = AutoModelForSemanticSegmentation.from_pretrained(names[1], **localizer)
         self.detector_processor = AutoImageProcessor.from_pretrained(names[0], **detector)
         self.localizer_processor = AutoImageProcessor.from_pretrained(names[1], **localizer)
-        with open(cached_file(names[0], "calibration.json", revision=config.detector["revision"], **hub)) as file:
+        with open(
+            cached_file(names[0], "calibration.json", revision=config.detector["revision"], **hub), encoding="utf-8"
+        ) as file:
             calibration = json.load(file)
         self.points = operating_points(calibration)
         self.threshold, self.review_band = self.points[None].threshold, self.points[None].review_band
