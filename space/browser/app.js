@@ -98,14 +98,18 @@ function percent(share) {
 
 function draw(name, found, checked) {
   const tumor = found.label === "tumor";
+  const verdict = { tumor: "Tumor suspected", no_tumor: "No tumor found", uncertain: "Uncertain: a person should look" };
   const parts = [
     text("p", name, "name"),
-    text("h2", tumor ? "Tumor suspected" : "No tumor found"),
+    text("h2", verdict[found.verdict]),
     text("p", `${percent(found.tumor_probability)} probability of a tumor on this slice`, "probability"),
-    text("p", `From ${percent(found.threshold)} up, the verdict is “tumor suspected”.`),
+    text("p", `A tumor is suspected from ${percent(found.threshold)} up.`),
   ];
+  if (found.uncertain) {
+    const [low, high] = found.review_band.map(percent);
+    parts.push(text("p", `Between ${low} and ${high} the model errs too often to be left alone.`, "notice"));
+  }
   if (!checked) parts.push(text("p", "This picture was not checked: it may be no slice of a brain MRI.", "notice"));
-  if (found.uncertain) parts.push(text("p", "Uncertain: the model errs too often here. A person should look.", "notice"));
   if (!tumor) parts.push(text("p", "This is not an all-clear: it is one slice, and the models miss some tumors."));
   else if (!found.bbox) parts.push(text("p", "The outline stayed empty: what was seen is too small or faint to mark."));
   else {
@@ -121,7 +125,7 @@ function draw(name, found, checked) {
   parts.push(text("p", "Research software, not a medical device: do not use it to diagnose or treat anyone.", "notice"));
   const result = element("result");
   result.replaceChildren(...parts);
-  result.className = tumor ? "tumor" : "clear";
+  result.className = found.verdict;
 }
 
 function stem(name) {

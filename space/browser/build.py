@@ -18,12 +18,14 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 from bthub.errors import BthubError, report_errors
 from bthub.inference.backends.graphs import file_of
 from bthub.project import default_run, hub_id
 from bthub.runs.folder import CALIBRATION, INPUT_CHECK, ONNX_INPUT_CHECK, RunFolder
+from bthub.runs.operating_point import operating_points
 
 HERE = Path(__file__).parent
 ORT_VERSION = "1.30.0"
@@ -68,11 +70,11 @@ def build(out: Path, detector: str, localizer: str, app: str, cache: Path | None
     config, calibration = runs["detector"].config, runs["detector"].calibration
     if "threshold" not in calibration:
         raise BthubError(f"{detector}: {CALIBRATION} has no threshold, train the run to its end")
+    points = {kind or "unknown": asdict(point) for kind, point in operating_points(calibration).items()}
     models["detector"] |= {
         "size": config["pretrained_cfg"]["input_size"][-1],
         "labels": config["label_names"],
-        "threshold": calibration["threshold"],
-        "review_band": calibration.get("review_band"),
+        "points": points,
     }
     preprocessor = runs["localizer"].preprocessor
     models["localizer"] |= {
@@ -86,6 +88,7 @@ def build(out: Path, detector: str, localizer: str, app: str, cache: Path | None
             "file": "models/check.onnx",
             "size": check["image_size"],
             "threshold": check["threshold"],
+            "kinds": list(check.get("kinds", ())),
         }
     models["bytes"] = sum(file.stat().st_size for file in (out / "models").iterdir())
     (out / "models.json").write_text(json.dumps(models, indent=2) + "\n")

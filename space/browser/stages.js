@@ -48,6 +48,32 @@ export function softmax(logits) {
   return powers.map((value) => value / sum);
 }
 
+/** A network's probability under a temperature on top of what is folded into its weights. */
+export function calibrate(p, temperature) {
+  if (temperature === 1 || p === 0 || p === 1) return p;
+  return 1 / (1 + Math.exp(-(Math.log(p) - Math.log1p(-p)) / temperature));
+}
+
+const COLORFUL = 0.04;
+
+/** Whether a picture has colors, as three sequences in one have; toned and JPEG-gray ones haven't. */
+export function hasColor(image) {
+  const scale = Math.min(1, 128 / Math.max(image.width, image.height));
+  const side = (length) => Math.max(1, roundHalfEven(length * scale));
+  const { data } = resize(image, side(image.width), side(image.height), "bilinear");
+  let most = 1;
+  for (const value of data) most = Math.max(most, value);
+  let sum = 0;
+  let lit = 0;
+  for (let i = 0; i < data.length; i += 3) {
+    const bright = Math.max(data[i], data[i + 1], data[i + 2]);
+    if (bright <= 0.1 * most) continue;
+    sum += bright - Math.min(data[i], data[i + 1], data[i + 2]);
+    lit++;
+  }
+  return lit > 0 && sum / lit > COLORFUL * most;
+}
+
 /** Logits (size × size) to a mask of 0 and 1 at the picture's own size; nothing where it is too small. */
 export function maskOf(logits, size, image, minAreaShare) {
   const box = letterboxBox(image.width, image.height, size);

@@ -2,7 +2,16 @@
 
 import * as ort from "./ort/ort.wasm.min.mjs";
 import { PictureError, readPicture } from "./picture.js";
-import { boxOf, checkPixels, detectorPixels, localizerPixels, maskOf, softmax } from "./stages.js";
+import {
+  boxOf,
+  calibrate,
+  checkPixels,
+  detectorPixels,
+  hasColor,
+  localizerPixels,
+  maskOf,
+  softmax,
+} from "./stages.js";
 
 ort.env.wasm.wasmPaths = new URL("./ort/", import.meta.url).href;
 // Threads need a page that is isolated from others, which its server has to say.
@@ -52,29 +61,36 @@ async function download(file, progress) {
 async function run(network, pixels, size) {
   const input = new ort.Tensor("float32", pixels, [1, 3, size, size]);
   const answer = await network.run({ pixel_values: input });
-  return answer[network.outputNames[0]].data;
+  return network.outputNames.map((name) => answer[name].data);
 }
 
 async function analyze(buffer, checkInput) {
   const { models, networks } = await loading;
   const image = await readPicture(buffer);
   const { detector, localizer, check } = models;
-  if (check && checkInput) {
-    const [distance] = await run(networks.check, checkPixels(image, check.size), check.size);
-    if (distance > check.threshold) {
+  let gray = null; // the kind, were the picture gray
+  if (check) {
+    const [[distance], toward] = await run(networks.check, checkPixels(image, check.size), check.size);
+    if (checkInput && distance > check.threshold) {
       throw new PictureError("This doesn't look like a slice of a brain MRI, and the models know nothing else.");
     }
+    if (check.kinds.length && toward) gray = toward[0] > 0 ? check.kinds[0] : check.kinds[1];
   }
-  const logits = await run(networks.detector, detectorPixels(image, detector.size), detector.size);
-  const probability = softmax(logits)[detector.labels.indexOf("tumor")];
-  const tumor = probability >= detector.threshold;
-  const [low, high] = detector.review_band ?? [0, 0];
+  const kind = hasColor(image) ? "three_sequences" : gray;
+  const point = detector.points[kind] ?? detector.points.unknown;
+  const [logits] = await run(networks.detector, detectorPixels(image, detector.size), detector.size);
+  const probability = calibrate(softmax(logits)[detector.labels.indexOf("tumor")], point.temperature);
+  const tumor = probability >= point.threshold;
+  const [low, high] = point.review_band ?? [0, 0];
+  const uncertain = probability >= low && probability < high;
   const result = {
+    verdict: uncertain ? "uncertain" : tumor ? "tumor" : "no_tumor",
     label: tumor ? "tumor" : "no_tumor",
     tumor_probability: probability,
-    threshold: detector.threshold,
-    review_band: detector.review_band,
-    uncertain: probability >= low && probability < high,
+    threshold: point.threshold,
+    review_band: point.review_band,
+    uncertain,
+    input_kind: kind,
     width: image.width,
     height: image.height,
     area_px: 0,
@@ -84,7 +100,7 @@ async function analyze(buffer, checkInput) {
     models: { detector: detector.model, localizer: localizer.model },
   };
   if (tumor) {
-    const map = await run(networks.localizer, localizerPixels(image, localizer.size), localizer.size);
+    const [map] = await run(networks.localizer, localizerPixels(image, localizer.size), localizer.size);
     const { mask, area } = maskOf(map, localizer.size, image, localizer.min_area_share);
     Object.assign(result, { mask, area_px: area, bbox: boxOf(mask, image.width) });
   }

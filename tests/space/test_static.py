@@ -115,7 +115,8 @@ def test_the_verdicts_are_those_of_python(page, exported_runs, kaggle, tmp_path)
         expected = pipe(path, check_input=False)
         found = analyze(page, content, check=False)
         assert found["tumor_probability"] == pytest.approx(expected.tumor_probability, abs=0.01), name
-        assert (found["label"], found["width"], found["height"]) == (expected.label, expected.width, expected.height)
+        for key in ("verdict", "label", "input_kind", "width", "height", "threshold"):
+            assert found[key] == getattr(expected, key), (name, key)
         if expected.mask is not None:
             mask = np.array(found["mask"], bool).reshape(expected.mask.shape)
             both = mask.sum() + expected.mask.sum()

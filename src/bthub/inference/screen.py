@@ -246,7 +246,9 @@ def _batch(
 
 def _row(result: Result) -> dict[str, Any]:
     return {
+        "verdict": result.verdict,
         "label": result.label,
+        "input_kind": result.input_kind,
         "tumor_probability": result.tumor_probability,
         "uncertain": result.uncertain,
         "area_px": result.area_px,
@@ -395,7 +397,9 @@ def _schema() -> Any:
     return pa.schema(
         [
             *_place(),
+            ("verdict", pa.string()),
             ("label", pa.string()),
+            ("input_kind", pa.string()),
             ("tumor_probability", pa.float64()),
             ("uncertain", pa.bool_()),
             ("area_px", pa.int64()),

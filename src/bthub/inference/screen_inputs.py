@@ -3,7 +3,6 @@
 The list is walked, not held: a million files take no more memory than ten. Each entry is read later, by a worker.
 """
 
-import io
 import os
 import re
 import zipfile
@@ -16,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from bthub.errors import BthubError
-from bthub.imaging.checks import printable
-from bthub.imaging.image_io import MAX_FILE_BYTES, MAX_PIXELS, SUFFIXES, read_image, read_picture_bytes
+from bthub.imaging import dicom
+from bthub.imaging.checks import MAX_FILE_BYTES, printable
+from bthub.imaging.image_io import SUFFIXES, read_image, read_picture_bytes
 
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 _WANTED = f"expected pictures ({', '.join(sorted(SUFFIXES))}), DICOM files, zips or a built data set"
@@ -45,7 +45,7 @@ class Item:
         content = self.content()
         if len(content) > MAX_FILE_BYTES:
             raise BthubError(f"{name}: the file is absurdly large, at most {MAX_FILE_BYTES >> 20} MB are read")
-        if content[128:132] == b"DICM":
+        if dicom.is_dicom(content[:132]):
             return [read_image(frame) for frame in _dicom_frames(content, name)]
         image = read_picture_bytes(content, name)
         if np.ptp(image) <= 1:
@@ -54,7 +54,7 @@ class Item:
 
 
 def walk(inputs: list[str]) -> Iterator[Item]:
-    """The entries of all inputs, in the order of the inputs and of their names.
+    """The entries of all inputs, in the order of the inputs; of a folder the files by name, then its folders.
 
     Args:
         inputs: pictures, DICOM files, folders of them and of zips, zips, folders of `bthub data build`, Hub ids of data
@@ -123,7 +123,7 @@ def _is_dicom(path: Path) -> bool:
     """Of a file without a suffix, as DICOM trees have them."""
     try:
         with open(path, "rb") as file:
-            return file.read(132)[128:] == b"DICM"
+            return dicom.is_dicom(file.read(132))
     except OSError:
         return True  # reading it will say what is wrong
 
@@ -197,24 +197,6 @@ def _hub(name: str) -> Iterator[Item]:
 
 
 def _dicom_frames(content: bytes, name: str) -> list[np.ndarray]:
-    """Gray frames (H, W), in the window that the file names."""
-    try:
-        import pydicom
-        from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
-    except ModuleNotFoundError as error:
-        raise BthubError(f'{name}: to read DICOM install pydicom: pip install "bthub[screen]"') from error
-    try:
-        scan = pydicom.dcmread(io.BytesIO(content))
-        frames = int(scan.get("NumberOfFrames") or 1)
-        if frames * int(scan.Rows) * int(scan.Columns) > MAX_PIXELS:
-            raise BthubError(f"{name}: {frames} frames of {scan.Columns} x {scan.Rows} pixels are absurdly many")
-        pixels = apply_voi_lut(apply_modality_lut(scan.pixel_array, scan), scan)
-        if scan.PhotometricInterpretation == "MONOCHROME1":
-            pixels = pixels.max() - pixels
-    except BthubError:
-        raise
-    except Exception as error:  # a broken file makes decoders raise nearly anything
-        raise BthubError(
-            f"{name}: the DICOM file is damaged, has no pixels, or is compressed in an unknown way"
-        ) from error
-    return list(pixels) if frames > 1 else [pixels]
+    """The frames of a DICOM file, uint8 (H, W), in the window that it names."""
+    series = dicom.group(dicom.read_frames(content, name))
+    return [frame for one in series for frame in dicom.read_series(one, lambda _: content, name).slices]

@@ -417,7 +417,7 @@ def _onnx(folder: RunFolder) -> dict | None:
             "figures": [
                 (readable(name), entry["metrics"][name]["value"], entry["reference"][name])
                 for name in LOSING
-                if name in entry["reference"]
+                if entry["reference"].get(name) is not None and entry["metrics"][name]["value"] is not None
             ],
             "difference": entry.get("largest_difference"),
             "agreement": entry.get("agreement"),
