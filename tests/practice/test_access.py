@@ -149,9 +149,7 @@ def test_every_route_is_known(serve_sqlite):
         assert "{id}" in path or path in OWN_ROUTES or (method, path) in OPEN_ROUTES, (method, path)
 
 
-@pytest.mark.parametrize(
-    "id", ["", "x", "..", "0" * 31, "0" * 33, "' or 1=1 --", "0" * 31 + "%00", "é" * 32]
-)
+@pytest.mark.parametrize("id", ["", "x", "..", "0" * 31, "0" * 33, "' or 1=1 --", "0" * 31 + "%00", "é" * 32])
 def test_odd_ids(serve_sqlite, id):
     browser = serve_sqlite().begin()
     for path in ("/cases/{}", "/examinations/{}", "/slices/{}/picture.png", "/reports/{}"):
