@@ -4,10 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from conftest import Browser, stub
-from practice_help import picture, png
+from practice_help import Browser, picture, png, stub
 from starlette.testclient import TestClient
 
 from bthub.practice import settings as settings_module

@@ -233,7 +233,7 @@ class Engine:
                 examination.facts = {**self._facts, "models": self._pipe.models}
 
     def _why(self, error: Exception, work: _Work) -> str:
-        """What a failure says on the page: the sentence of one that the person can mend, without paths of this server."""
+        """What a failure says on the page, without paths of this server."""
         if isinstance(error, MemoryError):
             return TOO_LARGE
         if not isinstance(error, BthubError):
