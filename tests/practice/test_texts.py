@@ -69,6 +69,8 @@ def spoken() -> set[str]:
                 found |= {text for argument in spoken_here for text in constants(argument)}
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in (
                 "FAILURE",
+                "FAILED",
+                "TOO_LARGE",
                 "DISCLAIMER",
                 "WRONG",
                 "WAIT",

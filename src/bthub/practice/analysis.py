@@ -7,12 +7,13 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -20,34 +21,38 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from bthub.errors import BthubError
+from bthub.imaging.intake import Study
 from bthub.inference.pipeline import Pipeline, ReadPicture
 from bthub.inference.result import Result
+from bthub.inference.study import StudyResult, analyze_study
 from bthub.practice.cases import drop_uploads, encode, full_disk, refresh, summarize
 from bthub.practice.database import Database
 from bthub.practice.files import FileStore
 from bthub.practice.models import DONE, FAILED, QUEUED, RUNNING, Examination, Slice, Upload
 from bthub.practice.settings import Settings
-from bthub.practice.study import Series, series_of
+from bthub.practice.study import PICTURES, VOLUME, geometry, pictures_of, renamed, study_of
 from bthub.practice.texts import Refusal
 
 BATCH = 8
 AT_ONCE = 4
 """Examinations that take turns; the others wait."""
 PAUSE = 2.0
+TOO_LARGE = "The pictures are too large for this server: save them smaller and upload them again."
 FAILURE = "Something failed on the server, whose log says what. Try again, or try another file."
 
 
 @dataclass
 class _Work:
-    """An examination at work, and the series of its upload that are left."""
+    """An examination at work: pictures, batch by batch, or a study, at once."""
 
     id: str
     account_id: str
-    series: list[Series]
-    answers: Iterator[tuple[str, ReadPicture | None, Result | BthubError]]
+    check_input: bool
     folder: tempfile.TemporaryDirectory[str]
+    answers: Iterator[tuple[str, ReadPicture | None, Result | BthubError]] = iter(())
+    study: Study | None = None
+    scan: int | None = None
     done: int = 0
-    others: list[str] = field(default_factory=list)
 
 
 class Engine:
@@ -73,6 +78,7 @@ class Engine:
         self._wake = threading.Event()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="analysis", daemon=True)
+        self._works: list[_Work] = []
         self.ready = threading.Event()
         self.problem: str | None = None
 
@@ -123,33 +129,39 @@ class Engine:
             traceback.print_exc()
             return
         self.ready.set()
-        works: list[_Work] = []
         while not self._over.is_set():
             try:
                 self._answer_calls()
-                works += self._begin(AT_ONCE - len(works), {work.id for work in works})
-                if not works:
+                self._works += self._begin()
+                if not self._works:
                     self._wake.wait(PAUSE)
                     self._wake.clear()
                     continue
-                work = works.pop(0)
-                if self._step(work):
-                    works.append(work)
+                self._turn()
             except SQLAlchemyError as error:
                 # The database is away: what was at work is begun again when it is back.
                 print(f"bthub: the database failed ({type(error).__name__}), trying again", file=sys.stderr, flush=True)
-                works = self._put_back(works)
+                self._put_back()
                 self._over.wait(PAUSE)
             except Exception:
                 traceback.print_exc()
-                works = self._put_back(works)
+                self._put_back()
                 self._over.wait(PAUSE)
-        for work in works:
+        for work in self._works:
             work.folder.cleanup()
 
-    def _put_back(self, works: list[_Work]) -> list[_Work]:
-        for work in works:
+    def _turn(self, *, pictures_only: bool = False) -> None:
+        """One batch of the work whose turn it is."""
+        found = next((work for work in self._works if not (pictures_only and work.study)), None)
+        if found is not None:
+            self._works.remove(found)
+            if self._step(found):
+                self._works.append(found)
+
+    def _put_back(self) -> None:
+        for work in self._works:
             work.folder.cleanup()
+        self._works = []
         try:
             with self._database.write() as session:
                 running = list(session.scalars(select(Examination.id).where(Examination.state == RUNNING)))
@@ -158,7 +170,6 @@ class Engine:
                     session.execute(update(Examination).where(Examination.id == id).values(state=QUEUED, done=0))
         except SQLAlchemyError:
             pass  # the next turn comes here again
-        return []
 
     def _answer_calls(self) -> None:
         while True:
@@ -172,10 +183,10 @@ class Engine:
                 except Exception as error:
                     future.set_exception(error)
 
-    def _begin(self, places: int, at_work: set[str]) -> list[_Work]:
+    def _begin(self) -> list[_Work]:
         """Take up what has waited longest, one of each account before the second of any."""
         begun: list[_Work] = []
-        while len(begun) < places:
+        while len(self._works) + len(begun) < AT_ONCE:
             with self._database.write() as session:
                 busy = select(Examination.account_id).where(Examination.state == RUNNING)
                 waiting = select(Examination).where(Examination.state == QUEUED).order_by(Examination.created_at)
@@ -188,81 +199,58 @@ class Engine:
                 uploads = session.scalars(
                     select(Upload).where(Upload.examination_id == found.id).order_by(Upload.position)
                 ).all()
-                account_id, check_input, id = found.account_id, found.check_input, found.id
-            if id in at_work:
-                continue
             folder = tempfile.TemporaryDirectory(dir=self._tmp, prefix="upload-")
+            work = _Work(found.id, found.account_id, found.check_input, folder)
+            work.scan = (found.geometry or {}).get("scan")
             try:
-                paths = []
-                for upload in uploads:
-                    # The number in front keeps files of one name apart; the end tells readers what it is.
-                    path = Path(folder.name, f"{upload.position:05d}-{_safe(upload.name)}")
-                    path.write_bytes(self._files.read(upload.file))
-                    paths.append((upload.name, path))
-                series = series_of(paths)
-            except BthubError as error:
+                self._open(work, uploads)
+            except SQLAlchemyError:
                 folder.cleanup()
-                self._fail(id, str(error))
-                continue
-            except Exception:
-                traceback.print_exc()
+                raise
+            except Exception as error:
+                self._fail(work.id, self._why(error, work))
                 folder.cleanup()
-                self._fail(id, FAILURE)
                 continue
-            others = self._siblings(id, series[1:])
-            work = _Work(id, account_id, series, iter(()), folder, others=others)
-            self._open(work, check_input)
             begun.append(work)
         return begun
 
-    def _siblings(self, id: str, series: list[Series]) -> list[str]:
-        """An upload of several series becomes as many examinations."""
-        made = []
-        for other in series:
-            with self._database.write() as session:
-                first = session.get(Examination, id)
-                if first is None:
-                    return made
-                sibling = Examination(
-                    account_id=first.account_id,
-                    case_id=first.case_id,
-                    state=RUNNING,
-                    title=(other.title or first.title)[:200],
-                    examined_on=first.examined_on,
-                    check_input=first.check_input,
-                    total=other.total,
-                )
-                session.add(sibling)
-                session.flush()
-                made.append(sibling.id)
-        return made
-
-    def _open(self, work: _Work, check_input: bool) -> None:
-        series = work.series[0]
-        work.done = 0
-        work.answers = self._answers(series, check_input)
+    def _open(self, work: _Work, uploads: Sequence[Upload]) -> None:
+        """Put the uploaded files where readers find them, and see what they are."""
+        files = []
+        for upload in uploads:
+            # The number in front keeps files of one name apart; the end tells readers what it is.
+            path = Path(work.folder.name, f"{upload.position:05d}-{_safe(upload.name)}")
+            path.write_bytes(self._files.read(upload.file))
+            files.append((upload.name, path))
+        work.study = study_of(files)
+        if work.study is None:
+            work.answers = self._answers(files, work.check_input)
         with self._database.write() as session:
             examination = session.get(Examination, work.id)
-            if examination is None:
-                return
-            examination.kind, examination.total, examination.done = series.kind, series.total, 0
-            examination.spacing_mm = list(series.spacing_mm) if series.spacing_mm else None
-            examination.geometry = series.geometry
-            examination.facts = {**self._facts, "models": self._pipe.models}
-            examination.examined_on = examination.examined_on or series.examined_on
-            if series.title:
-                examination.title = series.title[:200]
+            if examination is not None:
+                examination.kind = PICTURES if work.study is None else VOLUME
+                examination.total, examination.done = len(files), 0
+                examination.facts = {**self._facts, "models": self._pipe.models}
+
+    def _why(self, error: Exception, work: _Work) -> str:
+        """What a failure says on the page, without paths of this server."""
+        if isinstance(error, MemoryError):
+            return TOO_LARGE
+        if not isinstance(error, BthubError):
+            traceback.print_exc()
+            return FAILURE
+        text = str(error)
+        for path in Path(work.folder.name).glob("*"):
+            text = renamed(text, path, path.name.partition("-")[2])
+        return text
 
     def _answers(
-        self, series: Series, check_input: bool
+        self, files: Sequence[tuple[str, Path]], check_input: bool
     ) -> Iterator[tuple[str, ReadPicture | None, Result | BthubError]]:
-        spacing = series.spacing_mm
-        pixel = (float(spacing[1]), float(spacing[2])) if spacing else None
-        while batch := list(islice(series.pictures, BATCH)):
+        pictures = pictures_of(files)
+        while batch := list(islice(pictures, BATCH)):
             read = [picture for _, picture in batch if isinstance(picture, ReadPicture)]
-            found = self._pipe.stream(
-                read, on_error="yield", batch_size=BATCH, spacing_mm=pixel, check_input=check_input
-            )
+            found = self._pipe.stream(read, on_error="yield", batch_size=BATCH, check_input=check_input)
             for name, picture in batch:
                 if isinstance(picture, ReadPicture):
                     yield name, picture, next(found)
@@ -270,33 +258,70 @@ class Engine:
                     yield name, None, picture
 
     def _step(self, work: _Work) -> bool:
-        """Analyze and keep one batch; returns whether more of the upload is left."""
+        """Analyze and keep one batch, or a whole study; returns whether more of the upload is left."""
         try:
-            batch = list(islice(work.answers, BATCH))
-            rows = [self._row(*answer) for answer in batch]
-        except BthubError as error:
-            self._fail(work.id, str(error))
-            rows, batch = [], []
-        except MemoryError:
-            self._fail(work.id, "The pictures are too large for this server: save them smaller and upload them again.")
-            rows, batch = [], []
-        try:
-            if batch and self._keep(work, rows):
-                return True
-            if batch or work.done:
+            if work.study is not None:
+                self._analyze_study(work, work.study)
+            else:
+                batch = list(islice(work.answers, BATCH))
+                if batch and self._keep(work, [self._row(*answer) for answer in batch]):
+                    return True
                 self._finish(work)
-        except Refusal as error:  # the disk is full
-            self._fail(work.id, str(error))
-        except BthubError as error:
-            self._fail(work.id, str(error))
-        if work.others and len(work.series) > 1:
-            work.id, work.series = work.others.pop(0), work.series[1:]
-            with self._database.read() as session:
-                examination = session.get(Examination, work.id)
-            self._open(work, examination.check_input if examination else True)
-            return True
+        except SQLAlchemyError:
+            self._works.append(work)  # to be put back with the others
+            raise
+        except Exception as error:
+            self._fail(work.id, self._why(error, work))
         work.folder.cleanup()
         return False
+
+    def _analyze_study(self, work: _Work, study: Study) -> None:
+        def progress(done: int, total: int) -> None:
+            if done % BATCH == 0:
+                self._tell(work.id, done, total)
+                # A stack takes minutes: in between, those who wait for a picture or a map get it.
+                self._answer_calls()
+                self._works += self._begin()
+                self._turn(pictures_only=True)
+
+        found = analyze_study(
+            self._pipe, study, scan=work.scan, check_input=work.check_input, batch_size=BATCH, progress=progress
+        )
+        scan = study.default if work.scan is None else work.scan
+        for start in range(0, len(found.results), 32):
+            rows = [self._study_row(found, index) for index in range(start, min(start + 32, len(found.results)))]
+            if not self._keep(work, rows):
+                return
+        volume = found.volume
+        pixel = volume.pixel_mm
+        self._finish(
+            work,
+            label=found.label,
+            uncertain=found.uncertain,
+            volume_ml=found.volume_ml,
+            spacing_mm=pixel and [volume.slice_mm, float(pixel[0]), float(pixel[1])],
+            geometry=geometry(volume, [one.label for one in study.scans], scan),
+            remarks=list(found.notes),
+        )
+
+    def _study_row(self, found: StudyResult, index: int) -> dict[str, Any]:
+        result = found.results[index]
+        picture = np.ascontiguousarray(found.volume.picture(index))
+        name = f"slice_{index + 1:04d}"
+        if result is not None:
+            return self._row(name, ReadPicture(name, picture, 0.0), result)
+        height, width = picture.shape[:2]
+        threshold = self._pipe.threshold
+        return {
+            "name": name,
+            "picture": encode(picture),
+            "area_px": 0,
+            "result": {"width": width, "height": height, "threshold": threshold, "skipped": found.skipped[index]},
+        }
+
+    def _tell(self, id: str, done: int, total: int) -> None:
+        with self._database.write() as session:
+            session.execute(update(Examination).where(Examination.id == id).values(done=done, total=total))
 
     def _row(self, name: str, picture: ReadPicture | None, answer: Result | BthubError) -> dict[str, Any]:
         pixels = None if picture is None else encode(picture.image)
@@ -338,7 +363,13 @@ class Engine:
             examination.done = work.done
         return True
 
-    def _finish(self, work: _Work) -> None:
+    def _finish(self, work: _Work, **told: Any) -> None:
+        """Sum an examination up.
+
+        Args:
+            work: which.
+            told: columns that only the whole stack tells.
+        """
         with full_disk(), self._database.write() as session:
             examination = session.get(Examination, work.id)
             if examination is None:
@@ -350,6 +381,8 @@ class Engine:
             examination.state = FAILED if all(problems) else DONE
             if examination.state == FAILED:
                 examination.problem = problems[0] if problems else FAILURE
+            for column, value in told.items():
+                setattr(examination, column, value)
             summarize(session, examination)
             session.flush()
             drop_uploads(session, examination)
@@ -363,21 +396,33 @@ class Engine:
             )
 
 
+def _named(stage: str) -> str:
+    from bthub.project import default_run
+
+    return os.environ.get(f"BTHUB_{stage.upper()}") or default_run(stage)
+
+
 def shipped() -> tuple[Pipeline, dict[str, Any]]:
     """The pipeline that BTHUB_DETECTOR and BTHUB_LOCALIZER name, or the project's own, and how good it is."""
     from bthub.inference.loading import load_pipeline
     from bthub.practice.quality import facts
-    from bthub.project import default_run
     from bthub.runs.folder import RunFolder
 
-    names = {
-        stage: os.environ.get(f"BTHUB_{stage.upper()}") or default_run(stage) for stage in ("detector", "localizer")
-    }
-    runs = {stage: RunFolder.open(name) for stage, name in names.items()}
     start = time.monotonic()
-    pipe = load_pipeline(runs["detector"], runs["localizer"])
+    pipe = load_pipeline(_named("detector"), _named("localizer"), say=lambda line: print(f"bthub: {line}", flush=True))
     print(f"bthub: the models are ready after {time.monotonic() - start:.0f} s", flush=True)
-    return pipe, facts(runs["detector"], runs["localizer"])
+    runs = [RunFolder.open(_named(stage), weights=False) for stage in ("detector", "localizer")]
+    return pipe, facts(*runs)
+
+
+@cache
+def _classifier(name: str) -> Any:
+    """The detector as a network that can be asked for gradients, whatever runs it else."""
+    from bthub.models.classifier import load_classifier
+    from bthub.runs.folder import RunFolder
+
+    run = RunFolder.open(name)
+    return run.id, load_classifier(run, "cpu")
 
 
 def _heat(pipe: Pipeline, picture: bytes) -> bytes:
@@ -389,10 +434,11 @@ def _heat(pipe: Pipeline, picture: bytes) -> bytes:
         raise Refusal(
             "This server can't show where the detector looked: it lacks the package grad-cam.", 501
         ) from error
-    if not hasattr(pipe.detector, "model"):
+    id, classifier = _classifier(_named("detector"))
+    if pipe.models["detector"]["id"] != id:
         raise Refusal("This detector can't show where it looked.", 501)
     with Image.open(io.BytesIO(picture), formats=["PNG"]) as image:
-        (heat,) = heatmaps(cast(Any, pipe.detector), [image.convert("RGB")])
+        (heat,) = heatmaps(classifier, [image.convert("RGB")])
     buffer = io.BytesIO()
     Image.fromarray(np.rint(255 * np.clip(heat, 0, 1)).astype(np.uint8)).save(buffer, "PNG")
     return buffer.getvalue()

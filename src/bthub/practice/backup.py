@@ -1,7 +1,7 @@
 """Backup, restore and check. A backup is a zip of the tables as JSON lines and of the stored files as they lie.
 
-It doesn't depend on the database's kind: one of SQLite restores into PostgreSQL. Files stay encrypted in it; the key isn't
-in it, the installation's secret is, because the files' addresses come from it.
+It doesn't depend on the database's kind: one of SQLite restores into PostgreSQL. Files stay encrypted in it; the key
+isn't in it, the installation's secret is, because the files' addresses come from it.
 """
 
 import base64

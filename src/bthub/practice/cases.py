@@ -152,8 +152,13 @@ class Cases:
             audit(session, account.id, "upload", examination.id)
         return examination.id
 
-    def again(self, account_id: str, examination_id: str) -> None:
-        """Analyze an examination once more, whatever it shows.
+    def again(self, account_id: str, examination_id: str, scan: int | None = None) -> None:
+        """Analyze an examination once more: whatever it shows, or another scan of its study.
+
+        Args:
+            account_id: whose.
+            examination_id: which.
+            scan: which of the scans; None: the same, without the check.
 
         Raises:
             NotFound: it isn't the account's.
@@ -167,7 +172,13 @@ class Cases:
                 raise Refusal("The uploaded files are gone: upload them again.", 409)
             session.execute(delete(Slice).where(Slice.examination_id == examination_id))
             examination.state, examination.problem, examination.done = QUEUED, None, 0
-            examination.check_input = False
+            if scan is None:
+                examination.check_input = False
+            else:
+                known = (examination.geometry or {}).get("scans", [])
+                if not 0 <= scan < len(known):
+                    raise access.NotFound
+                examination.geometry = {"scan": scan}
 
     def save(self, account: Account, examination_id: str, pseudonym: str, examined_on: date | None, keep: bool) -> str:
         """Save an examination in the case of a label, made where there is none; returns the case's id.
@@ -450,14 +461,15 @@ def summarize(session: Session, examination: Examination) -> None:
     highest = max(slices, key=lambda found: found.probability or 0)
     # A corrected slice without the model's verdict may have the largest area.
     largest = max(slices, key=lambda found: found.area_px or 0)
-    examination.label = TUMOR if any(found.label == TUMOR for found in slices) else "no_tumor"
     examination.probability = highest.probability
     examination.threshold = (highest.result or {}).get("threshold")
-    examination.uncertain = highest.uncertain
+    if examination.kind != "volume":  # of a stack `analyze_study` says it, from neighboring slices
+        examination.label = TUMOR if any(found.label == TUMOR for found in slices) else "no_tumor"
+        examination.uncertain = highest.uncertain
     examination.area_px = largest.area_px
     examination.area_mm2 = largest.area_mm2
     spacing = examination.spacing_mm
-    if examination.kind == "volume" and spacing and spacing[0]:
+    if examination.kind == "volume" and spacing and spacing[0] and examination.corrected:
         voxel = spacing[0] * spacing[1] * spacing[2]
         examination.volume_ml = sum(found.area_px or 0 for found in slices) * voxel / 1000
 

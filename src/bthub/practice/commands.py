@@ -181,9 +181,8 @@ def _audit(args: argparse.Namespace, settings: Settings) -> None:
             query = query.where(Account.name == args.name)
         rows = session.execute(query.order_by(Audit.number.desc()).limit(max(1, args.last))).all()
     for entry, name in reversed(rows):
-        print(
-            f"{entry.at:%Y-%m-%d %H:%M:%S}\t{name or entry.account_id or '-'}\t{entry.action}\t{entry.subject or ''}".rstrip()
-        )
+        who = name or entry.account_id or "-"
+        print(f"{entry.at:%Y-%m-%d %H:%M:%S}\t{who}\t{entry.action}\t{entry.subject or ''}".rstrip())
 
 
 def _backup(args: argparse.Namespace, settings: Settings) -> None:
@@ -203,9 +202,8 @@ def _check(args: argparse.Namespace, settings: Settings) -> int:
     found = check(settings, database)
     for problem in found.problems:
         print(problem)
-    print(
-        f"{found.rows} rows, {found.files} files, {found.reports} signed reports: {len(found.problems) or 'no'} problems"
-    )
+    problems = len(found.problems) or "no"
+    print(f"{found.rows} rows, {found.files} files, {found.reports} signed reports: {problems} problems")
     return 1 if found.problems else 0
 
 

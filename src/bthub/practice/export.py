@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -30,6 +31,7 @@ from bthub.practice.models import (
     Slice,
 )
 from bthub.practice.report import build, to_pdf
+from bthub.practice.study import nifti_of
 from bthub.practice.texts import Refusal
 
 SEED, TRIES = 42, 500
@@ -218,6 +220,28 @@ class Exports:
                 yield
 
         return _zipped(fill)
+
+    def nifti(self, account: Account, examination_id: str) -> bytes:
+        """The masks that count as a .nii.gz in the scan's own grid.
+
+        Raises:
+            NotFound: it isn't the account's.
+            Refusal: it isn't a scan whose grid is known.
+        """
+        with self._database.read() as session:
+            examination = access.get(session, Examination, account.id, examination_id)
+            slices = session.scalars(
+                select(Slice).where(Slice.examination_id == examination_id).order_by(Slice.position)
+            ).all()
+            counting = masks_that_count(session, slices)
+        place = examination.geometry
+        if not place or not place.get("grid") or len(slices) != place["shape"][0]:
+            raise Refusal("This file doesn't say how its slices lie: there is no scan's grid to write a mask in.", 409)
+        masks = np.zeros(place["shape"], bool)
+        for found in slices:
+            if address := counting[found.id][0]:
+                masks[found.position] = decode(self._files.read(address))
+        return nifti_of(place, masks)
 
     def dataset(self, account: Account) -> Iterator[bytes]:
         """A zip that `bthub data build` reads: corrected slices, in folders by split and class, and their masks.

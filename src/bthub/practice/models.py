@@ -212,6 +212,7 @@ class Examination(Deletable, Base):
     corrected: Mapped[bool] = mapped_column(default=False)
     spacing_mm: Mapped[list[Any] | None]  # between slices, rows, columns; the first None for pictures
     geometry: Mapped[dict[str, Any] | None]  # what places a mask in the scan's own grid
+    remarks: Mapped[list[Any] | None]  # what the person should know of a stack, a sentence each
     facts: Mapped[dict[str, Any] | None]  # models, and how good they were measured to be
 
 

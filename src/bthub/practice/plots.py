@@ -1,4 +1,4 @@
-"""Where the marks of a plot lie. Templates draw them as SVG, so that a plot needs no script and follows light and dark."""
+"""Where the marks of a plot lie. Templates draw them as SVG: no script, and light and dark as the page."""
 
 import math
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Point:
-    """A measurement: its day, its value, what it is called, and between what it may lie; None where that isn't known."""
+    """A measurement: its day, value and name, and between what it may lie; None where that isn't known."""
 
     day: date
     value: float

@@ -335,7 +335,8 @@ def lines(content: dict[str, Any], language: str) -> dict[str, Any]:
         if tumor:
             meaning.append(
                 t(
-                    "The detector gives a probability of {probability} on its highest slice; from {threshold} up it calls a slice a tumor.",
+                    "The detector gives a probability of {probability} on its highest slice; from "
+                    "{threshold} up it calls a slice a tumor.",
                     **values,
                 )
             )
@@ -343,7 +344,8 @@ def lines(content: dict[str, Any], language: str) -> dict[str, Any]:
         else:
             meaning.append(
                 t(
-                    "The detector gives a probability of at most {probability}; from {threshold} up it would call a slice a tumor.",
+                    "The detector gives a probability of at most {probability}; from {threshold} up "
+                    "it would call a slice a tumor.",
                     **values,
                 )
             )
@@ -352,7 +354,8 @@ def lines(content: dict[str, Any], language: str) -> dict[str, Any]:
             low, high = (percent(end, language) for end in verdict["review_band"])
             meaning.append(
                 t(
-                    "Uncertain: between {low} and {high} the model errs too often to be left alone. A person should look.",
+                    "Uncertain: between {low} and {high} the model errs too often to be left alone. "
+                    "A person should look.",
                     low=low,
                     high=high,
                 )
@@ -385,7 +388,8 @@ def lines(content: dict[str, Any], language: str) -> dict[str, Any]:
             quality.append((names.get(name, name), text))
     detector = content["quality"].get("detector")
     basis = detector and t(
-        "Measured on {samples} slices of {patients} patients with lower-grade glioma that no training has seen, with 95% intervals. Other tumors, scanners and sequences: expect less.",
+        "Measured on {samples} slices of {patients} patients with lower-grade glioma that no "
+        "training has seen, with 95% intervals. Other tumors, scanners and sequences: expect less.",
         samples=number(detector["samples"], language),
         patients=detector["patients"],
     )

@@ -15,6 +15,17 @@ MAX_FORM_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
+class OAuth:
+    """What the Hub gives a Space whose card says `hf_oauth: true`."""
+
+    provider: str
+    client_id: str
+    client_secret: str
+    scopes: str
+    host: str
+
+
+@dataclass(frozen=True)
 class Settings:
     """Where and how a practice runs.
 
@@ -29,6 +40,7 @@ class Settings:
         proxy: the client's address is the last entry of X-Forwarded-For.
         secure: cookies only over https.
         max_upload_bytes: of one request with files.
+        oauth: for sign-in with a Hugging Face account; on a Space only.
     """
 
     folder: Path
@@ -41,6 +53,7 @@ class Settings:
     proxy: bool = False
     secure: bool = False
     max_upload_bytes: int = MAX_UPLOAD_BYTES
+    oauth: OAuth | None = None
 
 
 def load(folder: str | Path | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -78,6 +91,19 @@ def load(folder: str | Path | None = None, environ: Mapping[str, str] = os.envir
         space=space,
         proxy=space or environ.get("BTHUB_PRACTICE_PROXY") == "1",
         secure=space or environ.get("BTHUB_PRACTICE_HTTPS") == "1",
+        oauth=_oauth(environ) if space else None,
+    )
+
+
+def _oauth(environ: Mapping[str, str]) -> OAuth | None:
+    if not (environ.get("OAUTH_CLIENT_ID") and environ.get("OAUTH_CLIENT_SECRET") and environ.get("SPACE_HOST")):
+        return None
+    return OAuth(
+        environ.get("OPENID_PROVIDER_URL", "https://huggingface.co").rstrip("/"),
+        environ["OAUTH_CLIENT_ID"],
+        environ["OAUTH_CLIENT_SECRET"],
+        environ.get("OAUTH_SCOPES", "openid profile"),
+        environ["SPACE_HOST"],
     )
 
 

@@ -137,8 +137,9 @@ def save(visit: Checked, id: str, pseudonym: Field = "", examined_on: Field = ""
 
 
 @router.post("/examinations/{id}/again")
-def again(visit: Checked, id: str) -> Response:
-    visit.practice.cases.again(visit.account.id, id)
+def again(visit: Checked, id: str, scan: Field = "") -> Response:
+    chosen = int(scan) if scan.isdecimal() and len(scan) < 5 else None
+    visit.practice.cases.again(visit.account.id, id, chosen)
     visit.practice.engine.wake()
     return visit.to(f"/examinations/{id}")
 
@@ -190,8 +191,8 @@ def _slice_entry(visit: Visit, found: Slice, counting: tuple[str | None, bool]) 
         "picture": f"/slices/{found.id}/picture.png",
         "mask": f"/slices/{found.id}/mask.png{mark}" if address else None,
         "heat": f"/slices/{found.id}/heat.png",
-        "label": found.label,
-        "probability": percent(found.probability or 0, visit.language),
+        "label": found.label or "skipped",
+        "probability": "" if found.probability is None else percent(found.probability, visit.language),
         "uncertain": found.uncertain,
         "area_px": found.area_px or 0,
         "area": area_text(found.area_px, found.area_mm2, visit.language),
@@ -205,6 +206,7 @@ def viewer_words(visit: Visit) -> dict[str, str]:
         "slice": "Slice {number} of {count}",
         "tumor": "Tumor suspected",
         "no_tumor": "No tumor found",
+        "skipped": "Not analyzed: blank, or not a brain",
         "by_hand": "corrected by hand",
         "unsaved": "Your correction isn't saved: leave all the same?",
         "saving": "Saving",
@@ -498,6 +500,13 @@ def export_case(visit: Seen, id: str) -> Response:
 @router.get("/examinations/{id}/masks.zip")
 def export_masks(visit: Seen, id: str) -> Response:
     return _zip(visit.practice.exports.masks(visit.account, id), "masks.zip")
+
+
+@router.get("/examinations/{id}/mask.nii.gz")
+def export_nifti(visit: Seen, id: str) -> Response:
+    content = visit.practice.exports.nifti(visit.account, id)
+    headers = {"Content-Disposition": 'attachment; filename="mask.nii.gz"'}
+    return Response(content, media_type="application/gzip", headers=headers)
 
 
 @router.get("/export.zip")

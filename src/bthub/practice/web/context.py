@@ -96,7 +96,7 @@ class Visit:
     # -- forms
 
     @property
-    def _form_key(self) -> str:
+    def form_key(self) -> str:
         """What this visitor's forms are bound to: the session, or before sign-in a random cookie."""
         if self.session is not None:
             return self.session.id
@@ -109,7 +109,7 @@ class Visit:
     def token(self) -> str:
         """Goes into each form; only this visitor's pages have it."""
         key = self.practice.settings.secret.encode()
-        return hmac.new(key, b"form\0" + self._form_key.encode(), hashlib.sha256).hexdigest()
+        return hmac.new(key, b"form\0" + self.form_key.encode(), hashlib.sha256).hexdigest()
 
     def check_form(self, token: str) -> None:
         """
@@ -147,7 +147,7 @@ class Visit:
         )
         answer = HTMLResponse(html, status)
         if self.session is None:
-            self.set_cookie(answer, FORM_COOKIE, self._form_key, seconds=86_400)
+            self.set_cookie(answer, FORM_COOKIE, self.form_key, seconds=86_400)
         return answer
 
     def to(self, address: str) -> RedirectResponse:

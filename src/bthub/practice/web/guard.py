@@ -1,4 +1,4 @@
-"""What every request passes first: the host it names, how large it is, whose session it has; and what every answer bears.
+"""What every request passes first: its host, its size, whose session it has; and what every answer bears.
 
 No route decides by itself whether it is open: OPEN lists those that are, and all others need a session.
 """

@@ -148,6 +148,7 @@ def upgrade() -> None:
         sa.Column("corrected", sa.Boolean(), nullable=False),
         sa.Column("spacing_mm", sa.JSON(), nullable=True),
         sa.Column("geometry", sa.JSON(), nullable=True),
+        sa.Column("remarks", sa.JSON(), nullable=True),
         sa.Column("facts", sa.JSON(), nullable=True),
         sa.Column("deleted_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("deleted_in", sa.String(length=64), nullable=True),
