@@ -4,7 +4,7 @@ PORT ?= 7860
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo dashboard test test-slow lint bench onnx artifacts check-artifacts cards results reproduce help
+.PHONY: demo dashboard practice test test-slow lint bench browser onnx artifacts check-artifacts cards results reproduce help
 
 # Every measured run: those with weights, and those of the comparison.
 RUNS = $(dir $(wildcard runs/*/metrics.json runs/comparison/*/metrics.json))
@@ -22,6 +22,11 @@ dashboard: $(VENV)/.dashboard  ## compare the trained models on http://127.0.0.1
 	@echo "bthub: the dashboard will be on http://127.0.0.1:$(PORT) (Ctrl-C stops it)"
 	@PORT=$(PORT) HF_HUB_OFFLINE=1 $(BIN)/python dashboard/serve.py
 
+practice: PORT := $(if $(filter file,$(origin PORT)),7861,$(PORT))
+practice: $(VENV)/.practice  ## sign in, keep cases, write reports: http://127.0.0.1:7861 (PORT= changes it)
+	@echo "bthub: the practice will be on http://127.0.0.1:$(PORT) (Ctrl-C stops it)"
+	@PORT=$(PORT) HF_HUB_OFFLINE=1 $(BIN)/bthub practice serve
+
 test: $(VENV)/.test lint  ## lint and run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not artifacts" --durations 10
 
@@ -34,8 +39,12 @@ lint: $(VENV)/.test  ## rules, format, types, American spelling
 	$(BIN)/mypy
 	$(BIN)/codespell
 
-bench: $(VENV)/.demo  ## time every stage for one real slice on 2 cores
-	@HF_HUB_OFFLINE=1 $(BIN)/bthub bench
+bench: $(VENV)/.test  ## measure speed, memory and size beside the stock pipelines: benchmarks/ (BENCH='--only one_slice')
+	@HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/run.py $(BENCH)
+
+browser: $(VENV)/.demo  ## build the static page that computes in the browser, and serve it on http://127.0.0.1:8000 (PORT=)
+	@rm -rf build/browser && $(BIN)/python space/browser/build.py build/browser
+	@$(BIN)/python -m http.server --directory build/browser --bind 127.0.0.1 $(if $(filter file,$(origin PORT)),8000,$(PORT))
 
 onnx: $(VENV)/.test  ## export the shipped pair for serving without PyTorch, and measure it: runs/*/onnx (DATA=data/lgg)
 	@$(BIN)/bthub export runs/resnet18-lgg runs/resunet18-lgg --data $(or $(DATA),data/lgg)
@@ -77,6 +86,11 @@ $(VENV)/.demo: $(VENV)/.uv requirements.txt pyproject.toml
 $(VENV)/.dashboard: $(VENV)/.uv requirements.txt pyproject.toml
 	@echo "bthub: installing the dashboard (about 6 GB with PyTorch; minutes the first time, seconds after)"
 	@$(BIN)/uv pip install --python $(BIN)/python --constraint requirements.txt --editable '.[dashboard]'
+	@touch $@
+
+$(VENV)/.practice: $(VENV)/.uv requirements.txt pyproject.toml
+	@echo "bthub: installing the practice (about 6 GB with PyTorch; minutes the first time, seconds after)"
+	@$(BIN)/uv pip install --python $(BIN)/python --constraint requirements.txt --editable '.[practice]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.demo

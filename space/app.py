@@ -5,6 +5,7 @@ written to disk; the API's overlay is, because the client downloads it as a file
 
     python space/app.py                          http://127.0.0.1:7860
     PORT=8000 python space/app.py
+    BTHUB_HOST=0.0.0.0 python space/app.py       for all who reach this machine, without signing in
     BTHUB_DETECTOR=runs/a BTHUB_LOCALIZER=runs/b python space/app.py
 """
 
@@ -19,10 +20,19 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+
+from bthub.errors import report_errors
+from bthub.network import app_host, app_port, check_network, spare_loopback
+
+# ruff: noqa: E402
+# Before Gradio is imported, which makes its clients then and there, with whatever proxies and certificates are set.
+spare_loopback()
+if problem := report_errors(check_network):
+    sys.exit(problem)
 
 import gradio as gr
 from PIL import Image
@@ -31,9 +41,11 @@ from starlette.routing import Route
 
 from bthub import BthubError, NotASliceError, Pipeline, Result, load_pipeline
 from bthub.imaging.intake import MAX_STUDY_BYTES, Study, is_study, open_study
+from bthub.imaging.kinds import TITLES
 from bthub.imaging.volume import PLANES
-from bthub.inference.result import DISCLAIMER, TUMOR
+from bthub.inference.result import DISCLAIMER, NO_TUMOR, TUMOR, UNCERTAIN
 from bthub.inference.study import analyze_study
+from bthub.project import hub_id
 from parts import data_address, download_html, percent
 from stack import SCRIPT, study_html
 
@@ -50,14 +62,15 @@ EXAMPLES = {
 # Seconds: how often uploads and overlays are deleted, and from which age.
 DELETE_EVERY, DELETE_AGE = 60, 600
 
-# One picture at a time: torch already spreads it over the cores, and a large picture takes much memory.
+# One picture at a time: the networks already spread it over the cores, and a large picture takes much memory.
 CONCURRENCY = {"concurrency_limit": 1, "concurrency_id": "models"}
-# The largest picture that is read takes 30 seconds on two cores, the longest stack twice that. The last to wait has one
-# at work and the other places before it: its file must still be there when its turn comes.
-SLOWEST = 60
 MAX_SLICES = 300
 MAX_FILES = 1000
-WAITING_PLACES = DELETE_AGE // SLOWEST - 1
+# A class of students at once, and another. Who waits is told the place and the expected wait, by Gradio; a file that
+# waits for its turn isn't deleted before it.
+WAITING_PLACES = 200
+
+IN_BROWSER = f"https://huggingface.co/spaces/{hub_id('brain-tumor-in-your-browser')}"
 
 SHOWN_SIDE = 1024  # pixels; pictures on the page are reduced to this, the downloads are not
 
@@ -89,8 +102,9 @@ ABOUT = f"""
   of tumor and these scanners: other tumors, other scan types and other sources are beyond them.</p></section>
   <section><h2>Your picture or scan</h2>
   <p>Names and other identifying tags in DICOM and NIfTI files are dropped at once.
-  It is analyzed on the computer that serves this page, deleted within {(DELETE_EVERY + DELETE_AGE) // 60} minutes
-  and used for nothing else. There is no tracking and no history.</p></section>
+  It is analyzed on the computer that serves this page, deleted within {(DELETE_EVERY + DELETE_AGE) // 60} minutes,
+  or once its turn has come where many wait, and used for nothing else. There is no tracking and no history. <a href="{IN_BROWSER}">Another page</a> analyzes a
+  picture on your own machine, without an upload.</p></section>
   <section><h2>The examples</h2>
   <p>Slices that the models were not trained on, from The Cancer Imaging Archive, collection TCGA-LGG, prepared by
   Buda, Saha and Mazurowski (2019), <a href="https://creativecommons.org/licenses/by-nc-sa/4.0/">CC BY-NC-SA 4.0</a>.
@@ -135,7 +149,8 @@ def build(pipe: Pipeline) -> gr.Blocks:
 
     def answer(file: str, anyway: bool) -> str:
         try:
-            return result_html(pipe(file, check_input=not anyway), Path(file).name, checked=not anyway)
+            result = pipe(file, check_input=not anyway)
+            return result_html(result, Path(file).name, checked=not anyway, figures=pipe.figures)
         except NotASliceError as error:
             return error_html(sentence(error, file), REFUSAL)
         except BthubError as error:
@@ -280,12 +295,13 @@ def build(pipe: Pipeline) -> gr.Blocks:
     return demo.queue(max_size=WAITING_PLACES)
 
 
-def launch(demo: gr.Blocks, port: int) -> None:
-    """Start to serve the page, for this machine alone, or for everyone on a Hugging Face Space; returns at once.
+def launch(demo: gr.Blocks, port: int, host: str = "127.0.0.1") -> None:
+    """Start to serve the page; returns at once.
 
     Args:
         demo: what `build` made.
         port: TCP port.
+        host: the address to listen on; by default this machine's own, which no other reaches.
 
     Raises:
         BthubError: the port is taken.
@@ -293,7 +309,7 @@ def launch(demo: gr.Blocks, port: int) -> None:
     system_fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     try:
         demo.launch(
-            server_name="0.0.0.0" if "SPACE_ID" in os.environ else "127.0.0.1",
+            server_name=host,
             server_port=port,
             prevent_thread_lock=True,
             quiet=True,
@@ -323,9 +339,35 @@ def launch(demo: gr.Blocks, port: int) -> None:
         raise BthubError(f"port {port} is not free: stop what uses it, or choose another with PORT=") from error
 
 
+def waiting_files(demo: gr.Blocks) -> set[str]:
+    """The paths of the files that wait in the queue of an app, or are at work."""
+    queue = demo._queue
+    jobs = [event for job in list(queue.active_jobs) for event in job or ()]
+    for waiting in list(queue.event_queue_per_concurrency_id.values()):
+        jobs += list(waiting.queue)
+    found: set[str] = set()
+
+    def collect(value: object) -> None:
+        if isinstance(value, dict):
+            if isinstance(path := value.get("path"), str):
+                found.add(os.path.realpath(path))
+            value = list(value.values())
+        if isinstance(value, list):
+            for item in value:
+                collect(item)
+
+    for job in jobs:
+        collect(list(job.data.data) if job.data is not None else [])
+    return found
+
+
 @contextmanager
-def swept(folder: Path) -> Iterator[None]:
+def swept(folder: Path, spared: Callable[[], set[str]] = set) -> Iterator[None]:
     """Delete, every DELETE_EVERY seconds, what in a folder is older than DELETE_AGE, for as long as the block runs.
+
+    Args:
+        folder: where.
+        spared: gives the real paths of files that are still to be read, however old.
 
     Gradio's own `delete_cache` ends at its first error, until the server is started again.
     """
@@ -334,7 +376,7 @@ def swept(folder: Path) -> Iterator[None]:
     def work() -> None:
         while not over.wait(DELETE_EVERY):
             try:
-                sweep(folder)
+                sweep(folder, spared())
             except Exception:
                 traceback.print_exc()  # the next sweep tries again
 
@@ -347,12 +389,19 @@ def swept(folder: Path) -> Iterator[None]:
         thread.join()
 
 
-def sweep(folder: Path) -> None:
-    """Delete the files in a folder, at any depth, that were written or moved there over DELETE_AGE seconds ago."""
+def sweep(folder: Path, spared: Set[str] = frozenset()) -> None:
+    """Delete the files in a folder, at any depth, that were written or moved there over DELETE_AGE seconds ago.
+
+    Args:
+        folder: where.
+        spared: real paths of files that stay.
+    """
     for parent, _, names in os.walk(folder):
         for name in names:
             file = Path(parent, name)
             try:
+                if os.path.realpath(file) in spared:
+                    continue
                 if time.time() - file.lstat().st_ctime > DELETE_AGE:
                     file.unlink()
             except FileNotFoundError:
@@ -400,17 +449,26 @@ def error_html(text: str, mend: str = "", what: str = "picture") -> str:
 """
 
 
-def result_html(result: Result, name: str, *, checked: bool = True) -> str:
+def result_html(
+    result: Result, name: str, *, checked: bool = True, figures: Mapping[str, Mapping[str, float]] | None = None
+) -> str:
     """The result of one slice as the page shows it.
 
     Args:
         result: what the pipeline found.
         name: the file's name.
         checked: False where the input check was switched off, which is then said.
+        figures: `Pipeline.figures`.
     """
     tumor = result.label == TUMOR
     probability, threshold = percent(result.tumor_probability), percent(result.threshold)
-    if not tumor:
+    state = {TUMOR: "tumor", NO_TUMOR: "clear", UNCERTAIN: "unsure"}[result.verdict]
+    if result.uncertain:
+        verdict = "Uncertain"
+        remark = (
+            "A tumor is more likely than not." if tumor else "No tumor is more likely."
+        ) + " A person should look: this close to the threshold the model errs too often."
+    elif not tumor:
         verdict = "No tumor found"
         remark = (
             "This is not an all-clear: it is one slice, the models know one kind of tumor, and they miss some."
@@ -423,12 +481,10 @@ def result_html(result: Result, name: str, *, checked: bool = True) -> str:
         verdict = "Tumor suspected"
         remark = "The marked area is an estimate by a model, not a diagnosis."
 
-    unchecked = "" if checked else f'<p class="notice">{UNCHECKED}</p>'
-    uncertain = ""
-    if result.uncertain:
-        low, high = (percent(end) for end in result.review_band)
-        errs = f"Uncertain: between {low} and {high} the model errs too often to be left alone. A person should look."
-        uncertain = f'<p class="remark">{errs}</p>'
+    unchecked = ""
+    if not checked:
+        # Whatever the model says of a picture that may show anything, it isn't good news.
+        unchecked, state = f'<p class="notice">{UNCHECKED}</p>', "tumor" if state == "tumor" else "unsure"
 
     views, numbers = {}, {}
     if result.bbox is not None:
@@ -451,6 +507,10 @@ def result_html(result: Result, name: str, *, checked: bool = True) -> str:
         for model in result.models.values()
     )
 
+    explained = f"From {threshold} up, the verdict is “tumor suspected”."
+    if result.review_band is not None:
+        low, high = (percent(end) for end in result.review_band)
+        explained += f" Between {low} and {high}, the shaded part, it is “uncertain”."
     stem = Path(name).stem
     as_json = json.dumps(result.to_dict()).encode()
     downloads = download_html(f"{stem}.json", "application/json", as_json, "Result (JSON)")
@@ -458,17 +518,16 @@ def result_html(result: Result, name: str, *, checked: bool = True) -> str:
         downloads = download_html(f"{stem}_mask.png", "image/png", result.mask_png(), "Mask (PNG)") + downloads
 
     return f"""
-<section class="result {"tumor" if tumor else "clear"}" aria-labelledby="verdict">
+<section class="result {state}" aria-labelledby="verdict">
   <div class="verdict">
     <p class="name">{html.escape(name)}</p>
     <h2 id="verdict" tabindex="-1">{verdict}</h2>
     {unchecked}
     <p class="probability"><strong>{probability}</strong> probability of a tumor on this slice</p>
-    {meter_html(result.tumor_probability, result.threshold)}
-    <p class="explain">From {threshold} up, the verdict is “tumor suspected”. The threshold was chosen on validation
-    slices.</p>
-    {uncertain}
+    {meter_html(result.tumor_probability, result.threshold, result.review_band)}
+    <p class="explain">{explained}</p>
     <p class="remark">{remark}</p>
+    {kind_html(result.input_kind, figures)}
   </div>
   <div class="findings">
     {views_html(views)}
@@ -482,14 +541,29 @@ def result_html(result: Result, name: str, *, checked: bool = True) -> str:
 """
 
 
-def meter_html(probability: float, threshold: float) -> str:
-    """A bar from 0 to 100 % filled up to the probability, with a mark at the threshold."""
+def kind_html(kind: str | None, figures: Mapping[str, Mapping[str, float]] | None) -> str:
+    """What the picture was taken for, and how good the detector is at that kind."""
+    if kind is None:
+        return ""
+    good = ""
+    if figures and kind in figures:
+        found, flagged = (round(100 * share) for share in (figures[kind]["recall"], 1 - figures[kind]["specificity"]))
+        good = (
+            f" On pictures of this kind that it never saw, it finds {found} of 100 with a tumor and raises a false alarm "
+            f"on {flagged} of 100 without."
+        )
+    return f'<p class="kind">Taken for: {TITLES[kind]}.{good}</p>'
+
+
+def meter_html(probability: float, threshold: float, band: tuple[float, float] | None = None) -> str:
+    """A bar from 0 to 100 % filled up to the probability, with a mark at the threshold and the review band shaded."""
+    low, high = band or (threshold, threshold)
     mark = f"threshold {percent(threshold)}"
     return f"""
 <div class="meter" role="meter" aria-label="Probability of a tumor" aria-valuemin="0" aria-valuemax="1"
   aria-valuenow="{probability:.4f}" aria-valuetext="{percent(probability)}, {mark}"
-  style="--p: {probability:.4f}; --t: {threshold:.4f}">
-  <div class="track"><div class="fill"></div></div>
+  style="--p: {probability:.4f}; --t: {threshold:.4f}; --low: {low:.4f}; --high: {min(1.0, high):.4f}">
+  <div class="track"><div class="fill"></div><div class="band"></div></div>
   <div class="mark"></div>
   <div class="scale" aria-hidden="true"><span>0%</span><span class="at">{mark}</span><span>100%</span></div>
 </div>
@@ -522,19 +596,28 @@ def png(picture: Image.Image) -> str:
 
 
 def main() -> int:
-    port = os.environ.get("PORT", "7860")
-    if not (port.isdigit() and 0 < int(port) < 65536):
-        print(f"bthub: PORT must be a number from 1 to 65535, not {port!r}", file=sys.stderr)
+    try:
+        if "SPACE_ID" in os.environ:
+            os.environ.setdefault("BTHUB_HOST", "0.0.0.0")
+        port, host = app_port(7860), app_host()
+    except BthubError as error:
+        print(f"bthub: {error}", file=sys.stderr)
         return 2
     # When the system stops it, it leaves through the `with` below, as on Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with tempfile.TemporaryDirectory(prefix="bthub-") as folder, swept(Path(folder)):
+    apps: list[gr.Blocks] = []
+    with (
+        tempfile.TemporaryDirectory(prefix="bthub-") as folder,
+        swept(Path(folder), lambda: set().union(*map(waiting_files, apps))),
+    ):
         # All that Gradio writes, half-finished uploads too, goes with this folder, which no other user can read.
         tempfile.tempdir = os.environ["GRADIO_TEMP_DIR"] = os.path.realpath(folder)
         try:
             print("bthub: loading the models", flush=True)
-            demo = build(load_pipeline(os.environ.get("BTHUB_DETECTOR"), os.environ.get("BTHUB_LOCALIZER")))
-            launch(demo, int(port))
+            models = (os.environ.get("BTHUB_DETECTOR"), os.environ.get("BTHUB_LOCALIZER"))
+            demo = build(load_pipeline(*models, say=lambda line: print(f"bthub: {line}", flush=True)))
+            apps.append(demo)
+            launch(demo, port, host)
         except BthubError as error:
             print(f"bthub: {error}", file=sys.stderr)
             return 2

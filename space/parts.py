@@ -15,12 +15,12 @@ def data_address(kind: str, content: bytes) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as the page writes it; never 0% or 100%, which no model can promise.
+    """A share as the page writes it, in whole percent; never 0% or 100%, which no model can promise.
 
     Two shares that straddle the threshold can look alike after rounding; the bar and the verdict tell them apart.
     """
-    if 0 < share < 0.001:
-        return "under 0.1%"
-    if 0.999 < share < 1:
-        return "over 99.9%"
-    return f"{share:.1%}"
+    if 0 < share < 0.01:
+        return "under 1%"
+    if 0.99 < share < 1:
+        return "over 99%"
+    return f"{share:.0%}"

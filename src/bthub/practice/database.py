@@ -1,0 +1,140 @@
+"""The database: SQLite in the data folder, or PostgreSQL; reading and writing transactions; migrations."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from bthub.errors import BthubError
+
+MIGRATIONS = Path(__file__).with_name("migrations")
+BUSY_SECONDS = 60
+FILE_LOCK = 7_861_001
+"""Of PostgreSQL: shared by those who add files, held alone by who removes them. SQLite has one writer anyway."""
+
+
+class Database:
+    """Sessions on one database. A writer of SQLite takes its turn when it begins: one that first reads and then
+    writes would else fail where another wrote in between."""
+
+    def __init__(self, url: str) -> None:
+        """
+        Args:
+            url: of SQLAlchemy.
+
+        Raises:
+            BthubError: the URL can't be used.
+        """
+        options: dict[str, Any] = {}
+        if url.startswith("sqlite"):
+            options = {"connect_args": {"timeout": BUSY_SECONDS, "check_same_thread": False}}
+        try:
+            # Values never enter messages: they are pseudonyms and notes. Threads of the server: about 40.
+            self.engine = create_engine(
+                url, hide_parameters=True, pool_pre_ping=True, pool_size=20, max_overflow=40, **options
+            )
+        except (SQLAlchemyError, ModuleNotFoundError) as error:
+            raise BthubError(
+                f"DATABASE_URL: {type(error).__name__}, expected sqlite:///FILE or postgresql://..."
+            ) from error
+        self.is_sqlite = self.engine.dialect.name == "sqlite"
+        if self.is_sqlite:
+            event.listen(self.engine, "connect", _prepare_sqlite)
+            event.listen(self.engine, "begin", _begin_sqlite)
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A transaction that sees one state of the database and changes nothing."""
+        isolation = "SERIALIZABLE" if self.is_sqlite else "REPEATABLE READ"
+        with self.engine.connect() as connection:
+            if not self.is_sqlite:
+                connection = connection.execution_options(isolation_level=isolation)
+            with Session(connection, expire_on_commit=False, autoflush=False) as session:
+                yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A transaction that is committed when the block ends, and leaves nothing when it ends badly."""
+        with self.engine.connect() as connection:
+            connection = connection.execution_options(bthub_write=True)
+            with Session(connection, expire_on_commit=False) as session, session.begin():
+                yield session
+
+    def lock_files(self, session: Session, *, alone: bool) -> None:
+        """Wait until nobody removes files, or, alone, until nobody adds any; until the transaction ends."""
+        if not self.is_sqlite:
+            name = "pg_advisory_xact_lock" if alone else "pg_advisory_xact_lock_shared"
+            session.execute(text(f"SELECT {name}({FILE_LOCK})"))
+
+    def migrate(self, revision: str = "head") -> None:
+        """Bring the tables to a revision; down too, where it is older.
+
+        Raises:
+            BthubError: the database can't be reached, or is of a later bthub.
+        """
+        config = self._config()
+        try:
+            with self.engine.connect() as connection:
+                connection = connection.execution_options(bthub_write=True)
+                config.attributes["connection"] = connection
+                current = MigrationContext.configure(connection).get_current_revision()
+                known = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
+                if current is not None and current not in known:
+                    raise BthubError("the database was written by a later bthub: update bthub, its data is untouched")
+                back = revision == "base" or (revision in known and current in known[: known.index(revision)])
+                (command.downgrade if back else command.upgrade)(config, revision)
+                connection.commit()
+        except OperationalError as error:
+            raise BthubError(f"the database can't be reached: {_reason(error)}") from error
+
+    def revision(self) -> str | None:
+        """The revision of the tables; None before the first."""
+        with self.engine.connect() as connection:
+            return MigrationContext.configure(connection).get_current_revision()
+
+    def heads(self) -> list[str]:
+        """The revisions of this bthub, newest first."""
+        return [script.revision for script in ScriptDirectory.from_config(self._config()).walk_revisions()]
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    @staticmethod
+    def _config() -> Config:
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+        return config
+
+
+def _reason(error: OperationalError) -> str:
+    return str(error.orig).partition("\n")[0]
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    # Transactions begin where SQLAlchemy says, not where the driver guesses; see _begin_sqlite.
+    connection.isolation_level = None
+    for attempt in range(5):
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            break
+        except Exception:  # another process turns the same new file to WAL at this moment
+            if attempt == 4:
+                raise
+            time.sleep(0.2)
+    connection.execute("PRAGMA foreign_keys=ON")
+    # A confirmed save outlasts a power cut.
+    connection.execute("PRAGMA synchronous=FULL")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    write = connection.get_execution_options().get("bthub_write")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

@@ -1,0 +1,411 @@
+"""What leaves the practice: a zip of one case or of all, readable without bthub, and a data set of corrected masks."""
+
+import csv
+import io
+import json
+import random
+import re
+import zipfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from bthub.inference.result import NO_TUMOR, TUMOR
+from bthub.practice import access
+from bthub.practice.cases import decode, encode, masks_that_count
+from bthub.practice.database import Database
+from bthub.practice.files import FileStore
+from bthub.practice.models import (
+    DONE,
+    SIGNED,
+    Account,
+    Case,
+    Correction,
+    Examination,
+    Note,
+    NoteVersion,
+    Report,
+    Slice,
+)
+from bthub.practice.report import build, to_pdf
+from bthub.practice.study import nifti_of
+from bthub.practice.texts import Refusal
+
+SEED, TRIES = 42, 500
+READ_ME = """Cases exported from a bthub practice. Research software, not a medical device.
+
+cases.csv      a row a slice: the patient's label, the day, what was found, the area that counts
+LABEL/case.json                     all that is known of the case, notes with their history too
+LABEL/DAY-EXAMINATION/NAME.png      the pictures
+LABEL/DAY-EXAMINATION/NAME_mask.png        the mask that counts, white on black
+LABEL/DAY-EXAMINATION/NAME_model_mask.png  the model's, where it was corrected by hand
+LABEL/reports/                      reports as PDF and JSON; signed ones as they were signed
+"""
+COLUMNS = (
+    "patient_label",
+    "examined_on",
+    "examination",
+    "slice",
+    "file",
+    "mask",
+    "label",
+    "tumor_probability",
+    "threshold",
+    "uncertain",
+    "area_px",
+    "area_mm2",
+    "corrected_by_hand",
+    "model_area_px",
+)
+
+
+class Exports:
+    """Zips, made while they are sent: no more than one picture is in memory."""
+
+    def __init__(self, database: Database, files: FileStore) -> None:
+        self._database = database
+        self._files = files
+
+    def cases(self, account: Account, case_id: str | None = None) -> Iterator[bytes]:
+        """A zip of one case, or of all.
+
+        Raises:
+            NotFound: the case isn't the account's; at once.
+        """
+        with self._database.read() as session:
+            if case_id is not None:
+                ids = [access.get(session, Case, account.id, case_id).id]
+            else:
+                ids = list(
+                    session.scalars(access.own(Case, account.id).with_only_columns(Case.id).order_by(Case.folded))
+                )
+        return _zipped(lambda archive: self._cases(archive, account, ids))
+
+    def _cases(self, archive: zipfile.ZipFile, account: Account, ids: list[str]) -> Iterator[None]:
+        archive.writestr("READ-ME.txt", READ_ME)
+        table = io.StringIO()
+        rows = csv.DictWriter(table, COLUMNS)
+        rows.writeheader()
+        used: set[str] = set()
+        for id in ids:
+            with self._database.read() as session:
+                case = session.scalar(access.own(Case, account.id).where(Case.id == id))
+                if case is None:
+                    continue  # deleted meanwhile
+                folder = unique(safe(case.pseudonym), used)
+                yield from self._case(session, archive, account, case, folder, rows)
+        archive.writestr("cases.csv", table.getvalue())
+        yield
+
+    def _case(
+        self, session: Session, archive: zipfile.ZipFile, account: Account, case: Case, folder: str, rows: Any
+    ) -> Iterator[None]:
+        told: dict[str, Any] = {
+            "patient_label": case.pseudonym,
+            "created_at": case.created_at.isoformat(),
+            "examinations": [],
+            "notes": _notes(session, case.id),
+        }
+        used: set[str] = set()
+        examinations = session.scalars(
+            access.own(Examination, account.id)
+            .where(Examination.case_id == case.id, Examination.state == DONE)
+            .order_by(Examination.examined_on, Examination.created_at)
+        ).all()
+        for examination in examinations:
+            day = examination.examined_on.isoformat() if examination.examined_on else "undated"
+            place = f"{folder}/{unique(f'{day}-{safe(examination.title)}', used)}"
+            slices = session.scalars(
+                select(Slice).where(Slice.examination_id == examination.id).order_by(Slice.position)
+            ).all()
+            counting = masks_that_count(session, slices)
+            names: set[str] = set()
+            entries = []
+            for found in slices:
+                stem = unique(safe(found.name.rpartition(".")[0] or found.name), names)
+                picture = mask = None
+                if found.picture:
+                    picture = f"{place}/{stem}.png"
+                    archive.writestr(picture, self._files.read(found.picture))
+                address, by_hand = counting[found.id]
+                if address:
+                    mask = f"{place}/{stem}_mask.png"
+                    archive.writestr(mask, self._files.read(address))
+                if by_hand and found.mask:
+                    archive.writestr(f"{place}/{stem}_model_mask.png", self._files.read(found.mask))
+                entry = {
+                    "patient_label": case.pseudonym,
+                    "examined_on": examination.examined_on and examination.examined_on.isoformat(),
+                    "examination": examination.title,
+                    "slice": found.position + 1,
+                    "file": picture,
+                    "mask": mask,
+                    "label": found.label,
+                    "tumor_probability": found.probability,
+                    "threshold": (found.result or {}).get("threshold"),
+                    "uncertain": found.uncertain,
+                    "area_px": found.area_px,
+                    "area_mm2": found.area_mm2,
+                    "corrected_by_hand": by_hand,
+                    "model_area_px": (found.result or {}).get("area_px"),
+                }
+                rows.writerow({name: cell(value) for name, value in entry.items()})
+                entries.append(
+                    {
+                        **entry,
+                        "problem": found.problem,
+                        "result": found.result,
+                        "corrections": _corrections(session, found.id),
+                    }
+                )
+                yield
+            told["examinations"].append(
+                {
+                    "title": examination.title,
+                    "examined_on": examination.examined_on and examination.examined_on.isoformat(),
+                    "kind": examination.kind,
+                    "label": examination.label,
+                    "tumor_probability": examination.probability,
+                    "threshold": examination.threshold,
+                    "area_px": examination.area_px,
+                    "area_mm2": examination.area_mm2,
+                    "volume_ml": examination.volume_ml,
+                    "spacing_mm": examination.spacing_mm,
+                    "facts": examination.facts,
+                    "slices": entries,
+                }
+            )
+        reports = session.scalars(
+            access.own(Report, account.id).where(Report.case_id == case.id).order_by(Report.number)
+        ).all()
+        for number, report in enumerate(reports, 1):
+            name = f"{folder}/reports/{number}-{report.state}"
+            if report.state == SIGNED and report.frozen and report.pdf:
+                archive.writestr(f"{name}.json", report.frozen)
+                archive.writestr(f"{name}.pdf", self._files.read(report.pdf))
+            else:
+                content, picture_bytes = build(session, self._files, account, report)
+                archive.writestr(f"{name}.json", json.dumps(content, ensure_ascii=False, indent=1))
+                archive.writestr(f"{name}.pdf", to_pdf(content, picture_bytes, report.language))
+            yield
+        archive.writestr(f"{folder}/case.json", json.dumps(told, ensure_ascii=False, indent=1))
+        yield
+
+    def masks(self, account: Account, examination_id: str) -> Iterator[bytes]:
+        """A zip of an examination's pictures and the masks that count, as PNG.
+
+        Raises:
+            NotFound: it isn't the account's; at once.
+        """
+        with self._database.read() as session:
+            access.get(session, Examination, account.id, examination_id)
+            slices = session.scalars(
+                select(Slice)
+                .where(Slice.examination_id == examination_id, Slice.picture.is_not(None))
+                .order_by(Slice.position)
+            ).all()
+            counting = masks_that_count(session, slices)
+
+        def fill(archive: zipfile.ZipFile) -> Iterator[None]:
+            names: set[str] = set()
+            for found in slices:
+                stem = unique(safe(found.name.rpartition(".")[0] or found.name), names)
+                if found.picture:
+                    archive.writestr(f"{stem}.png", self._files.read(found.picture))
+                if address := counting[found.id][0]:
+                    archive.writestr(f"{stem}_mask.png", self._files.read(address))
+                yield
+
+        return _zipped(fill)
+
+    def nifti(self, account: Account, examination_id: str) -> bytes:
+        """The masks that count as a .nii.gz in the scan's own grid.
+
+        Raises:
+            NotFound: it isn't the account's.
+            Refusal: it isn't a scan whose grid is known.
+        """
+        with self._database.read() as session:
+            examination = access.get(session, Examination, account.id, examination_id)
+            slices = session.scalars(
+                select(Slice).where(Slice.examination_id == examination_id).order_by(Slice.position)
+            ).all()
+            counting = masks_that_count(session, slices)
+        place = examination.geometry
+        if not place or not place.get("grid") or len(slices) != place["shape"][0]:
+            raise Refusal("This file doesn't say how its slices lie: there is no scan's grid to write a mask in.", 409)
+        masks = np.zeros(place["shape"], bool)
+        for found in slices:
+            if address := counting[found.id][0]:
+                masks[found.position] = decode(self._files.read(address))
+        return nifti_of(place, masks)
+
+    def dataset(self, account: Account) -> Iterator[bytes]:
+        """A zip that `bthub data build` reads: corrected slices, in folders by split and class, and their masks.
+
+        The class is what the person's mask says. All slices of a case are in one split. The masks are in masks.zip
+        beside them, which the builder passes over.
+
+        Raises:
+            Refusal: there are too few corrected slices for three splits; at once.
+        """
+        with self._database.read() as session:
+            hand = select(Correction.slice_id).where(Correction.mask.is_not(None))
+            slices = session.execute(
+                access.own(Slice, account.id)
+                .where(Slice.id.in_(hand), Slice.picture.is_not(None), Examination.case_id.is_not(None))
+                .add_columns(Examination.case_id)
+                .order_by(Case.created_at, Slice.examination_id, Slice.position)
+            ).all()
+            counting = masks_that_count(session, [found for found, _ in slices])
+        chosen = [(found, case_id) for found, case_id in slices if counting[found.id][1]]
+        splits = draw_splits([(case_id, class_of(found)) for found, case_id in chosen])
+        if splits is None:
+            raise Refusal(
+                "A data set is split by patient: correct slices of more patients, "
+                "so that at least three have slices with a tumor and slices without.",
+                409,
+            )
+        return _zipped(lambda archive: self._dataset(archive, chosen, splits, counting))
+
+    def _dataset(
+        self,
+        archive: zipfile.ZipFile,
+        slices: list[tuple[Slice, str]],
+        splits: dict[str, str],
+        counting: dict[str, tuple[str | None, bool]],
+    ) -> Iterator[None]:
+        masks = io.BytesIO()
+        table = io.StringIO()
+        rows = csv.writer(table)
+        rows.writerow(["file", "mask", "label", "tumor_pixels", "patient"])
+        groups: dict[str, str] = {}
+        with zipfile.ZipFile(masks, "w") as inner:
+            for number, (found, case_id) in enumerate(slices, 1):
+                # Numbers, not labels: what is given away for training names no patient.
+                group = groups.setdefault(case_id, f"{len(groups) + 1:05d}")
+                name = f"{group}_{number:06d}"
+                label = class_of(found)
+                address = counting[found.id][0]
+                assert found.picture is not None and address is not None
+                mask = decode(self._files.read(address))
+                file = f"{splits[case_id]}/{label}/{name}.png"
+                archive.writestr(file, self._files.read(found.picture))
+                inner.writestr(f"{name}_mask.png", encode(mask))
+                rows.writerow([file, f"{name}_mask.png", label, int(mask.sum()), group])
+                yield
+        archive.writestr("masks.zip", masks.getvalue())
+        archive.writestr("slices.csv", table.getvalue())
+        yield
+
+
+def class_of(found: Slice) -> str:
+    """The class of a slice by the mask that counts."""
+    return TUMOR if found.area_px else NO_TUMOR
+
+
+def draw_splits(slices: list[tuple[str, str]]) -> dict[str, str] | None:
+    """The split of each case, about 70 / 15 / 15, both classes in each; None where that can't be.
+
+    Args:
+        slices: case and class of each.
+    """
+    classes: dict[str, set[str]] = {}
+    for case_id, label in slices:
+        classes.setdefault(case_id, set()).add(label)
+    cases = sorted(classes)
+    held_out = max(1, round(0.15 * len(cases)))
+    rng = random.Random(SEED)
+    for _ in range(TRIES):
+        rng.shuffle(cases)
+        splits = {
+            case_id: "validation" if i < held_out else "test" if i < 2 * held_out else "train"
+            for i, case_id in enumerate(cases)
+        }
+        there = {(splits[case_id], label) for case_id, labels in classes.items() for label in labels}
+        if len(there) == 6:
+            return splits
+    return None
+
+
+def _notes(session: Session, case_id: str) -> list[dict[str, Any]]:
+    notes = session.scalars(
+        select(Note).where(Note.case_id == case_id, Note.deleted_at.is_(None)).order_by(Note.number)
+    ).all()
+    return [
+        {
+            "at": note.changed_at.isoformat(),
+            "author": note.author,
+            "text": note.text,
+            "before": [
+                {"at": version.at.isoformat(), "author": version.author, "text": version.text}
+                for version in session.scalars(
+                    select(NoteVersion).where(NoteVersion.note_id == note.id).order_by(NoteVersion.number)
+                )
+            ],
+        }
+        for note in notes
+    ]
+
+
+def _corrections(session: Session, slice_id: str) -> list[dict[str, Any]]:
+    return [
+        {"at": one.at.isoformat(), "author": one.author, "area_px": one.area_px, "back_to_model": one.mask is None}
+        for one in session.scalars(
+            select(Correction).where(Correction.slice_id == slice_id).order_by(Correction.number)
+        )
+    ]
+
+
+class _Sink(io.RawIOBase):
+    """What a zip is written to, and taken from piece by piece."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, piece: Any) -> int:
+        self.pieces.append(bytes(piece))
+        return len(piece)
+
+    def take(self) -> bytes:
+        taken = b"".join(self.pieces)
+        self.pieces.clear()
+        return taken
+
+
+def _zipped(fill: Callable[[zipfile.ZipFile], Iterator[None]]) -> Iterator[bytes]:
+    sink = _Sink()
+    # Pictures are compressed already; texts are small.
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:
+        for _ in fill(archive):
+            if piece := sink.take():
+                yield piece
+    yield sink.take()
+
+
+def safe(text: str) -> str:
+    """A text as a file's name on any system."""
+    name = re.sub(r"[^\w.-]+", "_", text).strip("._ ")[:60]
+    return (
+        name if name and not re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name) else f"_{name or 'file'}"
+    )
+
+
+def unique(name: str, used: set[str]) -> str:
+    """The name, with a number where it is taken; compared as systems do that don't know case."""
+    chosen, number = name, 2
+    while chosen.casefold() in used:
+        chosen, number = f"{name}_{number}", number + 1
+    used.add(chosen.casefold())
+    return chosen
+
+
+def cell(value: object) -> object:
+    """A value in a table; what a spreadsheet would take for a formula is told from one by a quote in front."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" else value

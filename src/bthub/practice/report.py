@@ -1,0 +1,564 @@
+"""The report: one object, from which JSON, the page and the PDF are made; frozen when it is signed."""
+
+import hashlib
+import io
+import json
+from datetime import datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from bthub.errors import BthubError
+from bthub.inference.result import TUMOR
+from bthub.practice import access
+from bthub.practice.accounts import audit, clean_text
+from bthub.practice.cases import decode, full_disk, masks_that_count, measured, refresh
+from bthub.practice.database import Database
+from bthub.practice.files import FileStore
+from bthub.practice.models import (
+    DONE,
+    DRAFT,
+    LANGUAGES,
+    SIGNED,
+    Account,
+    Case,
+    Examination,
+    Note,
+    Report,
+    Slice,
+    now,
+)
+from bthub.practice.texts import Refusal, number, percent, translate
+
+FORMAT = "bthub-report-1"
+DIGEST = "sha256"
+LONGEST = 8_000
+DISCLAIMER = "Research software, not a medical device: do not use it to diagnose or treat anyone."
+_PICTURE_SIDE = 900
+
+
+class Reports:
+    """What an account does with its reports."""
+
+    def __init__(self, database: Database, files: FileStore) -> None:
+        self._database = database
+        self._files = files
+
+    def create(self, account: Account, examination_id: str, language: str) -> str:
+        """Begin a report of an examination; returns its id.
+
+        Raises:
+            NotFound: the examination isn't the account's.
+            Refusal: it isn't analyzed or not saved.
+        """
+        with full_disk(), self._database.write() as session:
+            examination = access.get(session, Examination, account.id, examination_id)
+            if examination.state != DONE:
+                raise Refusal("There is nothing to report before the analysis is done.", 409)
+            if examination.case_id is None:
+                raise Refusal("Save the examination in a case first.", 409)
+            report = Report(
+                case_id=examination.case_id,
+                examination_id=examination.id,
+                language=language if language in LANGUAGES else "en",
+                findings=_draft(session, examination, language),
+            )
+            session.add(report)
+            session.flush()
+            audit(session, account.id, "create report", report.id)
+        return report.id
+
+    def save(self, account_id: str, report_id: str, findings: str, impression: str) -> None:
+        """
+        Raises:
+            NotFound: it isn't the account's.
+            Refusal: it is signed.
+        """
+        with full_disk(), self._database.write() as session:
+            report = access.get(session, Report, account_id, report_id)
+            if report.state == SIGNED:
+                raise Refusal("This report is signed: write another.", 409)
+            report.findings, report.impression = clean_text(findings, LONGEST), clean_text(impression, LONGEST)
+            report.changed_at = now()
+            audit(session, account_id, "edit report", report_id)
+
+    def sign(self, account: Account, report_id: str) -> str:
+        """Freeze a report as it is now; returns its digest.
+
+        Raises:
+            NotFound: it isn't the account's.
+            Refusal: it is signed, or has no impression.
+        """
+        # Drawn before the transaction that keeps it: meanwhile others may write.
+        with self._database.read() as session:
+            report = access.get(session, Report, account.id, report_id)
+            if report.state == SIGNED:
+                raise Refusal("This report is signed: write another.", 409)
+            if not report.impression.strip():
+                raise Refusal("Write an impression before you sign: the model's words alone are no report.", 409)
+            seen, signed_at = report.changed_at, now()
+            content, picture = build(session, self._files, account, report, signed_at)
+        sealed = digest(content)
+        frozen = {**content, DIGEST: sealed}
+        pdf = to_pdf(frozen, picture, report.language)
+        with full_disk(), self._database.write() as session:
+            report = access.get(session, Report, account.id, report_id)
+            if report.changed_at != seen or report.state == SIGNED:
+                raise Refusal("The report was changed meanwhile: read it, then sign.", 409)
+            report.digest, report.frozen = sealed, canonical(frozen)
+            if picture is not None:
+                report.picture = self._files.add(session, account.id, picture, "image/png")
+            report.pdf = self._files.add(session, account.id, pdf, "application/pdf")
+            report.state, report.signed_at, report.changed_at = SIGNED, signed_at, signed_at
+            session.flush()
+            refresh(session, report.case_id)
+            audit(session, account.id, "sign report", report_id)
+        return sealed
+
+    def content(self, account: Account, report_id: str) -> tuple[Report, dict[str, Any], bytes | None]:
+        """A report, what it says, and its picture: as it was signed, or as it would be signed now.
+
+        Raises:
+            NotFound: it isn't the account's.
+            MissingFile: its picture is gone.
+        """
+        with self._database.read() as session:
+            report = access.get(session, Report, account.id, report_id)
+            if report.state == SIGNED and report.frozen is not None:
+                return report, json.loads(report.frozen), self._files.read(report.picture) if report.picture else None
+            return report, *build(session, self._files, account, report)
+
+    def pdf(self, account: Account, report_id: str) -> tuple[Report, bytes]:
+        """A report as PDF: of a signed one the same bytes each time."""
+        report, content, picture = self.content(account, report_id)
+        if report.pdf is not None:
+            return report, self._files.read(report.pdf)
+        return report, to_pdf(content, picture, report.language)
+
+
+def build(
+    session: Session, files: FileStore, account: Account, report: Report, signed_at: datetime | None = None
+) -> tuple[dict[str, Any], bytes | None]:
+    """What a report says, in JSON types, and its picture as PNG; None where none could be read."""
+    case = session.get_one(Case, report.case_id)
+    examination = session.get_one(Examination, report.examination_id)
+    slices = session.scalars(
+        select(Slice).where(Slice.examination_id == examination.id, Slice.result.is_not(None)).order_by(Slice.position)
+    ).all()
+    counting = masks_that_count(session, slices)
+    shown = max(slices, key=lambda found: (found.area_px or 0, found.probability or 0), default=None)
+    picture = None
+    if shown is not None and shown.picture:
+        mask_address, by_hand = counting[shown.id]
+        mask = None if mask_address is None else decode(files.read(mask_address))
+        picture = drawn(files.read(shown.picture), mask)
+    notes = session.scalars(
+        select(Note).where(Note.case_id == case.id, Note.deleted_at.is_(None)).order_by(Note.number)
+    ).all()
+    facts = examination.facts or {}
+    found = [_slice(one, counting[one.id]) for one in slices]
+    band = (shown.result or {}).get("review_band") if shown is not None else None
+    content = {
+        "format": FORMAT,
+        "report": report.id,
+        "language": report.language,
+        "state": SIGNED if signed_at else DRAFT,
+        "created_at": report.created_at.isoformat(timespec="seconds"),
+        "signed_at": signed_at and signed_at.isoformat(timespec="seconds"),
+        "author": {
+            "name": account.full_name,
+            "profession": account.profession,
+            "institution": account.institution,
+        },
+        "patient_label": case.pseudonym,
+        "examination": {
+            "id": examination.id,
+            "title": examination.title,
+            "examined_on": examination.examined_on and examination.examined_on.isoformat(),
+            "kind": examination.kind,
+            "spacing_mm": examination.spacing_mm,
+            "slices": len(slices),
+            "slices_with_tumor": sum(bool(one.area_px) for one in slices),
+        },
+        "verdict": {
+            "label": examination.label,
+            "tumor_probability": examination.probability,
+            "threshold": examination.threshold,
+            "uncertain": examination.uncertain,
+            "review_band": band,
+            "area_px": examination.area_px,
+            "area_mm2": examination.area_mm2,
+            "volume_ml": examination.volume_ml,
+            "corrected_by_hand": examination.corrected,
+        },
+        "shown_slice": shown and {"position": shown.position + 1, **_slice(shown, counting[shown.id])},
+        "slices": found,
+        "models": facts.get("models", {}),
+        "quality": {stage: facts[stage] for stage in ("detector", "localizer") if stage in facts},
+        "findings": report.findings,
+        "impression": report.impression,
+        "notes": [
+            {"at": note.changed_at.isoformat(timespec="seconds"), "author": note.author, "text": note.text}
+            for note in notes
+        ],
+        "picture_sha256": picture and hashlib.sha256(picture).hexdigest(),
+        "disclaimer": DISCLAIMER,
+    }
+    return content, picture
+
+
+def _slice(found: Slice, counting: tuple[str | None, bool]) -> dict[str, Any]:
+    result = found.result or {}
+    return {
+        "name": found.name,
+        "label": found.label,
+        "tumor_probability": found.probability,
+        "uncertain": found.uncertain,
+        "area_px": found.area_px,
+        "area_mm2": found.area_mm2,
+        "model_area_px": result.get("area_px"),
+        "corrected_by_hand": counting[1],
+        "width": result.get("width"),
+        "height": result.get("height"),
+    }
+
+
+def _draft(session: Session, examination: Examination, language: str) -> str:
+    """Findings to begin with: what was measured, in sentences that the author changes."""
+    slices = session.scalars(
+        select(Slice).where(Slice.examination_id == examination.id, Slice.result.is_not(None))
+    ).all()
+    marked = sum(bool(found.area_px) for found in slices)
+    if examination.label != TUMOR and not marked:
+        return (
+            translate("The model found no tumor on {count} slices.", language, count=len(slices))
+            if len(slices) != 1
+            else translate("The model found no tumor on this slice.", language)
+        )
+    text = translate(
+        "The model suspects a tumor, with a probability of up to {probability}.",
+        language,
+        probability=percent(examination.probability or 0, language),
+    )
+    if len(slices) > 1:
+        text += " " + translate(
+            "It is outlined on {marked} of {count} slices.", language, marked=marked, count=len(slices)
+        )
+    if examination.area_px:
+        text += " " + translate(
+            "Largest area: {area}.", language, area=area_text(examination.area_px, examination.area_mm2, language)
+        )
+    if examination.volume_ml:
+        text += " " + translate("Volume: {volume} ml.", language, volume=number(examination.volume_ml, language, 1))
+    return text
+
+
+def area_text(pixels: int | None, mm2: float | None, language: str) -> str:
+    """An area with its unit."""
+    if pixels is None:
+        return "–"
+    if mm2 is not None:
+        return f"{number(mm2 / 100, language, 2)} cm²"
+    return translate("{count} pixels", language, count=number(pixels, language))
+
+
+def canonical(content: dict[str, Any]) -> str:
+    """The one way that a content is written, so that its digest is always the same."""
+    return json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+def digest(content: dict[str, Any]) -> str:
+    """SHA-256 of what a report says, hexadecimal; the digest itself left out."""
+    told = {key: value for key, value in content.items() if key != DIGEST}
+    return hashlib.sha256(canonical(told).encode()).hexdigest()
+
+
+def check_file(path: Path) -> str:
+    """The digest of a report's JSON file that is as it was signed.
+
+    Raises:
+        BthubError: it isn't such a file, isn't signed, or was changed.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BthubError(f"{path}: is no report that can be read, expected the JSON of a signed report") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT or not content.get(DIGEST):
+        raise BthubError(f"{path}: is no signed report, expected its JSON as the practice gives it")
+    if digest(content) != content[DIGEST]:
+        raise BthubError(f"{path}: was changed after it was signed; the file in the practice holds what was signed")
+    return str(content[DIGEST])
+
+
+def drawn(picture: bytes, mask: np.ndarray | None) -> bytes:
+    """The picture as PNG with the mask's contour, enlarged so that the line is fine."""
+    with Image.open(io.BytesIO(picture), formats=["PNG"]) as image:
+        shown = image.convert("RGB")
+    scale = max(1, round(_PICTURE_SIDE / max(shown.size)))
+    contours = [] if mask is None else measured(mask)["contour"]
+    shown = shown.resize((shown.width * scale, shown.height * scale), Image.Resampling.BICUBIC)
+    draw = ImageDraw.Draw(shown)
+    for polygon in contours:
+        line = [(x * scale, y * scale) for x, y in polygon]
+        draw.line([*line, line[0]], fill=(255, 45, 45), width=max(2, scale), joint="curve")
+    if max(shown.size) > 2 * _PICTURE_SIDE:
+        shown.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE))
+    buffer = io.BytesIO()
+    shown.save(buffer, "PNG", compress_level=6)
+    return buffer.getvalue()
+
+
+# -- words, shared by the page and the PDF
+
+
+def lines(content: dict[str, Any], language: str) -> dict[str, Any]:
+    """A report's content in words.
+
+    Returns:
+        `verdict`, `meaning` (sentences), `numbers`, `quality` and `models` (pairs of term and value), `who`.
+    """
+
+    def t(text: str, **values: object) -> str:
+        return translate(text, language, **values)
+
+    verdict, examination = content["verdict"], content["examination"]
+    probability, threshold = verdict["tumor_probability"], verdict["threshold"]
+    tumor = verdict["label"] == TUMOR
+    meaning = []
+    if probability is not None and threshold is not None:
+        values = {"probability": percent(probability, language), "threshold": percent(threshold, language)}
+        if tumor:
+            meaning.append(
+                t(
+                    "The detector gives a probability of {probability} on its highest slice; from "
+                    "{threshold} up it calls a slice a tumor.",
+                    **values,
+                )
+            )
+            meaning.append(t("The outline is an estimate by a model, not a diagnosis."))
+        else:
+            meaning.append(
+                t(
+                    "The detector gives a probability of at most {probability}; from {threshold} up "
+                    "it would call a slice a tumor.",
+                    **values,
+                )
+            )
+            meaning.append(t("This is not an all-clear: the models know one kind of tumor, and they miss some."))
+        if verdict["uncertain"] and verdict["review_band"]:
+            low, high = (percent(end, language) for end in verdict["review_band"])
+            meaning.append(
+                t(
+                    "Uncertain: between {low} and {high} the model errs too often to be left alone. "
+                    "A person should look.",
+                    low=low,
+                    high=high,
+                )
+            )
+    if verdict["corrected_by_hand"]:
+        meaning.append(t("The outline was corrected by hand; areas are those of the corrected outline."))
+    numbers = [
+        (t("Largest area"), area_text(verdict["area_px"], verdict["area_mm2"], language)),
+        (
+            t("Slices with an outline"),
+            t("{marked} of {count}", marked=examination["slices_with_tumor"], count=examination["slices"]),
+        ),
+    ]
+    if verdict["volume_ml"] is not None:
+        numbers.insert(0, (t("Volume"), f"{number(verdict['volume_ml'], language, 1)} ml"))
+    if spacing := examination["spacing_mm"]:
+        numbers.append((t("Spacing"), " × ".join(number(v, language, 2) for v in spacing if v) + " mm"))
+    quality = []
+    names = {
+        "recall": t("Tumor slices found"),
+        "specificity": t("Healthy slices passed"),
+        "dice_tumor_slices": t("Outline's Dice on tumor slices"),
+        "dice_volume_mean": t("Outline's Dice on whole patients"),
+    }
+    for stage in ("detector", "localizer"):
+        for name, figure in content["quality"].get(stage, {}).get("figures", {}).items():
+            text = number(figure["value"], language, 2)
+            if figure.get("low") is not None:
+                text += f" ({number(figure['low'], language, 2)}–{number(figure['high'], language, 2)})"
+            quality.append((names.get(name, name), text))
+    detector = content["quality"].get("detector")
+    basis = detector and t(
+        "Measured on {samples} slices of {patients} patients with lower-grade glioma that no "
+        "training has seen, with 95% intervals. Other tumors, scanners and sequences: expect less.",
+        samples=number(detector["samples"], language),
+        patients=detector["patients"],
+    )
+    author = content["author"]
+    return {
+        "verdict": t("Tumor suspected") if tumor else t("No tumor found"),
+        "tumor": tumor,
+        "meaning": meaning,
+        "numbers": numbers,
+        "quality": quality,
+        "basis": basis or t("How good these models are was not measured."),
+        "models": [
+            (t("Detector") if stage == "detector" else t("Localizer"), f"{model['id']} {model['revision']}")
+            for stage, model in content["models"].items()
+        ],
+        "who": ", ".join(
+            part for part in (author["name"], t(author["profession"] or ""), author["institution"]) if part
+        ),
+    }
+
+
+def to_pdf(content: dict[str, Any], picture: bytes | None, language: str) -> bytes:
+    """A report as PDF. The same content gives the same bytes."""
+    from fpdf import FPDF
+    from fpdf.enums import XPos, YPos
+
+    def t(text: str, **values: object) -> str:
+        return translate(text, language, **values)
+
+    words = lines(content, language)
+    disclaimer = t(content["disclaimer"])
+
+    class Page(FPDF):
+        def footer(self) -> None:
+            self.set_y(-17)
+            self.set_font("sans", size=7.5)
+            self.set_text_color(90)
+            self.multi_cell(0, 3.6, disclaimer, new_x=XPos.LMARGIN, new_y=YPos.NEXT)
+            mark = f"{DIGEST} {content[DIGEST]}" if content.get(DIGEST) else t("Draft, not signed")
+            self.cell(0, 3.6, f"{mark}   {t('page {number}', number=self.page_no())}/{{nb}}")
+            self.set_text_color(0)
+
+    pdf = Page(format="A4")
+    pdf.set_margins(16, 14, 16)
+    pdf.set_auto_page_break(True, margin=20)
+    fonts = _fonts()
+    pdf.add_font("sans", "", fonts / "DejaVuSans.ttf")
+    pdf.add_font("sans", "B", fonts / "DejaVuSans-Bold.ttf")
+    pdf.set_title(t("Report"))
+    pdf.set_creator("bthub")
+    stamp = datetime.fromisoformat(content["signed_at"] or content["created_at"])
+    pdf.set_creation_date(stamp)
+    pdf.add_page()
+    new_line = {"new_x": XPos.LMARGIN, "new_y": YPos.NEXT}
+
+    def heading(text: str) -> None:
+        pdf.ln(2.5)
+        pdf.set_font("sans", "B", 10)
+        pdf.cell(0, 5.5, text, **new_line)
+        pdf.set_font("sans", size=9)
+
+    def body(text: str) -> None:
+        pdf.set_font("sans", size=9)
+        pdf.multi_cell(0, 4.4, text, align="L", **new_line)
+
+    pdf.set_font("sans", "B", 15)
+    pdf.cell(110, 8, t("Report"))
+    pdf.set_font("sans", size=9)
+    pdf.set_text_color(90)
+    state = (
+        t("Signed {when}", when=when(content["signed_at"], language))
+        if content["signed_at"]
+        else t("Draft, not signed")
+    )
+    pdf.cell(0, 8, state, align="R", **new_line)
+    pdf.set_text_color(0)
+    day = content["examination"]["examined_on"]
+    for term, value in (
+        (t("Patient label"), content["patient_label"]),
+        (
+            t("Examination"),
+            ", ".join(part for part in (day_text(day, language), content["examination"]["title"]) if part),
+        ),
+        (t("Author"), words["who"]),
+    ):
+        pdf.set_font("sans", "B", 9)
+        pdf.cell(34, 5, term)
+        pdf.set_font("sans", size=9)
+        pdf.multi_cell(0, 5, value or "–", **new_line)
+    pdf.ln(2)
+    top, left = pdf.get_y(), pdf.l_margin
+    bottom = top
+    if picture is not None:
+        with Image.open(io.BytesIO(picture)) as image:
+            width, height = image.size
+        factor = min(78 / width, 78 / height)
+        pdf.image(io.BytesIO(picture), x=left, y=top, w=width * factor, h=height * factor)
+        bottom = top + height * factor
+        pdf.set_xy(left, bottom + 0.5)
+        shown = content["shown_slice"]
+        pdf.set_font("sans", size=7.5)
+        pdf.set_text_color(90)
+        caption = t(
+            "Slice {number} of {count}, the outline in red",
+            number=shown["position"],
+            count=max(content["examination"]["slices"], shown["position"]),
+        )
+        pdf.multi_cell(78, 3.6, caption, **new_line)
+        pdf.set_text_color(0)
+        bottom = pdf.get_y()
+        pdf.set_left_margin(left + 84)
+        pdf.set_xy(left + 84, top)
+    pdf.set_font("sans", "B", 13)
+    pdf.set_text_color(*((180, 35, 24) if words["tumor"] else (15, 118, 110)))
+    pdf.multi_cell(0, 6.5, words["verdict"], **new_line)
+    pdf.set_text_color(0)
+    for text in words["meaning"]:
+        body(text)
+        pdf.ln(0.8)
+    pdf.ln(1)
+    for term, value in words["numbers"]:
+        pdf.set_font("sans", size=9)
+        pdf.cell(44, 5, term)
+        pdf.set_font("sans", "B", 9)
+        pdf.multi_cell(0, 5, value, **new_line)
+    pdf.set_left_margin(left)
+    pdf.set_xy(left, max(bottom, pdf.get_y()))
+    heading(t("Findings"))
+    body(content["findings"] or "–")
+    heading(t("Impression"))
+    body(content["impression"] or "–")
+    if content["notes"]:
+        heading(t("Notes"))
+        for note in content["notes"]:
+            body(f"{when(note['at'], language)}, {note['author']}: {note['text']}")
+    heading(t("How good the models are"))
+    pdf.set_font("sans", size=8)
+    for term, value in words["quality"]:
+        pdf.cell(70, 4.4, term)
+        pdf.cell(0, 4.4, value, **new_line)
+    pdf.multi_cell(0, 4, words["basis"], align="L", **new_line)
+    pdf.ln(1)
+    for term, value in words["models"]:
+        pdf.cell(30, 4.4, term)
+        pdf.multi_cell(0, 4.4, value, **new_line)
+    return bytes(pdf.output())
+
+
+def _fonts() -> Path:
+    """DejaVu, which writes most of the world's languages; it comes with matplotlib, which isn't loaded for it."""
+    spec = find_spec("matplotlib")
+    if spec is None or spec.origin is None:
+        raise BthubError(
+            'a report needs the fonts of matplotlib, which isn\'t installed: pip install "bthub[practice]"'
+        )
+    return Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf"
+
+
+def day_text(day: str | None, language: str) -> str:
+    """A day as the language writes it."""
+    if not day:
+        return ""
+    year, month, date = day[:10].split("-")
+    return f"{int(date)}.{int(month)}.{year}" if language == "de" else f"{year}-{month}-{date}"
+
+
+def when(moment: datetime | str | None, language: str) -> str:
+    """A moment, in UTC, as the language writes it."""
+    if moment is None:
+        return ""
+    text = moment if isinstance(moment, str) else moment.isoformat()
+    return f"{day_text(text, language)} {text[11:16]} UTC"

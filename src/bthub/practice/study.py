@@ -1,0 +1,94 @@
+"""Uploaded files -> pictures or a stack. What the files are is `bthub.imaging`'s affair.
+
+A stack's place in its scan is kept as JSON, so that a mask that was corrected a year later still fits the scan.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bthub.errors import BthubError
+from bthub.imaging.intake import Study, holds_dicom, is_study, open_study
+from bthub.imaging.nifti import mask_nifti
+from bthub.imaging.volume import Grid, Volume
+from bthub.inference.pipeline import ReadPicture, read_picture
+
+PICTURES, VOLUME = "pictures", "volume"
+
+
+def study_of(files: Sequence[tuple[str, Path]]) -> Study | None:
+    """The study that uploaded files are; None where they are pictures.
+
+    Args:
+        files: the name that the browser gave, and where the content lies.
+
+    Raises:
+        BthubError: they are a study that can't be read, or several.
+    """
+    paths = [path for _, path in files]
+    if len(paths) == 1:
+        return open_study(paths[0]) if is_study(paths[0]) else None
+    if holds_dicom([str(path) for path in paths]):
+        return open_study(paths)
+    if any(is_study(path) for path in paths):
+        raise BthubError("several studies came at once: upload one NIfTI, zip or stack at a time")
+    return None
+
+
+def pictures_of(files: Sequence[tuple[str, Path]]) -> Iterator[tuple[str, ReadPicture | BthubError]]:
+    """Each picture with its name, or why it can't be read."""
+    for name, path in files:
+        try:
+            yield name, read_picture(path)._replace(name=name)
+        except BthubError as error:
+            yield name, BthubError(renamed(str(error), path, name))
+
+
+def renamed(text: str, path: Path, name: str) -> str:
+    """A message with the name that the browser gave in the place of the file's here."""
+    return text.replace(str(path), name).replace(path.name, name).replace(f"{path.parent}", "")
+
+
+def geometry(volume: Volume, scans: Sequence[str], scan: int) -> dict[str, Any]:
+    """What places a mask of this stack in its scan, and which scan of the study it is, in JSON types."""
+    grid = volume.grid
+    return {
+        "kind": volume.kind,
+        "plane": volume.plane,
+        "shape": [int(side) for side in volume.slices.shape[:3]],
+        "scans": list(scans),
+        "scan": scan,
+        "grid": grid
+        and {
+            "shape": [int(side) for side in grid.shape],
+            "affine": [[float(value) for value in row] for row in grid.affine],
+            "codes": [int(code) for code in grid.codes],
+            "axes": [int(axis) for axis in grid.axes],
+            "flips": [bool(flip) for flip in grid.flips],
+        },
+    }
+
+
+def nifti_of(geometry: dict[str, Any], masks: np.ndarray) -> bytes:
+    """Masks as a .nii.gz in the scan's own grid.
+
+    Args:
+        geometry: of the function of this name.
+        masks: bool (n, h, w), one a slice.
+
+    Raises:
+        BthubError: the scan didn't say how its slices lie.
+    """
+    known = geometry.get("grid")
+    grid = known and Grid(
+        tuple(known["shape"]),
+        np.array(known["affine"]),
+        tuple(known["codes"]),
+        tuple(known["axes"]),
+        tuple(known["flips"]),
+    )
+    # The pixels aren't kept as an array: what is asked of the stack is its shape.
+    empty = np.broadcast_to(np.uint8(0), geometry["shape"])
+    return mask_nifti(Volume(empty, geometry["kind"], geometry["plane"], grid=grid), masks)

@@ -1,0 +1,524 @@
+"""Pages about cases: home, upload, examinations, history, notes, corrections, follow-up, exports."""
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Form, Request
+from fastapi.responses import JSONResponse, StreamingResponse
+from sqlalchemy import select
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+from starlette.responses import Response
+
+from bthub.practice import access, quality
+from bthub.practice.cases import (
+    MAX_FILES,
+    SORTS,
+    Search,
+    masks_that_count,
+    read_day,
+)
+from bthub.practice.models import (
+    DONE,
+    FAILED,
+    Account,
+    Case,
+    Correction,
+    Examination,
+    Note,
+    NoteVersion,
+    Report,
+    Slice,
+    StoredFile,
+    Upload,
+)
+from bthub.practice.plots import Point, bars, timeline
+from bthub.practice.report import area_text, day_text
+from bthub.practice.texts import Refusal, number, percent, sentence
+from bthub.practice.web.context import Visit, checked_visit, visit_of
+
+router = APIRouter()
+Seen = Annotated[Visit, Depends(visit_of)]
+Checked = Annotated[Visit, Depends(checked_visit)]
+Field = Annotated[str, Form()]
+RECENT = 12
+
+
+@router.get("/")
+def home(visit: Seen) -> Response:
+    account = visit.account
+    with visit.practice.database.read() as session:
+        examinations = session.scalars(
+            access.own(Examination, account.id).order_by(Examination.created_at.desc()).limit(RECENT)
+        ).all()
+        notes = session.scalars(access.own(Note, account.id).order_by(Note.changed_at.desc()).limit(RECENT)).all()
+        reports = session.scalars(access.own(Report, account.id).order_by(Report.changed_at.desc()).limit(RECENT)).all()
+        ids = {one.case_id for one in (*examinations, *notes, *reports) if one.case_id}
+        cases = {one.id: one for one in session.scalars(access.own(Case, account.id).where(Case.id.in_(ids)))}
+    activity: list[tuple[Any, str, Any]] = [
+        *((one.created_at, "examination", one) for one in examinations),
+        *((one.changed_at, "note", one) for one in notes),
+        *((one.changed_at, "report", one) for one in reports),
+    ]
+    activity.sort(key=lambda entry: entry[0], reverse=True)
+    return visit.page("home.html", activity=activity[:RECENT], cases=cases, problem=None)
+
+
+# -- examinations
+
+
+@router.post("/analyze")
+async def analyze(request: Request, visit: Checked) -> Response:
+    form = await request.form(max_files=MAX_FILES + 1, max_fields=200)
+    sent = [part for part in form.getlist("files") if isinstance(part, UploadFile)]
+
+    def files() -> Iterator[tuple[str, bytes]]:
+        for part in sent:
+            part.file.seek(0)
+            yield part.filename or "", part.file.read()
+
+    def text(name: str) -> str:
+        value = form.get(name)
+        return value if isinstance(value, str) else ""
+
+    def keep() -> str:
+        id = visit.practice.cases.upload(
+            visit.account,
+            files(),
+            pseudonym=text("pseudonym"),
+            examined_on=read_day(text("examined_on")),
+            check_input=text("anyway") != "yes",
+        )
+        visit.practice.engine.wake()
+        return id
+
+    id = await run_in_threadpool(keep)
+    if "text/html" not in request.headers.get("accept", ""):
+        return JSONResponse({"id": id, "page": f"/examinations/{id}"}, 201)
+    return visit.to(f"/examinations/{id}")
+
+
+@router.get("/examinations/{id}")
+def examination_page(visit: Seen, id: str) -> Response:
+    with visit.practice.database.read() as session:
+        examination = access.get(session, Examination, visit.account.id, id)
+        if examination.case_id and examination.state in (DONE, FAILED):
+            return visit.to(f"/cases/{examination.case_id}?examination={id}")
+        case = examination.case_id and session.get(Case, examination.case_id)
+        labels = session.scalars(
+            access.own(Case, visit.account.id)
+            .with_only_columns(Case.pseudonym)
+            .order_by(Case.changed_at.desc())
+            .limit(100)
+        ).all()
+        shown = _shown(visit, session, examination)
+    return visit.page("examination.html", case=case, labels=labels, shown=shown)
+
+
+@router.get("/examinations/{id}/status")
+def status(visit: Seen, id: str) -> JSONResponse:
+    with visit.practice.database.read() as session:
+        found = access.get(session, Examination, visit.account.id, id)
+    engine = visit.practice.engine
+    return JSONResponse(
+        {
+            "state": found.state,
+            "done": found.done,
+            "total": found.total,
+            "models": "failed" if engine.problem else "ready" if engine.ready.is_set() else "loading",
+        }
+    )
+
+
+@router.post("/examinations/{id}/save")
+def save(visit: Checked, id: str, pseudonym: Field = "", examined_on: Field = "", keep: Field = "") -> Response:
+    case_id = visit.practice.cases.save(visit.account, id, pseudonym, read_day(examined_on), keep == "yes")
+    return visit.to(f"/cases/{case_id}?examination={id}")
+
+
+@router.post("/examinations/{id}/again")
+def again(visit: Checked, id: str, scan: Field = "") -> Response:
+    chosen = int(scan) if scan.isdecimal() and len(scan) < 5 else None
+    visit.practice.cases.again(visit.account.id, id, chosen)
+    visit.practice.engine.wake()
+    return visit.to(f"/examinations/{id}")
+
+
+@router.post("/examinations/{id}/day")
+def set_day(visit: Checked, id: str, examined_on: Field = "") -> Response:
+    visit.practice.cases.set_day(visit.account.id, id, read_day(examined_on))
+    return visit.to(f"/examinations/{id}")
+
+
+@router.post("/examinations/{id}/delete")
+def delete_examination(visit: Checked, id: str) -> Response:
+    case_id = visit.practice.cases.delete(visit.account.id, Examination, id, visit.session_id)
+    return visit.to(f"/cases/{case_id}" if case_id else "/")
+
+
+def _shown(visit: Visit, session: Any, examination: Examination) -> dict[str, Any]:
+    """What the viewer and the numbers beside it need of an examination."""
+    slices = session.scalars(select(Slice).where(Slice.examination_id == examination.id).order_by(Slice.position)).all()
+    counting = masks_that_count(session, slices)
+    readable = [found for found in slices if found.picture is not None and found.result is not None]
+    entries = [_slice_entry(visit, found, counting[found.id]) for found in readable]
+    largest = max(
+        range(len(readable)), key=lambda i: (readable[i].area_px or 0, readable[i].probability or 0), default=0
+    )
+    uploads = session.scalar(select(Upload.id).where(Upload.examination_id == examination.id).limit(1)) is not None
+    return {
+        "examination": examination,
+        "slices": slices,
+        "entries": entries,
+        "start": largest,
+        "refused": [found for found in slices if found.problem],
+        "uploads": uploads,
+        "engine": visit.practice.engine,
+        "chart": bars([found.area_px or 0 for found in readable], largest) if len(readable) > 1 else None,
+        "viewer": viewer_words(visit),
+    }
+
+
+def _slice_entry(visit: Visit, found: Slice, counting: tuple[str | None, bool]) -> dict[str, Any]:
+    result = found.result or {}
+    address, by_hand = counting
+    mark = f"?v={address[:12]}" if address else ""
+    return {
+        "id": found.id,
+        "name": found.name,
+        "width": result["width"],
+        "height": result["height"],
+        "picture": f"/slices/{found.id}/picture.png",
+        "mask": f"/slices/{found.id}/mask.png{mark}" if address else None,
+        "heat": f"/slices/{found.id}/heat.png",
+        "label": found.label or "skipped",
+        "probability": "" if found.probability is None else percent(found.probability, visit.language),
+        "uncertain": found.uncertain,
+        "area_px": found.area_px or 0,
+        "area": area_text(found.area_px, found.area_mm2, visit.language),
+        "by_hand": by_hand,
+    }
+
+
+def viewer_words(visit: Visit) -> dict[str, str]:
+    """What the viewer's script says."""
+    texts = {
+        "slice": "Slice {number} of {count}",
+        "tumor": "Tumor suspected",
+        "no_tumor": "No tumor found",
+        "skipped": "Not analyzed: blank, or not a brain",
+        "by_hand": "corrected by hand",
+        "unsaved": "Your correction isn't saved: leave all the same?",
+        "saving": "Saving",
+        "saved": "Saved",
+        "failed": "This could not be saved: try again.",
+        "no_heat": "Where the detector looked can't be shown now.",
+        "outline_pixels": "{count} pixels",
+        "revert": "Go back to the model's outline? Your correction stays in the history.",
+    }
+    return {name: visit.t(text) for name, text in texts.items()}
+
+
+# -- files of a slice
+
+
+@router.get("/slices/{id}/picture.png")
+def picture(visit: Seen, id: str) -> Response:
+    with visit.practice.database.read() as session:
+        found = access.get(session, Slice, visit.account.id, id)
+    return _file(visit, found.picture)
+
+
+@router.get("/slices/{id}/mask.png")
+def mask(visit: Seen, id: str) -> Response:
+    with visit.practice.database.read() as session:
+        found = access.get(session, Slice, visit.account.id, id)
+        address, _ = masks_that_count(session, [found])[found.id]
+    return _file(visit, address)
+
+
+@router.get("/slices/{id}/model-mask.png")
+def model_mask(visit: Seen, id: str) -> Response:
+    with visit.practice.database.read() as session:
+        found = access.get(session, Slice, visit.account.id, id)
+    return _file(visit, found.mask)
+
+
+@router.get("/slices/{id}/heat.png")
+def heat(visit: Seen, id: str) -> Response:
+    practice = visit.practice
+    with practice.database.read() as session:
+        found = access.get(session, Slice, visit.account.id, id)
+    if found.heat is None and found.picture is not None:
+        png = practice.engine.heat(practice.files.read(found.picture))
+        with practice.database.write() as session:
+            found = access.get(session, Slice, visit.account.id, id)
+            found.heat = practice.files.add(session, visit.account.id, png, "image/png")
+    return _file(visit, found.heat)
+
+
+def _file(visit: Visit, address: str | None) -> Response:
+    """A stored file's bytes. Who asks was let to the row that names it; the file must be of the same account."""
+    if address is None:
+        raise access.NotFound
+    with visit.practice.database.read() as session:
+        row = session.get(StoredFile, address)
+    if row is None or row.account_id != visit.account.id:
+        raise access.NotFound
+    content = visit.practice.files.read(address)
+    # In the browser's own cache until the session's end at most, nowhere between.
+    return Response(content, media_type=row.kind, headers={"Cache-Control": "private, no-cache"})
+
+
+@router.post("/slices/{id}/correction")
+async def correct(request: Request, visit: Checked, id: str) -> JSONResponse:
+    png = await request.body()
+    area = await run_in_threadpool(visit.practice.cases.correct, visit.account, id, png)
+    return JSONResponse(await run_in_threadpool(_corrected, visit, id, area))
+
+
+@router.post("/slices/{id}/revert")
+def revert(visit: Checked, id: str) -> JSONResponse:
+    return JSONResponse(_corrected(visit, id, visit.practice.cases.correct(visit.account, id, None)))
+
+
+def _corrected(visit: Visit, id: str, area: int) -> dict[str, Any]:
+    with visit.practice.database.read() as session:
+        found = access.get(session, Slice, visit.account.id, id)
+        return _slice_entry(visit, found, masks_that_count(session, [found])[id])
+
+
+# -- cases
+
+
+@router.get("/cases")
+def history(
+    visit: Seen,
+    q: str = "",
+    kind: str = "",
+    since: str = "",
+    until: str = "",
+    sort: str = "changed",
+    order: str = "",
+    page: str = "1",
+) -> Response:
+    problem = None
+    try:
+        days = read_day(since), read_day(until)
+    except Refusal as error:
+        days, problem = (None, None), sentence(error, visit.language)
+    search = Search(
+        words=q[:200],
+        kind=kind,
+        since=days[0],
+        until=days[1],
+        sort=sort if sort in SORTS else "changed",
+        ascending=order == "up",
+        page=int(page) if page.isdigit() and len(page) < 9 else 1,
+    )
+    found = visit.practice.cases.search(visit.account.id, search)
+    given = {"q": q[:200], "kind": kind, "since": since, "until": until, "sort": search.sort, "order": order}
+    return visit.page("history.html", found=found, given=given, problem=problem)
+
+
+@router.get("/cases/{id}")
+def case_page(visit: Seen, id: str, examination: str = "") -> Response:
+    account = visit.account
+    with visit.practice.database.read() as session:
+        case = access.get(session, Case, account.id, id)
+        examinations = _examinations(session, account, id)
+        chosen = next((one for one in examinations if one.id == examination), examinations[0] if examinations else None)
+        notes = session.scalars(
+            access.own(Note, account.id).where(Note.case_id == id).order_by(Note.number.desc())
+        ).all()
+        versions: dict[str, list[NoteVersion]] = {}
+        for version in session.scalars(
+            select(NoteVersion).where(NoteVersion.note_id.in_([one.id for one in notes])).order_by(NoteVersion.number)
+        ):
+            versions.setdefault(version.note_id, []).append(version)
+        reports = session.scalars(
+            access.own(Report, account.id).where(Report.case_id == id).order_by(Report.number.desc())
+        ).all()
+        shown = _shown(visit, session, chosen) if chosen else None
+        corrections = (
+            chosen
+            and session.scalars(
+                access.own(Correction, account.id)
+                .where(Slice.examination_id == chosen.id)
+                .order_by(Correction.number.desc())
+                .limit(20)
+            ).all()
+        )
+    return visit.page(
+        "case.html",
+        case=case,
+        examinations=examinations,
+        shown=shown,
+        notes=notes,
+        versions=versions,
+        reports=reports,
+        corrections=corrections or [],
+    )
+
+
+def _examinations(session: Any, account: Account, case_id: str) -> Sequence[Examination]:
+    """Those of a case, the latest first."""
+    found: Sequence[Examination] = session.scalars(
+        access.own(Examination, account.id)
+        .where(Examination.case_id == case_id)
+        .order_by(Examination.examined_on.desc().nulls_last(), Examination.created_at.desc())
+    ).all()
+    return found
+
+
+@router.post("/cases/{id}/rename")
+def rename(visit: Checked, id: str, pseudonym: Field = "") -> Response:
+    visit.practice.cases.rename(visit.account.id, id, pseudonym)
+    return visit.to(f"/cases/{id}")
+
+
+@router.post("/cases/{id}/delete")
+def delete_case(visit: Checked, id: str) -> Response:
+    visit.practice.cases.delete(visit.account.id, Case, id, visit.session_id)
+    return visit.to("/cases")
+
+
+@router.post("/cases/{id}/notes")
+def add_note(visit: Checked, id: str, text: Field = "", examination: Field = "") -> Response:
+    visit.practice.cases.add_note(visit.account, id, text)
+    return visit.to(f"/cases/{id}{_of(examination)}#notes")
+
+
+@router.post("/notes/{id}")
+def edit_note(visit: Checked, id: str, text: Field = "", examination: Field = "") -> Response:
+    case_id = visit.practice.cases.edit_note(visit.account, id, text)
+    return visit.to(f"/cases/{case_id}{_of(examination)}#notes")
+
+
+@router.post("/notes/{id}/delete")
+def delete_note(visit: Checked, id: str) -> Response:
+    case_id = visit.practice.cases.delete(visit.account.id, Note, id, visit.session_id)
+    return visit.to(f"/cases/{case_id}#notes")
+
+
+def _of(examination: str) -> str:
+    return f"?examination={examination}" if examination.isalnum() else ""
+
+
+@router.post("/undo")
+def undo(visit: Checked) -> Response:
+    case_id = visit.practice.cases.undo(visit.account.id, visit.session_id)
+    if case_id is None:
+        raise Refusal("There is nothing left to undo.", 409)
+    with visit.practice.database.read() as session:
+        try:
+            access.get(session, Case, visit.account.id, case_id)
+        except access.NotFound:  # an examination that isn't saved, or a thing in a case that is deleted too
+            return visit.to("/")
+    return visit.to(f"/cases/{case_id}")
+
+
+@router.get("/cases/{id}/follow-up")
+def follow_up(visit: Seen, id: str, before: str = "", after: str = "") -> Response:
+    account = visit.account
+    with visit.practice.database.read() as session:
+        case = access.get(session, Case, account.id, id)
+        done = [one for one in reversed(_examinations(session, account, id)) if one.state == DONE]
+        if len(done) < 2:
+            raise Refusal("A follow-up needs two examinations: save another of this patient in this case.", 409)
+        first = next((one for one in done if one.id == before), done[0])
+        second = next((one for one in done if one.id == after), done[-1])
+        sides = [_shown(visit, session, one) for one in (first, second)]
+        points = [_point(visit, one) for one in done]
+        shares = {one.id: _share(session, one) for one in (first, second)}
+    error = quality.error_for(second.facts, None if measure_of(first, second) == "ml" else max(shares.values()))
+    values = [_value(one, measure_of(first, second)) for one in (first, second)]
+    change = quality.change(values[0], values[1], error, by_hand=first.corrected or second.corrected)
+    unit = measure_of(*done)
+    return visit.page(
+        "follow-up.html",
+        case=case,
+        examinations=done,
+        first=first,
+        second=second,
+        sides=sides,
+        change=change,
+        error=error,
+        values=[_measure_text(visit, value, measure_of(first, second)) for value in values],
+        plot=timeline([point(unit) for point in points], visit.language),
+        unit={"ml": "ml", "mm2": "cm²", "px": visit.t("pixels")}[unit],
+    )
+
+
+def measure_of(*examinations: Examination) -> str:
+    """The best measure that all have: ml, mm2 or px."""
+    if all(one.volume_ml is not None for one in examinations):
+        return "ml"
+    return "mm2" if all(one.area_mm2 is not None for one in examinations) else "px"
+
+
+def _value(examination: Examination, measure: str) -> float:
+    value = {"ml": examination.volume_ml, "mm2": examination.area_mm2, "px": examination.area_px}[measure]
+    return float(value or 0)
+
+
+def _measure_text(visit: Visit, value: float, measure: str) -> str:
+    if measure == "ml":
+        return f"{number(value, visit.language, 1)} ml"
+    return area_text(round(value), value if measure == "mm2" else None, visit.language)
+
+
+def _share(session: Any, examination: Examination) -> float:
+    """The largest share of a slice that is tumor."""
+    slices = session.scalars(
+        select(Slice).where(Slice.examination_id == examination.id, Slice.result.is_not(None))
+    ).all()
+    return max(((one.area_px or 0) / (one.result["width"] * one.result["height"]) for one in slices), default=0.0)
+
+
+def _point(visit: Visit, examination: Examination) -> Any:
+    def point(measure: str) -> Point:
+        value = _value(examination, measure) / (100 if measure == "mm2" else 1)
+        error = quality.error_for(examination.facts, None if measure == "ml" else 0.02)
+        # Of one measurement: a difference of two is wider by the root of two, in logarithms.
+        spread = None if error is None or examination.corrected else error["factor"] ** (0.5**0.5)
+        day = examination.examined_on or examination.created_at.date()
+        name = day_text(day.isoformat(), visit.language)
+        return Point(day, value, name, spread and (value / spread, value * spread))
+
+    return point
+
+
+# -- exports
+
+
+@router.get("/cases/{id}/export.zip")
+def export_case(visit: Seen, id: str) -> Response:
+    return _zip(visit.practice.exports.cases(visit.account, id), "case.zip")
+
+
+@router.get("/examinations/{id}/masks.zip")
+def export_masks(visit: Seen, id: str) -> Response:
+    return _zip(visit.practice.exports.masks(visit.account, id), "masks.zip")
+
+
+@router.get("/examinations/{id}/mask.nii.gz")
+def export_nifti(visit: Seen, id: str) -> Response:
+    content = visit.practice.exports.nifti(visit.account, id)
+    headers = {"Content-Disposition": 'attachment; filename="mask.nii.gz"'}
+    return Response(content, media_type="application/gzip", headers=headers)
+
+
+@router.get("/export.zip")
+def export_all(visit: Seen) -> Response:
+    return _zip(visit.practice.exports.cases(visit.account), "cases.zip")
+
+
+@router.get("/export-dataset.zip")
+def export_dataset(visit: Seen) -> Response:
+    return _zip(visit.practice.exports.dataset(visit.account), "dataset.zip")
+
+
+def _zip(pieces: Iterator[bytes], name: str) -> Response:
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return StreamingResponse(pieces, media_type="application/zip", headers=headers)

@@ -1,0 +1,82 @@
+"""Pages about reports."""
+
+import base64
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Form
+from markupsafe import Markup
+from starlette.responses import Response
+
+from bthub.practice.models import Report
+from bthub.practice.report import canonical, lines
+from bthub.practice.web.context import HERE, Visit, checked_visit, visit_of
+
+router = APIRouter()
+Seen = Annotated[Visit, Depends(visit_of)]
+Checked = Annotated[Visit, Depends(checked_visit)]
+STYLE = HERE / "static" / "style.css"
+Field = Annotated[str, Form()]
+
+
+@router.post("/examinations/{id}/reports")
+def create(visit: Checked, id: str) -> Response:
+    return visit.to(f"/reports/{visit.practice.reports.create(visit.account, id, visit.language)}")
+
+
+@router.get("/reports/{id}")
+def page(visit: Seen, id: str) -> Response:
+    report, content, picture = visit.practice.reports.content(visit.account, id)
+    return visit.page(
+        "report.html", report=report, content=content, words=lines(content, visit.language), picture=_data(picture)
+    )
+
+
+@router.post("/reports/{id}")
+def save(visit: Checked, id: str, findings: Field = "", impression: Field = "", action: Field = "") -> Response:
+    reports = visit.practice.reports
+    reports.save(visit.account.id, id, findings, impression)
+    if action == "sign":
+        reports.sign(visit.account, id)
+    return visit.to(f"/reports/{id}")
+
+
+@router.post("/reports/{id}/delete")
+def delete(visit: Checked, id: str) -> Response:
+    case_id = visit.practice.cases.delete(visit.account.id, Report, id, visit.session_id)
+    return visit.to(f"/cases/{case_id}")
+
+
+@router.get("/reports/{id}/report.html")
+def html(visit: Seen, id: str) -> Response:
+    """A page that stands by itself, to be kept or printed."""
+    report, content, picture = visit.practice.reports.content(visit.account, id)
+    answer = visit.page(
+        "report-alone.html",
+        report=report,
+        content=content,
+        words=lines(content, report.language),
+        picture=_data(picture),
+        style=Markup(STYLE.read_text()),
+    )
+    answer.headers["Content-Disposition"] = 'attachment; filename="report.html"'
+    return answer
+
+
+@router.get("/reports/{id}/report.json")
+def as_json(visit: Seen, id: str) -> Response:
+    report, content, _ = visit.practice.reports.content(visit.account, id)
+    text = report.frozen or canonical(content)
+    headers = {"Content-Disposition": 'attachment; filename="report.json"'}
+    return Response(text, media_type="application/json", headers=headers)
+
+
+@router.get("/reports/{id}/report.pdf")
+def pdf(visit: Seen, id: str) -> Response:
+    _, content = visit.practice.reports.pdf(visit.account, id)
+    return Response(
+        content, media_type="application/pdf", headers={"Content-Disposition": 'inline; filename="report.pdf"'}
+    )
+
+
+def _data(picture: bytes | None) -> str | None:
+    return picture and "data:image/png;base64," + base64.b64encode(picture).decode("ascii")

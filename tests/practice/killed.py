@@ -1,0 +1,44 @@
+"""Works on a practice until it is killed, and writes down what was confirmed. Run by test_backup.py."""
+
+import os
+import sys
+from pathlib import Path
+
+from practice_help import Browser, picture, png, stub
+from starlette.testclient import TestClient
+
+from bthub.practice import settings as settings_module
+from bthub.practice.backup import backup
+from bthub.practice.web.app import create_app
+
+
+def work(folder: str, confirmed: str, round_: int) -> None:
+    import re
+
+    import numpy as np
+
+    settings = settings_module.load(folder, {})
+    app = create_app(settings, stub, sweep_every=0.2)
+    with TestClient(app):
+        browser = Browser(TestClient(app)).begin(f"r{round_}@example.org")
+        print("ready", flush=True)
+        mask = png(np.zeros((64, 64), np.uint8))
+        for i in range(1000):
+            label = f"P-{round_}-{i}"
+            case, examination = browser.case(picture(seed=i), pseudonym=label)
+            with open(confirmed, "a") as file:
+                file.write(f"{label}\n")
+                file.flush()
+                os.fsync(file.fileno())
+            browser.post(f"/cases/{case}/notes", text="seen")
+            slice_ = re.search(r'"/slices/(\w+)/picture', browser.get(f"/cases/{case}").text)[1]
+            browser.client.post(
+                f"/slices/{slice_}/correction", content=mask, headers={"x-form-token": browser.token("/cases")}
+            )
+            report = browser.post(f"/examinations/{examination}/reports").url.path
+            browser.post(report, impression="As before.", findings="", action="sign")
+            backup(settings, app.state.practice.database, Path(f"{confirmed}-{label}.zip"))
+
+
+if __name__ == "__main__":
+    work(sys.argv[1], sys.argv[2], int(sys.argv[3]))

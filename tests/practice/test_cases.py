@@ -1,0 +1,383 @@
+"""Cases, through the pages: from the upload to the export."""
+
+import csv
+import io
+import json
+import re
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+from practice_help import BOX, picture, png
+
+from bthub.practice import cases as cases_module
+from bthub.practice.cases import Cases, Search
+from bthub.practice.database import Database
+from bthub.practice.files import FileStore
+from bthub.practice.models import Case, StoredFile, Upload, now
+
+
+def slices_of(browser, page: str) -> list[dict]:
+    found = re.search(r'<script type="application/json">(.*?)</script>', browser.get(page).text, re.DOTALL)
+    return json.loads(found[1])["slices"]
+
+
+def test_an_upload_becomes_a_case(serve):
+    browser = serve().begin()
+    examination = browser.analyze(picture(), picture(None, seed=1))
+    page = browser.get(f"/examinations/{examination}")
+    assert "Tumor suspected" in page.text and "Save as a case" in page.text
+    one, two = slices_of(browser, f"/examinations/{examination}")
+    assert one["area_px"] == BOX and two["area_px"] == 0 and two["label"] == "no_tumor"
+    assert browser.get(one["picture"]).content[:4] == b"\x89PNG"
+    mask = np.asarray(Image.open(io.BytesIO(browser.get(one["mask"]).content)))
+    assert (mask == 255).sum() == BOX
+    answer = browser.post(f"/examinations/{examination}/save", pseudonym=" Study  147 ", examined_on="2026-03-01")
+    assert "<h1>Study 147</h1>" in answer.text and "brightness" in answer.text
+    # The same label, written otherwise: another examination of the case.
+    other = browser.analyze(picture((10, 10, 40, 40)), pseudonym="study 147", examined_on="2026-06-01")
+    case = browser.get(f"/examinations/{other}").url.path
+    assert case == answer.url.path
+    history = browser.get("/cases").text
+    assert history.count('href="/cases/') >= 1 and "2026-06-01" in history and ">900<" in history.replace(",", "")
+
+
+def test_the_uploaded_file_is_gone_once_saved(serve, settings):
+    browser = serve().begin()
+    with Image.open(io.BytesIO(picture())) as image:
+        upload = io.BytesIO()
+        text = "Jane Doe, born 1970"
+        exif = Image.Exif()
+        exif[0x010E] = text
+        image.save(upload, "PNG", exif=exif)
+    assert text.encode() in upload.getvalue()
+    case, _ = browser.case(upload.getvalue())
+    browser.client.app.state.practice.files.sweep()
+    database = Database(settings.database_url)
+    with database.read() as session:
+        assert not session.query(Upload).count()
+        store = FileStore(settings, database)
+        contents = [store.read(row.address) for row in session.query(StoredFile)]
+    database.close()
+    assert len(contents) == 2 and not any(text.encode() in content for content in contents)
+    assert text.encode() not in b"".join(browser.get(f"/cases/{case}/export.zip").content for _ in range(1))
+
+
+def test_keeping_the_upload_is_a_choice(serve_sqlite, sqlite_settings):
+    browser = serve_sqlite().begin()
+    id = browser.analyze(picture())
+    browser.post(f"/examinations/{id}/save", pseudonym="P", keep="yes")
+    database = Database(sqlite_settings.database_url)
+    with database.read() as session:
+        assert session.query(Upload).count() == 1
+
+
+def test_what_is_no_slice_is_refused_and_can_be_analyzed_all_the_same(serve_sqlite):
+    browser = serve_sqlite().begin()
+    bright = picture()
+    pixels = np.asarray(Image.open(io.BytesIO(bright))).copy()
+    pixels[0, 0] = 200  # the check of these models looks at the corner
+    id = browser.analyze(png(pixels))
+    page = browser.get(f"/examinations/{id}")
+    assert "look like a slice" in page.text and "Analyze whatever it shows" in page.text
+    browser.post(f"/examinations/{id}/again")
+    browser.wait(id)
+    page = browser.get(f"/examinations/{id}").text
+    assert "Tumor suspected" in page and "were not checked" in page
+
+
+def test_a_broken_file_leaves_the_others(serve_sqlite):
+    browser = serve_sqlite().begin()
+    id = browser.analyze(picture(), b"no picture at all", picture(seed=3))
+    page = browser.get(f"/examinations/{id}").text
+    assert "1 of 3 files could not be analyzed" in page and "slice_2.png: is not a picture" in page
+    assert len(slices_of(browser, f"/examinations/{id}")) == 2
+    assert "/tmp" not in page
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        ({"pseudonym": "  "}, "label"),
+        ({"pseudonym": "P", "examined_on": "yesterday"}, "must be a date"),
+        ({"pseudonym": "P", "examined_on": "0031-01-01"}, "between 1900"),
+    ],
+)
+def test_saving_says_what_is_wrong(serve_sqlite, form, words):
+    browser = serve_sqlite().begin()
+    id = browser.analyze(picture())
+    answer = browser.post(f"/examinations/{id}/save", **form)
+    assert answer.status_code == 400 and words in answer.text
+
+
+def test_no_file_and_too_many(serve_sqlite, monkeypatch):
+    browser = serve_sqlite().begin()
+    assert "No file came" in browser.post("/analyze", files=[("files", ("", b"", ""))]).text
+    monkeypatch.setattr(cases_module, "MAX_FILES", 2)
+    files = [("files", (f"{i}.png", picture(), "image/png")) for i in range(3)]
+    answer = browser.post("/analyze", files=files)
+    assert answer.status_code == 400 and "at most 2" in answer.text
+
+
+def test_notes_keep_what_they_said(serve):
+    browser = serve().begin()
+    case, _ = browser.case()
+    browser.post(f"/cases/{case}/notes", text="Left frontal.")
+    note = re.search(r'action="/notes/(\w+)"', browser.get(f"/cases/{case}").text)[1]
+    browser.post(f"/notes/{note}", text="Right frontal.")
+    page = browser.get(f"/cases/{case}").text
+    assert "Right frontal." in page and "Left frontal." in page and page.count("Ada Lovelace, 20") == 2
+    assert browser.post(f"/cases/{case}/notes", text="  ").status_code == 400
+    found = browser.get("/cases", params={"q": "RIGHT front"}).text
+    assert "P-001" in found
+    assert "No case fits" in browser.get("/cases", params={"q": "left"}).text
+
+
+def test_a_correction_counts_and_the_models_mask_stays(serve):
+    browser = serve().begin()
+    case, examination = browser.case(picture(), picture(None, seed=1))
+    first, second = slices_of(browser, f"/cases/{case}")
+    mask = np.zeros((64, 64), np.uint8)
+    mask[10:20, 10:40] = 255
+    headers = {"x-form-token": browser.token(f"/cases/{case}"), "accept": "application/json"}
+    told = browser.client.post(f"/slices/{first['id']}/correction", content=png(mask), headers=headers).json()
+    assert told["area_px"] == 300 and told["by_hand"]
+    assert (np.asarray(Image.open(io.BytesIO(browser.get(told["mask"]).content))) == mask).all()
+    model = np.asarray(Image.open(io.BytesIO(browser.get(f"/slices/{first['id']}/model-mask.png").content)))
+    assert (model == 255).sum() == BOX
+    # One on a slice without a mask of the model's.
+    headers_2 = {**headers}
+    assert (
+        browser.client.post(f"/slices/{second['id']}/correction", content=png(mask), headers=headers_2).status_code
+        == 200
+    )
+    page = browser.get(f"/cases/{case}").text
+    assert "corrected by hand" in page and "300 pixels" in page
+    told = browser.client.post(f"/slices/{first['id']}/revert", headers=headers).json()
+    assert told["area_px"] == BOX and not told["by_hand"]
+    for content in (b"", b"nothing", png(np.zeros((32, 32), np.uint8)), picture()[:60]):
+        answer = browser.client.post(f"/slices/{first['id']}/correction", content=content, headers=headers)
+        assert answer.status_code == 400 and "64 x 64" in answer.json()["error"]
+
+
+def test_deleting_can_be_undone_until_the_session_ends(serve, settings):
+    browser = serve().begin()
+    case, examination = browser.case()
+    browser.post(f"/cases/{case}/notes", text="Seen.")
+    note = re.search(r'action="/notes/(\w+)"', browser.get(f"/cases/{case}").text)[1]
+    browser.post(f"/notes/{note}/delete")
+    assert "Seen." not in browser.get(f"/cases/{case}").text
+    browser.post(f"/cases/{case}/delete")
+    assert browser.get(f"/cases/{case}").status_code == 404
+    assert "P-001" not in browser.get("/cases").text
+    answer = browser.post("/undo")
+    assert answer.url.path == f"/cases/{case}" and "Seen." not in answer.text
+    assert "Seen." in browser.post("/undo").text
+    assert browser.post("/undo").status_code == 409
+    browser.post(f"/cases/{case}/delete")
+    browser.post("/sign-out")
+    browser.post("/sign-in", name="ada@example.org", password="correct horse battery")
+    assert "brought back" not in browser.get("/").text
+    database = Database(settings.database_url)
+    with database.read() as session:
+        assert not session.query(Case).count()
+    database.close()
+
+
+def test_undo_of_a_case_whose_label_is_taken_again(serve_sqlite):
+    browser = serve_sqlite().begin()
+    case, _ = browser.case()
+    browser.post(f"/cases/{case}/delete")
+    browser.case()
+    assert "rename it" in browser.post("/undo").text
+
+
+def test_the_history_finds_filters_and_sorts(serve):
+    browser = serve().begin()
+    for label, box, day in (
+        ("Beta_1", (10, 10, 20, 20), "2026-02-01"),
+        ("alpha", None, "2026-03-01"),
+        ("Gamma%", (10, 10, 50, 50), ""),
+    ):
+        browser.case(picture(box), pseudonym=label, examined_on=day)
+
+    def labels(**query) -> list[str]:
+        return re.findall(r'<a href="/cases/\w{32}">([^<]+)</a>', browser.get("/cases", params=query).text)
+
+    assert labels(sort="label", order="up") == ["alpha", "Beta_1", "Gamma%"]
+    assert labels(sort="area") == ["Gamma%", "Beta_1", "alpha"]
+    assert labels(sort="date", order="up") == ["Beta_1", "alpha", "Gamma%"]
+    assert labels(kind="no_tumor") == ["alpha"]
+    assert labels(since="2026-02-15", until="2026-12-31") == ["alpha"]
+    assert labels(q="_") == ["Beta_1"] and labels(q="%") == ["Gamma%"] and labels(q="BETA") == ["Beta_1"]
+    assert labels(q="' or 1=1 --") == [] and labels(page="99999999999") != []
+
+
+def test_the_history_stays_fast_with_ten_thousand_cases(settings):
+    import time
+
+    database = Database(settings.database_url)
+    database.migrate()
+    from bthub.practice.models import Account
+
+    with database.write() as session:
+        session.add_all(Account(id=f"{i:032d}", name=f"a{i}@x", full_name="A") for i in range(2))
+    with database.write() as session:
+        session.execute(
+            Case.__table__.insert(),
+            [
+                {
+                    "id": f"{i:032d}",
+                    "account_id": f"{i % 2:032d}",
+                    "pseudonym": f"P-{i}",
+                    "folded": f"p-{i}",
+                    "area_px": i % 977,
+                    "label": "tumor" if i % 3 else "no_tumor",
+                    "keep_identifiers": False,
+                    "created_at": now(),
+                    "changed_at": now(),
+                    "examinations": 1,
+                    "uncertain": False,
+                    "corrected": False,
+                    "notes": 0,
+                    "reports": 0,
+                    "probability": 0.5,
+                }
+                for i in range(20_000)
+            ],
+        )
+    cases = Cases(database, FileStore(settings, database))
+    for search in (Search(), Search(page=399), Search(words="p-19"), Search(kind="tumor", sort="area", page=100)):
+        best = min(_timed(cases, search, time) for _ in range(3))
+        assert best < 0.25, (search, best)
+    assert cases.search(f"{0:032d}", Search()).total == 10_000
+    database.close()
+
+
+def _timed(cases, search, time) -> float:
+    start = time.perf_counter()
+    assert cases.search(f"{0:032d}", search).cases
+    return time.perf_counter() - start
+
+
+def test_the_export_opens_without_bthub(serve):
+    browser = serve().begin()
+    browser.case(picture(), picture(None, seed=1), pseudonym="=1+1 / ../x")
+    case, examination = browser.case(pseudonym="P-002")
+    browser.post(f"/cases/{case}/notes", text="Häufig.")
+    browser.post(f"/examinations/{examination}/reports")
+    answer = browser.get("/export.zip")
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        assert archive.testzip() is None
+        names = archive.namelist()
+        assert not [name for name in names if name.startswith(("/", "..")) or "/../" in name]
+        rows = list(csv.DictReader(io.StringIO(archive.read("cases.csv").decode())))
+        assert len(rows) == 3 and rows[0]["patient_label"] == "'=1+1 / ../x"
+        for row in rows:
+            assert row["file"] in names and (not row["mask"] or row["mask"] in names)
+        told = json.loads(
+            archive.read(next(name for name in names if name.startswith("P-002") and name.endswith("case.json")))
+        )
+        assert told["notes"][0]["text"] == "Häufig." and told["examinations"][0]["slices"][0]["area_px"] == BOX
+        assert [name for name in names if name.endswith("1-draft.pdf")]
+    one = browser.get(f"/cases/{case}/export.zip")
+    with zipfile.ZipFile(io.BytesIO(one.content)) as archive:
+        assert len(list(csv.DictReader(io.StringIO(archive.read("cases.csv").decode())))) == 1
+    masks = browser.get(f"/examinations/{examination}/masks.zip")
+    with zipfile.ZipFile(io.BytesIO(masks.content)) as archive:
+        assert sorted(archive.namelist()) == ["slice_1.png", "slice_1_mask.png"]
+
+
+def test_corrected_masks_are_a_data_set_that_the_builder_reads(serve_sqlite, tmp_path):
+    from bthub.data.build import build
+    from bthub.data.dataset import BuiltDataset
+
+    browser = serve_sqlite().begin()
+    assert browser.get("/export-dataset.zip").status_code == 409
+    for number in range(4):
+        pictures = [picture((8, 10 + i, 30, 20 + 4 * number + i) if i else None, seed=9 * number + i) for i in range(2)]
+        case, _ = browser.case(*pictures, pseudonym=f"P-{number}")
+        headers = {"x-form-token": browser.token(f"/cases/{case}"), "accept": "application/json"}
+        for i, found in enumerate(slices_of(browser, f"/cases/{case}")):
+            mask = np.zeros((64, 64), np.uint8)
+            mask[20:30, 20:30] = 255 * i
+            sent = browser.client.post(f"/slices/{found['id']}/correction", content=png(mask), headers=headers)
+            assert sent.status_code == 200
+        assert browser.get("/export-dataset.zip").status_code == (200 if number >= 2 else 409)
+    archive = tmp_path / "dataset.zip"
+    archive.write_bytes(browser.get("/export-dataset.zip").content)
+    build(archive, tmp_path / "built")
+    built = BuiltDataset(tmp_path / "built")
+    patients = {split: {row["file"].split("/")[-1][:5] for row in built.load(split)} for split in built.splits()}
+    assert sorted(patients) == ["test", "train", "validation"] and sum(map(len, patients.values())) == 4
+    assert len(set().union(*patients.values())) == 4  # no patient in two splits
+    with zipfile.ZipFile(archive) as outer, zipfile.ZipFile(io.BytesIO(outer.read("masks.zip"))) as masks:
+        assert len(masks.namelist()) == 8
+
+
+def test_follow_up_tells_noise_from_growth(serve):
+    browser = serve().begin()
+    case, _ = browser.case(picture((20, 20, 40, 40)), examined_on="2026-01-01")
+    assert browser.get(f"/cases/{case}/follow-up").status_code == 409
+    browser.case(picture((20, 20, 40, 44)), examined_on="2026-02-01")
+    page = browser.get(f"/cases/{case}/follow-up").text
+    assert "400 pixels → 480 pixels (+20 %)" in page and "within the measurement" in page and "9 test patients" in page
+    browser.case(picture((10, 10, 50, 50)), examined_on="2026-03-01")
+    page = browser.get(f"/cases/{case}/follow-up").text
+    assert "(+300 %)" in page and "larger than the model" in page
+    assert page.count("<circle") == 4  # three dates, and the brand's
+    # From nothing to something has no percentage.
+    browser.case(picture(None), examined_on="2025-12-01")
+    page = browser.get(f"/cases/{case}/follow-up").text
+    assert "0 pixels → 1,600 pixels" in page and "be said here" in page
+
+
+def test_home_shows_what_was_done_last(serve_sqlite):
+    browser = serve_sqlite().begin()
+    browser.analyze(picture())
+    case, examination = browser.case(pseudonym="P-9")
+    browser.post(f"/cases/{case}/notes", text="Look at this")
+    browser.post(f"/examinations/{examination}/reports")
+    page = browser.get("/").text
+    for words in ("not saved", "P-9", "Look at this", "report begun"):
+        assert words in page
+
+
+def test_hostile_names_and_notes_are_shown_as_text(serve_sqlite):
+    browser = serve_sqlite().begin()
+    evil = [
+        "<script>alert(1)</script>",
+        '"><img src=x onerror=alert(1)>',
+        "{{ 7*7 }}",
+        "'; drop table case; --",
+        "</script><b>",
+        "‮evil",
+        "a\x00b\x1b[31m",
+        "javascript:alert(1)",
+    ]
+    for i, text in enumerate(evil):
+        id = browser.analyze(picture(seed=i))
+        answer = browser.post(f"/examinations/{id}/save", pseudonym=text)
+        case = answer.url.path
+        browser.post(f"{case}/notes", text="\n".join(evil))
+        for path in (case, "/", "/cases"):
+            assert not re.search("<script>alert|<img src=x|<b>|\x1b", browser.get(path).text)
+    report = browser.post(f"/examinations/{id}/reports").url.path
+    browser.post(report, findings="\n".join(evil), impression="\n".join(evil), action="sign")
+    for path in (report, f"{report}/report.html"):
+        assert not re.search("<script>alert|<img src=x|<b>|\x1b", browser.get(path).text)
+    assert browser.get(f"{report}/report.pdf").content[:5] == b"%PDF-"
+    assert browser.get(f"{case}/export.zip").status_code == 200
+    # In a file's name.
+    files = [("files", ("../../<svg onload=alert(1)>.png", picture(), "image/png"))]
+    answer = browser.post("/analyze", files=files)
+    assert "<svg onload" not in answer.text
+
+
+def test_a_forged_file_name_stays_in_its_folder(serve_sqlite, sqlite_settings):
+    browser = serve_sqlite().begin()
+    for name in ("../../../evil.png", "/etc/evil.png", "..\\evil.png", "x" * 400 + ".png", ".png", "CON"):
+        answer = browser.post("/analyze", files=[("files", (name, picture(), "image/png"))])
+        browser.wait(re.search(r"/examinations/(\w+)", str(answer.url))[1])
+    assert not list(sqlite_settings.folder.parent.glob("**/evil.png"))

@@ -1,0 +1,104 @@
+"""Stacks: a slider's slices, a volume in milliliters, masks in the scan's own grid."""
+
+import gzip
+import io
+import json
+import re
+import zipfile
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+from practice_help import picture, png
+
+
+def scan(tmp_path, spacing=(1.0, 1.0, 5.0)) -> bytes:
+    """Eight slices with a bright block on four of them, as NIfTI."""
+    slices = [
+        np.asarray(Image.open(io.BytesIO(picture((20, 24, 40, 44) if 2 <= i < 6 else None, seed=i)))) for i in range(8)
+    ]
+    array = np.stack([np.asarray(one)[::-1].T for one in slices], axis=-1).astype(np.int16)
+    affine = np.diag([*spacing, 1.0])
+    path = tmp_path / "scan.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(array, affine), path)
+    return path.read_bytes()
+
+
+def upload(browser, name: str, content: bytes) -> str:
+    answer = browser.post("/analyze", files=[("files", (name, content, "application/octet-stream"))])
+    return browser.wait(re.search(r"/examinations/(\w+)", str(answer.url))[1])
+
+
+def test_a_nifti_from_the_upload_to_a_corrected_mask_in_its_own_grid(serve, tmp_path):
+    browser = serve().begin()
+    content = scan(tmp_path)
+    id = upload(browser, "scan.nii.gz", content)
+    page = browser.get(f"/examinations/{id}").text
+    assert "Tumor suspected" in page and "8.0 ml" in page and 'type="range" data-slider' in page
+    # Four slices of 20 x 20 pixels, 1 mm each way and 5 mm apart.
+    assert page.count('class="bar"') == 4 and page.count('class="hit"') == 8
+    answer = browser.post(f"/examinations/{id}/save", pseudonym="P", examined_on="2026-01-01")
+    got = nibabel.Nifti1Image.from_bytes(gzip.decompress(browser.get(f"/examinations/{id}/mask.nii.gz").content))
+    source = nibabel.load(tmp_path / "scan.nii.gz")
+    assert got.shape == source.shape and np.allclose(got.affine, source.affine)
+    assert ((np.asarray(got.dataobj) == 1) == (np.asarray(source.dataobj) > 128)).all()
+    # A correction is in the volume, the report and the mask.
+    data = json.loads(re.search(r'<script type="application/json">(.*?)</script>', answer.text, re.DOTALL)[1])
+    mask = np.zeros((64, 64), np.uint8)
+    headers = {"x-form-token": browser.token("/cases"), "accept": "application/json"}
+    sent = browser.client.post(f"/slices/{data['slices'][2]['id']}/correction", content=png(mask), headers=headers)
+    assert sent.status_code == 200
+    assert "6.0 ml" in browser.get(answer.url.path).text
+    got = nibabel.Nifti1Image.from_bytes(gzip.decompress(browser.get(f"/examinations/{id}/mask.nii.gz").content))
+    assert int(np.asarray(got.dataobj).sum()) == 1200
+    report = browser.post(f"/examinations/{id}/reports").url.path
+    assert browser.get(f"{report}/report.json").json()["verdict"]["volume_ml"] == pytest.approx(6.0)
+
+
+def test_a_zip_of_two_scans_offers_the_other(serve_sqlite, tmp_path):
+    browser = serve_sqlite().begin()
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as files:
+        files.writestr("study/flair.nii.gz", scan(tmp_path))
+        files.writestr("study/t1.nii.gz", scan(tmp_path, (2.0, 2.0, 5.0)))
+    id = upload(browser, "study.zip", archive.getvalue())
+    page = browser.get(f"/examinations/{id}").text
+    assert "Scans in this study" in page and page.count("<option value=") >= 2 and "8.0 ml" in page
+    browser.post(f"/examinations/{id}/again", scan="1")
+    browser.wait(id)
+    assert "32.0 ml" in browser.get(f"/examinations/{id}").text
+    assert browser.post(f"/examinations/{id}/again", scan="7").status_code == 404
+
+
+def test_pictures_have_no_grid(serve_sqlite):
+    browser = serve_sqlite().begin()
+    id = browser.analyze(picture())
+    assert browser.get(f"/examinations/{id}/mask.nii.gz").status_code == 409
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("scan.nii.gz", b"\x1f\x8b" + b"0" * 50),
+        ("study.zip", b"PK\x03\x04 broken"),
+        ("scan.dcm", b"\0" * 128 + b"DICM" + b"broken"),
+        ("scan.nii", b"x" * 400),
+    ],
+)
+def test_a_broken_study_is_a_sentence(serve_sqlite, sqlite_settings, name, content):
+    browser = serve_sqlite().begin()
+    id = upload(browser, name, content)
+    page = browser.get(f"/examinations/{id}").text
+    assert "could not be analyzed" in page and str(sqlite_settings.folder) not in page and "/tmp" not in page
+    assert name in page
+
+
+def test_an_archive_that_climbs_writes_nothing(serve_sqlite, sqlite_settings, tmp_path):
+    browser = serve_sqlite().begin()
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as files:
+        files.writestr("../../evil.nii.gz", scan(tmp_path))
+        files.writestr("/etc/evil.nii.gz", b"x")
+    upload(browser, "study.zip", archive.getvalue())
+    assert not list(sqlite_settings.folder.parent.rglob("*evil*"))

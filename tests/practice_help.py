@@ -1,0 +1,123 @@
+"""What tests of the practice share: pictures, models of known answers, and a browser without a screen."""
+
+import io
+import re
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+from starlette.testclient import TestClient
+
+from bthub.inference.pipeline import Pipeline
+
+BOX = 400
+"""Pixels of the bright box of `picture`."""
+
+
+def picture(box: tuple[int, int, int, int] | None = (20, 24, 40, 44), side: int = 64, seed: int = 0) -> bytes:
+    """A gray disk with noise, bright in the box: PNG."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side] + 0.5
+    pixels = np.where((x - side / 2) ** 2 + (y - side / 2) ** 2 < (side * 0.45) ** 2, 60, 0)
+    pixels = np.where(pixels > 0, pixels + rng.integers(0, 20, pixels.shape), 0).astype(np.uint8)
+    if box:
+        pixels[box[1] : box[3], box[0] : box[2]] = 220
+    return png(pixels)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+MODELS = {"detector": {"id": "brightness", "revision": "1"}, "localizer": {"id": "bright-pixels", "revision": "2"}}
+FACTS = {
+    "detector": {"split": "patient/test", "samples": 10, "patients": 5, "data": "lgg", "figures": {}},
+    "area_error": {
+        "slices": {"all": {"factor": 1.5, "patients": 9, "missed": 0.0}},
+        "volumes": {"factor": 1.25, "patients": 9, "missed": 0.0},
+    },
+}
+
+
+class Brightness:
+    """A detector: any pixel above one half is a tumor."""
+
+    tumor_index = 1
+
+    def predict(self, images: Sequence[Image.Image]) -> np.ndarray:
+        tumor = np.array([0.9 if np.asarray(image).max() > 128 else 0.1 for image in images])
+        return np.stack([1 - tumor, tumor], axis=1)
+
+
+class BrightPixels:
+    def masks(self, images: Sequence[Image.Image]) -> list[np.ndarray]:
+        return [np.asarray(image.convert("L")) > 128 for image in images]
+
+
+class DarkCorners:
+    def accepts(self, images: Sequence[Image.Image]) -> list[bool]:
+        return [np.asarray(image)[0, 0].max() < 10 for image in images]
+
+
+def stub() -> tuple[Pipeline, dict]:
+    """What `bthub.practice.analysis.shipped` gives, with models of known answers."""
+    pipe = Pipeline(
+        Brightness(), BrightPixels(), threshold=0.5, models=MODELS, review_band=(0.4, 0.6), input_check=DarkCorners()
+    )
+    return pipe, FACTS
+
+
+class Browser:
+    """Drives the pages as a browser does: cookies, forms, redirects."""
+
+    def __init__(self, client: TestClient) -> None:
+        self.client = client
+        client.headers["accept"] = "text/html"
+
+    def token(self, page: str = "/sign-in") -> str:
+        answer = self.client.get(page)
+        found = re.search(r'name="token" value="(\w+)"', answer.text)
+        assert found, answer.text[:500]
+        return found[1]
+
+    def get(self, path: str, **more):
+        return self.client.get(path, **more)
+
+    def post(self, path: str, *, files=None, **form):
+        return self.client.post(path, data={"token": self.token(), **form}, files=files)
+
+    def register(self, name: str = "ada@example.org", password: str = "correct horse battery", **form):
+        return self.post("/register", name=name, password=password, full_name=form.get("full_name", "Ada Lovelace"))
+
+    def begin(self, name: str = "ada@example.org", **form) -> "Browser":
+        """Register and answer the questions of first use."""
+        assert self.register(name, **form).status_code == 200
+        answer = self.post("/welcome", profession="radiologist", institution="General Hospital", consent="yes")
+        assert answer.status_code == 200 and answer.url.path == "/", answer.text
+        return self
+
+    def analyze(self, *pictures: bytes, pseudonym: str = "", examined_on: str = "", **form) -> str:
+        """Upload, wait, and return the examination's id."""
+        files = [("files", (f"slice_{i}.png", content, "image/png")) for i, content in enumerate(pictures, 1)]
+        answer = self.post("/analyze", files=files, pseudonym=pseudonym, examined_on=examined_on, **form)
+        assert answer.status_code == 200, answer.text
+        found = re.search(r"/examinations/(\w+)", str(answer.url))
+        id = found[1] if found else re.search(r"examination=(\w+)", str(answer.url))[1]
+        return self.wait(id)
+
+    def wait(self, id: str) -> str:
+        deadline = time.monotonic() + 60
+        while self.get(f"/examinations/{id}/status").json()["state"] not in ("done", "failed"):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        return id
+
+    def case(self, *pictures: bytes, pseudonym: str = "P-001", examined_on: str = "2026-03-01") -> tuple[str, str]:
+        """Analyze and save; returns the ids of the case and of the examination."""
+        id = self.analyze(*(pictures or (picture(),)))
+        answer = self.post(f"/examinations/{id}/save", pseudonym=pseudonym, examined_on=examined_on)
+        assert answer.status_code == 200, answer.text
+        return answer.url.path.rpartition("/")[2], id
