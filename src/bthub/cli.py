@@ -170,9 +170,10 @@ def _clean_stacks(args: argparse.Namespace) -> None:
     _write_result(args.out / f"stack-cleaning-{found['protocol']}.json", found)
     for split in ("validation", "test"):
         before, after = (found[split][which]["dice_volume_mean"] for which in ("without", "with"))
+        healthy, tumor = (found[split][f"removed_{kind}"] for kind in ("healthy", "tumor"))
         print(
             f"{split}: mean Dice of the volumes {before['value']:.3f} without, {after['value']:.3f} with cleaning;"
-            f" masks removed on {found[split]['removed_healthy']} healthy and {found[split]['removed_tumor']} tumor slices"
+            f" masks removed on {healthy} healthy and {tumor} tumor slices"
         )
 
 
