@@ -115,7 +115,10 @@ def screen(
         BthubError: an input isn't there; the folder holds another screening, or its inputs have changed; another
             process is at work on this shard; or the folder can't be written.
     """
-    _parquet()  # said before anything is loaded
+    # What is wrong with these is said before anything is loaded.
+    _parquet()
+    for name in inputs:
+        next(walk([name]))
     workers = workers or threads()
     pipe = pipeline or load_pipeline(
         detector,
