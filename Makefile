@@ -4,7 +4,7 @@ PORT ?= 7860
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo dashboard practice test test-slow lint bench onnx artifacts check-artifacts cards results reproduce help
+.PHONY: demo dashboard practice test test-slow lint bench browser onnx artifacts check-artifacts cards results reproduce help
 
 # Every measured run: those with weights, and those of the comparison.
 RUNS = $(dir $(wildcard runs/*/metrics.json runs/comparison/*/metrics.json))
@@ -39,8 +39,12 @@ lint: $(VENV)/.test  ## rules, format, types, American spelling
 	$(BIN)/mypy
 	$(BIN)/codespell
 
-bench: $(VENV)/.demo  ## time every stage for one real slice on 2 cores
-	@HF_HUB_OFFLINE=1 $(BIN)/bthub bench
+bench: $(VENV)/.test  ## measure speed, memory and size beside the stock pipelines: benchmarks/ (BENCH='--only one_slice')
+	@HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/run.py $(BENCH)
+
+browser: $(VENV)/.demo  ## build the static page that computes in the browser, and serve it on http://127.0.0.1:8000 (PORT=)
+	@rm -rf build/browser && $(BIN)/python space/browser/build.py build/browser
+	@$(BIN)/python -m http.server --directory build/browser --bind 127.0.0.1 $(if $(filter file,$(origin PORT)),8000,$(PORT))
 
 onnx: $(VENV)/.test  ## export the shipped pair for serving without PyTorch, and measure it: runs/*/onnx (DATA=data/lgg)
 	@$(BIN)/bthub export runs/resnet18-lgg runs/resunet18-lgg --data $(or $(DATA),data/lgg)

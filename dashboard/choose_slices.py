@@ -31,7 +31,7 @@ def main(data: str) -> None:
     keys = list(zip(rows["patient_id"], map(str, rows["slice_index"]), strict=True))
     tumor_px = dict(zip(keys, rows["tumor_pixels"], strict=True))
     chosen = choose(tumor_px)
-    with (HERE / "slices.csv").open("w", newline="") as file:
+    with (HERE / "slices.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["patient_id", "slice_index", "institution", "tumor_px", "chosen"])
         for key in sorted(chosen):

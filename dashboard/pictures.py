@@ -14,7 +14,7 @@ from scipy.ndimage import binary_dilation
 import frame
 from bthub.errors import BthubError
 from bthub.imaging.image_io import upright_rgb
-from bthub.metrics.classification import is_healthy
+from bthub.imaging.labels import is_healthy
 from bthub.runs.records import Evaluation, image_key
 
 SHIPPED = Path(__file__).parent / "slices"
@@ -33,7 +33,7 @@ class ShippedSlices:
     @cached_property
     def keys(self) -> dict[Key, int]:
         """Each slice with the area of its tumor in pixels."""
-        with (SHIPPED / "slices.csv").open(newline="") as file:
+        with (SHIPPED / "slices.csv").open(newline="", encoding="utf-8") as file:
             return {image_key(row): int(row["tumor_px"]) for row in csv.DictReader(file)}
 
     def image(self, key: Key) -> Image.Image:

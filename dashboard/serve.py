@@ -1,9 +1,8 @@
 """Serve the dashboard: `streamlit run app.py`, with what is slow the first time already done for the first page.
 
-PORT and BTHUB_HOST say where, by default http://127.0.0.1:8501.
+PORT and BTHUB_HOST say where, by default http://127.0.0.1:8501. With BTHUB_HOST=0.0.0.0 strangers reach it too.
 """
 
-import os
 import sys
 from pathlib import Path
 
@@ -12,6 +11,8 @@ import pandas as pd
 import streamlit.web.cli
 
 import bthub.reports.tables  # noqa: F401
+from bthub.errors import report_errors
+from bthub.network import app_host, app_port, spare_loopback
 
 HERE = Path(__file__).parent
 
@@ -23,11 +24,13 @@ def warm_up() -> None:
     rows.style.to_html()
 
 
-if __name__ == "__main__":
-    warm_up()
+def main() -> int:
+    spare_loopback()
     # Settings that are not the surroundings' business are in .streamlit/config.toml, next to app.py.
-    options = [
-        f"--server.port={os.environ.get('PORT', '8501')}",
-        f"--server.address={os.environ.get('BTHUB_HOST', '127.0.0.1')}",
-    ]
-    sys.exit(streamlit.web.cli.main(["run", str(HERE / "app.py"), *options]))
+    options = [f"--server.port={app_port(8501)}", f"--server.address={app_host()}"]
+    warm_up()
+    return streamlit.web.cli.main(["run", str(HERE / "app.py"), *options])
+
+
+if __name__ == "__main__":
+    sys.exit(report_errors(main))

@@ -5,6 +5,8 @@ import os
 # Before anything imports them: no test may reach a hub, and Gradio must not phone home.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+# What `auto` takes depends on the machine; the tests that aren't about it run on the reference.
+os.environ["BTHUB_BACKEND"] = "torch"
 
 import shutil
 from pathlib import Path
@@ -90,6 +92,21 @@ def detector(shipped_runs: tuple[Path, Path]) -> RunFolder:
 def localizer(shipped_runs: tuple[Path, Path]) -> RunFolder:
     """The shipped localizer; only to be read."""
     return RunFolder.open(shipped_runs[1])
+
+
+@pytest.fixture(scope="session")
+def exported_runs(
+    shipped_runs: tuple[Path, Path], tiny_lgg: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
+    """Copies of the shipped pair with ONNX files, exported here with a few pictures; only to be read."""
+    from bthub.models.export import export
+
+    folder = tmp_path_factory.mktemp("exported")
+    ignored = shutil.ignore_patterns("checkpoint", "logs", "figures", "onnx")
+    copies = tuple(Path(shutil.copytree(run, folder / run.name, ignore=ignored)) for run in shipped_runs)
+    for copy in copies:
+        export(copy, tiny_lgg, pictures=6)
+    return copies
 
 
 @pytest.fixture

@@ -51,8 +51,8 @@ class BrightPixels(nn.Module):
 class DarkCorners:
     """An input check: the corners of a slice are dark."""
 
-    def accepts(self, images: Sequence[Image.Image]) -> list[bool]:
-        return [max(image.getpixel((0, 0))) < 10 for image in images]
+    def inspect(self, images: Sequence[Image.Image]) -> list[tuple[bool, str | None]]:
+        return [(max(image.getpixel((0, 0))) < 10, None) for image in images]
 
 
 def make_pipeline(

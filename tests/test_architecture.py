@@ -23,7 +23,8 @@ STATIONS = [
     "reports",  # run folders to cards, tables and Hub repos
     "practice",  # results to accounts' cases and reports
 ]
-LAYERS = [{"bthub.errors"}, {"bthub.project"}, *({f"bthub.{name}"} for name in STATIONS), {"bthub.cli"}]
+ROOT = ({"bthub.errors"}, {"bthub.project", "bthub.network", "bthub.progress"})
+LAYERS = [*ROOT, *({f"bthub.{name}"} for name in STATIONS), {"bthub.cli"}]
 
 HEAVY = {"torch", "timm", "transformers", "datasets", "scipy", "sklearn", "skimage", "matplotlib"}
 

@@ -31,12 +31,12 @@ class Measured(NamedTuple):
 
 
 def main() -> None:
-    (RESULTS / "bars.md").write_text(render(SHIPPED_RUNS, RESULTS))
+    (RESULTS / "bars.md").write_text(render(SHIPPED_RUNS, RESULTS), encoding="utf-8")
 
 
 def render(runs: Path, results: Path) -> str:
     """The table of bars, and for each that is missed by how much and what was tried."""
-    bars = yaml.safe_load(BARS.read_text())
+    bars = yaml.safe_load(BARS.read_text(encoding="utf-8"))
     opened = [records.open_run(path) for path in sorted(runs.rglob(METRICS)) for path in [path.parent]]
     found = [measure(bar, opened, results) for bar in bars]
     lines = [
@@ -84,8 +84,11 @@ def measure(bar: dict, runs: list[RunFolder], results: Path) -> Measured:
     """The figure that a bar is about."""
     metric, likelier = bar["metric"], bar.get("likelier", False)
     if "file" in bar:
-        found = json.loads((results / bar["file"]).read_text())[bar.get("part", "metrics")]
+        found = json.loads((results / bar["file"]).read_text(encoding="utf-8"))[bar.get("part", "metrics")]
         return Measured(bar["file"], found[metric], [])
+    if "source" in bar:
+        (run,) = (run for run in runs if records.name(run) == bar["run"])
+        return Measured(f"{bar['run']}", run.sources["test"]["by_source"][bar["source"]]["metrics"][metric], [])
     data, protocol = bar["evaluation"]
     test, validation = (Evaluation(data, protocol, split) for split in ("test", "validation"))
     if "run" in bar:

@@ -32,19 +32,19 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("outputs/tried"), help="where the runs are trained")
     parser.add_argument("--results", type=Path, default=Path("results"), help="where the table is")
     args = parser.parse_args()
-    tries = rows(yaml.safe_load(PLAN.read_text()))
+    tries = rows(yaml.safe_load(PLAN.read_text(encoding="utf-8")))
     known = [line for line in read(args.results / "tried.csv") if settings_of(line) in map(settings_of, tries)]
     for row in tries:
         if settings_of(row) in map(settings_of, known):
             continue
         output = args.work / f"{row['part']}-{row['tried'].replace(' ', '-')}"
         reproduce.train(row, args.data, output, [], "--resume")
-        known.append(line(row, json.loads((output / TRAINING).read_text())))
+        known.append(line(row, json.loads((output / TRAINING).read_text(encoding="utf-8"))))
         order = {settings_of(one): number for number, one in enumerate(tries)}
         known.sort(key=lambda one: order[settings_of(one)])
         args.results.mkdir(parents=True, exist_ok=True)
         write_rows(args.results / "tried.csv", known)
-        (args.results / "tried.md").write_text(markdown(known))
+        (args.results / "tried.md").write_text(markdown(known), encoding="utf-8")
         shutil.rmtree(output)
 
 
@@ -88,7 +88,7 @@ def read(file: Path) -> list[dict]:
     """The lines of a table, none where there is none yet."""
     if not file.exists():
         return []
-    with file.open(newline="") as lines:
+    with file.open(newline="", encoding="utf-8") as lines:
         return list(csv.DictReader(lines))
 
 

@@ -13,6 +13,9 @@ _HOME = {
     "NotASliceError": "bthub.errors",
     "Pipeline": "bthub.inference.pipeline",
     "Result": "bthub.inference.result",
+    "StudyResult": "bthub.inference.study",
+    "analyze_study": "bthub.inference.study",
+    "open_study": "bthub.imaging.intake",
     "load_pipeline": "bthub.inference.loading",
 }
 __all__ = list(_HOME)

@@ -1,6 +1,7 @@
 """The command line: `bthub COMMAND`; `bthub --help` lists the commands."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -10,8 +11,8 @@ from bthub.errors import BthubError, report_errors
 
 # The extra that a command's packages come with, for whoever installed bthub without it.
 EXTRAS = {
-    **dict.fromkeys(("bench", "cost"), "torch"),
-    "predict": "torch",  # of a run without ONNX files
+    "cost": "torch",
+    **dict.fromkeys(("predict", "bench"), "torch"),  # of a run without ONNX files
     "screen": "screen",
     "export": "export",
     **dict.fromkeys(("data", "train", "ood-check", "imagenet-weights"), "train"),
@@ -28,6 +29,9 @@ RUNTIMES = ("onnx", "int8", "openvino", "openvino-int8")
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit code. Problems that the user can mend are one sentence on stderr, code 2."""
     args = _parser().parse_args(argv)
+    if not sys.stderr.isatty():  # bars of libraries, in a log, are hundreds of half lines
+        for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+            os.environ.setdefault(name, "1")
     return report_errors(lambda: _run(args))
 
 
@@ -218,6 +222,33 @@ def _predict(args: argparse.Namespace) -> int:
     )
 
 
+def _screen(args: argparse.Namespace) -> None:
+    from bthub.inference.screen import merge, parse_shard, screen
+
+    if args.merge:
+        if args.inputs:
+            raise BthubError(f"--merge takes no inputs, received {' '.join(args.inputs)}: it joins what --out holds")
+        done = merge(args.out)
+    elif not args.inputs:
+        raise BthubError("name what is to be screened: pictures, folders, zips or data sets")
+    else:
+        shard = parse_shard(args.shard)
+        if shard.of > 1:
+            print(f"bthub: shard {shard.number} of {shard.of}", file=sys.stderr)
+        done = screen(
+            args.inputs,
+            args.out,
+            shard=shard,
+            detector=args.detector,
+            localizer=args.localizer,
+            backend=args.backend,
+            batch_size=args.batch_size,
+            check_input=args.input_check,
+            workers=args.workers,
+        )
+    print(f"{done['entries']:,} entries: {done['pictures']:,} pictures analyzed, {done['bad']:,} bad ones set aside")
+
+
 def _practice(args: argparse.Namespace) -> int | None:
     from bthub.practice import commands
 
@@ -227,7 +258,7 @@ def _practice(args: argparse.Namespace) -> int | None:
 def _bench(args: argparse.Namespace) -> None:
     from bthub.inference.bench import run
 
-    print(run(args.image, args.repeats))
+    print(run(args.image, args.repeats, backend=args.backend))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -403,6 +434,26 @@ def _parser() -> argparse.ArgumentParser:
     _add_backend(predict)
     predict.set_defaults(run=_predict)
 
+    screen = commands.add_parser("screen", help="archives of any length, to Parquet: folders, zips, DICOM, data sets")
+    screen.description = (
+        "Screen archives, part by part; started again after a kill it goes on. Research software, not a medical device."
+    )
+    screen.add_argument(
+        "inputs", metavar="INPUT", nargs="*", help="picture, DICOM file, zip, folder of them, built data set, or Hub id"
+    )
+    screen.add_argument("--out", type=Path, required=True, help="folder for the parts, or the one to merge")
+    screen.add_argument(
+        "--shard", metavar="I/N", help="do share I of N; default: what SLURM's or torchrun's variables say, or all"
+    )
+    screen.add_argument("--merge", action="store_true", help="join the shards in --out to results.parquet, bad.parquet")
+    screen.add_argument("--detector", help="run folder or Hub id; default: the one of this package")
+    screen.add_argument("--localizer", help="likewise")
+    screen.add_argument("--no-input-check", dest="input_check", action="store_false", help="as for predict")
+    screen.add_argument("--batch-size", type=int, default=8)
+    screen.add_argument("--workers", type=int, help="batches at work at the same time; default: one a processor")
+    _add_backend(screen)
+    screen.set_defaults(run=_screen)
+
     # Its own parser has the actions, and --help.
     practice = commands.add_parser(
         "practice", help="accounts, cases and reports: serve it, or administer it", add_help=False, prefix_chars="\0"
@@ -413,6 +464,7 @@ def _parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="time each stage on this machine")
     bench.add_argument("--image", type=Path, help="default: a slice that comes with the clone")
     bench.add_argument("--repeats", type=int, default=50)
+    _add_backend(bench)
     bench.set_defaults(run=_bench)
     return parser
 

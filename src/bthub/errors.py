@@ -1,5 +1,6 @@
 """The one exception that users are meant to read, and how a command shows it."""
 
+import io
 import sys
 from collections.abc import Callable
 
@@ -13,9 +14,19 @@ class NotASliceError(BthubError):
 
 
 def report_errors(action: Callable[[], int | None]) -> int:
-    """Run `action`; turn a `BthubError` into its sentence on stderr and exit code 2."""
+    """Run `action`; turn a `BthubError` into its sentence on stderr and exit code 2.
+
+    What standard output and error can't encode, where they are redirected under another encoding than UTF-8, is
+    written as an escape: a name or a unit must not end a batch.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     try:
         return action() or 0
     except BthubError as error:
         print(f"bthub: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("bthub: stopped", file=sys.stderr)
+        return 130

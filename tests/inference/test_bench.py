@@ -1,6 +1,7 @@
 """`bthub bench`: the table names each stage, and its numbers come from the calls."""
 
 import re
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ def test_the_table(tmp_path):
     text = bench.run(path, repeats=4, pipeline=pipe)
     assert torch.get_num_threads() == threads
     assert "slice.png, 100 x 120 pixels, 4 calls" in text
-    assert f"torch {torch.__version__}, 2 threads" in text
+    assert re.search(rf"torch {re.escape(version('torch'))}, 2 threads", text)
     assert "detector: brightness at 1" in text and "localizer: bright-pixels at 2" in text
     rows = dict(re.findall(r"^(\w+) +([\d.]+ +[\d.]+)$", text, flags=re.MULTILINE))
     assert list(rows) == ["read", "check", "detect", "localize", "measure", "total"]

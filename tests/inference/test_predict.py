@@ -109,7 +109,7 @@ def test_what_is_uncertain_is_said(pictures, capsys, monkeypatch):
 def test_a_refused_picture_does_not_stop_the_others(pictures, tmp_path, capsys, monkeypatch):
     asked = []
 
-    def load(detector, localizer, *, check_input):
+    def load(detector, localizer, *, check_input, **_):
         asked.append(check_input)
         return make_pipeline(input_check=DarkCorners())
 

@@ -22,7 +22,7 @@ from gradio_client.exceptions import AppError
 from packaging.requirements import Requirement
 from PIL import Image
 from scripts import script
-from stages import DarkCorners
+from stages import DarkCorners, blob, make_pipeline
 
 import bthub
 from bthub.data.splits import patient_split
@@ -191,17 +191,17 @@ def test_the_box_switches_the_check_off_for_one_picture(
 ) -> None:
     monkeypatch.setattr(pipe.pipe, "input_check", DarkCorners())
     (event, *_) = (event for event in app.build(pipe).fns.values() if event.name == "show")
-    assert [block.elem_id for block in event.outputs] == ["result", "upload", "anyway"]
+    assert [block.elem_id for block in event.outputs] == ["result", "upload", "anyway", None, "series", "plane"]
     noise, example = tmp_path / "noise.png", SPACE / "examples" / app.EXAMPLES["Large tumor"]
     Image.effect_noise((64, 64), 50).point(lambda level: level // 2 + 100).save(noise)
 
     refused, *emptied = event.fn(str(noise), False)
     assert "noise.png: this doesn&#x27;t look like a slice" in refused and app.REFUSAL in refused
-    assert emptied == [None, False]
+    assert emptied[:3] == [None, False, None]
     for file in (noise, example):
         unchecked, *emptied = event.fn(str(file), True)
         assert "Tumor suspected" in unchecked and app.UNCHECKED in unchecked
-        assert emptied == [None, False]
+        assert emptied[:3] == [None, False, None]
     checked, *_ = event.fn(str(example), False)
     assert "Tumor suspected" in checked and app.UNCHECKED not in checked
 
@@ -220,9 +220,9 @@ def test_no_file_is_answered_with_a_sentence(client: Client) -> None:
         client.predict(None, api_name="/analyze")
 
 
-def test_only_analyze_is_public(client: Client) -> None:
+def test_only_the_two_endpoints_are_public(client: Client) -> None:
     endpoints = client.view_api(return_format="dict")
-    assert list(endpoints["named_endpoints"]) == ["/analyze"]
+    assert list(endpoints["named_endpoints"]) == ["/analyze", "/analyze_scan"]
     assert endpoints["unnamed_endpoints"] == {}
     analyze = endpoints["named_endpoints"]["/analyze"]
     assert [p["parameter_name"] for p in analyze["parameters"]] == ["image"]
@@ -275,7 +275,7 @@ def test_nothing_phones_home_or_is_remembered(served: gr.Blocks, client: Client,
 def test_uploads_and_overlays_are_deleted(
     app: ModuleType, served: gr.Blocks, client: Client, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert f"deleted within {(app.DELETE_EVERY + app.DELETE_AGE) / 60:.0f} minutes" in " ".join(app.ABOUT.split())
+    assert f"deleted within {(app.DELETE_EVERY + app.DELETE_AGE) / 60:.0f} minutes," in " ".join(app.ABOUT.split())
     before = files_in(cache)
     file = tmp_path / "mine.png"
     Image.effect_noise((128, 96), 80).save(file)
@@ -304,11 +304,11 @@ def test_deleting_goes_on_after_an_error(
             raise PermissionError(1, "Operation not permitted")
         unlink(path)
 
-    def fails_once(folder: Path) -> None:
+    def fails_once(folder: Path, spared: set[str]) -> None:
         if not failed:
             failed.append(folder)
             raise MemoryError("no memory left")
-        sweep(folder)
+        sweep(folder, spared)
 
     (tmp_path / "a" / "b").mkdir(parents=True)
     for name in ("kept.png", "a/one.png", "a/b/two.png", "zero.png"):
@@ -324,9 +324,48 @@ def test_deleting_goes_on_after_an_error(
     assert "kept.png" not in said and not any(thread.name == "sweep" for thread in threading.enumerate())
 
 
-def test_a_waiting_picture_outlives_its_wait(app: ModuleType, served: gr.Blocks) -> None:
-    assert served._queue.max_size == app.WAITING_PLACES >= 8
-    assert app.WAITING_PLACES * app.SLOWEST < app.DELETE_AGE  # one is at work, and the other places come first
+class Slow:
+    """A pipeline that holds each picture until it may go on, and reads its file only then."""
+
+    input_check = None
+
+    def __init__(self) -> None:
+        self.go_on, self.began = threading.Event(), threading.Event()
+
+    def __call__(self, file: str, **_: bool) -> bthub.Result:
+        self.began.set()
+        assert self.go_on.wait(300)
+        return make_pipeline()(file)
+
+
+def test_fifty_at_once_are_served_and_their_uploads_outlive_the_wait(
+    app: ModuleType, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert app.WAITING_PLACES >= 100
+    monkeypatch.setattr(app, "DELETE_AGE", 0)
+    slow = Slow()
+    demo = app.build(slow)
+    app.launch(demo, free_port())
+    try:
+        file = tmp_path / "slice.png"
+        Image.fromarray(blob(120, 100, (30, 40, 60, 80))).save(file)
+        client = Client(demo.local_url, verbose=False, download_files=tmp_path)
+        jobs = [client.submit(handle_file(file), api_name="/analyze") for _ in range(50)]
+        assert slow.began.wait(300)
+        wait_for(lambda: len(demo._queue) == 49)
+        waiting = app.waiting_files(demo)
+        assert waiting and all(Path(path).is_file() for path in waiting)
+        (cache / "old.png").write_bytes(b"x")
+        app.sweep(cache, app.waiting_files(demo))  # all are old enough now
+        assert all(Path(path).is_file() for path in waiting) and not (cache / "old.png").exists()
+        last = jobs[-1].status()
+        assert last.queue_size == 49 and last.rank is not None
+        slow.go_on.set()
+        assert [job.result(timeout=600)[1]["label"] for job in jobs] == ["tumor"] * 50
+        wait_for(lambda: not app.waiting_files(demo))
+    finally:
+        slow.go_on.set()
+        demo.close(verbose=False)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

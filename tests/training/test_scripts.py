@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from datasets import Dataset
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
@@ -31,7 +33,16 @@ from bthub.training import losses
 from bthub.training.checkpoint import BEST, LAST, Progress, best_model, save_checkpoint
 from bthub.training.config import build_config, parse_config
 from bthub.training.loop import steps_of
-from bthub.training.samples import Augmentation, Draw, EpochSampler, EvaluationImages, TrainingImages
+from bthub.training.samples import (
+    UNKNOWN,
+    Augmentation,
+    Draw,
+    EpochSampler,
+    EvaluationImages,
+    TrainingImages,
+    sampler_of,
+    training_mask,
+)
 
 REPOSITORY = Path(__file__).parents[2]
 CLASSIFIER = {"architecture": "simple_cnn", "epochs": 5, "image_sizes": {0: 32, 3: 64}, "batch_size": 4, "workers": 0}
@@ -282,7 +293,7 @@ def test_what_is_calibrated_is_what_is_saved(tmp_path):
 
 
 def test_epochs_differ_and_repeat():
-    sampler = EpochSampler([True] * 3 + [False] * 9, seed=1, positive_share=0.5)
+    sampler = EpochSampler([1] * 3 + [0] * 9, seed=1, shares={0: 0.5, 1: 0.5})
     epochs = []
     for epoch in (0, 1, 0):
         sampler.start_epoch(epoch, 64)
@@ -292,7 +303,7 @@ def test_epochs_differ_and_repeat():
         tumor = [draw.index for draw in draws if draw.index < 3]
         assert len(draws) == 12 and sorted(tumor) == [0, 0, 1, 1, 2, 2]
         assert len({draw.index for draw in draws if draw.index >= 3}) == 6
-    plain = EpochSampler([True, False, False], seed=1)
+    plain = EpochSampler([1, 0, 0], seed=1)
     plain.start_epoch(0, 64)
     assert sorted(draw.index for draw in plain) == [0, 1, 2]
 
@@ -312,12 +323,16 @@ def test_training_and_evaluation_see_what_prediction_sees(tmp_path):
     build(tmp_path / "pictures", tmp_path / "built")
     rows = load_split(tmp_path / "built", "train")
     given = [read_image(tmp_path / "pictures" / name) for name in rows["file"]]
-    trained = TrainingImages(rows, Augmentation(), show_progress=False).images
+    trained = TrainingImages(rows, Augmentation(), show_progress=False, canvas=40).images
     evaluated = EvaluationImages(rows, lambda image: torch.from_numpy(np.array(image)).movedim(2, 0))
     [batch] = batches(rows, len(rows), "")
     assert len({name.split("/")[-1][:4] for name in rows["file"]}) == 3
     for i, expected in enumerate(given):
-        assert np.array_equal(trained[i].movedim(0, 2), expected)
+        height, width = expected.shape[:2]  # centered in the square, gray ones with one channel
+        top, left = (40 - height) // 2, (40 - width) // 2
+        inner = trained[i][:, top : top + height, left : left + width].transpose(1, 2, 0)
+        assert np.array_equal(np.broadcast_to(inner, expected.shape), expected)
+        assert trained[i].sum() == inner.sum()
         assert np.array_equal(evaluated[i]["pixel_values"].movedim(0, 2), expected)
         assert np.array_equal(np.asarray(batch[i]), expected)
 
@@ -326,9 +341,9 @@ def test_image_and_mask_move_together(tiny_lgg):
     """The mask painted into the image and the mask beside it are still the same area after augmentation."""
     rows = load_split(tiny_lgg, "train")
     still = Augmentation(intensity=0, missing_sequence=0)
-    images = TrainingImages(rows, still, show_progress=False)
+    images = TrainingImages(rows, still, show_progress=False, masks=True)
     index = images.labels.index(1)
-    images.images[index] = images.masks[index].expand(3, -1, -1)
+    images.images[index] = np.stack([images.masks[index]] * 3)
     for seed in range(5):
         item = images[Draw(index, seed, 128)]
         painted, mask = item["pixel_values"][0] > 0.5, item["mask"][0] > 0.5
@@ -344,9 +359,72 @@ def test_a_missing_sequence_is_replaced_by_flair(tiny_lgg):
     fixed = dict(flip=0, rotation=0, translate=0, scale=0, shear=0, intensity=0)
     all_missing = TrainingImages(rows, Augmentation(**fixed, missing_sequence=1), show_progress=False)
     pixels = all_missing[Draw(0, 0, 256)]["pixel_values"]
-    flair = all_missing.images[0][1] / 255
+    flair = torch.from_numpy(all_missing.images[0][1] / np.float32(255))
     for channel in pixels:
         torch.testing.assert_close(channel, flair)
+
+
+def test_one_sequence_alone_is_gray(tiny_lgg):
+    """Each as often as it should be, and its three channels change together."""
+    rows = load_split(tiny_lgg, "train")
+    images = TrainingImages(rows, Augmentation(single_sequence=[0.0, 1.0, 0.0]), show_progress=False)
+    for seed in range(4):
+        red, green, blue = images[Draw(0, seed, 128)]["pixel_values"]
+        assert torch.equal(red, green) and torch.equal(green, blue) and red.max() > 0
+    fixed = dict(flip=0, rotation=0, translate=0, scale=0, shear=0, intensity=0, missing_sequence=0)
+    alone = TrainingImages(rows, Augmentation(**fixed, single_sequence=[0.25, 0.25, 0.25]), show_progress=False)
+    shown = [alone[Draw(0, seed, 256)]["pixel_values"] for seed in range(60)]
+    sequences = torch.from_numpy(alone.images[0] / np.float32(255))
+    counts = [sum(torch.allclose(one, sequence.expand(3, -1, -1)) for one in shown) for sequence in sequences]
+    assert all(5 <= count <= 27 for count in counts)
+    assert sum(torch.allclose(one, sequences) for one in shown) == 60 - sum(counts)
+
+
+def test_passing_a_picture_on_worsens_it_a_little(tiny_lgg):
+    """JPEG, fewer pixels and burned-in text: gray stays gray, the mask stays, and a seed gives the same again."""
+    rows = load_split(tiny_lgg, "train")
+    fixed = dict(flip=0, rotation=0, translate=0, scale=0, shear=0, intensity=0, missing_sequence=0)
+    plain = TrainingImages(rows, Augmentation(**fixed), show_progress=False, masks=True)
+    index = plain.labels.index(1)
+    for change in ("jpeg", "resample", "overlay"):
+        worse = TrainingImages(
+            rows, Augmentation(**fixed, single_sequence=[0, 1.0, 0], **{change: 1.0}), show_progress=False, masks=True
+        )
+        one, again, other = (worse[Draw(index, seed, 256)]["pixel_values"] for seed in (0, 0, 1))
+        assert torch.equal(one, again) and not torch.equal(one, other), change
+        assert torch.equal(one[0], one[1]) and torch.equal(one[1], one[2]), change
+        original = torch.from_numpy(plain.images[index][1] / np.float32(255))
+        assert 0 < (one[0] - original).abs().mean() < 0.05, change
+        assert torch.equal(worse[Draw(index, 0, 256)]["mask"], plain[Draw(index, 0, 256)]["mask"]), change
+
+
+def test_a_box_is_tumor_inside_and_unknown_at_its_corners():
+    mask = training_mask((200, 100), None, (40, 20, 120, 80), 100)  # half the size, centered below a margin of 25
+    assert mask[25 + 25, 40] == 255  # the center
+    assert mask[25 + 11, 21] == mask[25 + 39, 59] == UNKNOWN
+    assert mask[25 + 5, 40] == mask[25 + 25, 70] == 0
+    assert not training_mask((200, 100), None, None, 100).any()
+    known = losses.known_loss
+    target = torch.tensor([[[[1.0, 0.0, -1.0]]]])
+    for loss in losses.LOSSES.values():
+        logits = torch.tensor([[[[9.0, -9.0, 9.0]]]], requires_grad=True)
+        known(loss, logits, target).backward()
+        assert logits.grad[0, 0, 0, 2] == 0
+        assert known(loss, logits, target) < known(loss, -logits, target)
+
+
+def test_sources_are_balanced_in_what_is_drawn():
+    rows = Dataset.from_dict(
+        {"label": [0] * 8 + [1] * 2 + [0] * 2 + [1] * 6 + [0] * 2, "source": ["a"] * 10 + ["b"] * 8 + ["c"] * 2}
+    )
+    sampler = sampler_of(rows, 1, {"a": 2, "b": 1, "c": 1}, length=80)
+    sampler.start_epoch(0, 64)
+    drawn = Counter((rows[d.index]["source"], rows[d.index]["label"]) for d in sampler)
+    assert drawn == {("a", 0): 20, ("a", 1): 20, ("b", 0): 10, ("b", 1): 10, ("c", 0): 20}
+    with pytest.raises(BthubError, match="the data have a, b, c"):
+        sampler_of(rows, 1, {"d": 1})
+    with pytest.raises(BthubError, match="bthub data mix"):
+        sampler_of(rows.remove_columns(["source"]), 1, {"a": 1})
 
 
 @pytest.mark.parametrize("name", losses.LOSSES)

@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features
-from tqdm import tqdm
 
 from bthub.data import card, image_folder, lgg, summary
 from bthub.data.archive import Source
@@ -21,6 +20,7 @@ from bthub.data.dataset import BuiltDataset
 from bthub.data.fingerprint import name_of
 from bthub.data.splits import patient_split, slice_split
 from bthub.errors import BthubError
+from bthub.progress import progress_bar
 
 CARD = "README.md"
 _ROWS_PER_GROUP = 100
@@ -160,7 +160,7 @@ def _build_lgg(files: Source, slices: list[lgg.Slice], splits: list[tuple[str, s
     sizes: set[tuple[int, int]] = set()
     digests: set[bytes] = set()
     copied = {patient: dict.fromkeys(lgg.FILLED, True) for patient in {entry.patient_id for entry in slices}}
-    progress = tqdm(zip(slices, splits, strict=True), "Reading and checking", len(slices), unit="slice")
+    progress = progress_bar(zip(slices, splits, strict=True), "Reading and checking", len(slices), unit="slice")
     with ParquetFiles(folder, lgg.FEATURES) as parquet:
         for entry, (by_patient, by_slice) in progress:
             read = lgg.read_slice(files, entry)
@@ -184,7 +184,7 @@ def _build_folders(
     # Read first: it may not be there.
     others = _thumbnails(unlike) if unlike else []
     thumbnails = []
-    for picture in tqdm(pictures, "Checking", unit="image"):
+    for picture in progress_bar(pictures, "Checking", unit="image"):
         decoded = image_folder.decode(files.read(picture.file), files.where(picture.file))
         thumbnails.append(image_folder.thumbnail(decoded))
     kept = [i for i, alike in enumerate(image_folder.resemble(thumbnails, others)) if not alike]
@@ -211,7 +211,7 @@ def _build_folders(
     facts = []
     with ParquetFiles(folder, image_folder.features(classes, boxes=bool(boxes))) as parquet:
         columns = zip(pictures, splits, groups, elsewhere, strict=True)
-        for picture, split, group, also_in in tqdm(columns, "Writing", len(pictures), unit="image"):
+        for picture, split, group, also_in in progress_bar(columns, "Writing", len(pictures), unit="image"):
             data = {"bytes": files.read(picture.file), "path": PurePosixPath(picture.file).name}
             row = {"image": data, "label": classes.index(picture.label), "file": picture.file}
             row |= {"group": group, "also_in": also_in}

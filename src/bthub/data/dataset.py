@@ -1,5 +1,6 @@
 """Reading what `build` wrote, from its folder or from the Hub."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +15,14 @@ from datasets import (
     load_dataset,
 )
 from datasets.exceptions import DatasetsError
+from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 from PIL.Image import Image
-from tqdm import tqdm
 
 from bthub.data.splits import FOLD_PROTOCOLS, PROTOCOLS, fold_split
 from bthub.errors import BthubError
 from bthub.imaging.image_io import upright_rgb
+from bthub.network import check_network, hub_trouble
+from bthub.progress import progress_bar
 
 
 class BuiltDataset:
@@ -47,6 +50,9 @@ class BuiltDataset:
             raise BthubError(f"{dataset} isn't there: write it with `bthub data build DOWNLOAD {dataset}`")
         elif not re.fullmatch(r"\w[\w.-]*/[\w.-]+", self.name):
             raise BthubError(f"{dataset}: no such folder; give a folder that `bthub data build` wrote or a Hub id")
+        self.remote = not path.exists()
+        if self.remote:
+            check_network()
         self.revision = revision
         with self._reading():
             self.configs = get_dataset_config_names(self.name, revision=revision)
@@ -55,7 +61,13 @@ class BuiltDataset:
     def _reading(self) -> Iterator[None]:
         try:
             yield
-        except (DatasetsError, OSError, ValueError) as error:
+        except Exception as error:
+            if self.remote and _of_network(error):
+                raise BthubError(
+                    f"{self.name} isn't a folder here, and it can't be had from the Hub: {hub_trouble(error)}"
+                ) from error
+            if not isinstance(error, (DatasetsError, OSError, ValueError)):
+                raise
             raise BthubError(
                 f"{self.name}: cannot be read as a data set ({error}); build or download it again, "
                 "and if it is a Hub id check its spelling and the network"
@@ -119,6 +131,12 @@ class BuiltDataset:
             )
 
 
+def _of_network(error: Exception) -> bool:
+    """Whether it says that nothing was reached, rather than that there is no such data set."""
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    return offline or isinstance(error, (HTTPError, ConnectionError, TimeoutError)) or "Couldn't reach" in str(error)
+
+
 def load_split(dataset: str | Path, split: str, protocol: str = "patient", revision: str | None = None) -> Dataset:
     """One split of a data set that `bthub data build` wrote.
 
@@ -153,7 +171,7 @@ def batches(rows: Dataset, size: int, doing: str) -> Iterator[list[Image]]:
     if size < 1:
         raise BthubError(f"expected a batch size of 1 or more, received {size}")
     images = rows.select_columns(["image"])
-    with tqdm(total=len(images), desc=doing, unit="image") as progress:
+    with progress_bar(total=len(images), desc=doing, unit="image") as progress:
         for start in range(0, len(images), size):
             batch = [upright_rgb(image) for image in images[start : start + size]["image"]]
             yield batch

@@ -47,6 +47,8 @@ RUN_GAP = 20
 _MASKS = frozenset({"mask", "masks", "groundtruth", "ground_truth", "gt", "annotation", "annotations", "segmentation"})
 _IMAGES = frozenset({"image", "images", "img", "imgs", "picture", "pictures", "scan", "scans", "slice", "slices"})
 _MASK_NAME = re.compile(r".*[_ -]mask(?:[_ -]?\d+)?", re.IGNORECASE)
+# How often places are drawn for the runs of a class until they leave each other at least half of their pictures.
+_DRAWS = 100
 # Shares held out of what the publisher hasn't split.
 HELD_OUT = {"validation": 0.15, "test": 0.15}
 # Two files show the same picture if their thumbnails of this side correlate so well, be it of all that is in them or of
@@ -105,6 +107,8 @@ def find_images(source: Source) -> list[Picture]:
     others = source.left_out.setdefault("files that aren't pictures by name", [])
     for name in source.names:
         path = PurePosixPath(name)
+        if path.name.lower() == BOXES:
+            continue
         if path.suffix.lower() not in SUFFIXES:
             others.append(name)
             continue
@@ -375,25 +379,29 @@ def draw_runs(
                 f"class {label!r} has only {len(members)} different images, too few to split into runs of numbers for "
                 f"train and {' and '.join(wanted)}; add images or remove the class"
             )
-        # Where the runs begin: so many pictures of train stand before each of them.
-        before = np.sort(rng.integers(0, free + 1, size=len(wanted)))
-        order = rng.permutation(len(wanted))
-        start, runs = 0, []
-        for place, which in zip(np.diff(before, prepend=0), order, strict=True):
-            start += int(place)
-            runs.append((wanted[which], start, start + sizes[which]))
-            start += sizes[which]
-        taken = np.array([None] * len(members), dtype=object)
-        for split, first, end in runs:
-            taken[first:end] = split
-        for split, first, end in runs:
-            near = (places > places[first] - RUN_GAP) & (places < places[end - 1] + RUN_GAP)
-            # What is near one run and in another goes too: two runs may be neighbors.
-            taken[near & (taken != split)] = "gap"
+        for _ in range(_DRAWS):
+            # Where the runs begin: so many pictures of train stand before each of them.
+            before = np.sort(rng.integers(0, free + 1, size=len(wanted)))
+            order = rng.permutation(len(wanted))
+            start, runs = 0, []
+            for place, which in zip(np.diff(before, prepend=0), order, strict=True):
+                start += int(place)
+                runs.append((wanted[which], start, start + sizes[which]))
+                start += sizes[which]
+            taken = np.array([None] * len(members), dtype=object)
+            for split, first, end in runs:
+                taken[first:end] = split
+            for split, first, end in runs:
+                near = (places > places[first] - RUN_GAP) & (places < places[end - 1] + RUN_GAP)
+                # Of two runs that are neighbors, each loses what is near the other.
+                taken[near & (taken != split)] = "gap"
+            left = {split: int((taken == split).sum()) for split in wanted}
+            if all(2 * left[split] > size for split, size in zip(wanted, sizes, strict=True)) and None in taken:
+                break
+        else:
+            raise BthubError(f"class {label!r} has too few images for runs with gaps of {RUN_GAP} numbers; add images")
         for i, split in zip(members, taken, strict=True):
             splits[i] = "train" if split is None else None if split == "gap" else split
-        if "train" not in {splits[i] for i in members}:
-            raise BthubError(f"class {label!r} has too few images for runs with gaps of {RUN_GAP} numbers; add images")
     return splits
 
 

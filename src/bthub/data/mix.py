@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
-from tqdm import tqdm
 
 from bthub.data import card, image_folder, lgg
 from bthub.data.build import CARD, ParquetFiles, content_digest, whole_or_nothing
 from bthub.data.dataset import BuiltDataset
 from bthub.data.fingerprint import name_of
 from bthub.errors import BthubError
-from bthub.metrics.classification import is_healthy
+from bthub.imaging.labels import is_healthy
+from bthub.progress import progress_bar
 
 MIXED = ("train", "validation", "test")
 FEATURES = Features(
@@ -95,7 +95,7 @@ def mix(sets: Sequence[Path], out: Path, test_only: Sequence[Path] = ()) -> Mixt
     for name, split, rows in parts:
         classes = rows.features["label"].names
         pictures = zip(rows["image"], rows["label"][:], strict=True)
-        for image, label in tqdm(pictures, f"Comparing {name} {split}", len(rows), unit="image"):
+        for image, label in progress_bar(pictures, f"Comparing {name} {split}", len(rows), unit="image"):
             assigned = "test" if name in tested else split
             looked_at.append(Row(name, assigned, classes[label], image_folder.thumbnail(image), _kind(rows)))
     mixture = arrange(looked_at)
@@ -105,7 +105,7 @@ def mix(sets: Sequence[Path], out: Path, test_only: Sequence[Path] = ()) -> Mixt
         elsewhere = image_folder.also_in([split or "train" for split in mixture.splits], mixture.group)
         decided = zip(looked_at, mixture.splits, mixture.group, elsewhere, strict=True)
         with ParquetFiles(folder, FEATURES) as parquet:
-            for row in tqdm(_raw(parts), "Writing", len(looked_at), unit="image"):
+            for row in progress_bar(_raw(parts), "Writing", len(looked_at), unit="image"):
                 about, split, group, also_in = next(decided)
                 if split is None:
                     continue

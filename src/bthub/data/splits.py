@@ -139,18 +139,18 @@ def _by_institution_and_load(slices: Iterable[SliceFact]) -> np.ndarray:
 
 @cache
 def _patient_table() -> dict[str, str]:
-    with (TABLES / "lgg_patient.csv").open(newline="") as file:
+    with (TABLES / "lgg_patient.csv").open(newline="", encoding="utf-8") as file:
         return {row["patient_id"]: row["split"] for row in csv.DictReader(file)}
 
 
 @cache
 def slice_table() -> dict[tuple[str, int], str]:
     """The split of each slice but the benchmark's under protocol `slice`, by patient and slice index."""
-    with (TABLES / "lgg_slice.csv").open(newline="") as file:
+    with (TABLES / "lgg_slice.csv").open(newline="", encoding="utf-8") as file:
         return {(row["patient_id"], int(row["slice_index"])): row["split"] for row in csv.DictReader(file)}
 
 
 @cache
 def _fold_table() -> dict[str, dict[str, str]]:
-    with (TABLES / "lgg_folds.csv").open(newline="") as file:
+    with (TABLES / "lgg_folds.csv").open(newline="", encoding="utf-8") as file:
         return {row.pop("patient_id"): row for row in csv.DictReader(file)}

@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 from datasets import Dataset
 from PIL import Image
-from tqdm import tqdm
 
 from bthub.imaging.image_io import upright_rgb
-from bthub.runs.kinds import FLAIR_LIKE, OTHER_MRI
-from bthub.runs.kinds import THREE_SEQUENCES as THREE_SEQUENCES_KIND
+from bthub.imaging.kinds import FLAIR_LIKE, OTHER_MRI
+from bthub.imaging.kinds import THREE_SEQUENCES as THREE_SEQUENCES_KIND
+from bthub.progress import progress_bar
 
 FLAIR = 1
 """Channel of an LGG slice; 0 is pre-contrast, 2 post-contrast."""
@@ -36,7 +36,7 @@ class View(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """The kind of input that it is, one of `bthub.runs.kinds.KINDS`; pictures of other sets are other MRI."""
+        """The kind of input that it is, one of `bthub.imaging.kinds.KINDS`; pictures of other sets are other MRI."""
         return {THREE_SEQUENCES: THREE_SEQUENCES_KIND, FLAIR_ALONE: FLAIR_LIKE}.get(self.name, OTHER_MRI)
 
 
@@ -75,7 +75,7 @@ def view_batches(
     """
     batch: list[tuple[View, Image.Image]] = []
     last, image = -1, Image.new("RGB", (1, 1))
-    for view in tqdm(shown, desc=doing, unit="image"):
+    for view in progress_bar(shown, desc=doing, unit="image"):
         if view.row != last:
             last, image = view.row, upright_rgb(rows[view.row]["image"])
         batch.append((view, show(image, view.name)))

@@ -13,8 +13,9 @@ import numpy as np
 from datasets import Dataset as Rows
 
 from bthub.data.fingerprint import describe_rows
-from bthub.data.views import View, view_batches, views
+from bthub.data.views import AS_IT_IS, View, view_batches, views
 from bthub.errors import BthubError
+from bthub.imaging.kinds import KINDS, kind_of
 from bthub.metrics.bootstrap import percentile_interval, ratio, resample_groups
 from bthub.metrics.classification import classification_metrics
 from bthub.metrics.interval import Interval
@@ -32,7 +33,7 @@ from bthub.runs.folder import (
     write_json,
     write_rows,
 )
-from bthub.runs.kinds import KINDS, KindRule, OperatingPoint, operating_points
+from bthub.runs.operating_point import OperatingPoint, operating_points
 
 MIX = "mix"
 """What stands for the protocol in the names of files and entries."""
@@ -58,7 +59,7 @@ def evaluate_sources(
         device: of torch.
 
     Returns:
-        The entry: `by_source`, for each source and view what `measure_detector` or `measure_localizer` gives.
+        The entry: of a detector `by_kind`, see `measure_kinds`; and `by_source`, for each source and view what `measure_detector` or `measure_localizer` gives.
 
     Raises:
         BthubError: the run tells other classes than tumor and no tumor.
@@ -67,14 +68,16 @@ def evaluate_sources(
     if folder.task == CLASSIFICATION:
         predictions = _detect(folder, rows, shown, batch_size, device)
         measured = measure_detector(predictions, operating_points(folder.calibration))
+        by_kind = measure_kinds(predictions, operating_points(folder.calibration))
     else:
         predictions = _localize(folder, rows, shown, batch_size, device)
-        measured = measure_localizer(predictions)
+        measured, by_kind = measure_localizer(predictions), {}
     (folder.path / PREDICTIONS).mkdir(exist_ok=True)
     write_rows(folder.path / PREDICTIONS / f"{MIX}-{split}.csv", predictions)
     entry = {
         "task": folder.task,
         "by_source": measured,
+        **({"by_kind": by_kind} if by_kind else {}),
         "dataset": {"name": name, **describe_rows(rows)},
         "weights": folder.revision,
         "command": command,
@@ -90,12 +93,13 @@ def measure_detector(predictions: Sequence[dict[str, str]], points: dict[str | N
     """Figures of each source and view: a pure function of the predictions file.
 
     Args:
-        predictions: rows with `source`, `view`, `label`, `p_tumor`, `kind` (what the input check takes it for, or
-            empty) and `group`.
+        predictions: rows with `source`, `view`, `label`, `p_tumor`, `kind` (what it is taken for, or empty), `refused`
+            (1 where the input check refuses it; it is measured all the same) and `group`.
         points: by kind what is done to the probability, and from where on it is called tumor.
 
     Returns:
-        By `View.key`: `samples`, `tumor`, `kinds` (how many are taken for each), `metrics` with intervals.
+        By `View.key`: `samples`, `tumor`, `refused`, `uncertain` (share), `kinds` (how many are taken for each), and
+        `metrics` with intervals.
         AUC and calibration error are of the probability, the rest of the verdict at the threshold of its kind.
     """
     measured = {}
@@ -115,11 +119,29 @@ def measure_detector(predictions: Sequence[dict[str, str]], points: dict[str | N
             "samples": len(lines),
             "groups": of_p["groups"],
             "tumor": int(y.sum()),
+            "refused": sum(line["refused"] == "1" for line in lines),
             "kinds": {kind: sum(line["kind"] == kind for line in lines) for kind in KINDS},
             "uncertain": float(np.mean([point.is_uncertain(v) for point, v in zip(used, p, strict=True)])),
             "confusion_matrix": of_calls["confusion_matrix"],
             "metrics": metrics,
         }
+    return measured
+
+
+def measure_kinds(predictions: Sequence[dict[str, str]], points: dict[str | None, OperatingPoint]) -> dict[str, Any]:
+    """How often the verdict is right for pictures that are taken for a kind, whatever their source.
+
+    Returns:
+        By kind: `samples`, `tumor`, and of `metrics` only what is of tumor or of healthy pictures alone, `recall` and
+        `specificity`: a figure of both would be one across sources.
+    """
+    measured = {}
+    for kind in KINDS:
+        lines = [line | {"source": kind, "view": AS_IT_IS} for line in predictions if line["kind"] == kind]
+        if len({line["label"] for line in lines}) == len(LABELS):
+            found = measure_detector(lines, points)[kind]
+            metrics = {name: found["metrics"][name] for name in ("recall", "specificity")}
+            measured[kind] = {"samples": found["samples"], "tumor": found["tumor"], "metrics": metrics}
     return measured
 
 
@@ -197,14 +219,16 @@ def _detect(folder: RunFolder, rows: Rows, shown: Sequence[View], batch_size: in
             "evaluate it on a data set with its own classes"
         )
     settings, weights = folder.path / INPUT_CHECK, folder.path / INPUT_CHECK_WEIGHTS
-    rule = KindRule(load_input_check(settings, weights, device) if settings.is_file() else None)
+    check = load_input_check(settings, weights, device) if settings.is_file() else None
     lines = _ids(rows, shown)
     rest = iter(lines)
     for batch in view_batches(rows, shown, batch_size, "evaluating"):
         pictures = [picture for _, picture in batch]
-        probabilities, kinds = classifier.predict(pictures)[:, 1], rule(pictures)
-        for p, kind in zip(probabilities, kinds, strict=True):
-            next(rest).update({"kind": kind or "", "p_tumor": repr(float(p))})
+        probabilities = classifier.predict(pictures)[:, 1]
+        seen = check.inspect(pictures) if check else [(True, None)] * len(pictures)
+        for picture, p, (accepted, gray) in zip(pictures, probabilities, seen, strict=True):
+            kind = kind_of(picture, gray) or ""
+            next(rest).update({"refused": str(int(not accepted)), "kind": kind, "p_tumor": repr(float(p))})
     return lines
 
 
@@ -242,7 +266,7 @@ def _center_in(mask: np.ndarray, box: Sequence[float]) -> bool:
 def summary(entry: dict) -> str:
     """The main figures of an entry of `sources.json` as a table."""
     wanted = (
-        ("auc", "balanced_accuracy", "recall", "specificity", "ece")
+        ("roc_auc", "balanced_accuracy", "recall", "specificity", "ece")
         if entry["task"] == CLASSIFICATION
         else ("dice_volume_mean", "dice_tumor_slices", "healthy_slices_with_mask", CENTER_IN_BOX)
     )

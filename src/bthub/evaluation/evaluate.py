@@ -29,6 +29,7 @@ from bthub.models.localizer import load_localizer
 from bthub.runs.folder import (
     CALIBRATION,
     CLASSIFICATION,
+    LOSING,
     LOSS_ALLOWED,
     METRICS,
     ONNX_METRICS,
@@ -44,8 +45,6 @@ from bthub.runs.folder import (
 
 GALLERY = 8
 TORCH = "torch"
-LOSING = ("roc_auc", "balanced_accuracy", "dice_volume_mean", "dice_tumor_slices")
-"""The figures of which a backend may lose a little."""
 SAME_SLICES = 200
 
 
@@ -170,6 +169,9 @@ def _against_torch(
         )
     found, reference = measure(predictions, settings)["metrics"], there["metrics"]
     values = [(reference[name]["value"], found[name]["value"]) for name in LOSING if name in reference]
+    losses = [before - after for before, after in values if before is not None and after is not None]
+    if not losses:
+        raise BthubError(f"none of {', '.join(LOSING)} is defined on {key}: choose a split with tumor and without")
     name = ONNX_QUANTIZED if backend.endswith("int8") else ONNX_MODEL
     entry = {
         "weights": folder.revision,
@@ -177,7 +179,7 @@ def _against_torch(
         "samples": len(predictions),
         "metrics": found,
         "reference": {name: reference[name]["value"] for name in reference},
-        "loss": max(before - after for before, after in values),
+        "loss": max(losses),
     }
     if folder.task == CLASSIFICATION:
         columns = [PROBABILITY + label for label in settings["labels"]]
@@ -201,7 +203,8 @@ def backend_summary(entry: dict) -> str:
     for name in LOSING:
         if name in entry["reference"]:
             after, before = entry["metrics"][name]["value"], entry["reference"][name]
-            lines.append(f"{readable(name):48}{after:.4f}, in torch {before:.4f}")
+            told = ("-" if value is None else f"{value:.4f}" for value in (after, before))
+            lines.append(f"{readable(name):48}{', in torch '.join(told)}")
     if "largest_difference" in entry:
         lines.append(f"probabilities within {entry['largest_difference']:.2g} of torch")
     else:

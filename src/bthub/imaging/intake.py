@@ -137,8 +137,8 @@ def holds_dicom(paths: Sequence[str]) -> bool:
     return False
 
 
-def open_study(source: str | Path) -> Study:
-    """Find the scans in a file, a zip or a folder.
+def open_study(source: str | Path | Sequence[str | Path]) -> Study:
+    """Find the scans in a file, a zip, a folder, or several files.
 
     Args:
         source: a DICOM or NIfTI file, a TIFF, any other picture (a stack of one), or a zip or folder of one study.
@@ -146,6 +146,10 @@ def open_study(source: str | Path) -> Study:
     Raises:
         BthubError: missing, empty, too large, truncated, damaged, or without a scan: one sentence.
     """
+    if not isinstance(source, (str, Path)):
+        paths = [str(path) for path in source]
+        name = f"the {len(paths):,} files"
+        return _collected(_Several(paths, name), name)
     name = display_name(str(source))
     path = Path(source)
     with _reading(name):
@@ -240,6 +244,19 @@ class _Folder:
     def head(self, index: int) -> bytes:
         with _reading(f"{self._name}, file {index + 1} of {len(self.names)}"), open(self.names[index], "rb") as file:
             return file.read(_HEAD)
+
+
+class _Several(_Folder):
+    """Files that were handed over one by one."""
+
+    def __init__(self, paths: list[str], name: str) -> None:
+        self._name = name
+        if not paths:
+            raise BthubError("no files were given")
+        if len(paths) > MAX_FILES:
+            raise BthubError(f"{name}: more than {MAX_FILES:,} are too many, give one study")
+        # By their own names: each may lie in a folder of its own.
+        self.names = sorted(paths, key=lambda path: _natural(os.path.basename(path)))
 
 
 class _Zip:

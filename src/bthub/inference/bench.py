@@ -1,7 +1,11 @@
 """`bthub bench`: how long each stage takes on this machine, for one slice and in batches."""
 
 import platform
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import cast
 
@@ -21,7 +25,9 @@ _CLONE = Path(__file__).parents[3]
 _WARM_UP = 3
 
 
-def run(image: Path | None = None, repeats: int = 50, pipeline: Pipeline | None = None) -> str:
+def run(
+    image: Path | None = None, repeats: int = 50, pipeline: Pipeline | None = None, backend: str | None = None
+) -> str:
     """Time the pipeline on one slice file, on the CPU with two threads, the localizer always on.
 
     Args:
@@ -29,6 +35,7 @@ def run(image: Path | None = None, repeats: int = 50, pipeline: Pipeline | None 
         repeats: calls that are timed, after a warm-up; as many pictures, rounded up to whole batches, for each
             batch size.
         pipeline: by default the project's own.
+        backend: as for `load_pipeline`.
 
     Returns:
         A text table: median and 95th percentile in milliseconds of each stage, and pictures per second.
@@ -36,26 +43,23 @@ def run(image: Path | None = None, repeats: int = 50, pipeline: Pipeline | None 
     Raises:
         BthubError: no slice to time, one that cannot be read, or no models.
     """
-    import torch  # here, so that importing this module stays fast
-
     if repeats < 1:
         raise BthubError(f"the number of repeats must be at least 1, not {repeats}")
     image = _sample() if image is None else image
-    threads = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    try:
-        pipe = load_pipeline(device="cpu") if pipeline is None else pipeline
+    pipe = load_pipeline(device="cpu", backend=backend, threads=THREADS) if pipeline is None else pipeline
+    with _torch_threads():
         for _ in range(_WARM_UP):
             result = _answer(pipe, image)
         timings = [_answer(pipe, image).milliseconds for _ in range(repeats)]
         rates = {size: _pictures_per_second(pipe, image, size, repeats) for size in BATCH_SIZES}
-    finally:
-        torch.set_num_threads(threads)
 
     lines = [
         f"{image.name}, {result.width} x {result.height} pixels, {repeats} calls, localizer always on",
-        f"torch {torch.__version__}, {THREADS} threads, {platform.machine()}, Python {platform.python_version()}",
-        *(f"{stage}: {model['id']} at {model['revision']}" for stage, model in result.models.items()),
+        f"{_versions()}, {THREADS} threads, {platform.machine()}, Python {platform.python_version()}",
+        *(
+            f"{stage}: {model['id']} at {model['revision']}" + (f" on {model['backend']}" if "backend" in model else "")
+            for stage, model in result.models.items()
+        ),
         "",
         f"{'stage':<10}{'median ms':>12}{'p95 ms':>12}",
     ]
@@ -65,6 +69,26 @@ def run(image: Path | None = None, repeats: int = 50, pipeline: Pipeline | None 
     lines += ["", f"{'batch':<10}{'images/s':>12}"]
     lines += [f"{size:<10}{rate:>12.1f}" for size, rate in rates.items()]
     return "\n".join(lines)
+
+
+@contextmanager
+def _torch_threads() -> Iterator[None]:
+    """THREADS for torch too, which has one number for all networks, where it is loaded."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _versions() -> str:
+    loaded = [name for name in ("onnxruntime", "openvino", "torch") if name in sys.modules]
+    return ", ".join(f"{name} {version(name)}" for name in loaded)
 
 
 def _answer(pipe: Pipeline, image: Path) -> Result:

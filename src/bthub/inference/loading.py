@@ -17,6 +17,7 @@ from bthub.inference.backends import eager
 from bthub.inference.pipeline import Detector, Localizer, Pipeline
 from bthub.project import default_run
 from bthub.runs.folder import CALIBRATION, CLASSIFICATION, SEGMENTATION, RunFolder
+from bthub.runs.operating_point import operating_points
 
 
 def load_pipeline(
@@ -27,6 +28,7 @@ def load_pipeline(
     device: str | None = None,
     check_input: bool = True,
     backend: str | None = None,
+    threads: int | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Pipeline:
     """Load the two stages.
@@ -42,6 +44,8 @@ def load_pipeline(
         backend: "torch", "onnx", "int8", "openvino" or "openvino-int8" for both stages, or "auto": for each the one
             that was fastest on this machine, see `bthub.inference.backends`. By default what the environment variable
             BTHUB_BACKEND says, or "auto".
+        threads: of a network that runs on the processor, but for torch, which has one number for all; by default one a
+            processor.
         say: is told, once a machine, what "auto" timed and took.
 
     Raises:
@@ -64,20 +68,33 @@ def load_pipeline(
         if run.task != task:
             raise BthubError(f"{run.id} is made for {run.task}, expected {task}: swap detector and localizer?")
     taken = {stage: backends.choose(run, backend, device, say) for stage, run in runs.items()}
-    stages = {stage: backends.open_stage(run, taken[stage], device) for stage, run in runs.items()}
+    stages = {stage: backends.open_stage(run, taken[stage], device, threads) for stage, run in runs.items()}
     classifier, detector_run = cast(Detector, stages["detector"]), runs["detector"]
     _ = classifier.tumor_index  # one that knows other classes is told so before it lacks a threshold
     threshold = detector_run.calibration.get("threshold")
     if not isinstance(threshold, (int, float)):
         raise BthubError(f"{detector_run.id}: {CALIBRATION} has no threshold, train the run to its end")
-    band = detector_run.calibration.get("review_band")
+    points = operating_points(detector_run.calibration)
     return Pipeline(
         classifier,
         cast(Localizer, stages["localizer"]),
-        threshold=float(threshold),
-        review_band=band and tuple(band),
-        input_check=backends.open_check(detector_run, taken["detector"], device) if check_input else None,
+        threshold=points[None].threshold,
+        review_band=points[None].review_band,
+        points=points,
+        figures=_figures(detector_run),
+        input_check=backends.open_check(detector_run, taken["detector"], device, threads) if check_input else None,
         models={
             stage: {"id": run.id, "revision": run.revision, "backend": taken[stage]} for stage, run in runs.items()
         },
     )
+
+
+def _figures(run: RunFolder) -> dict[str, dict[str, float]]:
+    """What a detector reached on test with each kind of input; nothing where that wasn't measured with these weights."""
+    entry = run.sources.get("test", {})
+    if run.revision.startswith("sha256:") and entry.get("weights") != run.revision:
+        return {}
+    return {
+        kind: {name: found["metrics"][name]["value"] for name in ("recall", "specificity")}
+        for kind, found in entry.get("by_kind", {}).items()
+    }

@@ -19,7 +19,9 @@ from PIL import Image
 from bthub.errors import BthubError, NotASliceError
 from bthub.imaging.head import head_mask
 from bthub.imaging.image_io import MAX_PIXELS, Source, is_picture, name_of, read_image
+from bthub.imaging.kinds import kind_of
 from bthub.inference.result import NO_TUMOR, TUMOR, Result, measure
+from bthub.runs.operating_point import OperatingPoint
 
 Picture = Source
 
@@ -45,8 +47,8 @@ class Localizer(Protocol):
 class InputCheck(Protocol):
     """What comes before them."""
 
-    def accepts(self, images: Sequence[Image.Image]) -> list[bool]:
-        """Whether each RGB image looks like a slice of a brain MRI."""
+    def inspect(self, images: Sequence[Image.Image]) -> list[tuple[bool, str | None]]:
+        """Of each RGB image whether it looks like a slice of a brain MRI, and, were it gray, its kind or None."""
 
 
 class ReadPicture(NamedTuple):
@@ -82,6 +84,8 @@ class Pipeline:
         models: dict[str, dict[str, str]],
         review_band: tuple[float, float] | None = None,
         input_check: InputCheck | None = None,
+        points: Mapping[str | None, OperatingPoint] | None = None,
+        figures: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
         """
         Args:
@@ -90,7 +94,11 @@ class Pipeline:
             threshold: probability of tumor from which the localizer runs, 0-1.
             models: `id` and `revision` of `detector` and `localizer`, handed on in every result.
             review_band: probabilities, from the first to below the second, at which a person should look.
-            input_check: refuses what isn't a slice; None takes every picture.
+            input_check: refuses what isn't a slice, and tells kinds of gray slices apart; None takes every picture.
+            points: threshold and review band by kind of input, under None those of unknown kind; by default `threshold`
+                and `review_band` hold for all.
+            figures: by kind of input what was measured on test: `recall`, `specificity`. Nothing depends on them; apps
+                show them beside the verdict.
         """
         self.detector = detector
         self.localizer = localizer
@@ -98,6 +106,10 @@ class Pipeline:
         self.models = models
         self.review_band = review_band
         self.input_check = input_check
+        self.points: dict[str | None, OperatingPoint] = dict(points or {}) or {
+            None: OperatingPoint(threshold, review_band=review_band)
+        }
+        self.figures = dict(figures or {})
         self._tumor_index = detector.tumor_index  # fails here for a classifier of something else
 
     def __call__(
@@ -183,18 +195,27 @@ class Pipeline:
         Raises:
             NotASliceError: the first picture that doesn't look like a slice of a brain MRI.
         """
-        for refusal in self._refusals(images, names):
+        for refusal, _ in self._inspect(images, names):
             if refusal is not None:
                 raise refusal
 
-    def _refusals(self, images: Sequence[np.ndarray], names: Sequence[str]) -> list[NotASliceError | None]:
-        """For each picture, why the input check refuses it; None where it doesn't."""
-        if self.input_check is None or not images:
-            return [None] * len(images)
-        accepted = self.input_check.accepts([Image.fromarray(image) for image in images])
+    def _inspect(
+        self, images: Sequence[np.ndarray], names: Sequence[str], asked: bool = True
+    ) -> list[tuple[NotASliceError | None, str | None]]:
+        """For each picture why the input check refuses it, None where it doesn't, and its kind, if that is known.
+
+        Where the input check isn't asked, nothing is refused, and only the kind of a picture in color is known.
+        """
+        if not images:
+            return []
+        pictures = [Image.fromarray(image) for image in images]
+        seen = self.input_check.inspect(pictures) if asked and self.input_check else [(True, None)] * len(pictures)
         # How to switch the check off differs from caller to caller: each says it.
         text = "this doesn't look like a slice of a brain MRI, and the models know nothing else"
-        return [None if fine else NotASliceError(f"{name}: {text}") for name, fine in zip(names, accepted, strict=True)]
+        return [
+            (None if accepted else NotASliceError(f"{name}: {text}"), kind_of(picture, gray))
+            for picture, name, (accepted, gray) in zip(pictures, names, seen, strict=True)
+        ]
 
     def _stream(
         self,
@@ -209,13 +230,17 @@ class Pipeline:
             read = [item for item in batch if isinstance(item, ReadPicture)]
             start = time.perf_counter()
             images, names = [item.image for item in read], [item.name for item in read]
-            refusals = self._refusals(images, names) if check_input else [None] * len(read)
-            checked = check_input and self.input_check is not None and read
-            check_ms = _milliseconds(start) / len(read) if checked else 0.0
+            # Switched off, it is still asked for the kind where anything depends on that.
+            asked = self.input_check is not None and (check_input or len(self.points) > 1)
+            inspected = self._inspect(images, names, asked)
+            refusals = [refusal if check_input else None for refusal, _ in inspected]
+            check_ms = _milliseconds(start) / len(read) if asked and read else 0.0
             if raises and (refusal := next(filter(None, refusals), None)):
                 raise refusal
-            kept = [item for item, refusal in zip(read, refusals, strict=True) if refusal is None]
-            results = self._analyze(kept, check_ms, always_localize, spacing_mm) if kept else iter(())
+            kept = [i for i, refusal in enumerate(refusals) if refusal is None]
+            kinds = [inspected[i][1] for i in kept]
+            items = [read[i] for i in kept]
+            results = self._analyze(items, kinds, check_ms, always_localize, spacing_mm) if kept else iter(())
             verdicts = iter(refusals)
             for item in batch:
                 error = next(verdicts) if isinstance(item, ReadPicture) else item
@@ -246,6 +271,7 @@ class Pipeline:
     def _analyze(
         self,
         read: Sequence[ReadPicture],
+        kinds: Sequence[str | None],
         check_ms: float,
         always_localize: bool,
         spacing_mm: tuple[float, float] | None,
@@ -253,16 +279,17 @@ class Pipeline:
         images = [item.image for item in read]
         pictures = [Image.fromarray(image) for image in images]
         start = time.perf_counter()
-        probabilities = self.detector.predict(pictures)[:, self._tumor_index].tolist()
+        points = [self.points[kind if kind in self.points else None] for kind in kinds]
+        raw = self.detector.predict(pictures)[:, self._tumor_index].tolist()
+        probabilities = [point.calibrate(p) for point, p in zip(points, raw, strict=True)]
         detect_ms = _milliseconds(start) / len(images)
 
-        chosen = [i for i, p in enumerate(probabilities) if always_localize or p >= self.threshold]
+        chosen = [i for i, p in enumerate(probabilities) if always_localize or p >= points[i].threshold]
         start = time.perf_counter()
         masks = self.localizer.masks([pictures[i] for i in chosen]) if chosen else []
         localize_ms = _milliseconds(start) / max(1, len(chosen))
         mask_of = dict(zip(chosen, masks, strict=True))
 
-        low, high = self.review_band or (0.0, 0.0)
         for i, image in enumerate(images):
             start = time.perf_counter()
             mask = mask_of.get(i)
@@ -277,11 +304,12 @@ class Pipeline:
             brain_share = None if mask is None else _brain_share(image, area)
             milliseconds["measure"] = _milliseconds(start)
             yield Result(
-                label=TUMOR if probabilities[i] >= self.threshold else NO_TUMOR,
+                label=TUMOR if probabilities[i] >= points[i].threshold else NO_TUMOR,
                 tumor_probability=probabilities[i],
-                threshold=self.threshold,
-                uncertain=low <= probabilities[i] < high,
-                review_band=self.review_band,
+                threshold=points[i].threshold,
+                uncertain=points[i].is_uncertain(probabilities[i]),
+                review_band=points[i].review_band,
+                input_kind=kinds[i],
                 mask=mask,
                 **measured,
                 brain_share=brain_share,

@@ -21,6 +21,7 @@ from bthub.imaging.intake import Study, holds_dicom, is_study, open_study
 from bthub.inference.pipeline import Pipeline, ReadPicture, read_picture
 from bthub.inference.result import DISCLAIMER, NO_TUMOR, Result
 from bthub.inference.study import StudyResult, analyze_study, listed
+from bthub.progress import progress_bar
 
 RESULTS = "results.jsonl"
 _MANY = 8
@@ -85,7 +86,7 @@ def run(
     inputs, failed = _expand(images)
     answered = 0
     quiet = not sys.stderr.isatty() if any(one.is_study for one in inputs) else len(inputs) < _MANY
-    with tqdm(total=len(inputs), unit="slice", disable=quiet) as progress:
+    with progress_bar(total=len(inputs), unit="slice", disable=quiet) as progress:
         # Nothing is loaded for files of which none can be read: the first that can be is found before.
         while inputs and inputs[0].read is None:
             try:

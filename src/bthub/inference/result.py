@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from bthub.imaging.regions import label_regions, outline
 
-TUMOR, NO_TUMOR = "tumor", "no_tumor"
+TUMOR, NO_TUMOR, UNCERTAIN = "tumor", "no_tumor", "uncertain"
 DISCLAIMER = "Research software, not a medical device: do not use it to diagnose or treat anyone."
 
 _RED, _YELLOW = (255, 0, 0), (255, 215, 0)
@@ -30,9 +30,11 @@ class Result:
             `threshold`, also if the mask then comes out empty, and also under `always_localize`.
         tumor_probability: calibrated, 0-1.
         threshold: the probability from which the detector says tumor, chosen on validation data.
-        uncertain: whether a person should look, because the probability lies in the review band.
+        uncertain: whether the verdict is "uncertain" and a person should look: the probability lies in the review band.
         review_band: (low, high) around the threshold, uncertain is what lies from `low` to below `high`; fitted on
             validation data so that outside it few calls are wrong. None where the detector was saved without one.
+        input_kind: what kind of picture it was taken for, one of `bthub.imaging.kinds.KINDS`, on which threshold and
+            review band depend; None where that isn't known.
         mask: bool (H, W), the upright input's own size; all False if no tumor area was found; None if the
             localizer did not run, because the detector saw no tumor.
         contour: one polygon [[x, y], ...] a connected area of the mask, its outer boundary, closed, largest first.
@@ -67,14 +69,22 @@ class Result:
     milliseconds: dict[str, float]
     models: dict[str, dict[str, str]]
     image: np.ndarray = field(repr=False)
+    input_kind: str | None = None
+
+    @property
+    def verdict(self) -> str:
+        """`tumor`, `no_tumor` or `uncertain`: `label`, but where the probability lies in the review band."""
+        return UNCERTAIN if self.uncertain else self.label
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types only. The mask is `mask_png_base64`: a gray PNG of 0 and 255, or None."""
         return {
+            "verdict": self.verdict,
             "label": self.label,
             "tumor_probability": round(self.tumor_probability, 6),
             "threshold": round(self.threshold, 6),
             "uncertain": self.uncertain,
+            "input_kind": self.input_kind,
             "review_band": self.review_band and [round(end, 6) for end in self.review_band],
             "bbox": self.bbox,
             "centroid": self.centroid and [round(v, 2) for v in self.centroid],

@@ -6,7 +6,6 @@ never a made-up 0 or 1; a mean over classes is defined only when each of its ter
 upwards in every resample, so its interval may lie above its value.
 """
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,6 +20,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+from bthub.imaging.labels import is_healthy
 from bthub.metrics.bootstrap import RESAMPLES, percentile_interval, ratio, resample_groups
 from bthub.metrics.interval import Interval
 
@@ -122,11 +122,6 @@ def expected_calibration_error(y_true: np.ndarray, probabilities: np.ndarray, po
     y, p = np.asarray(y_true), np.asarray(probabilities, dtype=np.float64)
     outcome, confidence = calibrated_outcome(y, p, positive)
     return float(_calibration_errors(outcome, confidence, np.ones((1, len(y))))[0])
-
-
-def is_healthy(label: str) -> bool:
-    """Whether a class is the one without a tumor, by the names that data sets give it."""
-    return re.sub("[^a-z]", "", label.lower()) in ("notumor", "notumour", "no", "healthy", "normal", "negative")
 
 
 def positive_class(labels: Sequence[str]) -> int:

@@ -2,7 +2,7 @@
 
     onnx/model.onnx              the network: pixel_values (N, 3, S, S), 0-1 -> logits
     onnx/model_quantized.onnx    the same in eight-bit whole numbers
-    onnx/input_check.onnx        of a detector with an input check: pixel_values -> distance (N,)
+    onnx/input_check.onnx        of a detector with an input check: pixel_values -> distance (N,), kind (N,)
     onnx/export.json             what they were made from, and how far they are from the network itself
 
 Weights are kept in the half precision that the run stores them in and turned into single when a file is loaded: nothing
@@ -55,7 +55,7 @@ PICTURES = 128
 OPSET = 20
 TOLERANCE = 1e-3
 """Of probabilities, by which the single-precision file may differ from the network in torch."""
-PIXELS, LOGITS, DISTANCE = "pixel_values", "logits", "distance"
+PIXELS, LOGITS, DISTANCE, KIND = "pixel_values", "logits", "distance", "kind"
 VERSIONS = ("bthub", "torch", "timm", "transformers", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -90,21 +90,27 @@ class _Classify(nn.Module):
 
 
 class _Distance(nn.Module):
-    """An input check whole: (N, 3, S, S) -> distance (N,) to the k-th nearest reference."""
+    """An input check whole: (N, 3, S, S) -> distance (N,) to the k-th nearest reference, and what tells gray kinds.
+
+    The second output (N,) is positive for the first of its kinds; 0 where it doesn't tell kinds apart.
+    """
 
     def __init__(self, check: InputCheck) -> None:
         super().__init__()
         self.network = check.network
         self.neighbors = check.neighbors
         self.register_buffer("references", check.references)
+        width = check.references.shape[1]
+        self.register_buffer("weight", torch.zeros(width) if check.kind_weight is None else check.kind_weight)
+        self.register_buffer("bias", torch.zeros(1) if check.kind_bias is None else check.kind_bias)
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         features = normalize(self.network(pixel_values))  # (N, F)
         squared = (
             features.square().sum(1, keepdim=True) - 2 * features @ self.references.T + self.references.square().sum(1)
         )  # (N, R)
         nearest = torch.topk(squared, self.neighbors, dim=1, largest=False).values[:, -1]
-        return nearest.clamp(min=0).sqrt()
+        return nearest.clamp(min=0).sqrt(), features @ self.weight + self.bias
 
 
 def export(run: str | Path, data: str | Path, *, pictures: int = PICTURES) -> dict:
@@ -216,7 +222,7 @@ def _export(network: _Network, images: Sequence[Image.Image], out: Path, name: s
     """Write the files of a network below `out`, held against the network itself; name -> what is known of it."""
     pixels = [network.prepare(image)[None].numpy() for image in images]  # (1, 3, S, S) each
     with torch.inference_mode():
-        expected = [network.module(torch.from_numpy(one)).numpy() for one in pixels]
+        expected = [_first(network.module(torch.from_numpy(one))).numpy() for one in pixels]
         with FlopCounterMode(display=False) as counter:
             network.module(torch.from_numpy(pixels[0]))
     (out / ONNX).mkdir(exist_ok=True)
@@ -233,6 +239,10 @@ def _export(network: _Network, images: Sequence[Image.Image], out: Path, name: s
     return {file: facts | {"multiply_adds": counter.get_total_flops() // 2} for file, facts in found.items()}
 
 
+def _first(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
+    return outputs if isinstance(outputs, Tensor) else outputs[0]
+
+
 def _write_single(network: _Network, file: Path) -> None:
     import onnx
     from onnxscript import optimizer
@@ -242,7 +252,7 @@ def _write_single(network: _Network, file: Path) -> None:
         (torch.rand(2, 3, network.size, network.size),),
         dynamo=True,
         input_names=[PIXELS],
-        output_names=[network.output],
+        output_names=[network.output, *([KIND] if network.output == DISTANCE else [])],
         dynamic_shapes={PIXELS: {0: torch.export.Dim("batch")}},
         opset_version=OPSET,
         # Its own rewriting would fold batch normalization into the convolutions, whose weights then aren't the run's

@@ -70,17 +70,15 @@ class InputCheck:
         """Distance (N,) of features (N, F) of `describe` to their k-th nearest reference, 0 to 2."""
         return torch.cdist(features, self.references).kthvalue(self.neighbors, dim=1).values.cpu().numpy()
 
-    def accepts(self, images: Sequence[Image.Image]) -> list[bool]:
-        """Whether each RGB image looks like a slice of a brain MRI."""
-        return (self.distances(describe(self.network, images, self.size)) <= self.threshold).tolist()
-
-    def gray_kinds(self, images: Sequence[Image.Image]) -> list[str | None]:
-        """For each RGB image, which is gray, its kind; None where kinds aren't told apart."""
-        return self.kinds_of(describe(self.network, images, self.size))
+    def inspect(self, images: Sequence[Image.Image]) -> list[tuple[bool, str | None]]:
+        """Of each RGB image whether it looks like a slice of a brain MRI, and, were it gray, its kind."""
+        features = describe(self.network, images, self.size)
+        accepted = (self.distances(features) <= self.threshold).tolist()
+        return list(zip(accepted, self.kinds_of(features), strict=True))
 
     @torch.inference_mode()
     def kinds_of(self, features: Tensor) -> list[str | None]:
-        """`gray_kinds` of features (N, F) of `describe`."""
+        """The kinds of gray pictures by features (N, F) of `describe`; None where kinds aren't told apart."""
         if self.kind_weight is None or self.kind_bias is None:
             return [None] * len(features)
         first = (features @ self.kind_weight + self.kind_bias > 0).tolist()
@@ -109,7 +107,7 @@ def load_input_check(settings: Path, weights: Path, device: str = "cpu") -> Inpu
         BthubError: one of the two files is missing or damaged, or they don't fit each other.
     """
     try:
-        record = json.loads(Path(settings).read_text())
+        record = json.loads(Path(settings).read_text(encoding="utf-8"))
         state = load_file(weights)
         network = timm.create_model(record["architecture"], num_classes=0)
         network.load_state_dict({n.removeprefix(_NETWORK): v for n, v in state.items() if n.startswith(_NETWORK)})

@@ -57,7 +57,7 @@ def save_localizer(
 
 def _edit_json(path: Path, **changes: object) -> None:
     """Set keys of a JSON file; None removes one."""
-    content = {**json.loads(path.read_text()), **changes}
+    content = {**json.loads(path.read_text(encoding="utf-8")), **changes}
     write_json(path, {key: value for key, value in content.items() if value is not None})
 
 

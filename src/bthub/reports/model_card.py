@@ -16,6 +16,7 @@ from bthub.evaluation import plots, published
 from bthub.metrics.bootstrap import COVERAGE, FEWEST_GROUPS
 from bthub.metrics.info import METRIC_TABLE, readable
 from bthub.project import DATASET, DEFAULTS, TWO_STAGE, hub_id
+from bthub.reports import inputs
 from bthub.runs.folder import (
     CALIBRATION,
     CARD,
@@ -26,8 +27,11 @@ from bthub.runs.folder import (
     GRADCAM,
     HISTORY,
     INPUT_CHECK,
+    LOSING,
     LR_FINDER,
     METRICS,
+    ONNX_MODEL,
+    ONNX_QUANTIZED,
     PREPROCESSOR,
     SEGMENTATION,
     SPLIT,
@@ -167,7 +171,7 @@ def render(run: str | Path, org: str | None = None, *, figures: bool = True) -> 
     config = Record(folder.config, folder.path / CONFIG)
     training = Record(folder.training, folder.path / TRAINING)
     start, base = _start(training)
-    lgg = "patient_id" in _rows(folder, SPLIT)[0]
+    lgg = any(row.get("patient_id") for row in _rows(folder, SPLIT))
     # The weights carry on the license of LGG, whatever data they are trained on.
     derived = any(origin["lgg"] for origin in training.optional("first_weights"))
     # An image-folder set is split in one way, whatever protocol the recipe names.
@@ -201,7 +205,10 @@ def render(run: str | Path, org: str | None = None, *, figures: bool = True) -> 
             review=_review(folder),
             input_check=_input_check(folder),
             cost=_cost(folder),
+            onnx=_onnx(folder),
             splits=_splits(folder, protocol, results),
+            sources=[(split, inputs.table(entry), entry["command"]) for split, entry in folder.sources.items()],
+            mixed="file" in _rows(folder, SPLIT)[0] and lgg,
             best_epoch=_best_epoch(folder, training["best"]["epoch"]),
             results=[_result(entry, folder, figures) for entry in results],
             history=_figure(folder, "history") if figures else None,
@@ -395,6 +402,33 @@ def _name(metric: str, entry: Record) -> str:
     return f"{readable(metric)}, mean over classes" if macro else readable(metric)
 
 
+def _onnx(folder: RunFolder) -> dict | None:
+    """The ONNX files and what they reach; None where the run has none of its weights."""
+    files = folder.onnx.get("files", {})
+    # On the Hub a revision is a commit, which says nothing about the weights alone.
+    if not files or (folder.revision.startswith("sha256:") and folder.onnx.get("weights") != folder.revision):
+        return None
+    ships = folder.quantized_ships()
+    measured = [
+        {
+            "file": ONNX_QUANTIZED if backend.endswith("int8") else ONNX_MODEL,
+            "backend": backend,
+            "key": key,
+            "figures": [
+                (readable(name), entry["metrics"][name]["value"], entry["reference"][name])
+                for name in LOSING
+                if entry["reference"].get(name) is not None and entry["metrics"][name]["value"] is not None
+            ],
+            "difference": entry.get("largest_difference"),
+            "agreement": entry.get("agreement"),
+        }
+        for backend, entries in folder.onnx_metrics.items()
+        for key, entry in entries.items()
+    ]
+    kept = {file: facts for file, facts in files.items() if file != ONNX_QUANTIZED or ships}
+    return {"files": kept, "ships": ships, "measured": measured, "calibration": folder.onnx["calibration"]}
+
+
 def _cost(folder: RunFolder) -> Record:
     """What the run costs, measured with the weights that are here."""
     found = Record(folder.cost, folder.path / COST)
@@ -479,7 +513,10 @@ def _splits(folder: RunFolder, protocol: str, results: list[Record]) -> list[dic
     patients = Counter(split for split, _ in {(row["split"], row.get("patient_id")) for row in rows})
     chosen = "choosing the epoch, calibration"
     uses = {"train": "training", "validation": f"{chosen}, thresholds" if "patient_id" in rows[0] else chosen}
-    splits = [{"name": name, "patients": patients[name], "images": images[name], "use": uses[name]} for name in images]
+    splits = [
+        {"name": name, "patients": patients[name], "images": images[name], "use": uses[name], "own": True}
+        for name in images
+    ]
     return splits + [
         {"name": e["split"], "patients": e["groups"], "images": e["samples"], "use": "the results below"}
         for e in results
@@ -497,7 +534,7 @@ def _best_epoch(folder: RunFolder, epoch: int) -> dict[str, float]:
 def _preprocessor(path: Path) -> Record:
     if not path.is_file():
         raise BthubError(f"{path} is missing, and the card needs it: train the run again")
-    return Record(json.loads(path.read_text()), path)
+    return Record(json.loads(path.read_text(encoding="utf-8")), path)
 
 
 def _rows(folder: RunFolder, name: str) -> list[dict[str, str]]:

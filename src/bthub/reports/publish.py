@@ -7,6 +7,8 @@ someone filled in another way is left as it is.
 """
 
 import hashlib
+import importlib.util
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,6 +31,7 @@ from huggingface_hub.utils import validate_repo_id
 from bthub.errors import BthubError
 from bthub.evaluation import plots
 from bthub.inference import hub_repo
+from bthub.network import check_network, hub_trouble
 from bthub.project import DATASET, DEFAULTS, ORG, ORG_FILE, SHIPPED_RUNS, TWO_STAGE, hub_id, shipped_runs
 from bthub.reports import model_card
 from bthub.runs.folder import (
@@ -69,14 +72,22 @@ PACKAGE_FILES = ("**/*.py", "**/*.csv", "**/*.md", "**/*.j2", "**/*.yaml")
 APP_FILES = ("*.py", "*.css", "*.svg", "requirements.txt", "Dockerfile", ".streamlit/config.toml", "views/*.py")
 APP_FILES += ("examples/*.png", "examples/README.md", "slices/*.png", "slices/*.csv", "slices/README.md")
 APPS = {"space": ("brain-tumor-mri", "gradio"), "dashboard": ("brain-tumor-dashboard", "docker")}
+BROWSER = "brain-tumor-in-your-browser"
+"""The static Space, which computes on the visitor's machine; see `space/browser/build.py`."""
 COLLECTION = "bthub: brain tumors on MRI slices"
 COMMIT_MESSAGE = "Publish with bthub"
 # What the Hub itself puts into a new repo.
 KEPT = {".gitattributes"}
 
-PARTS = ("dataset", "two-stage", *APPS, "collection")
+PARTS = ("dataset", "two-stage", *APPS, "browser", "collection")
+NEEDS = {
+    "gradio": "a Gradio Space: ZeroGPU, two of them free, or a paid plan",
+    "docker": "a Docker Space: a paid plan",
+    "static": "a static Space: free for everyone",
+}
 ATTEMPTS = 3
 WAIT_SECONDS = 2.0
+PAYMENT_REQUIRED = 402
 _REPOSITORY = SHIPPED_RUNS.parent
 
 
@@ -120,16 +131,30 @@ def publish(
         BthubError: something named isn't there or isn't complete; no token, or one that may not write; the Hub
             can't be reached or refuses. Each repo is then as it was before, or published whole.
     """
+    check_network()
     runs, parts = _what(what)
     # Everything is checked and rendered before anything is written.
     publications = [run_publication(run, org) for run in runs]
     if "dataset" in parts:
         publications.insert(0, dataset_publication(data, org))
     publications += [app_publication(name, org) for name in APPS if name in parts]
+    if "browser" in parts:
+        publications.append(browser_publication(org))
     api = HfApi()
     _attempt(partial(_check_token, api, org), org)
     for publication in publications:
-        _attempt(partial(_sync, api, publication, private, dry_run, say), org)
+        if publication.sdk and not dry_run and _attempt(partial(_head, api, publication.repo_id, "space"), org) is None:
+            say(f"space {publication.repo_id}: new, needs {NEEDS[publication.sdk]}")
+    refused = []
+    for publication in publications:
+        try:
+            _attempt(partial(_sync, api, publication, private, dry_run, say), org)
+        except BthubError as error:
+            answer = _http_error(error)
+            if answer is None or answer.response.status_code != PAYMENT_REQUIRED:
+                raise
+            say(f"{publication.kind} {publication.repo_id}: refused, the Hub asks for a plan; going on with the rest")
+            refused.append(publication.repo_id)
     if "two-stage" in parts:
         # It names the commits of its stages, so it comes after them.
         pair = {stage: hub_id(name, org) for stage, name in DEFAULTS.items()}
@@ -146,6 +171,8 @@ def publish(
             _attempt(partial(_sync, api, two_stage, private, dry_run, say), org)
     if "collection" in parts:
         _attempt(partial(_collect, api, org, private, dry_run, say), org)
+    if refused:
+        raise BthubError(f"not published, for want of a plan: {', '.join(refused)}; the rest is")
 
 
 def _what(what: list[str]) -> tuple[list[Path], set[str]]:
@@ -157,7 +184,7 @@ def _what(what: list[str]) -> tuple[list[Path], set[str]]:
             if not own:
                 raise BthubError(f"{SHIPPED_RUNS} holds no evaluated run with weights: there is nothing to publish")
             runs += own
-            parts |= set(PARTS)
+            parts |= set(PARTS) - (set() if browser_ready() else {"browser"})
         elif name in PARTS:
             parts.add(name)
         elif (run := Path(in_comparison(name))).is_dir():
@@ -212,7 +239,7 @@ def dataset_publication(data: str | Path, org: str) -> Publication:
         raise BthubError(f"{data} isn't LGG MRI Segmentation, the only set whose license lets bthub publish it")
     files: dict[str, Path | bytes] = _listed(Path(data), DATASET_FILES)
     repo_id = hub_id(DATASET, org)
-    files[CARD] = (Path(data) / CARD).read_text().replace("PATH_OR_HUB_ID", repo_id).encode()
+    files[CARD] = (Path(data) / CARD).read_text(encoding="utf-8").replace("PATH_OR_HUB_ID", repo_id).encode()
     return Publication("dataset", repo_id, files)
 
 
@@ -230,17 +257,49 @@ def app_publication(app: str, org: str) -> Publication:
     package = ORG_FILE.parent
     files |= {f"{package.name}/{path}": file for path, file in _listed(package, PACKAGE_FILES).items()}
     files[f"{package.name}/{ORG_FILE.name}"] = f"{org}\n".encode()
-    readme = RepoCard.load(folder / CARD, ignore_metadata_errors=False)
-    for key in ("models", "datasets"):
-        readme.data[key] = [hub_id(repo.rpartition("/")[2], org) for repo in readme.data.get(key) or []]
-    files[CARD] = str(readme).encode()
+    files[CARD] = _app_card(folder / CARD, org)
     if app == "dashboard":
+        readme = RepoCard.load(folder / CARD, ignore_metadata_errors=False)
         named = {model.rpartition("/")[2] for model in readme.data.models}
         for run in (run for run in measured_rows() if run.name not in named):
             files |= {
                 f"{SHIPPED_RUNS.name}/{run.name}/{path}": file for path, file in _listed(run, RECORD_FILES).items()
             }
     return Publication("space", hub_id(name, org), files, sdk)
+
+
+def browser_ready() -> bool:
+    """Whether the static Space can be put together: the default pair has ONNX files, and npm is there."""
+    pair = (SHIPPED_RUNS / name / ONNX_MODEL for name in DEFAULTS.values())
+    return all(file.is_file() for file in pair) and shutil.which("npm") is not None
+
+
+def browser_publication(org: str) -> Publication:
+    """The static Space as its repo: the page with the default pair's networks, built from the clone."""
+    script = _REPOSITORY / "space" / "browser" / "build.py"
+    if not script.is_file():
+        raise BthubError(f"{script} isn't there: the page is published from a clone of the repository")
+    spec = importlib.util.spec_from_file_location("bthub_browser_build", script)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    pair = [str(SHIPPED_RUNS / name) for name in DEFAULTS.values()]
+    app = f"https://huggingface.co/spaces/{hub_id(APPS['space'][0], org)}"
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "page"
+        module.build(out, *pair, app)
+        files: dict[str, Path | bytes] = {
+            path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()
+        }
+    return Publication("space", hub_id(BROWSER, org), files | {CARD: _app_card(script.with_name(CARD), org)}, "static")
+
+
+def _app_card(path: Path, org: str) -> bytes:
+    """An app's card, which names the repos of the organization."""
+    readme = RepoCard.load(path, ignore_metadata_errors=False)
+    for key in ("models", "datasets"):
+        readme.data[key] = [hub_id(repo.rpartition("/")[2], org) for repo in readme.data.get(key) or []]
+    return str(readme).encode()
 
 
 def two_stage_publication(org: str, commits: dict[str, str]) -> Publication:
@@ -346,7 +405,8 @@ def _same(content: Path | bytes, there: RepoFile) -> bool:
 
 def _collect(api: HfApi, org: str, private: bool, dry_run: bool, say: Callable[[str], None]) -> None:
     """Put all of the project's repos that the organization has into one collection."""
-    items = [(f"{org}/{DATASET}", "dataset"), *((f"{org}/{name}", "space") for name, _ in APPS.values())]
+    spaces = [*(name for name, _ in APPS.values()), BROWSER]
+    items = [(f"{org}/{DATASET}", "dataset"), *((f"{org}/{name}", "space") for name in spaces)]
     runs = (path.name for path in shipped_runs())
     items = [(hub_id(name, org), "model") for name in (TWO_STAGE, *runs)] + items
     items = [(repo_id, kind) for repo_id, kind in items if _head(api, repo_id, kind)]
@@ -413,7 +473,9 @@ def _sentence(error: Exception, org: str) -> BthubError:
         return BthubError(f"this token may not write to {org}: make one with write access to it and log in with that")
     if status == 400:
         return BthubError(f"the Hub refuses what was sent: {answer.server_message or answer}")
-    reason = f"HTTP {status}" if status else type(error).__name__
+    if status is None:
+        return BthubError(f"nothing more is published, each repo is as it was or whole: {hub_trouble(error)}")
+    reason = f"HTTP {status}"
     return BthubError(
         f"the Hub can't be reached or fails ({reason}): each repo is as it was, or published whole; run this again"
     )

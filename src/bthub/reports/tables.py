@@ -17,6 +17,7 @@ from bthub.evaluation.cross_validation import cross_validation, folds, without_f
 from bthub.evaluation.scoring import resampled, rounded
 from bthub.metrics.bootstrap import COVERAGE, paired_difference
 from bthub.metrics.info import COSTS, lower_is_better, readable
+from bthub.reports import inputs
 from bthub.runs import records
 from bthub.runs.folder import CLASSIFICATION, SEGMENTATION, RunFolder
 from bthub.runs.records import Evaluation, Row
@@ -83,7 +84,7 @@ def write(runs: Sequence[RunFolder], out: Path, split: str = "test") -> str:
         shown, compared = (_defined(names[task], evaluation) for names in (SHOWN, COMPARED))
         rows = ranked([records.row(run, evaluation) for run in members], compared[0])
         stem = f"{evaluation.data}-{evaluation.protocol}-{evaluation.split}-{task.removeprefix('image-')}"
-        (out / f"compare-{stem}.csv").write_text(as_csv(rows))
+        (out / f"compare-{stem}.csv").write_text(as_csv(rows), encoding="utf-8")
         sections.append(f"## {task}, {evaluation.data}, protocol {evaluation.protocol}\n\n{table(rows, shown)}")
         if task == CLASSIFICATION and all(records.entry(run, evaluation)["threshold"] is None for run in members):
             sections.append("The most probable class is called; recall, specificity and such are means over classes.\n")
@@ -92,7 +93,7 @@ def write(runs: Sequence[RunFolder], out: Path, split: str = "test") -> str:
             sections.append(copies_table(copies))
         apart = differences(members, evaluation, compared)
         if apart:
-            (out / f"differences-{stem}.csv").write_text(as_csv(apart))
+            (out / f"differences-{stem}.csv").write_text(as_csv(apart), encoding="utf-8")
             sections.append(difference_table(apart))
     for name, members in together.items():
         try:
@@ -100,13 +101,16 @@ def write(runs: Sequence[RunFolder], out: Path, split: str = "test") -> str:
         except BthubError as error:  # of one fold, say, that was trained again in another way
             sections.append(f"## Cross-validation, {name}\n\nLeft out: {error}.\n")
             continue
-        (out / f"folds-{name}.csv").write_text(as_csv(rows))
+        (out / f"folds-{name}.csv").write_text(as_csv(rows), encoding="utf-8")
         sections.append(
             f"## Cross-validation, {name}\n\nEach patient once, by the run that didn't know them.\n\n"
             + table(rows, SHOWN[SEGMENTATION])
         )
     text = "\n".join(sections)
-    (out / "compare.md").write_text(text)
+    (out / "compare.md").write_text(text, encoding="utf-8")
+    by_source = inputs.page(runs, split)
+    if by_source is not None:
+        (out / "inputs.md").write_text(by_source, encoding="utf-8")
     return text
 
 

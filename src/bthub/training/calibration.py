@@ -8,13 +8,13 @@ from scipy.special import softmax
 
 from bthub.data.dataset import batches
 from bthub.data.views import AS_IT_IS, FLAIR_ALONE, THREE_SEQUENCES, view_batches, views
+from bthub.imaging import kinds as input_kinds
+from bthub.imaging.kinds import KINDS
 from bthub.metrics.classification import expected_calibration_error, positive_class
 from bthub.metrics.segmentation import segmentation_metrics
 from bthub.models.classifier import Classifier
 from bthub.models.localizer import Localizer
 from bthub.models.resunet import clean_mask
-from bthub.runs import kinds as input_kinds
-from bthub.runs.kinds import KINDS
 from bthub.training.thresholds import choose_threshold, fit_temperature, review_band
 
 BATCH = 16

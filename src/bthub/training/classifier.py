@@ -135,6 +135,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         first_weights.append(load_weights(model, config.weights_from, rows["validation"]))
     if config.encoder_from:
         first_weights.append(load_encoder(model, config.encoder_from, rows["validation"]))
+    run.check(model)
     model = model.to(memory_format=torch.channels_last)
 
     # Batches.
@@ -236,7 +237,7 @@ def find_learning_rate(
         with torch.random.fork_rng():
             rows = lr_finder.range_test(loss_of, optimizer, batches, config.lr_finder_steps)
         write_rows(file, rows)
-    with file.open(newline="") as lines:
+    with file.open(newline="", encoding="utf-8") as lines:
         return lr_finder.suggest([{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)])
 
 

@@ -13,6 +13,7 @@ import yaml
 from datasets import Dataset as Rows
 
 from bthub.errors import BthubError
+from bthub.training.ranges import check_ranges
 
 CONFIGS = Path(__file__).with_name("configs")
 """The recipes: a YAML file each."""
@@ -32,8 +33,8 @@ def parse_config(
         arguments: None for those of the command line.
 
     Returns:
-        An instance of `kind`, and the other arguments: `data`, `output`, `resume`, `dry_run`, and `recipe`: the `file`
-        of the configuration, and what it says of each value that was `changed`.
+        An instance of `kind`, and the other arguments: `data`, `output`, `resume`, `finish`, `dry_run`, and `recipe`: the
+        `file` of the configuration, and what it says of each value that was `changed`.
     """
     parser = argparse.ArgumentParser(prog, description=description)
     parser.add_argument(
@@ -42,23 +43,34 @@ def parse_config(
     parser.add_argument("--data", default="data/lgg", help="folder of `bthub data build`, or a Hub id")
     parser.add_argument("--output", type=Path, required=True, help="the run folder to write")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
+    parser.add_argument(
+        "--finish", action="store_true", help="train no further: make the run folder of the last checkpoint"
+    )
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change a value")
     parser.add_argument(
         "--dry-run", action="store_true", help="two steps on a few tiny images from random weights: does it run at all?"
     )
     args = parser.parse_args(arguments)
+    args.resume |= args.finish
     args.config = find_config(args.config)
     try:
         written = yaml.load(args.config.read_text(encoding="utf-8"), _Yaml) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise BthubError(f"can't read the configuration {args.config}: {error}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise BthubError(f"can't read the configuration {args.config}, expected YAML in UTF-8: {reason}") from error
+    if not isinstance(written, dict):
+        raise BthubError(f"can't read the configuration {args.config}: expected keys and values, found {written!r}")
     values = dict(written)
     for setting in args.set:
         key, equals, value = setting.partition("=")
         if not equals:
             raise BthubError(f"--set {setting}: expected KEY=VALUE")
-        values[key] = yaml.load(value, _Yaml)
+        try:
+            values[key] = yaml.load(value, _Yaml)
+        except yaml.YAMLError as error:
+            raise BthubError(f"--set {setting}: the value isn't YAML ({' '.join(str(error).split())})") from error
     config = build_config(kind, values, str(args.config))
+    check_ranges(config, str(args.config))
     args.recipe = recipe(args.config, build_config(kind, written, str(args.config)), config)
     return (shrink(config) if args.dry_run else config), args
 

@@ -62,7 +62,7 @@ def initial_weights(source: str, validation: Rows) -> tuple[dict[str, torch.Tens
             )
         path, name = folder.path / WEIGHTS, folder.id
         origins = folder.training.get("first_weights", [])
-        lgg = "patient_id" in folder.rows(SPLIT)[0] or any(origin["lgg"] for origin in origins)
+        lgg = any(row.get("patient_id") for row in folder.rows(SPLIT)) or any(origin["lgg"] for origin in origins)
     content = path.read_bytes()
     origin = {"source": name, "weights": f"sha256:{hashlib.sha256(content).hexdigest()[:12]}", "lgg": lgg}
     return {key: value.float() for key, value in load(content).items()}, origin

@@ -18,13 +18,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from bthub.data.dataset import load_split
 from bthub.errors import BthubError
+from bthub.progress import progress_bar
 from bthub.runs.folder import CALIBRATION, LOGS, create, write_json
 from bthub.training.checkpoint import Progress, best_model, load_checkpoint, save_checkpoint
 from bthub.training.config import few, size_at
+from bthub.training.ranges import check_forward, check_processes
 from bthub.training.records import write_records
 from bthub.training.samples import EpochSampler, EvaluationImages, TrainingImages, augment
 
@@ -77,6 +78,7 @@ class Run:
             project_dir=self.output / LOGS,
             kwargs_handlers=list(handlers),
         )
+        check_processes(self.accelerator.num_processes, config.batch_size)
         self.quiet = not self.accelerator.is_local_main_process
         if self.accelerator.is_main_process:  # the others would find the folder of the first
             create(self.output, args.resume)
@@ -85,6 +87,10 @@ class Run:
         with self.accelerator.local_main_process_first():
             rows = {name: load_split(args.data, name, config.protocol) for name in ("train", "validation")}
         self.rows = {name: few(split) for name, split in rows.items()} if args.dry_run else rows
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse a network that can't take the batches of the configuration, before the pictures are read."""
+        check_forward(model, self.config.image_sizes, self.config.batch_size // self.accelerator.num_processes)
 
     def loaders(self, train: TrainingImages, validation: EvaluationImages, sampler: EpochSampler) -> Loaders:
         """Batches of training, which `augment` takes, and of validation."""
@@ -113,11 +119,11 @@ class Run:
             accelerator.print(f"resumed after epoch {progress.epoch - 1}, best {task.metric} {progress.best:.4f}")
         accelerator.init_trackers(task.name)
 
-        while progress.epoch < config.epochs and not progress.out_of_patience(config.patience):
+        while not self.args.finish and progress.epoch < config.epochs and not progress.out_of_patience(config.patience):
             task.train_mode(model, progress.epoch)
             sampler.start_epoch(progress.epoch, size_at(config.image_sizes, progress.epoch))
             train_loss = 0.0
-            for batch in tqdm(train_loader, desc=f"epoch {progress.epoch}", disable=self.quiet):
+            for batch in progress_bar(train_loader, desc=f"epoch {progress.epoch}", disable=self.quiet):
                 with accelerator.accumulate(model):
                     batch = augment(batch)
                     pixels = batch["pixel_values"].to(memory_format=torch.channels_last)  # (B, 3, H, W)
@@ -135,7 +141,7 @@ class Run:
             measured = model if average is None else average.module  # the network that is measured, and kept
             measured.eval()
             observed, losses = [], []
-            for batch in tqdm(validation_loader, desc="validation", leave=False, disable=self.quiet):
+            for batch in progress_bar(validation_loader, desc="validation", leave=False, disable=self.quiet):
                 with torch.inference_mode(), accelerator.autocast():
                     logits = task.predict(measured, batch["pixel_values"]).float()
                 losses.append(accelerator.reduce(task.loss(logits, batch), "mean").item())

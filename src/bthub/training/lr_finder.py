@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor
 from torch.optim import Optimizer
-from tqdm import tqdm
 
 from bthub.errors import BthubError
+from bthub.progress import progress_bar
 
 SMOOTHING = 0.98
 DIVERGED = 4  # times the lowest smoothed loss
@@ -41,7 +41,9 @@ def range_test(
     """
     rows, mean = [], 0.0
     again = itertools.chain.from_iterable(itertools.repeat(batches))
-    for step, batch in enumerate(tqdm(itertools.islice(again, steps), desc="learning-rate finder", total=steps)):
+    for step, batch in enumerate(
+        progress_bar(itertools.islice(again, steps), desc="learning-rate finder", total=steps)
+    ):
         rate = lowest * (highest / lowest) ** (step / (steps - 1))
         for group in optimizer.param_groups:
             group["lr"] = rate

@@ -27,16 +27,16 @@ from PIL import Image
 from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from bthub.data.dataset import BuiltDataset, load_split
 from bthub.data.fingerprint import describe_rows
 from bthub.data.views import FLAIR_ALONE, LGG, THREE_SEQUENCES, View, show, views
 from bthub.errors import BthubError, report_errors
 from bthub.imaging.image_io import upright_rgb
+from bthub.imaging.kinds import FLAIR_LIKE, OTHER_MRI
 from bthub.models.input_check import InputCheck, describe, load_input_check, save_input_check
+from bthub.progress import progress_bar
 from bthub.runs.folder import INPUT_CHECK, INPUT_CHECK_WEIGHTS, RunFolder, write_json
-from bthub.runs.kinds import FLAIR_LIKE, OTHER_MRI
 from bthub.training.ood_images import Outside, outside_pictures
 
 ARCHITECTURE = "tf_efficientnet_lite0"
@@ -140,7 +140,7 @@ def splits(data: str) -> Iterator[tuple[str, Rows]]:
 
 def features(network: nn.Module, images: Iterable[Image.Image], name: str, count: int) -> Tensor:
     """(N, F), each of unit length."""
-    rest = iter(tqdm(images, desc=name, total=count))
+    rest = iter(progress_bar(images, desc=name, total=count))
     return torch.cat([describe(network, batch, SIZE) for batch in iter(lambda: list(islice(rest, BATCH)), [])])
 
 

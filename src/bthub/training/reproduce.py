@@ -108,7 +108,7 @@ def measured(output: Path, name: str, split: str) -> bool:
     """Whether `metrics.json` or `gradcam.json` has figures of a split, measured with the weights that are there."""
     if not (output / name).is_file():
         return False
-    entries = json.loads((output / name).read_text())
+    entries = json.loads((output / name).read_text(encoding="utf-8"))
     weights = RunFolder.open(output).revision
     return any(key.endswith(f"/{split}") and entry["weights"] == weights for key, entry in entries.items())
 

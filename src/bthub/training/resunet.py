@@ -104,6 +104,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         first_weights.append(load_encoder(model.encoder, config.encoder_from, rows["validation"]))
     if config.weights_from:
         first_weights.append(load_weights(model, config.weights_from, rows["validation"]))
+    run.check(model)
     model = model.to(memory_format=torch.channels_last)
 
     # Batches.

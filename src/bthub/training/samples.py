@@ -19,12 +19,12 @@ from datasets import Image as ImageFeature
 from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
-from tqdm import tqdm
 
 from bthub.data.views import FLAIR, View, show
 from bthub.errors import BthubError
 from bthub.imaging.image_io import upright_rgb
 from bthub.models.resunet import letterbox_box
+from bthub.progress import progress_bar
 
 UNKNOWN = 128
 """Value of a training mask where it isn't known whether there is tumor; 0 is none, 255 tumor."""
@@ -209,7 +209,7 @@ class TrainingImages(Dataset):
         for name in columns:
             if name != "box":
                 encoded = encoded.cast_column(name, ImageFeature(decode=False))
-        for row in tqdm(encoded, desc="reading pictures", unit="row", disable=not show_progress):
+        for row in progress_bar(encoded, desc="reading pictures", unit="row", disable=not show_progress):
             image = upright_rgb(Image.open(io.BytesIO(row["image"]["bytes"])))
             self.images.append(letterboxed(image, canvas))
             if self.masks is not None:

@@ -61,7 +61,9 @@ def torch_installed() -> bool:
     return all(find_spec(name) is not None for name in _TORCH_PACKAGES)
 
 
-def open_stage(run: RunFolder, backend: str, device: str | None = None) -> Detector | Localizer:
+def open_stage(
+    run: RunFolder, backend: str, device: str | None = None, threads: int | None = None
+) -> Detector | Localizer:
     """The network of a run, on a backend by name.
 
     Raises:
@@ -73,14 +75,16 @@ def open_stage(run: RunFolder, backend: str, device: str | None = None) -> Detec
         where = eager.choose_device(device)
         return eager.detector(run, where) if is_detector else eager.localizer(run, where)
     runtime, quantized = GRAPHS[check_name(backend)]
-    return (graphs.detector if is_detector else graphs.localizer)(run, runtime, quantized)
+    return (graphs.detector if is_detector else graphs.localizer)(run, runtime, quantized, threads)
 
 
-def open_check(run: RunFolder, backend: str, device: str | None = None) -> InputCheck | None:
+def open_check(
+    run: RunFolder, backend: str, device: str | None = None, threads: int | None = None
+) -> InputCheck | None:
     """The input check of a detector's run, on a backend by name; None where it has none."""
     if backend == TORCH:
         return eager.input_check(run, eager.choose_device(device))
-    return graphs.input_check(run, GRAPHS[backend][0])
+    return graphs.input_check(run, GRAPHS[backend][0], threads)
 
 
 def choose(run: RunFolder, backend: str, device: str | None, say: Callable[[str], None]) -> str:

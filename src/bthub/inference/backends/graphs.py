@@ -2,13 +2,14 @@
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bthub.errors import BthubError
-from bthub.inference.backends.stages import LightDetector, LightInputCheck, LightLocalizer, Network
+from bthub.inference.backends.stages import LightDetector, LightInputCheck, LightLocalizer
 from bthub.runs.folder import (
     CLASSIFICATION,
     INPUT_CHECK,
@@ -47,7 +48,7 @@ def file_of(run: RunFolder, quantized: bool) -> Path:
     return file
 
 
-def detector(run: RunFolder, runtime: str, quantized: bool) -> LightDetector:
+def detector(run: RunFolder, runtime: str, quantized: bool, count: int | None = None) -> LightDetector:
     """The classifier of a run.
 
     Raises:
@@ -59,11 +60,11 @@ def detector(run: RunFolder, runtime: str, quantized: bool) -> LightDetector:
     usual = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "border", "mean": [0.0] * 3, "std": [1.0] * 3}
     if any(settings.get(key) != value for key, value in usual.items()):
         raise BthubError(f"{run.id} has a preprocessing of its own, which only torch does: use backend torch")
-    network = open_network(file_of(run, quantized), runtime)
+    network = open_network(file_of(run, quantized), runtime, count)
     return LightDetector(network, list(run.config["label_names"]), int(settings["input_size"][-1]))
 
 
-def localizer(run: RunFolder, runtime: str, quantized: bool) -> LightLocalizer:
+def localizer(run: RunFolder, runtime: str, quantized: bool, count: int | None = None) -> LightLocalizer:
     """The ResUNet of a run.
 
     Raises:
@@ -76,11 +77,11 @@ def localizer(run: RunFolder, runtime: str, quantized: bool) -> LightLocalizer:
     usual = settings.get("image_mean") == [0.0] * 3 and settings.get("image_std") == [1.0] * 3
     if not usual or settings.get("resample") != 2 or size.get("height") != size.get("width"):
         raise BthubError(f"{run.id} has a preprocessing of its own, which only torch does: use backend torch")
-    network = open_network(file_of(run, quantized), runtime)
+    network = open_network(file_of(run, quantized), runtime, count)
     return LightLocalizer(network, int(size["height"]), float(settings.get("min_area_share", 0.0)))
 
 
-def input_check(run: RunFolder, runtime: str) -> LightInputCheck | None:
+def input_check(run: RunFolder, runtime: str, count: int | None = None) -> LightInputCheck | None:
     """The input check of a detector's run; None where it has none.
 
     Raises:
@@ -97,31 +98,42 @@ def input_check(run: RunFolder, runtime: str) -> LightInputCheck | None:
             f"the input check in {run.path / INPUT_CHECK} cannot be used ({type(error).__name__}: {error}): restore "
             "the file, or fit it again with bthub ood-check"
         ) from error
-    return LightInputCheck(open_network(run.path / ONNX_INPUT_CHECK, runtime), size, threshold)
+    kinds = tuple(run.input_check.get("kinds", ()))
+    network = open_network(run.path / ONNX_INPUT_CHECK, runtime, count, outputs=2)
+    return LightInputCheck(network, size, threshold, kinds)
 
 
-def open_network(file: Path, runtime: str) -> Network:
+def open_network(file: Path, runtime: str, count: int | None = None, outputs: int = 1) -> Any:
     """A network from an ONNX file; safe to call from several threads.
 
     Args:
-        file: takes `pixel_values` (N, 3, S, S) and gives one output.
+        file: takes `pixel_values` (N, 3, S, S).
         runtime: "onnxruntime" or "openvino".
+        count: of threads; by default one a processor.
+        outputs: how many the file gives.
+
+    Returns:
+        A `Network`; of several outputs a function that gives a tuple of them.
 
     Raises:
         BthubError: the file is damaged, or the runtime isn't installed.
     """
     try:
-        return _openvino(file) if runtime == "openvino" else _onnxruntime(file)
+        run = (_openvino if runtime == "openvino" else _onnxruntime)(file, count or threads())
     except ModuleNotFoundError as error:
         extra = "bthub[openvino]" if runtime == "openvino" else "bthub"
         raise BthubError(f'{runtime} isn\'t installed: pip install "{extra}"') from error
+    return (lambda pixels: run(pixels)[0]) if outputs == 1 else lambda pixels: tuple(run(pixels)[:outputs])
 
 
-def _onnxruntime(file: Path) -> Network:
+Outputs = Callable[[np.ndarray], list[np.ndarray]]
+
+
+def _onnxruntime(file: Path, count: int) -> Outputs:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads()
+    options.intra_op_num_threads = count
     options.log_severity_level = 3
     # Threads that wait in a loop take the cores from the next stage's.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -130,13 +142,13 @@ def _onnxruntime(file: Path) -> Network:
     except Exception as error:  # onnxruntime's own kinds have no common base
         raise _damaged(file, error) from error
 
-    def run(pixels: np.ndarray) -> np.ndarray:
-        return np.asarray(session.run(None, {PIXELS: pixels})[0])
+    def run(pixels: np.ndarray) -> list[np.ndarray]:
+        return [np.asarray(output) for output in session.run(None, {PIXELS: pixels})]
 
     return run
 
 
-def _openvino(file: Path) -> Network:
+def _openvino(file: Path, count: int) -> Outputs:
     import openvino
 
     core = openvino.Core()
@@ -145,16 +157,16 @@ def _openvino(file: Path) -> Network:
         compiled = core.compile_model(
             model,
             "CPU",
-            {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads(), "INFERENCE_PRECISION_HINT": "f32"},
+            {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": count, "INFERENCE_PRECISION_HINT": "f32"},
         )
     except RuntimeError as error:
         raise _damaged(file, error) from error
     request: Any = compiled.create_infer_request()
     lock = threading.Lock()  # a request holds one picture at a time
 
-    def run(pixels: np.ndarray) -> np.ndarray:
+    def run(pixels: np.ndarray) -> list[np.ndarray]:
         with lock:
-            return np.array(request.infer({PIXELS: pixels})[0])
+            return [np.array(output) for output in request.infer({PIXELS: pixels}).values()]
 
     return run
 

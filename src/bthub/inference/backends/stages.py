@@ -83,19 +83,23 @@ class LightInputCheck:
     """What comes before them.
 
     Attributes:
-        network: gives the distance (N,) to the slices that are known.
+        network: gives the distance (N,) to the slices that are known, and a number (N,) that is positive for the first
+            of `kinds`.
         size: side S of the square that the network sees.
         threshold: the largest distance that is accepted.
+        kinds: names of the two kinds of gray pictures that are told apart; empty where they aren't.
     """
 
-    network: Network
+    network: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
     size: int
     threshold: float
+    kinds: tuple[str, ...] = ()
 
-    def accepts(self, images: Sequence[Image.Image]) -> list[bool]:
-        """Whether each RGB image looks like a slice of a brain MRI."""
-        distances = self.network(np.stack([check_pixels(image, self.size) for image in images]))
-        return (distances <= self.threshold).tolist()
+    def inspect(self, images: Sequence[Image.Image]) -> list[tuple[bool, str | None]]:
+        """Of each RGB image whether it looks like a slice of a brain MRI, and, were it gray, its kind."""
+        distances, first = self.network(np.stack([check_pixels(image, self.size) for image in images]))
+        kinds = [(self.kinds[0] if one > 0 else self.kinds[1]) if self.kinds else None for one in first.tolist()]
+        return list(zip((distances <= self.threshold).tolist(), kinds, strict=True))
 
 
 # -- before the network

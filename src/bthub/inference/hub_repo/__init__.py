@@ -27,7 +27,9 @@ _MODULES = (
     "imaging/formats.py",
     "imaging/tiff.py",
     "imaging/image_io.py",
+    "imaging/kinds.py",
     "models/input_check.py",
+    "runs/operating_point.py",
     "inference/result.py",
     "inference/pipeline.py",
     "inference/hub_repo/configuration_detect_and_localize.py",
@@ -40,7 +42,7 @@ def remote_code() -> dict[str, str]:
     """File name -> text of the modules that travel with the repo."""
     code = {}
     for module in _MODULES:
-        text = (_SOURCE / module).read_text()
+        text = (_SOURCE / module).read_text(encoding="utf-8")
         code[Path(module).name] = re.sub(r"^from bthub\.(?:\w+\.)*(\w+) import", r"from .\1 import", text, flags=re.M)
     return code
 
@@ -53,7 +55,7 @@ def write_repo(folder: Path, detector: dict[str, str | None], localizer: dict[st
         detector, localizer: `id` and `revision` of each stage.
     """
     for name, text in remote_code().items():
-        (folder / name).write_text(text)
+        (folder / name).write_text(text, encoding="utf-8")
     module = "detect_and_localize"
     write_json(
         folder / CONFIG,

@@ -17,6 +17,7 @@ from transformers.utils import cached_file
 
 from bthub.inference.hub_repo.configuration_detect_and_localize import DetectAndLocalizeConfig
 from bthub.models.input_check import load_input_check
+from bthub.runs.operating_point import operating_points
 
 # What a caller may say about where files come from, handed on to the stages.
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
@@ -29,6 +30,7 @@ class DetectAndLocalizeModel(PreTrainedModel):
         detector, localizer: the models, each with its image processor in `detector_processor`, `localizer_processor`.
         threshold: probability of tumor from which the detector says tumor, from its `calibration.json`.
         review_band: probabilities at which a person should look, from the same file, or None.
+        points: both by kind of input, from the same file.
         input_check: refuses what isn't a slice of a brain MRI; None where the detector's repo has none.
     """
 
@@ -45,11 +47,12 @@ class DetectAndLocalizeModel(PreTrainedModel):
         self.localizer = AutoModelForSemanticSegmentation.from_pretrained(names[1], **localizer)
         self.detector_processor = AutoImageProcessor.from_pretrained(names[0], **detector)
         self.localizer_processor = AutoImageProcessor.from_pretrained(names[1], **localizer)
-        with open(cached_file(names[0], "calibration.json", revision=config.detector["revision"], **hub)) as file:
+        with open(
+            cached_file(names[0], "calibration.json", revision=config.detector["revision"], **hub), encoding="utf-8"
+        ) as file:
             calibration = json.load(file)
-        self.threshold = float(calibration["threshold"])
-        band = calibration.get("review_band")
-        self.review_band = band and tuple(band)
+        self.points = operating_points(calibration)
+        self.threshold, self.review_band = self.points[None].threshold, self.points[None].review_band
         found = [
             cached_file(
                 names[0], name, revision=config.detector["revision"], _raise_exceptions_for_missing_entries=False, **hub

@@ -25,6 +25,7 @@ class DetectAndLocalizePipeline(Pipeline):
             threshold=self.model.threshold,
             models=stages,
             review_band=self.model.review_band,
+            points=self.model.points,
             input_check=self.model.input_check,
         )
 

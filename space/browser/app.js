@@ -1,0 +1,190 @@
+// The page: takes a picture, hands it to the worker, shows the answer. Nothing leaves the visitor's machine.
+
+const element = (id) => document.getElementById(id);
+const CONTROL_SECONDS = 5;
+const waiting = new Map();
+let number = 0;
+
+/** Waits until what is loaded is kept for later visits; where the browser keeps nothing, goes on without. */
+async function kept() {
+  const container = navigator.serviceWorker;
+  if (!container) return;
+  try {
+    await container.register("./offline.js");
+  } catch {
+    return; // in a private window, or in a frame that may not
+  }
+  if (container.controller) return;
+  await Promise.race([
+    new Promise((resolve) => container.addEventListener("controllerchange", resolve, { once: true })),
+    new Promise((resolve) => setTimeout(resolve, 1000 * CONTROL_SECONDS)),
+  ]);
+}
+
+async function start() {
+  await kept();
+  const worker = new Worker("./worker.js", { type: "module" });
+  const loaded = new Promise((resolve) => {
+    worker.onmessage = ({ data }) => {
+      if (data.kind === "progress") {
+        element("bar").value = data.received / data.total;
+        element("state").textContent = `Loading the models: ${megabytes(data.received)} of ${megabytes(data.total)} MB`;
+      } else if (data.kind === "ready") {
+        element("loading").hidden = true;
+        element("names").textContent = [data.models.detector.model, data.models.localizer.model]
+          .map(({ id, revision }) => `${id} ${revision}`)
+          .join(", ");
+        resolve(worker);
+      } else {
+        const { resolve: answer, reject } = waiting.get(data.number);
+        waiting.delete(data.number);
+        if (data.kind === "result") answer(data.result);
+        else reject(new Error(data.text ?? "Something failed. Load the page again, or try another picture."));
+      }
+    };
+    worker.onerror = failed;
+  });
+  return loaded;
+}
+
+function failed() {
+  element("state").textContent = "The models could not be loaded: check the network, then load the page again.";
+}
+
+const ready = start();
+ready.catch(failed);
+
+function megabytes(bytes) {
+  return (bytes / 1e6).toFixed(0);
+}
+
+/** Analyze a file's bytes; also for tests. */
+async function analyze(buffer, checkInput = true) {
+  const worker = await ready;
+  return new Promise((resolve, reject) => {
+    waiting.set(++number, { resolve, reject });
+    worker.postMessage({ number, buffer, checkInput });
+  });
+}
+
+async function show(name, buffer) {
+  const result = element("result");
+  result.setAttribute("aria-busy", "true");
+  const anyway = element("anyway").checked;
+  element("anyway").checked = false; // it was ticked for this picture
+  try {
+    draw(name, await analyze(buffer, !anyway), !anyway);
+  } catch (error) {
+    result.replaceChildren(text("h2", "This picture could not be analyzed"), text("p", error.message));
+    result.className = "error";
+  }
+  result.removeAttribute("aria-busy");
+  result.focus({ preventScroll: true });
+}
+
+function text(tag, content, kind) {
+  const made = document.createElement(tag);
+  made.textContent = content;
+  if (kind) made.className = kind;
+  return made;
+}
+
+/** A share as the app writes it; never 0 or 100 %, which no model can promise. */
+function percent(share) {
+  if (share > 0 && share < 0.001) return "under 0.1%";
+  if (share > 0.999 && share < 1) return "over 99.9%";
+  return `${(100 * share).toFixed(1)}%`;
+}
+
+function draw(name, found, checked) {
+  const tumor = found.label === "tumor";
+  const verdict = { tumor: "Tumor suspected", no_tumor: "No tumor found", uncertain: "Uncertain: a person should look" };
+  const parts = [
+    text("p", name, "name"),
+    text("h2", verdict[found.verdict]),
+    text("p", `${percent(found.tumor_probability)} probability of a tumor on this slice`, "probability"),
+    text("p", `A tumor is suspected from ${percent(found.threshold)} up.`),
+  ];
+  if (found.uncertain) {
+    const [low, high] = found.review_band.map(percent);
+    parts.push(text("p", `Between ${low} and ${high} the model errs too often to be left alone.`, "notice"));
+  }
+  if (!checked) parts.push(text("p", "This picture was not checked: it may be no slice of a brain MRI.", "notice"));
+  if (!tumor) parts.push(text("p", "This is not an all-clear: it is one slice, and the models miss some tumors."));
+  else if (!found.bbox) parts.push(text("p", "The outline stayed empty: what was seen is too small or faint to mark."));
+  else {
+    const [x0, y0, x1, y1] = found.bbox;
+    parts.push(
+      text("p", `Area ${found.area_px.toLocaleString("en")} pixels, box ${x0},${y0} to ${x1},${y1}.`),
+      text("p", "The marked area is an estimate by a model, not a diagnosis."),
+    );
+  }
+  parts.push(picture(found));
+  const kept = { ...found, image: undefined, mask: undefined };
+  parts.push(download(`${stem(name)}.json`, new Blob([JSON.stringify(kept, null, 2)]), "Result (JSON)"));
+  parts.push(text("p", "Research software, not a medical device: do not use it to diagnose or treat anyone.", "notice"));
+  const result = element("result");
+  result.replaceChildren(...parts);
+  result.className = found.verdict;
+}
+
+function stem(name) {
+  return name.replace(/\.[^.]*$/, "");
+}
+
+function download(name, blob, label) {
+  const link = text("a", label);
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  return link;
+}
+
+/** The slice with the mask tinted and outlined, and its box. */
+function picture({ image, mask, width, height, bbox, label }) {
+  const canvas = document.createElement("canvas");
+  Object.assign(canvas, { width, height, role: "img" });
+  canvas.setAttribute("aria-label", label === "tumor" ? "The slice with the suspected tumor in red" : "The slice");
+  const context = canvas.getContext("2d");
+  const pixels = context.createImageData(width, height);
+  const inside = (x, y) => mask && x >= 0 && y >= 0 && x < width && y < height && mask[y * width + x];
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      const i = y * width + x;
+      const edge = inside(x, y) && !(inside(x - 1, y) && inside(x + 1, y) && inside(x, y - 1) && inside(x, y + 1));
+      for (let c = 0; c < 3; c++) {
+        const tint = c === 0 ? 255 : 0;
+        const share = edge ? 1 : inside(x, y) ? 0.35 : 0;
+        pixels.data[4 * i + c] = (1 - share) * image[3 * i + c] + share * tint;
+      }
+      pixels.data[4 * i + 3] = 255;
+    }
+  }
+  context.putImageData(pixels, 0, 0);
+  if (bbox) {
+    context.strokeStyle = "rgb(255 215 0)";
+    context.strokeRect(bbox[0] + 0.5, bbox[1] + 0.5, bbox[2] - bbox[0] - 1, bbox[3] - bbox[1] - 1);
+  }
+  return canvas;
+}
+
+async function take(file) {
+  if (file) await show(file.name, await file.arrayBuffer());
+}
+
+element("file").addEventListener("change", (event) => {
+  take(event.target.files[0]);
+  event.target.value = "";
+});
+const zone = document.body;
+zone.addEventListener("dragover", (event) => event.preventDefault());
+zone.addEventListener("drop", (event) => {
+  event.preventDefault();
+  take(event.dataTransfer.files[0]);
+});
+for (const button of document.querySelectorAll("#examples button")) {
+  button.addEventListener("click", async () => {
+    const file = button.dataset.file;
+    await show(file, await (await fetch(`./examples/${file}`)).arrayBuffer());
+  });
+}
+window.bthub = { analyze, ready };

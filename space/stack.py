@@ -1,0 +1,232 @@
+"""The result of a whole stack as the page shows it: a slider through the slices, and the areas along them."""
+
+import html
+import io
+import json
+
+import numpy as np
+from PIL import Image
+
+from bthub import Result
+from bthub.inference.result import DISCLAIMER, TUMOR
+from bthub.inference.study import EMPTY, StudyResult, listed
+from parts import data_address, download_html, percent
+
+SHOWN_SIDE = 512  # pixels; slices on the page are reduced to this, the downloads are not
+
+# What lies at the left, the right and the top of a slice, and at the first and the last slice.
+SIDES = {
+    "axial": ("R", "L", "A", "lowest", "highest"),
+    "coronal": ("R", "L", "S", "front", "back"),
+    "sagittal": ("A", "P", "S", "left", "right"),
+}
+
+# Once for the page: it hears every slider that comes later.
+SCRIPT = """() => {
+  const show = (stack, number) => {
+    const last = stack.querySelectorAll("figure").length;
+    number = Math.min(Math.max(number, 1), last);
+    stack.querySelectorAll("figure").forEach((figure, i) => { figure.hidden = i !== number - 1; });
+    stack.querySelector("input[type=range]").value = number;
+    stack.querySelectorAll(".bars rect").forEach((bar, i) => { bar.classList.toggle("here", i === number - 1); });
+    const caption = stack.querySelectorAll("figure")[number - 1].dataset.caption;
+    stack.querySelector("input[type=range]").setAttribute("aria-valuetext", caption);
+    stack.querySelector("output").textContent = caption;
+  };
+  document.addEventListener("input", (event) => {
+    const stack = event.target.closest?.(".stack");
+    if (stack && event.target.type === "range") show(stack, Number(event.target.value));
+  });
+  document.addEventListener("click", (event) => {
+    const bars = event.target.closest?.(".stack .bars");
+    if (!bars) return;
+    const box = bars.getBoundingClientRect();
+    const count = bars.querySelectorAll("rect").length;
+    show(bars.closest(".stack"), Math.floor((event.clientX - box.left) / box.width * count) + 1);
+  });
+}"""
+
+
+def study_html(result: StudyResult, name: str, *, checked: bool = True, unchecked: str = "") -> str:
+    """The result of a stack as the page shows it.
+
+    Args:
+        result: what was found.
+        name: what was uploaded.
+        checked: False where the input check was switched off, which is then said.
+        unchecked: how.
+    """
+    tumor = result.label == TUMOR
+    count = len(result.results)
+    slices = f"{count} slice{'s' * (count > 1)}"
+    if result.tumor_slices:
+        found = f"Outlined on <strong>{len(result.tumor_slices)} of {slices}</strong>: {listed(result.tumor_slices)}"
+    else:
+        highest = f"highest probability {percent(result.tumor_probability)} on slice {result.largest + 1}"
+        found = f"Nothing outlined on {slices}; {highest}"
+    if tumor:
+        verdict = "Tumor suspected"
+        remark = "The marked areas are an estimate by a model, not a diagnosis."
+    else:
+        verdict = "No tumor found"
+        remark = (
+            "This is not an all-clear: the models know few kinds of tumor, look at each slice alone, and miss some."
+        )
+    uncertain = (
+        '<p class="remark">Uncertain: on some slices the model errs too often. A person should look.</p>'
+        if result.uncertain
+        else ""
+    )
+    notice = "" if checked else f'<p class="notice">{unchecked}</p>'
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in result.notes)
+    numbers = "".join(f"<div><dt>{term}</dt><dd>{value}</dd></div>" for term, value in _numbers(result).items())
+    return f"""
+<section class="result {"tumor" if tumor else "clear"}" aria-labelledby="verdict">
+  <div class="verdict">
+    <p class="name">{html.escape(name)}</p>
+    <h2 id="verdict" tabindex="-1">{verdict}</h2>
+    {notice}
+    <p class="probability">{found}</p>
+    {uncertain}
+    <p class="remark">{remark}</p>
+  </div>
+  <div class="findings">
+    {_viewer(result)}
+    <div class="numbers">
+      <dl>{numbers}</dl>
+      <p class="downloads">{_downloads(result, name)}</p>
+    </div>
+  </div>
+  {f'<ul class="notes">{notes}</ul>' if notes else ""}
+  <p class="disclaimer">{DISCLAIMER}</p>
+</section>
+"""
+
+
+def _numbers(result: StudyResult) -> dict[str, str]:
+    volume, numbers = result.volume, {}
+    if result.tumor_slices:
+        if result.volume_ml is not None:
+            numbers["Tumor volume"] = f"{result.volume_ml:,.1f} ml"
+        where = f"<small>slice {result.largest + 1}</small>"
+        numbers["Largest area"] = f"{_area(result, result.largest)} {where}"
+    height, width = volume.slices.shape[1:3]
+    numbers["Stack"] = f"{len(volume)} × {width} × {height} <small>{html.escape(result.scan)}</small>"
+    if volume.pixel_mm is not None:
+        row, column = volume.pixel_mm
+        pixel = f"{column:.3g} × {row:.3g} mm"
+        between = "distance unknown" if volume.slice_mm is None else f"{volume.slice_mm:.3g} mm from slice to slice"
+        numbers["Pixel"] = f"{pixel} <small>{between}</small>"
+    done = [one for one in result.results if one is not None]
+    seconds = sum(one.milliseconds["total"] for one in done) / 1000
+    numbers["Time"] = f"{seconds:.1f} s <small>{1000 * seconds / len(done):.0f} ms a slice</small>"
+    numbers["Models"] = "".join(
+        f"<div>{html.escape(model['id'])} <small>{html.escape(model['revision'])}</small></div>"
+        for model in result.models.values()
+    )
+    return numbers
+
+
+def _area(result: StudyResult, index: int) -> str:
+    if result.areas_mm2 is None:
+        return f"{result.areas_px[index]:,} pixels"
+    return f"{result.areas_mm2[index] / 100:,.2f} cm²"
+
+
+def _downloads(result: StudyResult, name: str) -> str:
+    stem = name.partition(".")[0] or "study"
+    links = []
+    if result.volume.grid is not None:
+        links.append(download_html(f"{stem}_mask.nii.gz", "application/gzip", result.mask_nifti(), "Masks (NIfTI)"))
+    links.append(download_html(f"{stem}_masks.zip", "application/zip", result.mask_png_zip(), "Masks (PNG)"))
+    said = json.dumps(result.to_dict()).encode()
+    return "".join([*links, download_html(f"{stem}.json", "application/json", said, "Result (JSON)")])
+
+
+def _viewer(result: StudyResult) -> str:
+    count, shown = len(result.results), result.largest
+    figures = "".join(_figure(result, index, index != shown) for index in range(count))
+    caption = _caption(result, shown)
+    slider = (
+        f'<input type="range" min="1" max="{count}" value="{shown + 1}" aria-label="Slice" aria-valuetext="{caption}">'
+        if count > 1
+        else '<input type="range" min="1" max="1" value="1" hidden>'
+    )
+    return f"""
+<div class="stack views">
+  <div class="chooser" role="radiogroup" aria-label="View">
+    <input type="radio" name="view" id="view-overlay" checked><label for="view-overlay">Overlay</label>
+    <input type="radio" name="view" id="view-scan"><label for="view-scan">Scan</label>
+  </div>
+  {figures}
+  <output aria-live="polite">{caption}</output>
+  {_chart(result) if count > 1 else ""}
+  {slider}
+</div>
+"""
+
+
+def _caption(result: StudyResult, index: int) -> str:
+    parts = [f"Slice {index + 1} of {len(result.results)}"]
+    one = result.results[index]
+    if one is None:
+        parts.append("empty" if result.skipped[index] == EMPTY else "not analyzed: it doesn't look like a brain's")
+    else:
+        parts.append(f"tumor {percent(one.tumor_probability)}{' (uncertain)' if one.uncertain else ''}")
+        if result.areas_px[index]:
+            parts.append(_area(result, index))
+        elif index in result.removed:
+            parts.append("a lone area removed")
+    return html.escape(" · ".join(parts))
+
+
+def _figure(result: StudyResult, index: int, hidden: bool) -> str:
+    height, width = result.volume.slices.shape[1:3]
+    picture = Image.fromarray(np.ascontiguousarray(result.volume.slices[index]))
+    picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, format="WEBP", quality=88, method=2)
+    left, right, top, *_ = SIDES.get(result.volume.plane or "", ("", "", "", "", ""))
+    marks = "".join(
+        f'<span class="mark {side}" aria-hidden="true">{letter}</span>'
+        for side, letter in (("left", left), ("right", right), ("top", top))
+        if letter
+    )
+    return (
+        f'<figure{" hidden" * hidden} data-caption="{_caption(result, index)}" style="--ratio: {width / height:.4f}">'
+        f'<img src="{data_address("image/webp", buffer.getvalue())}" alt="Slice {index + 1}">'
+        f'<svg viewBox="0 0 {width} {height}" preserveAspectRatio="none" aria-hidden="true">'
+        f"{_outline(result.results[index])}</svg>{marks}</figure>"
+    )
+
+
+def _outline(one: Result | None) -> str:
+    if one is None or not one.contour:
+        return ""
+    path = " ".join("M" + " L".join(f"{x:.1f} {y:.1f}" for x, y in polygon) + " Z" for polygon in one.contour)
+    return f'<path d="{path}"/>'
+
+
+def _chart(result: StudyResult) -> str:
+    """Bars of the tumor's area along the stack."""
+    most = max(result.areas_px)
+    first, last = SIDES.get(result.volume.plane or "", ("", "", "", "first", "last"))[3:]
+    said = (
+        f"Tumor area of each slice, the largest {_area(result, result.largest)} on slice {result.largest + 1}"
+        if most
+        else "No area is outlined on any slice"
+    )
+    top = f"up to {_area(result, result.largest)}" if most else ""
+    bars = "".join(
+        f'<rect x="{index}.1" width="0.8" y="{100 - height:.1f}" height="{height:.1f}"'
+        f' class="{"here" if index == result.largest else ""}{" none" if not area else ""}"/>'
+        for index, area in enumerate(result.areas_px)
+        for height in [max(3.0, 100 * area / most if most else 0.0)]
+    )
+    return f"""
+<div class="chart" role="img" aria-label="{said}">
+  <p class="scale" aria-hidden="true"><span>Area along the stack</span><span>{top}</span></p>
+  <svg class="bars" viewBox="0 0 {len(result.areas_px)} 100" preserveAspectRatio="none">{bars}</svg>
+  <p class="scale" aria-hidden="true"><span>1, {first}</span><span>{len(result.areas_px)}, {last}</span></p>
+</div>
+"""

@@ -1,0 +1,123 @@
+"""What the surroundings say of the network: proxies, certificates, the Hub's address, and where the apps listen."""
+
+import ipaddress
+import os
+import re
+import socket
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from bthub.errors import BthubError
+
+HOST, PORT = "BTHUB_HOST", "PORT"
+"""The variables that say where an app listens."""
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+
+def spare_loopback() -> None:
+    """Have this process and those it starts reach this machine directly, whatever proxy is set."""
+    for name in ("no_proxy", "NO_PROXY"):
+        spared = [host for host in os.environ.get(name, "").split(",") if host.strip()]
+        if "*" not in spared:
+            os.environ[name] = ",".join([*spared, *(host for host in _LOOPBACK if host not in spared)])
+
+
+def check_network() -> None:
+    """Refuse surroundings in which no connection can be made, before anything tries.
+
+    Raises:
+        BthubError: a certificate file that isn't there, a proxy of an unknown kind, or a Hub address without https://.
+    """
+    for name in _CERTIFICATES:
+        path = os.environ.get(name)
+        if path and not Path(path).exists():
+            raise BthubError(f"{name} names {path}, which isn't there: name a certificate file, or unset it")
+    for name in (*_PROXIES, *(name.upper() for name in _PROXIES)):
+        proxy = os.environ.get(name, "").strip()
+        kind = proxy.partition("://")[0].lower() if "://" in proxy else ""
+        if kind.startswith("socks") and find_spec("socksio") is None:
+            raise BthubError(f"{name} names a SOCKS proxy, which needs a package: pip install socksio, or unset {name}")
+        if kind and kind not in ("http", "https", "socks5", "socks5h"):
+            raise BthubError(f"{name} names a proxy of kind {kind}, expected http://, https:// or socks5://")
+    endpoint = os.environ.get("HF_ENDPOINT")
+    if endpoint and not re.match(r"https?://[^/]", endpoint):
+        raise BthubError(f"HF_ENDPOINT is {endpoint!r}, expected an address that starts with https://")
+
+
+def hub_trouble(error: BaseException) -> str:
+    """Why the Hub couldn't be reached, and the mend, as a sentence goes on after a colon.
+
+    Args:
+        error: what its client raised.
+    """
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    kinds = {kind.__name__ for link in chain for kind in type(link).__mro__}
+    text = " ".join(map(str, chain))
+    offline = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    if offline.upper() in ("1", "ON", "YES", "TRUE") or "OfflineModeIsEnabled" in kinds:
+        return "HF_HUB_OFFLINE is set, and it isn't in the cache: unset that, or give a folder"
+    refused = next((link for link in chain if "Proxy" in type(link).__name__ or "SOCKS" in type(link).__name__), None)
+    if refused is not None:
+        return f"the proxy refuses ({_short(str(refused))}): check http_proxy, https_proxy and all_proxy"
+    if "CERTIFICATE" in text.upper() or "SSLError" in kinds or "SSLCertVerificationError" in kinds:
+        return "its certificate isn't accepted here: SSL_CERT_FILE can name the certificates of your network"
+    if "UnsupportedProtocol" in kinds or "InvalidURL" in kinds:
+        return "the Hub's address isn't one: HF_ENDPOINT and the proxies must begin with https:// or http://"
+    if {"ConnectError", "ConnectionError", "TimeoutException", "TimeoutError", "gaierror"} & kinds:
+        return "there is no connection to the Hub: check the network and the proxy, then run this again"
+    return f"it couldn't be fetched from the Hub ({type(error).__name__}): check the name and the network"
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 80 else line[:77] + "..."
+
+
+def app_host() -> str:
+    """Where an app listens: BTHUB_HOST, by default this machine alone. Warns where others can reach it.
+
+    Raises:
+        BthubError: it is no address of this machine.
+    """
+    host = os.environ.get(HOST, "").strip()
+    for name in ("GRADIO_SERVER_NAME", "STREAMLIT_SERVER_ADDRESS"):
+        if not host and os.environ.get(name):
+            print(f"bthub: {name} isn't read: {HOST} says where the app listens", file=sys.stderr, flush=True)
+    host = host or "127.0.0.1"
+    try:
+        found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
+        with socket.socket(found[0][0], socket.SOCK_STREAM) as probe:
+            probe.bind(found[0][4])
+    except (OSError, UnicodeError) as error:
+        raise BthubError(
+            f"{HOST} is {host!r}, which is no address of this machine; 127.0.0.1 is for this machine alone, 0.0.0.0 "
+            "for all that reach it"
+        ) from error
+    if not ipaddress.ip_address(found[0][4][0]).is_loopback and "SPACE_ID" not in os.environ:
+        print(
+            f"bthub: listening on {host}: whoever reaches this machine can use the app, without signing in and "
+            "without encryption. Research software, not a medical device: keep patients' pictures away from it.",
+            file=sys.stderr,
+            flush=True,
+        )
+    return host
+
+
+def app_port(default: int) -> int:
+    """The TCP port of an app: PORT, or the default.
+
+    Raises:
+        BthubError: it is no port.
+    """
+    port = os.environ.get(PORT) or str(default)
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise BthubError(f"{PORT} must be a number from 1 to 65535, not {port!r}")
+    return int(port)

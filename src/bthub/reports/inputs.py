@@ -1,0 +1,65 @@
+"""What a run was given, and how good it is at that: tables of figures by source and way to show a slice."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bthub.evaluation.by_source import CENTER_IN_BOX
+from bthub.metrics.info import readable
+from bthub.metrics.interval import Interval
+from bthub.runs.folder import CLASSIFICATION, RunFolder
+
+DETECTOR = ("roc_auc", "balanced_accuracy", "recall", "specificity", "ece")
+LOCALIZER = ("dice_volume_mean", "dice_volume_median", "dice_tumor_slices", "healthy_slices_with_mask", CENTER_IN_BOX)
+TITLES = {CENTER_IN_BOX: "center of the mask in the box"}
+
+INTRODUCTION = """# What it was given, and how good it is at that, split {split}
+
+Written by `bthub compare` from the `sources.json` of the runs (`bthub evaluate RUN --data data/mix`). Every figure is of
+one source by itself: tumor and healthy pictures of different sources come from different places, and a network that
+knows the place would seem to know the tumor. "lgg, FLAIR" is the FLAIR sequence of LGG's slices alone, in gray, and so
+on. Intervals cover 95 % and resample patients, or pictures with their copies. A verdict is uncertain where the
+probability lies in the review band; for the other figures it counts as what its side of the threshold says. Research
+software, not a medical device.
+"""
+
+
+def page(runs: Sequence[RunFolder], split: str) -> str | None:
+    """The page of all runs that were measured on a mixture; None where none was.
+
+    Args:
+        runs: of any kind.
+        split: of the mixture.
+    """
+    measured = [run for run in runs if split in run.sources]
+    if not measured:
+        return None
+    sections = [INTRODUCTION.format(split=split)]
+    for run in sorted(measured, key=lambda run: (run.task != CLASSIFICATION, run.id)):
+        entry = run.sources[split]
+        sections.append(f"## {run.id} ({entry['dataset']['name']})\n\n{table(entry)}\n\n`{entry['command']}`\n")
+    return "\n".join(sections)
+
+
+def table(entry: Mapping[str, Any]) -> str:
+    """An entry of `sources.json` as Markdown: a row for each source and view."""
+    detects = entry["task"] == CLASSIFICATION
+    names = DETECTOR if detects else LOCALIZER
+    heads = ["pictures", "images", "with tumor", *(TITLES.get(name) or readable(name) for name in names)]
+    if detects:
+        heads += ["uncertain", "refused"]
+    lines = [f"| {' | '.join(heads)} |", "| --- |" + " ---: |" * (len(heads) - 1)]
+    for key, found in entry["by_source"].items():
+        cells = [key, f"{found['samples']:,}", f"{found['tumor']:,}"]
+        cells += [interval(found["metrics"].get(name)) for name in names]
+        if detects:
+            cells += [f"{found['uncertain']:.1%}", f"{found['refused']:,}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def interval(found: Interval | None) -> str:
+    """A value with its interval, three decimals."""
+    if found is None or found["value"] is None:
+        return ""
+    value = f"{found['value']:.3f}"
+    return value if found["low"] is None else f"{value} ({found['low']:.3f} to {found['high']:.3f})"

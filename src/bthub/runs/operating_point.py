@@ -1,0 +1,47 @@
+"""What a detector's probability means for a kind of input: temperature, threshold and review band.
+
+They are fitted on validation. `calibration.json` of a run holds them: at the top those that hold where the kind isn't
+known, below `kinds` one for each of `bthub.imaging.kinds.KINDS`.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """What the detector's probability means for a kind.
+
+    Attributes:
+        temperature: that the logit is divided by, on top of what is folded into the weights.
+        threshold: calibrated probability from which a slice is called tumor, 0-1.
+        review_band: from the first to below the second the verdict is uncertain; None for never.
+    """
+
+    threshold: float
+    temperature: float = 1.0
+    review_band: tuple[float, float] | None = None
+
+    def calibrate(self, p: float) -> float:
+        """The probability of a network's probability, both 0-1."""
+        if self.temperature == 1 or p in (0.0, 1.0):
+            return p
+        return 1 / (1 + math.exp(-(math.log(p) - math.log1p(-p)) / self.temperature))
+
+    def is_uncertain(self, p: float) -> bool:
+        """Whether a calibrated probability lies in the review band."""
+        return self.review_band is not None and self.review_band[0] <= p < self.review_band[1]
+
+
+def operating_points(calibration: Mapping[str, Any]) -> dict[str | None, OperatingPoint]:
+    """What a detector's `calibration.json` says of each kind; under None what holds where the kind isn't known."""
+
+    def point(found: Mapping[str, Any], temperature: float) -> OperatingPoint:
+        band = found.get("review_band")
+        return OperatingPoint(float(found["threshold"]), temperature, (band[0], band[1]) if band else None)
+
+    # The temperature at the top is folded into the weights.
+    points: dict[str | None, OperatingPoint] = {None: point(calibration, 1.0)}
+    return points | {kind: point(found, found["temperature"]) for kind, found in calibration.get("kinds", {}).items()}

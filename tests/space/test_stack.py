@@ -1,0 +1,117 @@
+"""The page and the endpoint of a whole scan, with stages of known answers."""
+
+import base64
+import gzip
+import json
+import re
+from pathlib import Path
+from types import ModuleType
+
+import gradio as gr
+import nibabel
+import numpy as np
+import pytest
+from scans import PATIENT, PATIENT_ID, data, nifti, series, write_series, write_zip
+from scripts import script
+from stages import blob, make_pipeline
+
+HEALTHY = blob(120, 100, (0, 0, 0, 0))[..., 0] // 4
+TUMOR = blob(120, 100, (30, 40, 60, 80))[..., 0]
+NOISE = np.random.default_rng(0).integers(0, 6, (4, 120, 100))
+STACK = np.stack([HEALTHY, TUMOR, TUMOR // 2 + 100 * (TUMOR > 100), HEALTHY])
+STACK = np.where(STACK > 0, STACK + NOISE, 0).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def app() -> ModuleType:
+    return script("space/app.py")
+
+
+@pytest.fixture(scope="module")
+def handlers(app: ModuleType) -> dict:
+    """The page's own functions by their names."""
+    return {event.name: event.fn for event in app.build(make_pipeline()).fns.values()}
+
+
+def visible(update: dict) -> bool:
+    return update.get("visible", True)
+
+
+def test_a_series_as_many_files(handlers: dict, tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "s", series(STACK, spacing=(0.5, 0.5), gap=4.0))
+    page, upload, anyway, kept, choice, plane = handlers["show"](sorted(map(str, folder.iterdir())), False)
+    assert "Tumor suspected" in page and "not a medical device" in page
+    assert '<p class="name">4 files</p>' in page
+    assert "Outlined on <strong>2 of 4 slices</strong>: 2 to 3" in page
+    assert "<dt>Tumor volume</dt><dd>2.4 ml</dd>" in page
+    assert "<dt>Largest area</dt><dd>3.00 cm² <small>slice 2</small></dd>" in page
+    assert (upload, anyway) == (None, False) and len(kept["files"]) == 4
+    assert not visible(choice) and visible(plane)
+
+    figures = re.findall(r"<figure( hidden)? data-caption=\"([^\"]*)\"", page)
+    assert [bool(hidden) for hidden, _ in figures] == [True, False, True, True], "the largest area is shown first"
+    assert figures[1][1].startswith("Slice 2 of 4 · tumor ") and figures[1][1].endswith("3.00 cm²")
+    assert page.count("<path d=") == 2 and page.count("<rect ") == 4
+    assert 'type="range" min="1" max="4" value="2"' in page
+
+    links = dict(re.findall(r'<a download="([^"]+)" href="data:[\w/-]+;base64,([^"]+)"', page))
+    mask = next(content for name, content in links.items() if name.endswith("_mask.nii.gz"))
+    image = nibabel.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(mask)))
+    assert np.asarray(image.dataobj).sum() == 2400
+    told = page + json.dumps([choice, plane])
+    told += "".join(base64.b64decode(content).decode("latin-1") for content in links.values())
+    assert not [secret for secret in (*PATIENT.split("^"), PATIENT_ID) if secret in told]
+
+
+def test_another_series_is_chosen_from_a_list(app: ModuleType, handlers: dict, tmp_path: Path) -> None:
+    first = series(STACK, SeriesNumber=1, SeriesDescription="T1 " + PATIENT)
+    second = series(STACK[:2], SeriesNumber=2, SeriesDescription="FLAIR")
+    study = write_zip(tmp_path / "s.zip", {f"{i}": data(one) for i, one in enumerate([*first, *second])})
+    page, _, _, kept, choice, _ = handlers["show"]([str(study)], False)
+    assert "of 2 slices" in page
+    assert choice["value"] == 1 and visible(choice)
+    assert choice["choices"][0] == ("DICOM, series 1, T1, axial, 4 slices of 100 x 120", 0)
+    assert "of 4 slices" in handlers["again"](kept, 0, app.AS_SCANNED)
+    assert "too small" in handlers["again"](kept, 1, "Coronal")
+    study.unlink()
+    assert app.GONE in handlers["again"](kept, 0, app.AS_SCANNED)
+    assert app.GONE in handlers["again"](None, 0, app.AS_SCANNED)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.dcm", b"text", "a.dcm: isn&#x27;t a DICOM file, whatever its name says"),
+        ("a.zip", b"PK\x05\x06" + bytes(18), "a.zip: the zip is empty"),
+        ("a.nii.gz", nifti(np.stack([STACK] * 2, axis=3)), "has 4 dimensions"),
+    ],
+)
+def test_a_bad_scan_is_one_sentence(handlers: dict, tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    page, *_ = handlers["show"]([str(tmp_path / name)], False)
+    assert "This scan could not be analyzed" in page and said in page
+    assert str(tmp_path) not in page and page.count("<p>") == 1
+
+
+def test_a_scan_without_a_tumor(handlers: dict, tmp_path: Path) -> None:
+    window = {"WindowCenter": 127.5, "WindowWidth": 255, "VOILUTFunction": "LINEAR_EXACT"}
+    folder = write_series(tmp_path / "s", series(STACK[[0, 3]], **window))
+    page, *_ = handlers["show"](sorted(map(str, folder.iterdir())), False)
+    assert "No tumor found" in page and "not an all-clear" in page
+    assert "Nothing outlined on 2 slices; highest probability" in page and "Tumor volume" not in page
+
+
+def test_the_endpoint(app: ModuleType, handlers: dict, tmp_path: Path) -> None:
+    (tmp_path / "a.nii.gz").write_bytes(nifti(STACK.transpose(2, 1, 0)))
+    found = handlers["analyze_scan"]([str(tmp_path / "a.nii.gz")], None, None)
+    assert json.loads(json.dumps(found))["tumor_slices"] and len(found["results"]) == 4
+    image = nibabel.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(found["mask_nifti_base64"])))
+    assert image.shape == (100, 120, 4) and np.asarray(image.dataobj).sum() == sum(found["areas_px"])
+    with pytest.raises(gr.Error, match="there is no scan 2"):
+        handlers["analyze_scan"]([str(tmp_path / "a.nii.gz")], 2, None)
+    with pytest.raises(gr.Error, match="send the files of one scan"):
+        handlers["analyze_scan"](None, None, None)
+    many = np.tile(STACK, (100, 1, 1))
+    (tmp_path / "b.nii.gz").write_bytes(nifti(many.transpose(2, 1, 0)))
+    with pytest.raises(gr.Error, match=f"400 slices are more than are analyzed here, at most {app.MAX_SLICES}"):
+        handlers["analyze_scan"]([str(tmp_path / "b.nii.gz")], None, None)

@@ -1,0 +1,215 @@
+"""The static page in Chromium: the same verdicts as Python's, kept for later visits, nothing sent away."""
+
+import functools
+import http.server
+import io
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scripts import script
+
+from bthub import load_pipeline
+from bthub.inference.backends.stages import check_pixels, detector_pixels
+from bthub.runs.folder import RunFolder
+
+pytestmark = pytest.mark.browser
+SPACE = Path(__file__).parents[2] / "space"
+CHROMIUM = Path("/usr/bin/chromium")
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves a folder, and remembers what was asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        requests = self.requests = []
+
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            def log_message(self, *_):
+                pass
+
+            def parse_request(self):
+                fine = super().parse_request()
+                requests.append((self.command, self.path))
+                return fine
+
+        super().__init__(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+@pytest.fixture(scope="module")
+def site(exported_runs, tmp_path_factory):
+    if not CHROMIUM.is_file():
+        pytest.skip("there is no Chromium here: apt-get install chromium")
+    out = tmp_path_factory.mktemp("site") / "page"
+    size = script("space/browser/build.py").build(out, *map(str, exported_runs), "https://app.example")
+    return out, size
+
+
+@pytest.fixture(scope="module")
+def server(site):
+    with Server(site[0]) as server:
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def context():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"])
+        context = browser.new_context()
+        context.set_default_timeout(240_000)
+        yield context
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def page(context, server):
+    page = context.new_page()
+    page.goto(f"http://127.0.0.1:{server.server_port}/")
+    page.evaluate("window.bthub.ready.then(() => 0)")
+    return page
+
+
+ANALYZE = """async ([bytes, check]) => {
+  const found = await window.bthub.analyze(Uint8Array.from(bytes).buffer, check);
+  const { image, mask, ...rest } = found;
+  return { ...rest, mask: mask && Array.from(mask) };
+}"""
+
+
+def analyze(page, content: bytes, check: bool = True) -> dict:
+    return page.evaluate(ANALYZE, [list(content), check])
+
+
+def pictures(kaggle: Path) -> dict[str, bytes]:
+    """The examples, and a slice in other sizes and kinds of PNG."""
+    found = {path.name: path.read_bytes() for path in sorted((SPACE / "examples").glob("*.png"))}
+    image = Image.open(SPACE / "examples" / "TCGA_DU_5871_19941206_22.png").convert("RGB")
+    gray = np.asarray(image.getchannel(1))
+    variants = {
+        "large": image.resize((700, 611)),
+        "narrow": image.crop((40, 0, 216, 256)),
+        "gray": Image.fromarray(gray),
+        "deep": Image.fromarray(gray.astype(np.uint16) * 16 + 7),
+        "palette": image.quantize(64),
+        "alpha": Image.merge("RGBA", [*image.split(), Image.fromarray(np.full((256, 256), 200, np.uint8))]),
+        "bit": Image.fromarray(gray > 90),
+    }
+    for name, variant in variants.items():
+        buffer = io.BytesIO()
+        variant.save(buffer, format="PNG")
+        found[name] = buffer.getvalue()
+    return found
+
+
+def test_the_verdicts_are_those_of_python(page, exported_runs, kaggle, tmp_path):
+    pipe = load_pipeline(*exported_runs, backend="onnx")
+    for name, content in pictures(kaggle).items():
+        path = tmp_path / f"{Path(name).stem}.png"
+        path.write_bytes(content)
+        expected = pipe(path, check_input=False)
+        found = analyze(page, content, check=False)
+        assert found["tumor_probability"] == pytest.approx(expected.tumor_probability, abs=0.01), name
+        for key in ("verdict", "label", "input_kind", "width", "height", "threshold"):
+            assert found[key] == getattr(expected, key), (name, key)
+        if expected.mask is not None:
+            mask = np.array(found["mask"], bool).reshape(expected.mask.shape)
+            both = mask.sum() + expected.mask.sum()
+            assert both == 0 or 2 * (mask & expected.mask).sum() / both >= 0.99, name
+            assert found["area_px"] == mask.sum()
+            assert found["bbox"] is None or np.abs(np.subtract(found["bbox"], expected.bbox)).max() <= 1
+
+
+def test_the_pixels_are_those_of_pillow(page, server):
+    """What the networks see, digit for digit: the arithmetic of Pillow's reduction in another language."""
+    rng = np.random.default_rng(0)
+    for width, height in ((256, 256), (300, 177), (90, 411), (640, 512)):
+        image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        for name, reference, size in (("detectorPixels", detector_pixels, 256), ("checkPixels", check_pixels, 128)):
+            found = page.evaluate(
+                """async ([name, data, width, height, size]) => {
+                  const stages = await import("./stages.js");
+                  return Array.from(stages[name]({ data: Uint8Array.from(data), width, height }, size));
+                }""",
+                [name, image.ravel().tolist(), width, height, size],
+            )
+            expected = reference(Image.fromarray(image), size)
+            assert np.array_equal(np.array(found, np.float32).reshape(expected.shape), expected), (name, width, height)
+
+
+def test_what_is_refused(page):
+    for content, words in (
+        (b"", "empty"),
+        (b"no picture at all", "isn't a picture"),
+        (b"II*\0" + bytes(100), "TIFF"),
+        ((SPACE / "examples" / "TCGA_DU_5871_19941206_22.png").read_bytes()[:9000], "truncated"),
+        (png(np.full((64, 64), 80, np.uint8)), "blank"),
+        (png(np.random.default_rng(0).integers(0, 255, (8, 64), np.uint8)), "too small"),
+    ):
+        message = page.evaluate(
+            "bytes => window.bthub.analyze(Uint8Array.from(bytes).buffer).then(() => '', error => error.message)",
+            list(content),
+        )
+        assert words in message
+
+
+def png(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def test_a_person_chooses_an_example(page):
+    page.get_by_role("button", name="Large tumor").click()
+    page.get_by_role("heading", name="Tumor suspected").wait_for()
+    assert page.locator("#result canvas").is_visible() and "not a medical device" in page.inner_text("#result")
+    assert page.get_by_role("link", name="The app on a server").get_attribute("href") == "https://app.example"
+
+
+def test_small_enough_and_nothing_leaves(site, server, page):
+    out, size = site
+    said = int(page.inner_text("#size"))
+    loaded = sum(path.stat().st_size for path in out.rglob("*") if path.suffix in (".onnx", ".wasm"))
+    assert abs(said - size / 1e6) < 1 and loaded < size
+    assert {method for method, _ in server.requests} == {"GET"}
+    models = [path for _, path in server.requests if path.endswith(".onnx")]
+    assert len(models) == len(set(models))  # each once: not again for the visits to come
+    # The browser itself keeps the page from sending anything elsewhere.
+    blocked = page.evaluate("fetch('http://127.0.0.1:9/', {mode: 'no-cors'}).then(() => 'sent', () => 'blocked')")
+    assert blocked == "blocked"
+    assert "connect-src 'self'" in page.content()
+
+
+def test_it_works_without_a_network(context, server, page):
+    address = page.url
+    content = (SPACE / "examples" / "TCGA_HT_7475_19970918_14.png").read_bytes()
+    expected = analyze(page, content)
+    context.set_offline(True)
+    try:
+        asked = len(server.requests)
+        again = context.new_page()
+        again.goto(address)
+        again.evaluate("window.bthub.ready.then(() => 0)")
+        assert analyze(again, content)["tumor_probability"] == pytest.approx(expected["tumor_probability"], abs=1e-6)
+        assert len(server.requests) == asked
+    finally:
+        context.set_offline(False)
+
+
+def test_another_archive_is_refused(tmp_path, monkeypatch):
+    build = script("space/browser/build.py")
+    (tmp_path / f"onnxruntime-web-{build.ORT_VERSION}.tgz").write_bytes(b"something else")
+    with pytest.raises(Exception, match="digest"):
+        build.fetch_runtime(tmp_path / "ort", tmp_path)
+    assert not (tmp_path / "ort").exists()
+
+
+def test_what_ships_is_under_60_megabytes(shipped_runs, tmp_path):
+    if not all(RunFolder.open(run).quantized_ships() for run in shipped_runs):
+        pytest.skip("the pair has no eight-bit networks that ship: make onnx")
+    assert script("space/browser/build.py").build(tmp_path / "page", *map(str, shipped_runs), "app") < 60e6

@@ -1,0 +1,84 @@
+"""Whatever encoding the surroundings have: every text file is UTF-8, and output never ends a batch."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from stages import blob
+
+REPOSITORY = Path(__file__).parents[1]
+FILES = sorted(path for name in ("src", "space", "dashboard", "train") for path in (REPOSITORY / name).rglob("*.py"))
+# Classes and modules whose `open` opens no text.
+OTHERS = {"RunFolder", "Image", "cls", "os", "opener", "fitz"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
+def test_every_text_file_is_opened_as_utf_8(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call) or any(key.arg == "encoding" for key in node.keywords):
+            continue
+        function = node.func
+        name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+        owner = ast.unparse(function.value) if isinstance(function, ast.Attribute) else ""
+        modes = [a.value for a in (*node.args, *(key.value for key in node.keywords)) if isinstance(a, ast.Constant)]
+        if name in ("read_text", "write_text") or (name == "open" and owner not in OTHERS):
+            assert any(isinstance(mode, str) and "b" in mode for mode in modes), (
+                f"{path}:{node.lineno} says no encoding"
+            )
+
+
+CODE = """
+import sys
+sys.path.insert(0, "tests")
+import bthub.inference.loading
+from stages import make_pipeline
+bthub.inference.loading.load_pipeline = lambda *_, **__: make_pipeline()
+from bthub import cli
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "gbk", "ascii", "utf-8"])
+def test_output_under_any_encoding(encoding, tmp_path):
+    names = ["café.png", "脳.png", "пример.png", "z.png"]
+    for name in names:
+        Image.fromarray(blob(120, 100, (30, 40, 60, 80))).save(tmp_path / name)
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, "predict", str(tmp_path), str(tmp_path / "не.png"), "--spacing", "1", "1"],
+        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
+        capture_output=True,
+        cwd=REPOSITORY,
+    )
+    assert done.returncode == 1, done.stderr
+    lines, said = done.stdout.decode(encoding).splitlines(), done.stderr.decode(encoding)
+    assert len(lines) == len(names) and all("mm" in line for line in lines)
+    assert "no such file" in said and "Traceback" not in said
+
+
+def test_a_recipe_with_any_letters_under_a_c_locale(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("# Größe der Läsion, 病灶\nepochs: 0\n", encoding="utf-8")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "bthub.cli",
+            "train",
+            "resunet",
+            "--config",
+            str(recipe),
+            "--output",
+            str(tmp_path / "x"),
+        ],
+        env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        cwd=REPOSITORY,
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr and "epochs" in done.stderr, done.stderr[-1500:]
+    assert not (tmp_path / "x").exists()

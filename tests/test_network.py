@@ -1,0 +1,233 @@
+"""bthub.network: whatever proxies, certificates and addresses the surroundings name, a sentence and no traceback."""
+
+import http.server
+import os
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from bthub import cli
+from bthub.errors import BthubError
+from bthub.imaging.fetch import is_loopback
+from bthub.imaging.image_io import read_image
+from bthub.network import app_host, app_port, check_network, hub_trouble, spare_loopback
+
+DEAD = "http://127.0.0.1:9"
+
+
+@pytest.fixture(autouse=True)
+def no_surroundings(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name in ("SSL_CERT_FILE", "HF_ENDPOINT", "BTHUB_HOST", "GRADIO_SERVER_NAME", "SPACE_ID"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"SSL_CERT_FILE": "/nowhere/certificates.pem"}, "SSL_CERT_FILE names /nowhere/certificates.pem"),
+        ({"REQUESTS_CA_BUNDLE": "/nowhere"}, "REQUESTS_CA_BUNDLE names /nowhere"),
+        ({"HF_ENDPOINT": "huggingface.co"}, "HF_ENDPOINT is 'huggingface.co', expected an address"),
+        ({"ALL_PROXY": "socks4://127.0.0.1:9"}, "ALL_PROXY names a proxy of kind socks4"),
+        ({"https_proxy": "ftp://127.0.0.1:9"}, "https_proxy names a proxy of kind ftp"),
+    ],
+)
+def test_what_can_not_work_is_said_before_it_is_tried(variables, expected, monkeypatch, capsys):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(BthubError) as info:
+        check_network()
+    assert expected in str(info.value)
+    assert cli.main(["data", "info", "someone/something"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith(f"bthub: {expected}") and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("proxy", ["", "127.0.0.1:9", DEAD, "https://127.0.0.1:9", "socks5://127.0.0.1:9"])
+def test_usual_proxies_pass(proxy, monkeypatch):
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    check_network()
+
+
+def test_a_socks_proxy_without_its_package_is_a_sentence(monkeypatch):
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
+    monkeypatch.setattr("bthub.network.find_spec", lambda name: None)
+    with pytest.raises(BthubError, match="pip install socksio"):
+        check_network()
+
+
+@pytest.mark.parametrize("spared", [None, "", "example.org", "localhost,example.org", "*"])
+def test_loopback_is_spared_and_what_was_spared_stays(spared, monkeypatch):
+    if spared is not None:
+        monkeypatch.setenv("no_proxy", spared)
+    monkeypatch.setenv("NO_PROXY", "")
+    monkeypatch.setenv("no_proxy", spared or "")
+    spare_loopback()
+    found = os.environ["no_proxy"].split(",")
+    assert spared == "*" or {"localhost", "127.0.0.1", "::1", *filter(None, (spared or "").split(","))} == set(found)
+    assert len(found) == len(set(found))
+
+
+@pytest.fixture
+def picture_server():
+    from PIL import Image
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):  # noqa: N802
+            asked.append((self.path, self.headers.get("Authorization")))
+            self.send_response(200)
+            self.end_headers()
+            Image.effect_noise((40, 40), 80).save(self.wfile, "PNG")
+
+        def log_message(self, *args):
+            pass
+
+    asked: list[tuple[str, str | None]] = []
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+
+
+@pytest.mark.parametrize("proxy", [DEAD, "socks5://127.0.0.1:9"])
+def test_pictures_of_this_machine_come_without_the_proxy(proxy, picture_server, monkeypatch):
+    monkeypatch.setenv("http_proxy", proxy)
+    host, _ = picture_server
+    assert read_image(f"http://{host}/a.png").shape == (40, 40, 3)
+    with pytest.raises(BthubError, match="SOCKS proxy" if proxy.startswith("socks") else "download failed"):
+        read_image("http://example.org/a.png")
+
+
+def test_addresses_are_encoded_and_passwords_sent_but_never_said(picture_server, capfd):
+    host, asked = picture_server
+    read_image(f"http://me:p%40ss@{host}/a b/é脳.png?q=x y&t=%20#part")
+    assert asked == [("/a%20b/%C3%A9%E8%84%B3.png?q=x%20y&t=%20", "Basic bWU6cEBzcw==")]
+    for url in (
+        "http://me:topsecret@127.0.0.1:1/a.png",
+        "http://me:topsecret@127.0.0.1:port/a.png",
+        "http://me:topsecret@[bad/a.png",
+        "http://me:topsecret@/a.png",
+        "http://me:topsecret@exa mple/a.png",
+        "ftp://me:topsecret@host/a.png",
+        "http://me:top@secret@127.0.0.1:1/a.png",
+    ):
+        with pytest.raises(BthubError) as info:
+            read_image(url)
+        chain = info.value
+        while chain is not None:
+            assert "secret" not in str(chain) and "\n" not in str(chain)
+            chain = chain.__cause__
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_redirect_elsewhere_gets_no_password(picture_server):
+    host, asked = picture_server
+
+    class Redirect(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):  # noqa: N802
+            self.send_response(302)
+            self.send_header("Location", f"http://other:word@{host}/next.png")
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Redirect) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        read_image(f"http://me:secret@127.0.0.1:{server.server_port}/a.png")
+        server.shutdown()
+    assert asked == [("/next.png", None)]
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("localhost", True), ("LOCALHOST.", True), ("app.localhost", True), ("127.9.9.9", True), ("::1", True)]
+    + [("example.org", False), ("10.0.0.1", False), ("localhost.example.org", False), ("", False)],
+)
+def test_loopback(host, expected):
+    assert is_loopback(host) is expected
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (type("ProxyError", (Exception,), {})("403 Forbidden"), "the proxy refuses (403 Forbidden)"),
+        (type("UnsupportedProtocol", (Exception,), {})("missing"), "HF_ENDPOINT"),
+        (ConnectionRefusedError(111, "refused"), "then run this again"),
+        (OSError("certificate verify failed"), "SSL_CERT_FILE"),
+        (ValueError("odd"), "ValueError"),
+    ],
+)
+def test_why_the_hub_fails(error, expected, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    try:
+        raise RuntimeError("wrapped") from error
+    except RuntimeError as wrapped:
+        assert expected in hub_trouble(error) and ("ValueError" in expected or expected in hub_trouble(wrapped))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    sentence = hub_trouble(error)
+    assert "HF_HUB_OFFLINE is set" in sentence and "again" not in sentence
+
+
+def test_apps_listen_where_one_variable_says_and_warn(monkeypatch, capsys):
+    assert app_host() == "127.0.0.1" and capsys.readouterr().err == ""
+    monkeypatch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
+    assert app_host() == "127.0.0.1" and "GRADIO_SERVER_NAME isn't read: BTHUB_HOST says" in capsys.readouterr().err
+    monkeypatch.setenv("BTHUB_HOST", "0.0.0.0")
+    assert app_host() == "0.0.0.0" and "whoever reaches this machine can use the app" in capsys.readouterr().err
+    monkeypatch.setenv("BTHUB_HOST", "localhost")
+    assert app_host() == "localhost" and capsys.readouterr().err == ""
+    for odd in ("203.0.113.7", "no such host", "http://x"):
+        monkeypatch.setenv("BTHUB_HOST", odd)
+        with pytest.raises(BthubError, match="no address of this machine"):
+            app_host()
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "http", "-1", "８０"])
+def test_odd_ports_are_refused(port, monkeypatch):
+    assert app_port(80) == 80
+    monkeypatch.setenv("PORT", port)
+    with pytest.raises(BthubError, match="PORT must be a number"):
+        app_port(80)
+
+
+def test_the_dashboard_refuses_a_port_in_one_sentence(monkeypatch):
+    done = subprocess.run(
+        [sys.executable, "dashboard/serve.py"],
+        env={**os.environ, "PORT": "many"},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
+    )
+    assert done.returncode == 2 and done.stderr == "bthub: PORT must be a number from 1 to 65535, not 'many'\n"
+
+
+def test_the_app_starts_behind_a_dead_proxy():
+    """What starts the app asks it whether it is there: not by the proxy."""
+    code = (
+        "import sys; sys.path.insert(0, 'space'); import app, gradio as gr\n"
+        "with gr.Blocks() as demo: gr.HTML('x')\n"
+        f"app.launch(demo, {_free_port()}); print(demo.local_url); demo.close(verbose=False)"
+    )
+    for proxies in ({"http_proxy": DEAD, "all_proxy": DEAD}, {"ALL_PROXY": "socks5://127.0.0.1:9"}):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, **proxies},
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
+        )
+        assert done.returncode == 0 and "http://127.0.0.1:" in done.stdout, done.stderr[-2000:]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,93 @@
+"""Values that no training can have are told before anything is read or written."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from bthub import cli
+from bthub.errors import BthubError
+from bthub.models.resunet import ResUNetConfig, ResUNetForSemanticSegmentation
+from bthub.training.ranges import check_forward, check_processes
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("network", ["resunet18-lgg", "resnet18-lgg"])
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("batch_size=0", "batch_size is 0, expected 1 or more"),
+        ("batch_size=-4", "batch_size is -4"),
+        ("epochs=0", "epochs is 0, expected 1 or more"),
+        ("image_sizes={0: 50}", "multiples of 32"),
+        ("image_sizes={0: 0}", "from 32 to 4096"),
+        ("image_sizes={1: 64}", "from epoch 0 on"),
+        ("image_sizes={0: big}", "expected {epoch: side}"),
+        ("learning_rate=0", "expected more than 0"),
+        ("learning_rate=.nan", "learning_rate is nan"),
+        ("learning_rate=-1e-3", "learning_rate is -0.001"),
+        ("accumulation=0", "accumulation is 0"),
+        ("workers=-1", "workers is -1"),
+        ("seed=-1", "seed is -1"),
+        ("gradient_clip=0", "gradient_clip is 0"),
+        ("augmentation={flip: 2}", "flip is 2, expected 0 or more and at most 1"),
+        ("mixed_precision=int4", "expected one of no, fp16, bf16"),
+        ("protocol=random", "expected one of patient, slice"),
+        ("epochs={", "the value isn't YAML"),
+    ],
+)
+def test_values_out_of_range(network, setting, expected, tmp_path, capsys):
+    command = "resunet" if "resunet" in network else "classifier"
+    output = tmp_path / "run"
+    arguments = ["train", command, "--config", network, "--output", str(output), "--data", str(tmp_path / "nothing")]
+    assert cli.main([*arguments, "--set", setting]) == 2
+    out, err = capsys.readouterr()
+    assert expected in err and err.startswith("bthub: ") and len(err.splitlines()) == 1 and out == ""
+    assert not output.exists()
+
+
+def test_a_batch_that_normalization_cannot_take():
+    network = timm.create_model("resnet10t", num_classes=2)
+    with pytest.raises(BthubError, match="batch normalization a single value"):
+        check_forward(network, {0: 32}, 1)
+    before, state = {key: value.clone() for key, value in network.state_dict().items()}, torch.get_rng_state()
+    check_forward(network, {0: 32, 5: 64}, 2)
+    check_forward(network, {0: 64}, 1)
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+    assert torch.equal(state, torch.get_rng_state())
+    localizer = ResUNetForSemanticSegmentation(ResUNetConfig(backbone="resnet10t", decoder_channels=[8] * 5))
+    check_forward(localizer, {0: 64}, 2)
+    with pytest.raises(BthubError):
+        check_forward(localizer, {0: 50}, 2)
+
+
+def test_processes_that_do_not_know_of_each_other(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    check_processes(1, 5)
+    check_processes(2, 16)
+    with pytest.raises(BthubError, match="can't be divided among 2 processes"):
+        check_processes(2, 5)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    check_processes(2, 16)
+    with pytest.raises(BthubError, match="ACCELERATE_USE_CPU=1"):
+        check_processes(1, 16)
+
+
+@pytest.mark.slow
+def test_torchrun_on_a_cpu_is_a_sentence(tmp_path):
+    environment = {key: value for key, value in os.environ.items() if key != "ACCELERATE_USE_CPU"}
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "train/resunet.py", "--config"]
+        + ["resunet18-lgg", "--output", str(tmp_path / "run"), "--data", str(tmp_path), "--dry-run"],
+        env={**environment, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        cwd=ROOT,
+    )
+    assert done.returncode != 0 and "ACCELERATE_USE_CPU=1" in done.stderr and not (tmp_path / "run").exists()
