@@ -67,6 +67,7 @@ results: $(VENV)/.test  ## compare the runs of runs/ again: results/
 	@$(BIN)/bthub compare $(RUNS) >/dev/null
 	@$(BIN)/bthub two-stage $(PAIR)
 	@$(BIN)/bthub two-stage runs/comparison/resnet18-lgg-slice runs/comparison/resunet18-lgg-slice
+	@$(BIN)/bthub clean-stacks runs/resunet18-lgg
 	@$(BIN)/bthub cross-validate runs/comparison/resunet18-lgg-fold-*
 	@$(BIN)/python train/bars.py
 

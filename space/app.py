@@ -248,12 +248,16 @@ def build(pipe: Pipeline) -> gr.Blocks:
             with gr.Column(scale=8, min_width=300):
                 kept = gr.State(None, time_to_live=DELETE_AGE)
                 with gr.Row(elem_id="choice"):
-                    series = gr.Dropdown(label="Series", visible=False, interactive=True, elem_id="series")
+                    series = gr.Dropdown(
+                        label="Series", visible=False, interactive=True, scale=3, min_width=280, elem_id="series"
+                    )
                     plane = gr.Dropdown(
                         [AS_SCANNED, *(name.capitalize() for name in reversed(PLANES))],
                         label="Plane",
                         visible=False,
                         interactive=True,
+                        scale=1,
+                        min_width=140,
                         elem_id="plane",
                     )
                 result = gr.HTML(EMPTY, elem_id="result")
