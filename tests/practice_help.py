@@ -1,6 +1,7 @@
 """What tests of the practice share: pictures, models of known answers, and a browser without a screen."""
 
 import io
+import json
 import re
 import time
 from collections.abc import Sequence
@@ -99,17 +100,24 @@ class Browser:
         assert answer.status_code == 200 and answer.url.path == "/", answer.text
         return self
 
-    def analyze(self, *pictures: bytes, pseudonym: str = "", examined_on: str = "", **form) -> str:
+    def slices(self, page: str) -> list[dict]:
+        """What the viewer of a page is given."""
+        found = re.search(r'<script type="application/json">(.*?)</script>', self.get(page).text, re.DOTALL)
+        return json.loads(found[1])["slices"]
+
+    def analyze(
+        self, *pictures: bytes, pseudonym: str = "", examined_on: str = "", seconds: float = 120, **form
+    ) -> str:
         """Upload, wait, and return the examination's id."""
         files = [("files", (f"slice_{i}.png", content, "image/png")) for i, content in enumerate(pictures, 1)]
         answer = self.post("/analyze", files=files, pseudonym=pseudonym, examined_on=examined_on, **form)
         assert answer.status_code == 200, answer.text
         found = re.search(r"/examinations/(\w+)", str(answer.url))
         id = found[1] if found else re.search(r"examination=(\w+)", str(answer.url))[1]
-        return self.wait(id)
+        return self.wait(id, seconds)
 
-    def wait(self, id: str) -> str:
-        deadline = time.monotonic() + 60
+    def wait(self, id: str, seconds: float = 120) -> str:
+        deadline = time.monotonic() + seconds
         while self.get(f"/examinations/{id}/status").json()["state"] not in ("done", "failed"):
             assert time.monotonic() < deadline
             time.sleep(0.02)

@@ -228,3 +228,22 @@ def test_nothing_of_a_person_is_in_the_log(filled, capfd):
     assert answer.status_code == 500 and "Something failed" in answer.text
     told = "".join(capfd.readouterr())
     assert "RuntimeError" in told and not any(words in told for words in SECRETS)
+
+
+def test_a_database_that_is_away_is_a_sentence_and_comes_back(serve_sqlite, monkeypatch):
+    from sqlalchemy.exc import OperationalError
+
+    browser = serve_sqlite().begin()
+    case, _ = browser.case()
+    practice = browser.client.app.state.practice
+
+    def away(*_):
+        raise OperationalError("SELECT", {}, Exception("gone"))
+
+    for part in ("session_of", "search"):
+        owner = practice.accounts if part == "session_of" else practice.cases
+        monkeypatch.setattr(owner, part, away)
+        answer = browser.get("/cases", headers={"accept-language": "de"})
+        assert answer.status_code == 503 and "nicht verloren" in answer.text
+        monkeypatch.undo()
+    assert browser.get(f"/cases/{case}").status_code == 200

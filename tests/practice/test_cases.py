@@ -19,8 +19,7 @@ from bthub.practice.models import Case, StoredFile, Upload, now
 
 
 def slices_of(browser, page: str) -> list[dict]:
-    found = re.search(r'<script type="application/json">(.*?)</script>', browser.get(page).text, re.DOTALL)
-    return json.loads(found[1])["slices"]
+    return browser.slices(page)
 
 
 def test_an_upload_becomes_a_case(serve):

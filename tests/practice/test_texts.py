@@ -70,6 +70,7 @@ def spoken() -> set[str]:
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in (
                 "FAILURE",
                 "FAILED",
+                "AWAY",
                 "TOO_LARGE",
                 "DISCLAIMER",
                 "WRONG",

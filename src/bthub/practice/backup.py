@@ -15,14 +15,14 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Table, func, select, text
+from sqlalchemy import Date, Table, func, select, text
 from sqlalchemy.orm import Session
 
 from bthub.errors import BthubError
 from bthub.practice.database import Database
 from bthub.practice.files import FileStore, MissingFile
 from bthub.practice.locks import Locks
-from bthub.practice.models import SIGNED, Base, Report, StoredFile, now
+from bthub.practice.models import SIGNED, Base, Report, StoredFile, UtcTime, now
 from bthub.practice.report import DIGEST, canonical, digest
 from bthub.practice.settings import Settings
 
@@ -182,10 +182,12 @@ def _to_json(value: Any) -> Any:
 
 
 def _from_json(table: Table, name: str, value: Any) -> Any:
-    kind = table.columns[name].type.python_type if name in table.columns and value is not None else None
-    if kind is datetime:
+    kind = table.columns[name].type if name in table.columns else None
+    if value is None or kind is None:
+        return value
+    if isinstance(kind, UtcTime):
         return datetime.fromisoformat(value)
-    return date.fromisoformat(value) if kind is date else value
+    return date.fromisoformat(value) if isinstance(kind, Date) else value
 
 
 @dataclass

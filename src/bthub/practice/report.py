@@ -320,7 +320,7 @@ def lines(content: dict[str, Any], language: str) -> dict[str, Any]:
     """A report's content in words.
 
     Returns:
-        `verdict`, `meaning` (sentences), `numbers`, `quality` and `models` (pairs of term and value), `who`.
+        `verdict`, `tone`, `meaning` (sentences), `numbers`, `quality` and `models` (pairs of term and value), `who`.
     """
 
     def t(text: str, **values: object) -> str:
@@ -328,7 +328,7 @@ def lines(content: dict[str, Any], language: str) -> dict[str, Any]:
 
     verdict, examination = content["verdict"], content["examination"]
     probability, threshold = verdict["tumor_probability"], verdict["threshold"]
-    tumor = verdict["label"] == TUMOR
+    tumor, unsure = verdict["label"] == TUMOR, verdict["uncertain"]
     meaning = []
     if probability is not None and threshold is not None:
         values = {"probability": percent(probability, language), "threshold": percent(threshold, language)}
@@ -395,8 +395,8 @@ def lines(content: dict[str, Any], language: str) -> dict[str, Any]:
     )
     author = content["author"]
     return {
-        "verdict": t("Tumor suspected") if tumor else t("No tumor found"),
-        "tumor": tumor,
+        "verdict": t("Uncertain") if unsure else t("Tumor suspected") if tumor else t("No tumor found"),
+        "tone": "uncertain" if unsure else "tumor" if tumor else "clear",
         "meaning": meaning,
         "numbers": numbers,
         "quality": quality,
@@ -503,7 +503,7 @@ def to_pdf(content: dict[str, Any], picture: bytes | None, language: str) -> byt
         pdf.set_left_margin(left + 84)
         pdf.set_xy(left + 84, top)
     pdf.set_font("sans", "B", 13)
-    pdf.set_text_color(*((180, 35, 24) if words["tumor"] else (15, 118, 110)))
+    pdf.set_text_color(*{"tumor": (180, 35, 24), "uncertain": (146, 64, 14), "clear": (15, 118, 110)}[words["tone"]])
     pdf.multi_cell(0, 6.5, words["verdict"], **new_line)
     pdf.set_text_color(0)
     for text in words["meaning"]:

@@ -31,7 +31,7 @@ from bthub.practice.settings import Settings
 from bthub.practice.texts import Refusal, sentence
 from bthub.practice.web import account_routes, case_routes, oauth_routes, report_routes
 from bthub.practice.web.context import HERE, Practice, Visit
-from bthub.practice.web.guard import Guard
+from bthub.practice.web.guard import Guard, database_away
 
 SWEEP_EVERY = 300.0
 
@@ -148,12 +148,8 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(SQLAlchemyError)
     def database(request: Request, error: SQLAlchemyError) -> Response:
-        from bthub.practice.web.guard import DATABASE_AWAY
-
         print(f"bthub: the database failed: {type(error).__name__}", file=sys.stderr, flush=True)
-        if "text/html" not in request.headers.get("accept", ""):
-            return JSONResponse({"error": "the database can't be reached, try again in a minute"}, 503)
-        return Response(DATABASE_AWAY, 503, media_type="text/html")
+        return database_away(request.headers)
 
 
 class Failures:

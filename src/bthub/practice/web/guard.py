@@ -6,6 +6,7 @@ No route decides by itself whether it is open: OPEN lists those that are, and al
 import re
 import sys
 import traceback
+from html import escape
 from http.cookies import CookieError, SimpleCookie
 
 from anyio import to_thread
@@ -16,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bthub.practice.accounts import Accounts
 from bthub.practice.settings import MAX_FORM_BYTES, Settings
-from bthub.practice.texts import Refusal
+from bthub.practice.texts import Refusal, choose, translate
 
 SESSION_COOKIE, FORM_COOKIE, LANGUAGE_COOKIE = "bthub_session", "bthub_form", "bthub_language"
 OPEN = re.compile(r"/(sign-in|register|recover|language|health|favicon\.ico|oauth/(start|back)|static/[\w.-]+)")
@@ -108,7 +109,7 @@ class Guard:
             except SQLAlchemyError:
                 traceback.print_exc(limit=1, file=sys.stderr)
                 if path != "/health":
-                    return Response(DATABASE_AWAY, 503, media_type="text/html")
+                    return database_away(headers)
                 found = None
             if found is not None:
                 state["account"], state["session"] = found
@@ -130,12 +131,17 @@ class Guard:
         return MAX_MASK_BYTES if MASK.fullmatch(path) else MAX_FORM_BYTES
 
 
-DATABASE_AWAY = (
-    "<!doctype html><html lang=en><meta charset=utf-8><title>The database is away</title>"
-    "<p>The database can't be reached at the moment. Nothing that was saved is lost: try again in a minute."
-    "<p lang=de>Die Datenbank ist gerade nicht erreichbar. Gespeichertes ist nicht verloren: "
-    "Versuchen Sie es in einer Minute noch einmal.</html>"
-)
+AWAY = "The database can't be reached at the moment. Nothing that was saved is lost: try again in a minute."
+
+
+def database_away(headers: Headers) -> Response:
+    """What is said while the database is away: without it there is no account, and no page of ours."""
+    language = choose(headers.get("accept-language"))
+    text = translate(AWAY, language)
+    if "text/html" not in headers.get("accept", ""):
+        return JSONResponse({"error": text}, 503)
+    page = f'<!doctype html><html lang="{language}"><meta charset="utf-8"><title>bthub</title><p>{escape(text)}</html>'
+    return Response(page, 503, media_type="text/html")
 
 
 def read_cookies(header: str) -> dict[str, str]:

@@ -1,0 +1,175 @@
+"""The whole story in a browser: register, analyze, save, correct, note, follow up after a restart, report, delete."""
+
+import io
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import nibabel
+import numpy as np
+import pytest
+import uvicorn
+from PIL import Image
+from practice_help import picture, stub
+
+from bthub.practice.web.app import create_app
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    from shutil import which
+
+    program = which("chromium") or which("chromium-browser")
+    if program is None:
+        pytest.skip("there is no Chromium: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def served(settings) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(create_app(settings, stub), port=port, log_level="error", access_log=False))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.02)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=30)
+
+
+def test_the_whole_story(chromium, sqlite_settings, tmp_path):
+    slices = [
+        np.asarray(Image.open(io.BytesIO(picture((20, 24, 40, 44) if 2 <= i < 6 else None, seed=i)))) for i in range(8)
+    ]
+    array = np.stack([one[::-1].T for one in slices], axis=-1).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(array, np.diag([1.0, 1.0, 5.0, 1.0])), tmp_path / "scan.nii.gz")
+    errors: list[str] = []
+    context = chromium.new_context(viewport={"width": 1280, "height": 900}, locale="en-US")
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+
+    def analyze(day: str) -> None:
+        page.goto(f"{base}/")
+        page.set_input_files("#files", str(tmp_path / "scan.nii.gz"))
+        page.wait_for_selector("#viewer[data-drawn]")
+        page.fill("#pseudonym", "Study 7")
+        page.fill("#examined_on", day)
+        page.click("form[action$='/save'] button")
+        page.wait_for_selector("#notes")
+        page.wait_for_selector("#viewer[data-drawn]")
+
+    with served(sqlite_settings) as base:
+        page.goto(base)
+        page.click("#or a")
+        page.fill("#full_name", "Ada Lovelace")
+        page.fill("#name", "ada@example.org")
+        page.fill("#password", "correct horse battery")
+        page.click("main button.first")
+        page.wait_for_url("**/welcome")
+        page.select_option("#profession", "radiologist")
+        page.fill("#institution", "General Hospital")
+        page.check("input[value=yes]")
+        page.click("main button.first")
+        page.wait_for_selector("#upload")
+        analyze("2026-01-12")
+        assert "8.0 ml" in page.inner_text("[data-live=numbers]")
+        # The slider, the keys and the bars go to a slice.
+        page.focus(".viewer-stage")
+        first = page.inner_text("[data-place]")
+        page.keyboard.press("ArrowRight")
+        assert page.inner_text("[data-place]") != first
+        page.locator(".bars .hit").nth(2).click()
+        assert page.inner_text("[data-place]") == "Slice 3 of 8"
+        page.wait_for_selector("#viewer[data-drawn='2']")
+        # The brush adds, saved beside the model's outline.
+        page.keyboard.press("c")
+        page.locator(".viewer-stage").scroll_into_view_if_needed()
+        box = page.locator(".viewer-stage canvas").bounding_box()
+        x, y = box["x"] + box["width"] * 0.5, box["y"] + box["height"] * 0.25
+        page.mouse.move(x, y)
+        page.mouse.down()
+        page.mouse.move(x + 30, y + 10, steps=4)
+        page.mouse.up()
+        page.click("[data-control=save]")
+        page.wait_for_function("document.querySelector('[data-say]').textContent === 'Saved'")
+        page.wait_for_selector("[data-live=corrections] li")
+        assert "corrected by hand" in page.inner_text("[data-caption]")
+        ml = float(page.inner_text("[data-live=numbers] dd >> nth=1").split()[0])
+        assert ml > 8.0
+        page.fill("#text", "To be seen again in March.")
+        page.click("text=Add the note")
+        page.wait_for_selector("article.note")
+    # The server was stopped; the session and the case are still there.
+    with served(sqlite_settings) as base:
+        analyze("2026-03-20")
+        page.click("text=Follow-up")
+        page.wait_for_selector("#viewer-2[data-drawn]")
+        assert "8.0 ml" in page.inner_text("#change")
+        page.locator("#viewer-1 [data-slider]").fill("5")
+        page.wait_for_selector("#viewer-2[data-drawn='5']")  # the other follows
+        page.click("text=To the case")
+        page.click("text=Write a report")
+        page.fill("#impression", "Lesion as before.")
+        page.click("text=Sign and freeze")
+        page.wait_for_selector(".digest")
+        report = context.request.get(f"{page.url}/report.pdf")
+        assert report.body()[:5] == b"%PDF-"
+        page.goto(f"{base}/account")
+        with page.expect_download() as download:
+            page.click("text=Export all cases")
+        assert download.value.suggested_filename == "cases.zip"
+        page.fill("#sure-password", "correct horse battery")
+        page.check("input[name=sure]")
+        page.click("form[action='/account/delete'] button")
+        page.wait_for_url("**/register")
+    context.close()
+    assert not errors, errors
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_page_scrolls_sideways(chromium, sqlite_settings, width, scheme):
+    with served(sqlite_settings) as base:
+        context = chromium.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, locale="de-DE")
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.goto(f"{base}/register")
+        page.fill("#full_name", "Dr. Maximiliane Freifrau von Langenscheidt-Hohenstein")
+        page.fill("#name", "ada@example.org")
+        page.fill("#password", "correct horse battery")
+        page.click("main button.first")
+        page.wait_for_url("**/welcome")
+        page.select_option("#profession", "radiologist")
+        page.fill("#institution", "Klinik")
+        page.check("input[value=no]")
+        page.click("main button.first")
+        page.wait_for_selector("#upload")
+        page.set_input_files("#files", [{"name": "x" * 90 + ".png", "mimeType": "image/png", "buffer": picture()}])
+        page.wait_for_selector("#viewer[data-drawn]")
+        pages = [page.url]
+        page.fill("#pseudonym", "L" * 60)
+        page.click("form[action$='/save'] button")
+        page.wait_for_selector("#notes")
+        pages.append(page.url)
+        for address in [*pages, base, f"{base}/cases", f"{base}/account", f"{base}/nowhere"]:
+            page.goto(address)
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), address
+            assert page.evaluate("document.documentElement.lang") == "de"
+        context.close()
