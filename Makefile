@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 RUNS = $(dir $(wildcard runs/*/metrics.json runs/comparison/*/metrics.json))
 
 # The shipped detector and localizer.
-PAIR = runs/lite0-mri runs/resunet18-mri
+PAIR = runs/lite0-mri runs/resunet18-lgg
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -49,8 +49,9 @@ browser: $(VENV)/.demo  ## build the static page that computes in the browser, a
 	@rm -rf build/browser && $(BIN)/python space/browser/build.py build/browser
 	@$(BIN)/python -m http.server --directory build/browser --bind 127.0.0.1 $(if $(filter file,$(origin PORT)),8000,$(PORT))
 
-onnx: $(VENV)/.test  ## export the shipped pair for serving without PyTorch, and measure it: runs/*/onnx (DATA=data/mix)
-	@$(BIN)/bthub export $(PAIR) --data $(or $(DATA),data/mix)
+onnx: $(VENV)/.test  ## export the shipped pair for serving without PyTorch, and measure it: runs/*/onnx
+	@$(BIN)/bthub export runs/lite0-mri --data data/mix
+	@$(BIN)/bthub export runs/resunet18-lgg --data data/lgg
 	@for run in $(PAIR); do for backend in onnx int8; do \
 		$(BIN)/bthub evaluate $$run --data data/lgg --split test --backend $$backend || exit 1; \
 	done; done
