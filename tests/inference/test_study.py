@@ -33,8 +33,8 @@ PIXELS = stack(HEALTHY, TUMOR, TUMOR, HEALTHY, SMALL, HEALTHY)
 class Recorded:
     """An input check that refuses what is mostly bright."""
 
-    def accepts(self, images: Sequence[Image.Image]) -> list[bool]:
-        return [np.asarray(image).mean() < 150 for image in images]
+    def inspect(self, images: Sequence[Image.Image]) -> list[tuple[bool, str | None]]:
+        return [(bool(np.asarray(image).mean() < 150), None) for image in images]
 
 
 @pytest.fixture
