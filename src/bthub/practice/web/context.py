@@ -179,6 +179,8 @@ async def checked_visit(request: Request) -> Visit:
     visit = Visit(request)
     token = request.headers.get("x-form-token", "")
     if not token:
+        if not request.headers.get("content-type", "").startswith("multipart/"):
+            await request.body()  # kept, so that a route can still read it; the guard saw to its size
         form = await request.form(max_files=MAX_FILES + 1, max_fields=200)
         sent = form.get("token")
         token = sent if isinstance(sent, str) else ""
