@@ -9,6 +9,9 @@ BIN := $(VENV)/bin
 # Every measured run: those with weights, and those of the comparison.
 RUNS = $(dir $(wildcard runs/*/metrics.json runs/comparison/*/metrics.json))
 
+# The shipped detector and localizer.
+PAIR = runs/lite0-mri runs/resunet18-mri
+
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
@@ -46,10 +49,10 @@ browser: $(VENV)/.demo  ## build the static page that computes in the browser, a
 	@rm -rf build/browser && $(BIN)/python space/browser/build.py build/browser
 	@$(BIN)/python -m http.server --directory build/browser --bind 127.0.0.1 $(if $(filter file,$(origin PORT)),8000,$(PORT))
 
-onnx: $(VENV)/.test  ## export the shipped pair for serving without PyTorch, and measure it: runs/*/onnx (DATA=data/lgg)
-	@$(BIN)/bthub export runs/resnet18-lgg runs/resunet18-lgg --data $(or $(DATA),data/lgg)
-	@for run in resnet18-lgg resunet18-lgg; do for backend in onnx int8; do \
-		$(BIN)/bthub evaluate runs/$$run --data $(or $(DATA),data/lgg) --split test --backend $$backend || exit 1; \
+onnx: $(VENV)/.test  ## export the shipped pair for serving without PyTorch, and measure it: runs/*/onnx (DATA=data/mix)
+	@$(BIN)/bthub export $(PAIR) --data $(or $(DATA),data/mix)
+	@for run in $(PAIR); do for backend in onnx int8; do \
+		$(BIN)/bthub evaluate $$run --data data/lgg --split test --backend $$backend || exit 1; \
 	done; done
 
 artifacts: cards results  ## render all that is made from the runs' files: cards, figures, results
@@ -62,8 +65,9 @@ cards: $(VENV)/.test  ## render the model cards of runs/ again, from their files
 
 results: $(VENV)/.test  ## compare the runs of runs/ again: results/
 	@$(BIN)/bthub compare $(RUNS) >/dev/null
-	@$(BIN)/bthub two-stage runs/resnet18-lgg runs/resunet18-lgg
+	@$(BIN)/bthub two-stage $(PAIR)
 	@$(BIN)/bthub two-stage runs/comparison/resnet18-lgg-slice runs/comparison/resunet18-lgg-slice
+	@$(BIN)/bthub clean-stacks runs/resunet18-lgg
 	@$(BIN)/bthub cross-validate runs/comparison/resunet18-lgg-fold-*
 	@$(BIN)/python train/bars.py
 

@@ -103,7 +103,8 @@ ABOUT = f"""
   <section><h2>Your picture or scan</h2>
   <p>Names and other identifying tags in DICOM and NIfTI files are dropped at once.
   It is analyzed on the computer that serves this page, deleted within {(DELETE_EVERY + DELETE_AGE) // 60} minutes,
-  or once its turn has come where many wait, and used for nothing else. There is no tracking and no history. <a href="{IN_BROWSER}">Another page</a> analyzes a
+  or once its turn has come where many wait, and used for nothing else. There is no tracking and no history.
+  <a href="{IN_BROWSER}">Another page</a> analyzes a
   picture on your own machine, without an upload.</p></section>
   <section><h2>The examples</h2>
   <p>Slices that the models were not trained on, from The Cancer Imaging Archive, collection TCGA-LGG, prepared by
@@ -247,12 +248,16 @@ def build(pipe: Pipeline) -> gr.Blocks:
             with gr.Column(scale=8, min_width=300):
                 kept = gr.State(None, time_to_live=DELETE_AGE)
                 with gr.Row(elem_id="choice"):
-                    series = gr.Dropdown(label="Series", visible=False, interactive=True, elem_id="series")
+                    series = gr.Dropdown(
+                        label="Series", visible=False, interactive=True, scale=3, min_width=280, elem_id="series"
+                    )
                     plane = gr.Dropdown(
                         [AS_SCANNED, *(name.capitalize() for name in reversed(PLANES))],
                         label="Plane",
                         visible=False,
                         interactive=True,
+                        scale=1,
+                        min_width=140,
                         elem_id="plane",
                     )
                 result = gr.HTML(EMPTY, elem_id="result")
@@ -549,8 +554,8 @@ def kind_html(kind: str | None, figures: Mapping[str, Mapping[str, float]] | Non
     if figures and kind in figures:
         found, flagged = (round(100 * share) for share in (figures[kind]["recall"], 1 - figures[kind]["specificity"]))
         good = (
-            f" On pictures of this kind that it never saw, it finds {found} of 100 with a tumor and raises a false alarm "
-            f"on {flagged} of 100 without."
+            f" On pictures of this kind that it never saw, it finds {found} of 100 with a tumor and raises a false"
+            f" alarm on {flagged} of 100 without."
         )
     return f'<p class="kind">Taken for: {TITLES[kind]}.{good}</p>'
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from bthub import Result
-from bthub.inference.result import DISCLAIMER, TUMOR
+from bthub.inference.result import DISCLAIMER, NO_TUMOR, TUMOR, UNCERTAIN
 from bthub.inference.study import EMPTY, StudyResult, listed
 from parts import data_address, download_html, percent
 
@@ -56,7 +56,7 @@ def study_html(result: StudyResult, name: str, *, checked: bool = True, unchecke
         checked: False where the input check was switched off, which is then said.
         unchecked: how.
     """
-    tumor = result.label == TUMOR
+    state = {TUMOR: "tumor", NO_TUMOR: "clear", UNCERTAIN: "unsure"}[result.verdict]
     count = len(result.results)
     slices = f"{count} slice{'s' * (count > 1)}"
     if result.tumor_slices:
@@ -64,7 +64,15 @@ def study_html(result: StudyResult, name: str, *, checked: bool = True, unchecke
     else:
         highest = f"highest probability {percent(result.tumor_probability)} on slice {result.largest + 1}"
         found = f"Nothing outlined on {slices}; {highest}"
-    if tumor:
+    if result.uncertain:
+        verdict = "Uncertain"
+        if result.label == TUMOR:
+            remark = "On every slice that is outlined, the model is near its threshold. A person should look."
+        else:
+            remark = (
+                "No tumor is left on the whole, but on some slice the model saw one or wavered. A person should look."
+            )
+    elif result.label == TUMOR:
         verdict = "Tumor suspected"
         remark = "The marked areas are an estimate by a model, not a diagnosis."
     else:
@@ -72,22 +80,19 @@ def study_html(result: StudyResult, name: str, *, checked: bool = True, unchecke
         remark = (
             "This is not an all-clear: the models know few kinds of tumor, look at each slice alone, and miss some."
         )
-    uncertain = (
-        '<p class="remark">Uncertain: on some slices the model errs too often. A person should look.</p>'
-        if result.uncertain
-        else ""
-    )
-    notice = "" if checked else f'<p class="notice">{unchecked}</p>'
+    notice = ""
+    if not checked:
+        # Whatever the model says of pictures that may show anything, it isn't good news.
+        notice, state = f'<p class="notice">{unchecked}</p>', "tumor" if state == "tumor" else "unsure"
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in result.notes)
     numbers = "".join(f"<div><dt>{term}</dt><dd>{value}</dd></div>" for term, value in _numbers(result).items())
     return f"""
-<section class="result {"tumor" if tumor else "clear"}" aria-labelledby="verdict">
+<section class="result {state}" aria-labelledby="verdict">
   <div class="verdict">
     <p class="name">{html.escape(name)}</p>
     <h2 id="verdict" tabindex="-1">{verdict}</h2>
     {notice}
     <p class="probability">{found}</p>
-    {uncertain}
     <p class="remark">{remark}</p>
   </div>
   <div class="findings">
@@ -111,7 +116,8 @@ def _numbers(result: StudyResult) -> dict[str, str]:
         where = f"<small>slice {result.largest + 1}</small>"
         numbers["Largest area"] = f"{_area(result, result.largest)} {where}"
     height, width = volume.slices.shape[1:3]
-    numbers["Stack"] = f"{len(volume)} × {width} × {height} <small>{html.escape(result.scan)}</small>"
+    slices = f"{len(volume)} slice{'s' * (len(volume) > 1)} of {width} × {height}"
+    numbers["Stack"] = f"{slices} <small>{html.escape(result.scan)}</small>"
     if volume.pixel_mm is not None:
         row, column = volume.pixel_mm
         pixel = f"{column:.3g} × {row:.3g} mm"
@@ -130,7 +136,7 @@ def _numbers(result: StudyResult) -> dict[str, str]:
 def _area(result: StudyResult, index: int) -> str:
     if result.areas_mm2 is None:
         return f"{result.areas_px[index]:,} pixels"
-    return f"{result.areas_mm2[index] / 100:,.2f} cm²"
+    return f"{result.areas_mm2[index] / 100:,.2f}\u00a0cm²"
 
 
 def _downloads(result: StudyResult, name: str) -> str:

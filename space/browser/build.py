@@ -1,6 +1,6 @@
 """Put the static page together: its modules, the models of two runs, the examples, and ONNX Runtime from npm.
 
-    python space/browser/build.py OUT [--detector runs/resnet18-lgg] [--localizer runs/resunet18-lgg]
+    python space/browser/build.py OUT [--detector runs/lite0-mri] [--localizer runs/resunet18-mri]
     python -m http.server --directory OUT --bind 127.0.0.1 8000
 
 onnxruntime-web is taken from the npm registry at ORT_VERSION; an archive with another digest is refused. The eight-bit

@@ -162,6 +162,21 @@ def _two_stage(args: argparse.Namespace) -> None:
     print("\n".join(figures_table(entry)))
 
 
+def _clean_stacks(args: argparse.Namespace) -> None:
+    from bthub.evaluation.stack_cleaning import stack_cleaning
+    from bthub.runs.records import open_run
+
+    found = stack_cleaning(open_run(args.localizer))
+    _write_result(args.out / f"stack-cleaning-{found['protocol']}.json", found)
+    for split in ("validation", "test"):
+        before, after = (found[split][which]["dice_volume_mean"] for which in ("without", "with"))
+        healthy, tumor = (found[split][f"removed_{kind}"] for kind in ("healthy", "tumor"))
+        print(
+            f"{split}: mean Dice of the volumes {before['value']:.3f} without, {after['value']:.3f} with cleaning;"
+            f" masks removed on {healthy} healthy and {tumor} tumor slices"
+        )
+
+
 def _cross_validate(args: argparse.Namespace) -> None:
     from bthub.evaluation.cross_validation import cross_validation
     from bthub.evaluation.scoring import figures_table
@@ -365,6 +380,11 @@ def _parser() -> argparse.ArgumentParser:
     joined.add_argument("--split", default="test")
     joined.add_argument("--out", **results)
     joined.set_defaults(run=_two_stage)
+
+    cleaned = commands.add_parser("clean-stacks", help="volumetric Dice with and without removing lone areas")
+    cleaned.add_argument("localizer")
+    cleaned.add_argument("--out", **results)
+    cleaned.set_defaults(run=_clean_stacks)
 
     folds = commands.add_parser(
         "cross-validate", help="figures of all folds together, from the predictions of a run each"

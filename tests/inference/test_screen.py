@@ -154,11 +154,13 @@ def test_what_is_refused(archive, tmp_path, capsys):
         ([str(tmp_path / "missing")], "no such file"),
         ([str(archive), "--shard", "0/4"], "i/n"),
         ([str(archive), "--shard", "5/4"], "i/n"),
+        ([str(archive), str(tmp_path / "missing")], "no such file"),
         (["--merge", str(archive)], "takes no inputs"),
     ):
-        extra = ["--detector", "missing", "--localizer", "missing"] if "missing" not in words else []
-        code = cli.main(["screen", *arguments, "--out", str(tmp_path / "new"), *extra])
-        assert code == 2 and capsys.readouterr().err.startswith("bthub: ")
+        assert cli.main(["screen", *arguments, "--out", str(tmp_path / "new")]) == 2
+        told = capsys.readouterr().err.splitlines()[-1]
+        assert told.startswith("bthub: ") and words in told
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_a_lone_area_is_removed_and_the_slice_measured_again(pipe, dicom):
     assert not cleaned.mask.any() and cleaned.bbox is None and cleaned.contour == []
     assert cleaned.area_mm2 == 0 and cleaned.brain_share == 0
     assert found.volume_ml == pytest.approx(2.4)
-    assert "Removed as lone, on no neighboring slice: areas on slice 5." in found.notes
+    assert "Removed, because they go on to no neighboring slice: small areas on slice 5." in found.notes
 
 
 def test_a_stack_is_analyzed_as_its_slices_are_alone(pipe, dicom):

@@ -39,6 +39,8 @@ def runs(evaluated, tmp_path, monkeypatch) -> Path:
     copy = shutil.copytree(evaluated, tmp_path / "runs")
     for place in (module, project):
         monkeypatch.setattr(place, "SHIPPED_RUNS", copy)
+    # It needs npm and the network; `test_static.py` builds it.
+    monkeypatch.setattr(module, "browser_ready", lambda: False)
     return copy
 
 
@@ -93,6 +95,19 @@ def test_the_folder_is_the_repo_and_nothing_else_goes(server, runs):
         there = {p.relative_to(runs / name).as_posix() for p in (runs / name).rglob("*") if p.is_file()}
         secret = {p for p in there if p.startswith((CHECKPOINT, LOGS)) or p in (".env", "token.txt", "notes.json")}
         assert set(files) - {".gitattributes"} == there - secret
+
+
+def test_what_the_hub_wants_a_plan_for_is_left_out_and_told(server, runs):
+    said = []
+    server.fault("POST", "repos/create", "status", 402, times=1, after=1)
+    with pytest.raises(BthubError, match="want of a plan: bthub/brain-tumor-mri; the rest is"):
+        module.publish([str(runs / "resnet18-lgg"), "space", "dashboard"], say=said.append)
+    assert f"bthub/{module.APPS['dashboard'][0]}" in {repo_id for _, repo_id in server.repos}
+    assert ("space", "bthub/brain-tumor-mri") not in server.repos and ("model", "bthub/resnet18-lgg") in server.repos
+    assert any("new, needs a Gradio Space" in line for line in said[:2]), "before anything is written"
+    assert any("going on with the rest" in line for line in said)
+    said = publish("space")
+    assert any("files written" in line for line in said)
 
 
 def test_only_what_differs_is_sent(server, runs):

@@ -27,6 +27,7 @@ from stages import DarkCorners, blob, make_pipeline
 import bthub
 from bthub.data.splits import patient_split
 from bthub.project import DEFAULTS, ORG, hub_id
+from bthub.runs.operating_point import OperatingPoint
 
 ROOT = Path(__file__).parents[2]
 SPACE = ROOT / "space"
@@ -116,7 +117,7 @@ def test_a_tumor_slice(client: Client, pipe: Recorder, kaggle: Path) -> None:
 
 def test_a_healthy_slice(client: Client, pipe: Recorder, kaggle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = kaggle / "TCGA_HT_7680_19970202" / "TCGA_HT_7680_19970202_4.tif"
-    monkeypatch.setattr(pipe.pipe, "threshold", 1.0)
+    monkeypatch.setattr(pipe.pipe, "points", {None: OperatingPoint(1.0)})
 
     overlay, found = analyze(client, file)
 
@@ -405,16 +406,32 @@ def test_the_page_of_a_tumor(app: ModuleType, pipe: Recorder, kaggle: Path) -> N
 def test_the_page_of_an_uncertain_slice(app: ModuleType, pipe: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     file = SPACE / "examples" / app.EXAMPLES["Faint tumor"]
     assert "A person should look" not in app.result_html(pipe.pipe(file), "mine.png")
-    monkeypatch.setattr(pipe.pipe, "review_band", (0.0004, 1.0))
+    band = OperatingPoint(pipe.pipe.threshold, review_band=(0.0004, 1.0))
+    monkeypatch.setattr(pipe.pipe, "points", {None: band})
     page = app.result_html(pipe.pipe(file), "mine.png")
-    assert (
-        "Uncertain: between under 0.1% and 100.0% the model errs too often to be left alone. A person should look."
-        in page
-    )
+    assert ">Uncertain</h2>" in page and "A person should look" in page and 'class="result unsure"' in page
+    assert "Between under 1% and 100%, the shaded part, it is “uncertain”." in page
+    assert "Tumor suspected" not in page and "No tumor found" not in page
+
+
+def test_the_page_names_the_kind_and_how_good_the_model_is_at_it(app: ModuleType, pipe: Recorder) -> None:
+    result = replace(pipe.pipe(SPACE / "examples" / app.EXAMPLES["Faint tumor"]), input_kind="flair_like")
+    figures = {"flair_like": {"recall": 0.951, "specificity": 0.988}}
+    page = app.result_html(result, "mine.png", figures=figures)
+    assert "Taken for: a FLAIR slice in gray." in page
+    assert "finds 95 of 100 with a tumor and raises a false alarm on 1 of 100 without" in page
+    assert "of 100" not in app.result_html(result, "mine.png")
+    assert "Taken for" not in app.result_html(replace(result, input_kind=None), "mine.png", figures=figures)
+
+
+def test_an_unchecked_picture_never_gets_a_green_verdict(app: ModuleType, pipe: Recorder) -> None:
+    result = replace(pipe.pipe(SPACE / "examples" / app.EXAMPLES["Faint tumor"]), label="no_tumor", uncertain=False)
+    assert 'class="result clear"' in app.result_html(result, "mine.png")
+    assert 'class="result unsure"' in app.result_html(result, "mine.png", checked=False)
 
 
 def test_the_page_without_a_tumor(app: ModuleType, pipe: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipe.pipe, "threshold", 1.0)
+    monkeypatch.setattr(pipe.pipe, "points", {None: OperatingPoint(1.0)})
     page = app.result_html(pipe.pipe(SPACE / "examples" / app.EXAMPLES["No tumor, high slice"]), "mine.png")
     assert "No tumor found" in page and "not an all-clear" in page and "Tumor suspected" not in page
     assert '<img class="scan"' in page and '<img class="mask"' not in page
@@ -431,7 +448,7 @@ def test_the_page_of_a_tumor_that_was_not_outlined(app: ModuleType, pipe: Record
 
 @pytest.mark.parametrize(
     ("share", "text"),
-    [(0.973821, "97.4%"), (0.00004, "under 0.1%"), (0.99996, "over 99.9%"), (0.0, "0.0%"), (1.0, "100.0%")],
+    [(0.973821, "97%"), (0.00004, "under 1%"), (0.99996, "over 99%"), (0.0, "0%"), (1.0, "100%")],
 )
 def test_percent(app: ModuleType, share: float, text: str) -> None:
     assert app.percent(share) == text

@@ -133,7 +133,7 @@ def test_upload_a_kaggle_tiff(page: Page, kaggle: Path) -> None:
     expect(page.locator("#result img.overlay")).to_be_visible()
     assert shown_picture(page) == (256, 256)
     # The upload field waits for the next slice.
-    expect(page.locator(UPLOAD)).to_contain_text("Drop a slice here")
+    expect(page.locator(UPLOAD)).to_contain_text("Drop a slice or a scan here")
 
     page.get_by_text("Mask", exact=True).click()
     expect(page.locator("#result img.mask")).to_be_visible()

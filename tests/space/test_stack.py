@@ -44,13 +44,13 @@ def test_a_series_as_many_files(handlers: dict, tmp_path: Path) -> None:
     assert '<p class="name">4 files</p>' in page
     assert "Outlined on <strong>2 of 4 slices</strong>: 2 to 3" in page
     assert "<dt>Tumor volume</dt><dd>2.4 ml</dd>" in page
-    assert "<dt>Largest area</dt><dd>3.00 cm² <small>slice 2</small></dd>" in page
+    assert "<dt>Largest area</dt><dd>3.00\u00a0cm² <small>slice 2</small></dd>" in page
     assert (upload, anyway) == (None, False) and len(kept["files"]) == 4
     assert not visible(choice) and visible(plane)
 
     figures = re.findall(r"<figure( hidden)? data-caption=\"([^\"]*)\"", page)
     assert [bool(hidden) for hidden, _ in figures] == [True, False, True, True], "the largest area is shown first"
-    assert figures[1][1].startswith("Slice 2 of 4 · tumor ") and figures[1][1].endswith("3.00 cm²")
+    assert figures[1][1].startswith("Slice 2 of 4 · tumor ") and figures[1][1].endswith("3.00\u00a0cm²")
     assert page.count("<path d=") == 2 and page.count("<rect ") == 4
     assert 'type="range" min="1" max="4" value="2"' in page
 

@@ -226,7 +226,7 @@ def decode(data: bytes, where: str) -> Image.Image:
     except Exception as error:
         # Pillow raises anything from SyntaxError to struct.error on damaged files, so no narrower net holds.
         raise BthubError(
-            f"{where}: truncated or damaged, not a readable image ({error}); download it again or remove it"
+            f"{where}: a picture that training can't open ({error}); save it again as PNG or remove it"
         ) from error
     raise BthubError(f"{where}: {size[0]}x{size[1]} pixels is too large (at most {_MAX_PIXELS:,}); remove it")
 

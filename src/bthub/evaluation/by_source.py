@@ -59,7 +59,8 @@ def evaluate_sources(
         device: of torch.
 
     Returns:
-        The entry: of a detector `by_kind`, see `measure_kinds`; and `by_source`, for each source and view what `measure_detector` or `measure_localizer` gives.
+        The entry: of a detector `by_kind`, see `measure_kinds`; and `by_source`, for each source and view what
+        `measure_detector` or `measure_localizer` gives.
 
     Raises:
         BthubError: the run tells other classes than tumor and no tumor.

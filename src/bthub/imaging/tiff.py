@@ -14,6 +14,7 @@ import logging
 import math
 import re
 import struct
+import zlib
 from collections.abc import Mapping
 from ctypes import CDLL
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ _TYPE_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 
 _TYPE_CODES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 _MAX_ENTRIES = 4096
 _MAX_VALUES = 2**20
+_DEFLATE = (8, 32946)
 # A file that says it holds several pictures, and after the first has no more than this, holds one of them.
 _NO_PICTURE_BYTES = 4096
 
@@ -173,6 +175,8 @@ def read_tiff(content: bytes, name: str, *, any_shape: bool = False) -> tuple[np
     check_size((width, height), name, any_shape=any_shape)
     if directory.several or _planes(directory, len(content)) > 1:
         raise several_frames(name)
+    if directory.number(COMPRESSION, 1) in _DEFLATE:
+        _check_deflate(directory, content)
     silence_libtiff()
     samples = _samples(directory, content, name)
     if samples.shape[:2] != (height, width):
@@ -426,6 +430,17 @@ def _check_extent(directory: Directory, file_bytes: int) -> None:
         start = min(directory.numbers(STRIP_OFFSETS, (0,)), default=0)
         if (known and found < _raw_bytes(directory)) or start + _raw_bytes(directory) > file_bytes:
             raise ValueError("fewer samples than the picture has")
+
+
+def _check_deflate(directory: Directory, content: bytes) -> None:
+    """Raise zlib.error if a compressed strip isn't what was written: libtiff leaves its checksum unread."""
+    most = _raw_bytes(directory) + 2**20  # what goes on beyond that is not looked at
+    for offsets, lengths in ((STRIP_OFFSETS, STRIP_BYTES), (TILE_OFFSETS, TILE_BYTES)):
+        for offset, length in zip(directory.numbers(offsets), directory.numbers(lengths), strict=False):
+            stream, packed = zlib.decompressobj(), content[offset : offset + length]
+            while packed and not stream.eof and most > 0:
+                most -= len(stream.decompress(packed, 2**20))
+                packed = stream.unconsumed_tail
 
 
 def _compression_name(number: int) -> str:

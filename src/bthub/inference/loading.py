@@ -90,7 +90,7 @@ def load_pipeline(
 
 
 def _figures(run: RunFolder) -> dict[str, dict[str, float]]:
-    """What a detector reached on test with each kind of input; nothing where that wasn't measured with these weights."""
+    """What a detector reached on test with each kind of input; nothing where these weights weren't measured."""
     entry = run.sources.get("test", {})
     if run.revision.startswith("sha256:") and entry.get("weights") != run.revision:
         return {}

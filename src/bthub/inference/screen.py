@@ -105,7 +105,8 @@ def screen(
         detector, localizer, backend: as for `load_pipeline`.
         batch_size: pictures that a worker takes at a time.
         check_input: refuse what doesn't look like a slice of a brain MRI.
-        workers: batches at work at the same time; by default one a processor.
+        workers: batches at work at the same time, so that one is read while another is analyzed; by default one a
+            processor, and two at least.
         pipeline: by default one is loaded.
 
     Returns:
@@ -115,8 +116,11 @@ def screen(
         BthubError: an input isn't there; the folder holds another screening, or its inputs have changed; another
             process is at work on this shard; or the folder can't be written.
     """
-    _parquet()  # said before anything is loaded
-    workers = workers or threads()
+    # What is wrong with these is said before anything is loaded.
+    _parquet()
+    for name in inputs:
+        next(walk([name]))
+    workers = workers or max(2, threads())
     pipe = pipeline or load_pipeline(
         detector,
         localizer,

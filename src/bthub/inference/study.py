@@ -21,7 +21,7 @@ from bthub.imaging.intake import Study, open_study
 from bthub.imaging.nifti import mask_nifti
 from bthub.imaging.volume import Volume, is_blank
 from bthub.inference.pipeline import Pipeline, ReadPicture
-from bthub.inference.result import DISCLAIMER, NO_TUMOR, TUMOR, Result, measure
+from bthub.inference.result import DISCLAIMER, NO_TUMOR, TUMOR, UNCERTAIN, Result, measure
 
 EMPTY, REFUSED = "empty", "not a slice of a brain"
 _NEEDED = 0.5  # share of a stack's pictures that must look like slices of a brain
@@ -69,6 +69,11 @@ class StudyResult:
     models: dict[str, dict[str, str]]
 
     @property
+    def verdict(self) -> str:
+        """`tumor`, `no_tumor` or `uncertain`: `label`, but where a person should look."""
+        return UNCERTAIN if self.uncertain else self.label
+
+    @property
     def tumor_slices(self) -> list[int]:
         """Indices of the slices with an outline."""
         return [index for index, area in enumerate(self.areas_px) if area]
@@ -81,6 +86,7 @@ class StudyResult:
     def to_dict(self) -> dict[str, Any]:
         """JSON types only. A slice's `mask_png_base64` is as in `Result`; slices that weren't analyzed say why."""
         return {
+            "verdict": self.verdict,
             "label": self.label,
             "uncertain": self.uncertain,
             "scan": self.scan,
@@ -242,9 +248,8 @@ def _summed(
     probabilities = [-1.0 if result is None else result.tumor_probability for result in results]
     label, uncertain = _verdict(results, areas)
     if removed:
-        notes.append(
-            f"Removed as lone, on no neighboring slice: areas on slice{'s' * (len(removed) > 1)} {listed(removed)}."
-        )
+        slices = f"slice{'s' * (len(removed) > 1)} {listed(removed)}"
+        notes.append(f"Removed, because they go on to no neighboring slice: small areas on {slices}.")
     if refused := [index for index, why in skipped.items() if why == REFUSED]:
         slices = f"slice{'s' * (len(refused) > 1)} {listed(sorted(refused))}"
         notes.append(f"Not analyzed, because it doesn't look like a brain's: {slices}.")

@@ -14,8 +14,8 @@ TITLES = {CENTER_IN_BOX: "center of the mask in the box"}
 
 INTRODUCTION = """# What it was given, and how good it is at that, split {split}
 
-Written by `bthub compare` from the `sources.json` of the runs (`bthub evaluate RUN --data data/mix`). Every figure is of
-one source by itself: tumor and healthy pictures of different sources come from different places, and a network that
+Written by `bthub compare` from the `sources.json` of the runs (`bthub evaluate RUN --data data/mix`). Every figure is
+of one source by itself: tumor and healthy pictures of different sources come from different places, and a network that
 knows the place would seem to know the tumor. "lgg, FLAIR" is the FLAIR sequence of LGG's slices alone, in gray, and so
 on. Intervals cover 95 % and resample patients, or pictures with their copies. A verdict is uncertain where the
 probability lies in the review band; for the other figures it counts as what its side of the threshold says. Research

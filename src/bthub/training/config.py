@@ -33,8 +33,8 @@ def parse_config(
         arguments: None for those of the command line.
 
     Returns:
-        An instance of `kind`, and the other arguments: `data`, `output`, `resume`, `finish`, `dry_run`, and `recipe`: the
-        `file` of the configuration, and what it says of each value that was `changed`.
+        An instance of `kind`, and the other arguments: `data`, `output`, `resume`, `finish`, `dry_run`, and `recipe`:
+        the `file` of the configuration, and what it says of each value that was `changed`.
     """
     parser = argparse.ArgumentParser(prog, description=description)
     parser.add_argument(

