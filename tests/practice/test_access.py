@@ -82,6 +82,7 @@ def walk(browser, ids: dict[str, str], *, token: str | None = None, cookie: str 
         for accept in ("text/html", "application/json"):
             sent = {"headers": {**headers, "accept": accept}, "follow_redirects": False}
             if method == "POST":
+                sent["headers"]["x-form-token"] = token or "0" * 64
                 sent |= {"data": {"token": token or "0" * 64, "text": "x", "pseudonym": "x"}}
             yield method, path, browser.client.request(method, address, **sent)
 
