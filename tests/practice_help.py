@@ -59,8 +59,8 @@ class BrightPixels:
 
 
 class DarkCorners:
-    def accepts(self, images: Sequence[Image.Image]) -> list[bool]:
-        return [np.asarray(image)[0, 0].max() < 10 for image in images]
+    def inspect(self, images: Sequence[Image.Image]) -> list[tuple[bool, str | None]]:
+        return [(bool(np.asarray(image)[0, 0].max() < 10), None) for image in images]
 
 
 def stub() -> tuple[Pipeline, dict]:

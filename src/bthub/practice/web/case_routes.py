@@ -35,11 +35,12 @@ from bthub.practice.models import (
 from bthub.practice.plots import Point, bars, timeline
 from bthub.practice.report import area_text, day_text
 from bthub.practice.texts import Refusal, number, percent, sentence
-from bthub.practice.web.context import Visit, checked_visit, visit_of
+from bthub.practice.web.context import Visit, checked_visit, script_visit, visit_of
 
 router = APIRouter()
 Seen = Annotated[Visit, Depends(visit_of)]
 Checked = Annotated[Visit, Depends(checked_visit)]
+Scripted = Annotated[Visit, Depends(script_visit)]
 Field = Annotated[str, Form()]
 RECENT = 12
 
@@ -271,7 +272,7 @@ def _file(visit: Visit, address: str | None) -> Response:
 
 
 @router.post("/slices/{id}/correction")
-async def correct(request: Request, visit: Checked, id: str) -> JSONResponse:
+async def correct(request: Request, visit: Scripted, id: str) -> JSONResponse:
     png = await request.body()
     area = await run_in_threadpool(visit.practice.cases.correct, visit.account, id, png)
     return JSONResponse(await run_in_threadpool(_corrected, visit, id, area))
