@@ -68,7 +68,7 @@ class _Network:
     size: int
     output: str
     file: str
-    quantized: str | None
+    quantized: str | None = None
 
 
 class _Localize(nn.Module):
