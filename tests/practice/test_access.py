@@ -75,6 +75,8 @@ def filled(serve):
 def walk(browser, ids: dict[str, str], *, token: str | None = None, cookie: str | None = None):
     """The answer to each route, its id put in."""
     for method, path in routes(browser.client.app):
+        if token and path in SKIPPED:
+            continue
         kind = path.split("/")[1]
         address = path.replace("{id}", ids.get(kind, ""))
         assert "{" not in address, f"{path}: the test knows no id for it"
