@@ -39,7 +39,7 @@ OWN_ROUTES = {
     "/export.zip",
     "/export-dataset.zip",
 }
-SECRETS = ("Ada's patient", "Ada's note", "Ada's impression", "ada@example.org", "Ada Lovelace")
+SECRETS = ("Adas patient", "Adas note", "Adas impression", "ada@example.org", "Ada Lovelace")
 
 
 def routes(app) -> list[tuple[str, str]]:
@@ -62,11 +62,11 @@ def routes(app) -> list[tuple[str, str]]:
 def filled(serve):
     """Ada's case with all there can be in it, and the id of each thing."""
     ada = serve().begin()
-    case, examination = ada.case(picture(), picture(seed=2), pseudonym="Ada's patient")
-    ada.post(f"/cases/{case}/notes", text="Ada's note")
+    case, examination = ada.case(picture(), picture(seed=2), pseudonym="Adas patient")
+    ada.post(f"/cases/{case}/notes", text="Adas note")
     note = re.search(r'action="/notes/(\w+)"', ada.get(f"/cases/{case}").text)[1]
     report = ada.post(f"/examinations/{examination}/reports").url.path.rpartition("/")[2]
-    ada.post(f"/reports/{report}", impression="Ada's impression", findings="", action="sign")
+    ada.post(f"/reports/{report}", impression="Adas impression", findings="", action="sign")
     slice_ = re.search(r'"/slices/(\w+)/picture.png"', ada.get(f"/cases/{case}").text)[1]
     ids = {"cases": case, "examinations": examination, "notes": note, "reports": report, "slices": slice_}
     return serve, ada, ids
@@ -75,6 +75,8 @@ def filled(serve):
 def walk(browser, ids: dict[str, str], *, token: str | None = None, cookie: str | None = None):
     """The answer to each route, its id put in."""
     for method, path in routes(browser.client.app):
+        if token and path in SKIPPED:
+            continue
         kind = path.split("/")[1]
         address = path.replace("{id}", ids.get(kind, ""))
         assert "{" not in address, f"{path}: the test knows no id for it"
@@ -137,10 +139,10 @@ def test_another_account_sees_what_nobody_has(filled):
         kind = path.split("/")[1]
         theirs, none = (one.text.replace(id, "") for one, id in ((answer, ids[kind]), (nobodys[key], guessed[kind])))
         assert (answer.status_code, theirs) == (nobodys[key].status_code, none), key
-    assert walked > 30
+    assert walked >= 29
     # And nothing has changed.
     page = ada.get(f"/cases/{ids['cases']}").text
-    assert "Ada's note" in page and "Ada&#39;s patient" in page and "brought back" not in page
+    assert "Adas note" in page and "Adas patient" in page and "brought back" not in page
 
 
 SKIPPED = {"/sign-out", "/sign-out-everywhere", "/account/delete", "/account/password"}
@@ -218,7 +220,7 @@ def test_bodies_are_limited_before_they_are_read(serve_sqlite):
 def test_nothing_of_a_person_is_in_the_log(filled, capfd):
     _, ada, ids = filled
     practice = ada.client.app.state.practice
-    ada.get("/cases", params={"q": "Ada's patient"})
+    ada.get("/cases", params={"q": "Adas patient"})
     # A failure in the middle of a page about a case.
     broken = practice.cases.search
 

@@ -108,7 +108,7 @@ def test_the_whole_story(chromium, sqlite_settings, tmp_path):
         page.mouse.move(x + 30, y + 10, steps=4)
         page.mouse.up()
         page.click("[data-control=save]")
-        page.wait_for_function("document.querySelector('[data-say]').textContent === 'Saved'")
+        page.wait_for_selector("[data-say]:text-is('Saved')")
         page.wait_for_selector("[data-live=corrections] li")
         assert "corrected by hand" in page.inner_text("[data-caption]")
         ml = float(page.inner_text("[data-live=numbers] dd >> nth=1").split()[0])

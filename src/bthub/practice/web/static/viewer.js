@@ -425,7 +425,11 @@ function bindCharts() {
     chart.dataset.bound = "yes";
     chart.addEventListener("click", (event) => {
       const bar = event.target.closest("[data-index]");
-      if (bar) { event.preventDefault(); viewers.get(chart.dataset.chart)?.go(Number(bar.dataset.index)); }
+      const viewer = viewers.get(chart.dataset.chart);
+      if (!bar || !viewer) return;
+      event.preventDefault();
+      viewer.go(Number(bar.dataset.index));
+      viewer.stage.focus({ preventScroll: true }); // so that the keys go on from there
     });
   }
 }
