@@ -91,7 +91,7 @@ def build(out: Path, detector: str, localizer: str, app: str, cache: Path | None
             "kinds": list(check.get("kinds", ())),
         }
     models["bytes"] = sum(file.stat().st_size for file in (out / "models").iterdir())
-    (out / "models.json").write_text(json.dumps(models, indent=2) + "\n")
+    (out / "models.json").write_text(json.dumps(models, indent=2) + "\n", encoding="utf-8")
 
     fetch_runtime(out / "ort", cache)
     (out / "examples").mkdir()

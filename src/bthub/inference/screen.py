@@ -272,7 +272,7 @@ def _row(result: Result) -> dict[str, Any]:
 def _alone(folder: Path) -> Iterator[None]:
     import fcntl  # here: Windows has none, and the rest of bthub must import there
 
-    with open(folder / ".lock", "w") as file:
+    with open(folder / ".lock", "w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone with the process, however it ends
         except BlockingIOError as error:

@@ -126,7 +126,7 @@ def _secret(path: Path) -> str:
     """The installation's secret. Linked into place whole, so that two first starts agree on one."""
     if not path.exists():
         fresh = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
-        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             file.write(secrets.token_hex(32))
             file.flush()
             os.fsync(file.fileno())

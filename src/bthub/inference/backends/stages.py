@@ -73,7 +73,7 @@ class LightLocalizer:
         width, height = size
         top, left, inner_height, inner_width = letterbox_box(height, width, self.size)
         inner = logits[top : top + inner_height, left : left + inner_width]
-        probability = 1 / (1 + np.exp(-inner))
+        probability = 1 / (1 + np.exp(-np.clip(inner, -80, 80)))  # beyond that float32 overflows
         mask = probability > 0.5 if inner.shape == (height, width) else _above_half(probability, height, width)
         return mask if mask.sum() >= self.min_area_share * mask.size else np.zeros_like(mask)
 

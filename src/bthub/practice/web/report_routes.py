@@ -56,7 +56,7 @@ def html(visit: Seen, id: str) -> Response:
         content=content,
         words=lines(content, report.language),
         picture=_data(picture),
-        style=Markup(STYLE.read_text()),
+        style=Markup(STYLE.read_text(encoding="utf-8")),
     )
     answer.headers["Content-Disposition"] = 'attachment; filename="report.html"'
     return answer
