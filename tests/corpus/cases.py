@@ -168,7 +168,12 @@ CASES = (
         pillow(RGB, "PNG", pnginfo=text("x" * 2**21, True)),
         builds="a picture that training can't open",
     ),
-    Case("profile.png", "PNG with a color profile of 2 MB", pillow(RGB, "PNG", icc_profile=bytes(2**21))),
+    Case(
+        "profile.png",
+        "PNG with a color profile of 2 MB",
+        pillow(RGB, "PNG", icc_profile=bytes(2**21)),
+        builds="a picture that training can't open",
+    ),
     Case("bad-exif.png", "PNG with damaged EXIF data", with_chunk(b"eXIf", b"II*\0\xff\xff\xff\xff")),
     Case("bad-animation.png", "PNG that says it is an animation of no frames", with_chunk(b"acTL", bytes(8))),
     Case("unknown-chunk.png", "PNG with a chunk nobody knows", with_chunk(b"abCd", b"private")),
@@ -198,10 +203,17 @@ CASES = (
         "compressed TIFF of 32-bit samples above 2^31",
         tiff(DEEP.astype("u4") * 2**20, compression="zlib"),
     ),
-    Case("signed-64.tif", "TIFF of 64-bit samples", tiff(DEEP.astype("i8") * 2**40)),
-    Case("half.tif", "TIFF of half floats", tiff((GRAY / 255).astype("f2"))),
+    Case(
+        "signed-64.tif",
+        "TIFF of 64-bit samples",
+        tiff(DEEP.astype("i8") * 2**40),
+        builds="a picture that training can't open",
+    ),
+    Case(
+        "half.tif", "TIFF of half floats", tiff((GRAY / 255).astype("f2")), builds="a picture that training can't open"
+    ),
     Case("float.tif", "TIFF of floats", tiff((DEEP / 4095).astype("f4"))),
-    Case("double.tif", "TIFF of doubles", tiff(DEEP / 4095)),
+    Case("double.tif", "TIFF of doubles", tiff(DEEP / 4095), builds="a picture that training can't open"),
     Case(
         "unspecified.tif",
         "RGB TIFF with a fourth sample that is no alpha",

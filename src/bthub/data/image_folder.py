@@ -7,6 +7,7 @@ split it.
 import csv
 import io
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -218,11 +219,14 @@ def decode(data: bytes, where: str) -> Image.Image:
     except BthubError as error:
         raise BthubError(f"{error}; download it again or remove it") from error
     try:
-        picture = Image.open(io.BytesIO(data), formats=_FORMATS)
-        size = picture.size
-        if size[0] * size[1] <= _MAX_PIXELS:
-            picture.load()
-            return picture
+        with warnings.catch_warnings():
+            # Of metadata: the pixels have been checked.
+            warnings.simplefilter("ignore")
+            picture = Image.open(io.BytesIO(data), formats=_FORMATS)
+            size = picture.size
+            if size[0] * size[1] <= _MAX_PIXELS:
+                picture.load()
+                return picture
     except Exception as error:
         # Pillow raises anything from SyntaxError to struct.error on damaged files, so no narrower net holds.
         raise BthubError(
