@@ -29,6 +29,7 @@ from transformers import pipeline
 from bthub import project
 from bthub.cli import main
 from bthub.data.build import build
+from bthub.data.mix import mix
 from bthub.errors import BthubError
 from bthub.evaluation import plots
 from bthub.models.classifier import create_classifier, fold_normalization, last_linear, load_classifier, save_classifier
@@ -91,7 +92,8 @@ def data(tiny_lgg, tmp_path_factory) -> dict[str, Path]:
                 Image.fromarray(noise).save(folder / name / label / f"{i}.png")
         build(folder / name, folder / f"{name}-built")
     built = {name: folder / f"{name}-built" for name in layouts}
-    return {"lgg": tiny_lgg, "4class-unlike-253": built["4class"]} | built
+    mix([tiny_lgg, built["253"]], folder / "mix")
+    return {"lgg": tiny_lgg, "4class-unlike-253": built["4class"], "mix": folder / "mix"} | built
 
 
 def rows() -> list:
