@@ -518,7 +518,7 @@ def _splits(folder: RunFolder, protocol: str, results: list[Record]) -> list[dic
         for name in images
     ]
     return splits + [
-        {"name": e["split"], "patients": e["groups"], "images": e["samples"], "use": "the results below"}
+        {"name": e["split"], "patients": e["groups"], "images": e["samples"], "use": "the results below", "own": False}
         for e in results
         if e["protocol"] == protocol and e["split"] in UNSEEN
     ]
