@@ -14,7 +14,7 @@ from bthub.errors import BthubError, report_errors
 from bthub.metrics.interval import Interval
 from bthub.project import SHIPPED_RUNS
 from bthub.runs import records
-from bthub.runs.folder import METRICS, RunFolder
+from bthub.runs.folder import CONFIG, METRICS, RunFolder
 from bthub.runs.records import Evaluation
 
 BARS = Path(__file__).with_name("bars.yaml")
@@ -37,7 +37,12 @@ def main() -> None:
 def render(runs: Path, results: Path) -> str:
     """The table of bars, and for each that is missed by how much and what was tried."""
     bars = yaml.safe_load(BARS.read_text(encoding="utf-8"))
-    opened = [records.open_run(path) for path in sorted(runs.rglob(METRICS)) for path in [path.parent]]
+    opened = [
+        records.open_run(path)
+        for path in sorted(runs.rglob(METRICS))
+        if (path.parent / CONFIG).is_file()
+        for path in [path.parent]
+    ]
     found = [measure(bar, opened, results) for bar in bars]
     lines = [
         "# What was to be reached, and what was\n",
