@@ -110,7 +110,7 @@ def build(out: Path, detector: str, localizer: str, app: str, cache: Path | None
         if path.is_file() and path.suffix != ".md" and path.name not in ("LICENSE", "NOTICES")
     )
     size = sum((out / file).stat().st_size for file in files)
-    page = (HERE / "index.html").read_text()
+    page = (HERE / "index.html").read_text(encoding="utf-8")
     for place, text in (("EXAMPLES", buttons), ("APP", html.escape(app)), ("SIZE", f"{size / 1e6:.0f}")):
         page = page.replace(place, text)
     (out / "index.html").write_text(page)

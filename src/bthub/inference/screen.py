@@ -283,7 +283,7 @@ def _alone(folder: Path) -> Iterator[None]:
 def _same_screening(folder: Path, record: dict[str, Any]) -> None:
     if not (folder / RECORD).is_file():
         return
-    there = json.loads((folder / RECORD).read_text())
+    there = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     for key in _SAME:
         if there.get(key) != record[key]:
             raise BthubError(

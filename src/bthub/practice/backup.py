@@ -170,7 +170,7 @@ def _set_counters(session: Session, database: Database) -> None:
 
 def _replace_secret(path: Path, secret: str) -> None:
     fresh = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
-    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.write(secret)
     fresh.rename(path)
 

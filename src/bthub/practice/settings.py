@@ -136,4 +136,4 @@ def _secret(path: Path) -> str:
             pass
         finally:
             fresh.unlink()
-    return path.read_text().strip()
+    return path.read_text(encoding="utf-8").strip()
