@@ -113,14 +113,14 @@ def build(out: Path, detector: str, localizer: str, app: str, cache: Path | None
     page = (HERE / "index.html").read_text(encoding="utf-8")
     for place, text in (("EXAMPLES", buttons), ("APP", html.escape(app)), ("SIZE", f"{size / 1e6:.0f}")):
         page = page.replace(place, text)
-    (out / "index.html").write_text(page)
+    (out / "index.html").write_text(page, encoding="utf-8")
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.encode() + hashlib.sha256((out / file).read_bytes()).digest())
     # The models and the runtime are kept when they come by; the rest is small.
     kept = json.dumps(["./", *(f"./{file}" for file in files if Path(file).suffix not in (".onnx", ".wasm"))])
     head = f'const VERSION = "bthub-{digest.hexdigest()[:16]}";\nconst FILES = {kept};\n\n'
-    (out / "offline.js").write_text(head + (HERE / "offline.js").read_text())
+    (out / "offline.js").write_text(head + (HERE / "offline.js").read_text(encoding="utf-8"), encoding="utf-8")
     return size
 
 

@@ -342,7 +342,7 @@ def merge(out: Path) -> dict[str, Any]:
     found = sorted(out.glob(f"shard-*-of-*/{RECORD}"))
     if not found:
         raise BthubError(f"{out} has no shards: bthub screen INPUT... --out {out} writes them")
-    records = [json.loads(path.read_text()) for path in found]
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in found]
     first = records[0]
     for path, record in zip(found, records, strict=True):
         if not record.get("complete"):
