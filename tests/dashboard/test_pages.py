@@ -38,6 +38,13 @@ Open = Callable[..., AppTest]
 
 
 @pytest.fixture(autouse=True)
+def default_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pages open with the default pair: here one whose runs all tests know."""
+    monkeypatch.setitem(DEFAULTS, "detector", "resnet18-lgg")
+    monkeypatch.setitem(DEFAULTS, "localizer", "resunet18-lgg")
+
+
+@pytest.fixture(autouse=True)
 def modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The dashboard's own modules, importable as where streamlit runs it, and gone afterwards."""
     monkeypatch.syspath_prepend(DASHBOARD)

@@ -18,6 +18,7 @@ from bthub.errors import BthubError
 from bthub.imaging.kinds import KINDS, kind_of
 from bthub.metrics.bootstrap import percentile_interval, ratio, resample_groups
 from bthub.metrics.classification import classification_metrics
+from bthub.metrics.info import CENTER_IN_BOX
 from bthub.metrics.interval import Interval
 from bthub.metrics.segmentation import segmentation_metrics
 from bthub.models.classifier import load_classifier
@@ -38,7 +39,6 @@ from bthub.runs.operating_point import OperatingPoint, operating_points
 MIX = "mix"
 """What stands for the protocol in the names of files and entries."""
 LABELS = ["no_tumor", "tumor"]
-CENTER_IN_BOX = "center_in_box"
 _DECISIONS = ("accuracy", "balanced_accuracy", "precision", "recall", "specificity", "f1")
 """Figures that depend on the threshold, which differs by kind of input; the others are of the probability."""
 

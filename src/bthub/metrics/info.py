@@ -144,3 +144,7 @@ def definition(name: str) -> str:
 def lower_is_better(name: str) -> bool:
     """Whether less of it is better; of what isn't in the table more is."""
     return name in METRIC_TABLE and not METRIC_TABLE[name].higher_is_better
+
+
+CENTER_IN_BOX = "center_in_box"
+"""Name of the share of boxes that the center of the mask lies in, where a set has boxes and no outlines."""

@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bthub.evaluation.by_source import CENTER_IN_BOX
-from bthub.metrics.info import readable
+from bthub.metrics.info import CENTER_IN_BOX, readable
 from bthub.metrics.interval import Interval
 from bthub.runs.folder import CLASSIFICATION, RunFolder
 
