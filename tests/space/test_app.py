@@ -40,6 +40,7 @@ class Recorder:
     def __init__(self, pipe: bthub.Pipeline) -> None:
         self.pipe = pipe
         self.received = b""
+        self.figures = pipe.figures
 
     def __call__(self, file: str, **options: bool) -> bthub.Result:
         self.received = Path(file).read_bytes()
@@ -255,8 +256,9 @@ def test_a_space_is_served_to_everyone(app: ModuleType, monkeypatch: pytest.Monk
         def launch(self, **options) -> None:
             given.update(options)
 
-    monkeypatch.setenv("SPACE_ID", "bthub/demo")
     app.launch(Blocks(), 7860)
+    assert given["server_name"] == "127.0.0.1"
+    app.launch(Blocks(), 7860, "0.0.0.0")  # which main takes on a Space, where SPACE_ID is set
     assert (given["server_name"], given["server_port"]) == ("0.0.0.0", 7860)
 
 
@@ -264,7 +266,7 @@ def test_nothing_phones_home_or_is_remembered(served: gr.Blocks, client: Client,
     config = httpx.get(f"{served.local_url}config").json()
     assert config["analytics_enabled"] is False
     assert config["run_history"] is False
-    assert config["max_file_size"] == app.MAX_FILE_BYTES
+    assert config["max_file_size"] == app.MAX_STUDY_BYTES
     assert not served.share and served.state_holder.capacity <= 8
     assert config["stylesheets"] == []  # none from a font server
     assert httpx.get(f"{served.local_url}monitoring").status_code == 403
