@@ -26,7 +26,7 @@ from bthub.data.splits import FOLD_PROTOCOLS, patient_split
 from bthub.evaluation import scoring
 from bthub.inference.result import DISCLAIMER
 from bthub.metrics.classification import classification_metrics
-from bthub.project import DEFAULTS, ORG, hub_id
+from bthub.project import DEFAULTS, ORG, SHIPPED_RUNS, hub_id
 from bthub.runs.folder import GRADCAM, METRICS, PREDICTIONS, TRAINING, WEIGHTS, RunFolder, write_json
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +35,19 @@ PAGES = sorted(path.stem for path in (DASHBOARD / "views").glob("*.py"))
 NEEDS_TORCH = {"where_it_looks", "localization"}
 
 Open = Callable[..., AppTest]
+
+
+@pytest.fixture(autouse=True)
+def default_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pages open with the default pair: here one that is measured like the rows beside it."""
+    monkeypatch.setitem(DEFAULTS, "detector", "resnet18-lgg")
+    monkeypatch.setitem(DEFAULTS, "localizer", "resunet18-lgg")
+
+
+@pytest.fixture(scope="session")
+def shipped_runs() -> tuple[Path, Path]:
+    """That pair."""
+    return SHIPPED_RUNS / "resnet18-lgg", SHIPPED_RUNS / "resunet18-lgg"
 
 
 @pytest.fixture(autouse=True)
@@ -146,12 +159,12 @@ def test_equal_values_keep_their_own_intervals(show: Open, shipped_runs: tuple[P
     app = show(runs=[shipped_runs[0], copy])
     shown = convert_arrow_bytes_to_pandas_df(app.dataframe[0].proto.arrow_data.styler.display_values)
     texts = dict(zip(table(app)["model"], shown["recall"], strict=True))
-    assert texts == {"lite0-mri": f"★ {before}", "copy": f"★ {recall['value']:.3f} (0.500–{recall['high']:.3f})"}
+    assert texts == {"resnet18-lgg": f"★ {before}", "copy": f"★ {recall['value']:.3f} (0.500–{recall['high']:.3f})"}
 
 
 def test_the_choice_is_in_the_address(show: Open, shipped_runs: tuple[Path, Path]):
-    app = show(models="lite0-mri", split="validation")
-    assert app.multiselect(key="models").value == ["lite0-mri"]
+    app = show(models="resnet18-lgg", split="validation")
+    assert app.multiselect(key="models").value == ["resnet18-lgg"]
     content = json.loads((shipped_runs[0] / METRICS).read_text())
     assert len(app.dataframe) == 1
     assert table(app)["roc_auc"][0] == content["patient/validation"]["metrics"]["roc_auc"]["value"]
@@ -180,7 +193,7 @@ def test_a_broken_run_is_named_and_the_others_still_show(show: Open, shipped_run
     assert "copy" in said and "isn't valid JSON" in said
     assert "partial has no model.safetensors" in said
     assert "has runs, but no nowhere" in said
-    assert list(table(app)["model"]) == ["lite0-mri"]
+    assert list(table(app)["model"]) == ["resnet18-lgg"]
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -214,7 +227,7 @@ def test_damaged_weights_are_named_and_the_others_still_look(show: Open, shipped
         (run / WEIGHTS).write_bytes((run / WEIGHTS).read_bytes()[:5000])
     app = show("where_it_looks", [*shipped_runs, *pair])
     assert [warning.value.split(":")[0] for warning in app.warning] == ["copy", "outlines"]
-    assert "Heat map of lite0-mri" in words(app) and "Outline drawn by resunet18-lgg" in words(app)
+    assert "Heat map of resnet18-lgg" in words(app) and "Outline drawn by resunet18-lgg" in words(app)
     assert "outlines" in show("localization", [pair[1]]).warning[0].value
 
 
@@ -224,7 +237,7 @@ def test_no_run_at_all(show: Open, tmp_path: Path):
 
 
 def test_two_runs_of_one_name(show: Open, shipped_runs, tmp_path: Path):
-    twin = tmp_path / "lite0-mri"
+    twin = tmp_path / "resnet18-lgg"
     shutil.copytree(shipped_runs[0], twin, ignore=shutil.ignore_patterns("checkpoint", "logs"))
     app = show(runs=[shipped_runs[0], twin])
     assert "rename one of the two folders" in app.warning[0].value
@@ -350,13 +363,13 @@ def test_leakage_gives_each_slice_run_a_line(show: Open, shipped_runs, tmp_path:
     [said] = [c.proto.alt for c in app.get("vega_lite_chart") if c.proto.alt.startswith("accuracy by protocol")]
     for name in ("h-lgg-slice", "i-lgg-slice"):
         assert all(said.count(f"{name}, resnet18, {protocol}: ") == 1 for protocol in ("patient", "slice"))
-    assert "Trained for a different length: i-lgg-slice and lite0-mri differ in epochs." in words(app)
+    assert "Trained for a different length: i-lgg-slice and resnet18-lgg differ in epochs." in words(app)
     training["config"]["learning_rate"] = 1.0
     write_json(second / TRAINING, training)
     app = show("leakage", [*shipped_runs, first, second])
     [said] = [c.proto.alt for c in app.get("vega_lite_chart") if c.proto.alt.startswith("accuracy by protocol")]
     assert "h-lgg-slice" in said and "i-lgg-slice" not in said
-    assert "isn't the protocol alone: i-lgg-slice and lite0-mri differ in epochs, learning_rate." in words(app)
+    assert "isn't the protocol alone: i-lgg-slice and resnet18-lgg differ in epochs, learning_rate." in words(app)
 
 
 def test_leakage_tells_copies_from_new_pictures(show: Open, shipped_runs, tmp_path: Path):
@@ -395,7 +408,7 @@ def test_papers_put_their_own_recipe_first(show: Open, shipped_runs, copy: Path)
     said = words(show("papers", [*shipped_runs, own]))
     budget = "first weights: random, 17 epochs, 160 pixels"
     assert f"resnet-resunet-detector, the paper's recipe, lgg split by patient; {budget}" in said
-    assert said.index("resnet-resunet-detector, the paper") < said.index("lite0-mri, this project")
+    assert said.index("resnet-resunet-detector, the paper") < said.index("resnet18-lgg, this project")
 
 
 def test_papers_take_all_folds_of_a_cross_validation_together(show: Open, shipped_runs, tmp_path: Path):
@@ -422,8 +435,8 @@ def test_papers_take_all_folds_of_a_cross_validation_together(show: Open, shippe
 def test_where_it_looks_compares_with_the_mask(show: Open):
     app = show("where_it_looks")
     row = table(app).iloc[0]
-    assert row["model"] == "lite0-mri" and 0 <= row["agreement"] <= 1 and 0 < row["chance"] < 0.2
-    assert "Heat map of lite0-mri" in words(app) and "Outline drawn by resunet18-lgg" in words(app)
+    assert row["model"] == "resnet18-lgg" and 0 <= row["agreement"] <= 1 and 0 < row["chance"] < 0.2
+    assert "Heat map of resnet18-lgg" in words(app) and "Outline drawn by resunet18-lgg" in words(app)
 
 
 def test_a_model_looks_at_one_slice_at_a_time(shipped_runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch):
@@ -547,12 +560,12 @@ def image_folder_run(source: Path, target: Path) -> Path:
 def test_at_first_the_default_pair_and_then_the_family_are_shown(show: Open, shipped_runs, tmp_path: Path):
     app = show(runs=many(shipped_runs, tmp_path))
     chosen = app.multiselect(key="models")
-    assert chosen.value == ["lite0-mri", "resunet18-lgg", "b-lgg", "f-lgg", "c-lgg", "g-lgg"]
+    assert chosen.value == ["resnet18-lgg", "resunet18-lgg", "b-lgg", "f-lgg", "c-lgg", "g-lgg"]
     assert chosen.options == [*chosen.value[:2], "b-lgg", "c-lgg", "d-lgg", "e-lgg", *chosen.value[3::2]] + [
         "a-lgg-scratch",
         "fastai-resnets-34",
     ]
-    assert list(table(app)["model"]) == ["lite0-mri", "b-lgg", "c-lgg"]
+    assert list(table(app)["model"]) == ["resnet18-lgg", "b-lgg", "c-lgg"]
     chosen.set_value(["e-lgg", "f-lgg"]).run()
     app.selectbox(key="split").set_value("validation").run()
     assert app.multiselect(key="models").value == ["e-lgg", "f-lgg"]
@@ -569,9 +582,9 @@ def test_at_first_the_default_pair_and_then_the_family_are_shown(show: Open, shi
 def test_models_that_the_card_names_come_before_others(show: Open, shipped_runs, tmp_path: Path, monkeypatch):
     import frame
 
-    monkeypatch.setattr(frame, "card_models", lambda: ["lite0-mri", "resunet18-lgg", "e-lgg"])
+    monkeypatch.setattr(frame, "card_models", lambda: ["resnet18-lgg", "resunet18-lgg", "e-lgg"])
     chosen = show(runs=many(shipped_runs, tmp_path)).multiselect(key="models")
-    assert chosen.value == ["lite0-mri", "resunet18-lgg", "e-lgg", "f-lgg", "b-lgg", "g-lgg"]
+    assert chosen.value == ["resnet18-lgg", "resunet18-lgg", "e-lgg", "f-lgg", "b-lgg", "g-lgg"]
 
 
 def test_a_choice_that_a_split_has_in_part_is_kept_in_part(show: Open, shipped_runs, tmp_path: Path):
@@ -592,7 +605,7 @@ def test_a_choice_that_a_split_has_in_part_is_kept_in_part(show: Open, shipped_r
 def test_image_folder_runs_and_slices_do_not_meet(show: Open, shipped_runs, tmp_path: Path, page: str, data: str):
     pictures = image_folder_run(shipped_runs[0], tmp_path / "a-4class")
     app = show(page, [pictures, *shipped_runs], data=data)
-    expected = ["a-4class"] if data == "brain_tumor_4class" else ["lite0-mri", "resunet18-lgg"]
+    expected = ["a-4class"] if data == "brain_tumor_4class" else ["resnet18-lgg", "resunet18-lgg"]
     assert app.multiselect(key="models").value == expected
     refused = data == "brain_tumor_4class" and page in ("threshold", "quiz")  # they say that no threshold decides
     assert len(app.warning) == refused
