@@ -13,10 +13,24 @@ from records import complete_run
 from bthub import project
 from bthub.errors import BthubError
 from bthub.evaluation.evaluate import evaluate
-from bthub.project import DATASET, TWO_STAGE
+from bthub.project import DATASET, DEFAULTS, TWO_STAGE
+from bthub.project import SHIPPED_RUNS as PAIR_OF
 from bthub.reports import model_card
 from bthub.reports import publish as module
 from bthub.runs.folder import CALIBRATION, CARD, CHECKPOINT, CONFIG, HISTORY, LOGS, METRICS, SPLIT, WEIGHTS, write_json
+
+
+@pytest.fixture(autouse=True)
+def default_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pair of LGG alone, whose names and files these tests know."""
+    monkeypatch.setitem(DEFAULTS, "detector", "resnet18-lgg")
+    monkeypatch.setitem(DEFAULTS, "localizer", "resunet18-lgg")
+
+
+@pytest.fixture(scope="session")
+def shipped_runs() -> tuple[Path, Path]:
+    """That pair."""
+    return PAIR_OF / "resnet18-lgg", PAIR_OF / "resunet18-lgg"
 
 
 @pytest.fixture(scope="module")
