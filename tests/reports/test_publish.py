@@ -100,6 +100,8 @@ def test_everything_once_and_then_nothing(server, runs, tiny_lgg):
 
 
 def test_the_folder_is_the_repo_and_nothing_else_goes(server, runs):
+    for name in ("resnet18-lgg", "resunet18-lgg"):
+        model_card.write(runs / name)  # which says whether the run is of the default pair
     publish(runs / "resnet18-lgg", runs / "resunet18-lgg")
     for name in ("resnet18-lgg", "resunet18-lgg"):
         files = server.files("model", f"bthub/{name}")
@@ -222,7 +224,7 @@ def test_a_fork_publishes_its_own(server, runs, tiny_lgg):
         files = server.files("space", f"school/{name}")
         assert files["bthub/ORG"] == b"school\n"
         readme = SpaceCard(files[CARD].decode())
-        assert set(readme.data.models) >= {"school/resnet18-lgg", "school/resunet18-lgg"}
+        assert set(readme.data.models) >= {"school/lite0-mri", "school/resunet18-lgg"}
         assert readme.data.datasets == [f"school/{DATASET}"]
         assert {"app.py", "serve.py"} & set(files) and "bthub/inference/pipeline.py" in files
         assert not any("__pycache__" in path for path in files)

@@ -105,7 +105,8 @@ def test_a_broken_connection_is_told_in_a_sentence(monkeypatch):
         raise ProxyError("407 Proxy Authentication Required")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", broken)
-    with pytest.raises(BthubError, match="couldn't be fetched from the Hub .ProxyError."):
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    with pytest.raises(BthubError, match="the proxy refuses .407 Proxy Authentication Required.: check http_proxy"):
         RunFolder.open("bthub/resnet18-lgg")
 
 
