@@ -341,6 +341,7 @@ class Slow:
         return make_pipeline()(file)
 
 
+@pytest.mark.slow  # minutes on a busy machine
 def test_fifty_at_once_are_served_and_their_uploads_outlive_the_wait(
     app: ModuleType, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
