@@ -97,9 +97,10 @@ EMPTY = """
 ABOUT = f"""
 <footer class="about">
   <section><h2>What it is</h2>
-  <p>Two neural networks, trained on slices of patients with lower-grade glioma (LGG MRI Segmentation). One
-  gives the probability of a tumor; where that reaches the threshold, the other outlines it. They know this one kind
-  of tumor and these scanners: other tumors, other scan types and other sources are beyond them.</p></section>
+  <p>Two neural networks. The first gives the probability of a tumor; it was trained on FLAIR, T1 with and without
+  contrast, and gliomas, meningiomas and pituitary tumors. Where the probability reaches the threshold, the second
+  outlines the tumor; it was trained on lower-grade gliomas in color only, so on gray pictures its outline is a rough
+  guess. Both are less reliable on other scanners and other tumors.</p></section>
   <section><h2>Your picture or scan</h2>
   <p>Names and other identifying tags in DICOM and NIfTI files are dropped at once.
   It is analyzed on the computer that serves this page, deleted within {(DELETE_EVERY + DELETE_AGE) // 60} minutes,
@@ -476,7 +477,7 @@ def result_html(
     elif not tumor:
         verdict = "No tumor found"
         remark = (
-            "This is not an all-clear: it is one slice, the models know one kind of tumor, and they miss some."
+            "This is not an all-clear: it is one slice, the models know a few kinds of tumor, and they miss some."
             " A tumor may be on another slice."
         )
     elif result.bbox is None:

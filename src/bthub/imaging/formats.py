@@ -14,15 +14,16 @@ from bthub.imaging.checks import several_frames
 
 FORMATS = "PNG, TIFF, JPEG, BMP, WebP or GIF"
 
+_SCAN = "read it as a scan, with bthub predict or bthub.analyze_study, or export the slice as PNG or TIFF"
 # Files that people take for pictures, or have instead of one: the sentence that says what it is, and the mend.
 _OTHERS = (
-    (re.compile(rb".{128}DICM", re.DOTALL), "a DICOM file", "export the slice as PNG or TIFF"),
+    (re.compile(rb".{128}DICM", re.DOTALL), "a DICOM file", _SCAN),
     (
         re.compile(rb"(?:\x5c\x01\0\0|\0\0\x01\x5c).{340}(?:n[i+]1\0)", re.DOTALL),
         "a NIfTI volume",
-        "export the slice as PNG or TIFF",
+        _SCAN,
     ),
-    (re.compile(rb"(?:\x1c\x02\0\0|\0\0\x02\x1c)n[i+]2\0"), "a NIfTI volume", "export the slice as PNG or TIFF"),
+    (re.compile(rb"(?:\x1c\x02\0\0|\0\0\x02\x1c)n[i+]2\0"), "a NIfTI volume", _SCAN),
     (re.compile(rb"NRRD000"), "an NRRD volume", "export the slice as PNG or TIFF"),
     (re.compile(rb"(?:ObjectType|NDims) *="), "a MetaImage header", "export the slice as PNG or TIFF"),
     (re.compile(rb"\x89HDF\r\n\x1a\n"), "an HDF5 file", "export the slice as PNG or TIFF"),

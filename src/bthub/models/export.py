@@ -263,9 +263,18 @@ def _write_single(network: _Network, file: Path) -> None:
     optimizer.fold_constants(program.model)
     optimizer.remove_unused_nodes(program.model)
     model = program.model_proto
+    _drop_traces(model)
     _keep_half(model)
     onnx.checker.check_model(model)
     onnx.save(model, file)
+
+
+def _drop_traces(model) -> None:
+    """Drop what the exporter notes of where each node came from: stack traces, with the paths of this machine."""
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
+        del part.metadata_props[:]
+        part.doc_string = ""
 
 
 def _keep_half(model) -> None:

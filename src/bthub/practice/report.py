@@ -349,7 +349,7 @@ def lines(content: dict[str, Any], language: str) -> dict[str, Any]:
                     **values,
                 )
             )
-            meaning.append(t("This is not an all-clear: the models know one kind of tumor, and they miss some."))
+            meaning.append(t("This is not an all-clear: the models know a few kinds of tumor, and they miss some."))
         if verdict["uncertain"] and verdict["review_band"]:
             low, high = (percent(end, language) for end in verdict["review_band"])
             meaning.append(

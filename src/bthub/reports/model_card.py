@@ -425,7 +425,9 @@ def _onnx(folder: RunFolder) -> dict | None:
         for backend, entries in folder.onnx_metrics.items()
         for key, entry in entries.items()
     ]
-    kept = {file: facts for file, facts in files.items() if file != ONNX_QUANTIZED or ships}
+    # A clone holds no network in single precision: `bthub export` writes it.
+    there = {file: facts for file, facts in files.items() if (folder.path / file).is_file()}
+    kept = {file: facts for file, facts in there.items() if file != ONNX_QUANTIZED or ships}
     return {"files": kept, "ships": ships, "measured": measured, "calibration": folder.onnx["calibration"]}
 
 

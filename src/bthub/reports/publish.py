@@ -270,8 +270,11 @@ def app_publication(app: str, org: str) -> Publication:
 
 def browser_ready() -> bool:
     """Whether the static Space can be put together: the default pair has ONNX files, and npm is there."""
-    pair = (SHIPPED_RUNS / name / ONNX_MODEL for name in DEFAULTS.values())
-    return all(file.is_file() for file in pair) and shutil.which("npm") is not None
+    runs = [SHIPPED_RUNS / name for name in DEFAULTS.values()]
+    if not all((run / ONNX_RECORD).is_file() for run in runs) or shutil.which("npm") is None:
+        return False
+    opened = [RunFolder.open(run, weights=False, onnx=True) for run in runs]
+    return all((run.path / (ONNX_QUANTIZED if run.quantized_ships() else ONNX_MODEL)).is_file() for run in opened)
 
 
 def browser_publication(org: str) -> Publication:
