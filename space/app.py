@@ -236,11 +236,11 @@ def build(pipe: Pipeline) -> gr.Blocks:
                 )
                 anyway = gr.Checkbox(
                     label=ANYWAY,
-                    info="Only the next picture; others are refused if they don't look like a slice of a brain MRI.",
+                    info="For the next picture only. Others are refused if they don't look like a slice of a brain MRI.",
                     visible=pipe.input_check is not None,
                     elem_id="anyway",
                 )
-                gr.HTML("<h2>Or an example</h2><p>Named by what experts outlined on it.</p>")
+                gr.HTML("<h2>Or an example</h2><p>The names come from outlines that experts drew.</p>")
                 with gr.Row(elem_id="examples"):
                     buttons = [
                         gr.Button(name, icon=HERE / "examples" / file, size="sm", min_width=90)
