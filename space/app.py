@@ -236,7 +236,8 @@ def build(pipe: Pipeline) -> gr.Blocks:
                 )
                 anyway = gr.Checkbox(
                     label=ANYWAY,
-                    info="For the next picture only. Others are refused if they don't look like a slice of a brain MRI.",
+                    info="For the next picture only. Others are refused if they don't look like a slice of a brain"
+                    " MRI.",
                     visible=pipe.input_check is not None,
                     elem_id="anyway",
                 )
