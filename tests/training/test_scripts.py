@@ -183,7 +183,7 @@ def test_an_unknown_key_is_named():
         ("learning_rate=1", "learning_rate", 1),
         ("mixed_precision=no", "mixed_precision", "no"),
         ("flag=true", "flag", True),
-        ("mixed_precision=falsely", "mixed_precision", "falsely"),
+        ("encoder_from=falsely", "encoder_from", "falsely"),
         ("clip=null", "clip", None),
         ("sizes={0: 64, 3: 128}", "sizes", {0: 64, 3: 128}),
     ],
@@ -375,9 +375,9 @@ def test_one_sequence_alone_is_gray(tiny_lgg):
     alone = TrainingImages(rows, Augmentation(**fixed, single_sequence=[0.25, 0.25, 0.25]), show_progress=False)
     shown = [alone[Draw(0, seed, 256)]["pixel_values"] for seed in range(60)]
     sequences = torch.from_numpy(alone.images[0] / np.float32(255))
-    counts = [sum(torch.allclose(one, sequence.expand(3, -1, -1)) for one in shown) for sequence in sequences]
+    counts = [sum(torch.allclose(one, sequence.expand(3, -1, -1), atol=1e-3) for one in shown) for sequence in sequences]
     assert all(5 <= count <= 27 for count in counts)
-    assert sum(torch.allclose(one, sequences) for one in shown) == 60 - sum(counts)
+    assert sum(torch.allclose(one, sequences, atol=1e-3) for one in shown) == 60 - sum(counts)
 
 
 def test_passing_a_picture_on_worsens_it_a_little(tiny_lgg):

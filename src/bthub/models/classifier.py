@@ -22,6 +22,7 @@ from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from bthub.errors import BthubError
+from bthub.imaging.labels import tumor_index
 from bthub.models.mlp_head import BACKBONES, MlpHead, modeling_mlp_head
 from bthub.models.simple_cnn import modeling_simple_cnn
 from bthub.runs.folder import CLASSIFICATION, CONFIG, WEIGHTS, RunFolder, write_json, written_whole
@@ -206,12 +207,7 @@ class Classifier:
     @property
     def tumor_index(self) -> int:
         """The output that means tumor, for a model that tells tumor from no tumor."""
-        try:
-            return self.labels.index("tumor")
-        except ValueError:
-            raise BthubError(
-                f'this classifier knows {", ".join(self.labels)}; a detector needs the label "tumor"'
-            ) from None
+        return tumor_index(self.labels)
 
     @torch.inference_mode()
     def predict(self, images: Sequence[Image.Image]) -> np.ndarray:

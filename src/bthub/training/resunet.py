@@ -28,7 +28,14 @@ from bthub.training.initialization import load_encoder, load_imagenet, load_weig
 from bthub.training.loop import Run, Task, steps_of
 from bthub.training.losses import LOSSES, known_loss
 from bthub.training.optimization import create_optimizer, create_schedule
-from bthub.training.samples import Augmentation, EvaluationImages, TrainingImages, sampler_of
+from bthub.training.samples import (
+    UNKNOWN,
+    Augmentation,
+    EvaluationImages,
+    TrainingImages,
+    sampler_of,
+    training_mask,
+)
 
 MEASURED = (THREE_SEQUENCES, FLAIR_ALONE)
 """Views of LGG that a localizer of a mixture is measured on: the outlines are those of FLAIR."""
@@ -223,11 +230,7 @@ def pixel_values(processor: ResUNetImageProcessor, image: Image.Image) -> torch.
 
 def letterbox_mask(mask: Image.Image, size: int) -> torch.Tensor:
     """A mask on the model's grid, (1, size, size), 0 or 1."""
-    top, left, height, width = letterbox_box(mask.height, mask.width, size)
-    grid = torch.zeros(1, size, size)
-    inner = np.asarray(mask.resize((width, height), Image.Resampling.NEAREST)) > 127
-    grid[0, top : top + height, left : left + width] = torch.from_numpy(inner)
-    return grid
+    return torch.from_numpy(training_mask(mask.size, mask, None, size) > UNKNOWN).float()[None]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from bthub.errors import BthubError
+from bthub.imaging.labels import tumor_index
 
 Network = Callable[[np.ndarray], np.ndarray]
 """Pixels, float32 (N, 3, S, S), to what the network makes of them."""
@@ -36,12 +36,7 @@ class LightDetector:
     @property
     def tumor_index(self) -> int:
         """The output that means tumor, for a model that tells tumor from no tumor."""
-        try:
-            return self.labels.index("tumor")
-        except ValueError:
-            raise BthubError(
-                f'this classifier knows {", ".join(self.labels)}; a detector needs the label "tumor"'
-            ) from None
+        return tumor_index(self.labels)
 
     def predict(self, images: Sequence[Image.Image]) -> np.ndarray:
         """Calibrated probabilities (N, classes) of N RGB images, in one batch."""
