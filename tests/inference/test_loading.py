@@ -112,7 +112,7 @@ def test_classifier_with_transformers(load, expected):
         f"""
         {WITHOUT_BTHUB}
         from transformers import pipeline
-        answer = pipeline("image-classification", model="bthub/resnet18-lgg")({TUMOR!r})
+        answer = pipeline("image-classification", model="bthub/lite0-mri")({TUMOR!r})
         """
     )
     assert {entry["label"] for entry in scores} == {"tumor", "no_tumor"}
@@ -127,7 +127,7 @@ def test_classifier_with_timm(load, expected):
         import timm, torch
         from PIL import Image
         from timm.data import create_transform, resolve_data_config
-        model = timm.create_model("hf-hub:bthub/resnet18-lgg", pretrained=True).eval()
+        model = timm.create_model("hf-hub:bthub/lite0-mri", pretrained=True).eval()
         transform = create_transform(**resolve_data_config(model.pretrained_cfg))
         with torch.inference_mode():
             pixels = [transform(Image.open(path).convert("RGB")) for path in {[TUMOR, HEALTHY]!r}]
@@ -208,7 +208,7 @@ def test_two_stages_in_one_line(load, expected, published):
     assert task == "detect-and-localize" and forced and size == [256, 256]
     assert single[0]["models"] == {
         stage: {"id": f"bthub/{name}", "revision": published.commits("model", f"bthub/{name}")[0].oid}
-        for stage, name in (("detector", "resnet18-lgg"), ("localizer", "resunet18-lgg"))
+        for stage, name in (("detector", "lite0-mri"), ("localizer", "resunet18-lgg"))
     }
 
 
@@ -232,10 +232,10 @@ def test_two_stages_refuse_what_is_no_slice(load, shipped_runs):
 
 
 def test_bthub_from_the_hub_and_offline_from_the_cache(load, expected, tmp_path, published):
-    commits = [published.commits("model", f"bthub/{name}")[0].oid for name in ("resnet18-lgg", "resunet18-lgg")]
+    commits = [published.commits("model", f"bthub/{name}")[0].oid for name in ("lite0-mri", "resunet18-lgg")]
     code = f"""
         import bthub
-        pipe = bthub.load_pipeline("bthub/resnet18-lgg", "bthub/resunet18-lgg")
+        pipe = bthub.load_pipeline("bthub/lite0-mri", "bthub/resunet18-lgg")
         result = pipe({TUMOR!r}).to_dict()
         answer = result
         """
@@ -285,11 +285,11 @@ def test_dataset_pixels_are_stored_once(published):
 
 def test_revisions(load, published, shipped_runs):
     """An older commit loads by its id, and a tag by its name, for each client."""
-    old = published.commits("model", "bthub/resnet18-lgg")[0].oid
+    old = published.commits("model", "bthub/lite0-mri")[0].oid
     config = json.loads((shipped_runs[0] / "config.json").read_text())
     renamed = json.dumps({**config, "label_names": ["clear", "tumor"]}).encode()
-    published.add("model", "bthub/resnet18-lgg", {"config.json": renamed})
-    repo = published.repos["model", "bthub/resnet18-lgg"]
+    published.add("model", "bthub/lite0-mri", {"config.json": renamed})
+    repo = published.repos["model", "bthub/lite0-mri"]
     repo.tags["v1"] = old
     try:
         found = load(
@@ -299,10 +299,10 @@ def test_revisions(load, published, shipped_runs):
             from transformers import pipeline
             answer = []
             for revision in (None, {old!r}, "v1"):
-                classify = pipeline("image-classification", model="bthub/resnet18-lgg", revision=revision)
+                classify = pipeline("image-classification", model="bthub/lite0-mri", revision=revision)
                 answer.append(sorted(entry["label"] for entry in classify({TUMOR!r})))
-                answer.append(sorted(RunFolder.open("bthub/resnet18-lgg", revision).config["label_names"]))
-            model = timm.create_model("hf-hub:bthub/resnet18-lgg@v1", pretrained=True)
+                answer.append(sorted(RunFolder.open("bthub/lite0-mri", revision).config["label_names"]))
+            model = timm.create_model("hf-hub:bthub/lite0-mri@v1", pretrained=True)
             answer.append(sorted(model.pretrained_cfg["label_names"]))
             """
         )
@@ -314,7 +314,7 @@ def test_revisions(load, published, shipped_runs):
 def test_what_is_missing_is_told_in_a_sentence(load):
     cases = {
         'bthub.load_pipeline("bthub/nothing")': "neither a folder here nor a repo on the Hub",
-        'bthub.load_pipeline("bthub/resnet18-lgg", revision="nothing")': "no revision 'nothing'",
+        'bthub.load_pipeline("bthub/lite0-mri", revision="nothing")': "no revision 'nothing'",
         'bthub.load_pipeline("bthub/detect-and-localize-lgg")': "has no model.safetensors",
         'bthub.load_pipeline("no such thing")': "neither a folder here nor a Hub id",
         'load_split("bthub/nothing", "test")': "cannot be read as a data set",
@@ -364,7 +364,7 @@ def test_the_space_runs_from_its_published_files(published, expected, tmp_path):
         process.wait(timeout=30)
     assert result["disclaimer"].startswith("From the Space")
     assert comparable(result) == comparable(expected[TUMOR]) | {"disclaimer": result["disclaimer"]}
-    assert result["models"]["detector"]["id"] == "bthub/resnet18-lgg"
+    assert result["models"]["detector"]["id"] == "bthub/lite0-mri"
 
 
 def test_the_dashboard_runs_from_its_published_files(published, load, tmp_path):
@@ -397,7 +397,7 @@ def test_the_dashboard_runs_from_its_published_files(published, load, tmp_path):
     assert set(first) == {name.rpartition("/")[2] for name in named} == published_runs()
     measured = {path.name for path in project.shipped_runs() if is_tracked(path / "metrics.json")}
     assert set(shown["models"]) == {run for run in measured if "patient/test" in metrics_of(run)} > set(first)
-    assert any("resnet18-lgg" in table for table in shown["tables"])
+    assert any("lite0-mri" in table for table in shown["tables"])
 
 
 def published_runs() -> set[str]:
@@ -430,7 +430,7 @@ def _wait_for(words: str, log: Path, process: subprocess.Popen) -> None:
 
 def test_card_snippets_run(load, published):
     """The Python of each model card, as it stands on the Hub, on a real slice."""
-    for name in ("resnet18-lgg", "resunet18-lgg", "detect-and-localize-lgg"):
+    for name in ("lite0-mri", "resunet18-lgg", "detect-and-localize-lgg"):
         card = published.files("model", f"bthub/{name}")["README.md"].decode()
         blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
         assert blocks

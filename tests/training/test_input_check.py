@@ -19,7 +19,9 @@ from safetensors.torch import save_file
 import bthub
 from bthub import BthubError, NotASliceError, cli, load_pipeline
 from bthub.data.fingerprint import describe_rows
+from bthub.data.views import FLAIR_ALONE, LGG_VIEWS, SEQUENCES, show
 from bthub.imaging.image_io import read_image
+from bthub.imaging.kinds import FLAIR_LIKE, OTHER_MRI
 from bthub.models.input_check import InputCheck, describe, letterbox, load_input_check, save_input_check
 from bthub.runs.folder import INPUT_CHECK, INPUT_CHECK_WEIGHTS, write_json
 from bthub.training import ood_check, ood_images
@@ -257,16 +259,22 @@ def test_fitting_leaves_a_check_and_what_was_measured(script, tiny_runs, tiny_lg
     assert record["data"] == [{"dataset": "lgg", "split": s, **describe_rows(rows[s])} for s in rows]
     assert record["references"] == 8 < 2 * len(rows["train"])
     counts = {(e["split"], e["colors"]): e["samples"] for e in record["slices"]}
-    assert counts == {(s, c): len(rows[s]) for s in ("validation", "test") for c in (script.AS_IS, script.GRAY)}
+    assert counts == {(s, c): len(rows[s]) for s in ("validation", "test") for c in LGG_VIEWS}
     said = capsys.readouterr().out
     assert f"threshold {record['threshold']:.4f}" in said and str(tmp_path) not in (run / INPUT_CHECK).read_text()
 
     # The threshold is where all but a share of each validation split passes; what was counted is what the check does.
     check = load_input_check(run / INPUT_CHECK, run / INPUT_CHECK_WEIGHTS)
-    for colors in (script.AS_IS, script.GRAY):
-        images = [script.picture(row["image"], colors) for row in rows["validation"]]
+    for colors in LGG_VIEWS:
+        images = [show(row["image"].convert("RGB"), colors) for row in rows["validation"]]
         distances = check.distances(describe(check.network, images, check.size))
         assert np.quantile(distances, script.PASSED) <= check.threshold + 2e-3
+    # FLAIR in gray is told from the other sequences by a linear layer, which is right on what it was fitted on.
+    assert check.kinds == (FLAIR_LIKE, OTHER_MRI)
+    for name in SEQUENCES:
+        images = [show(row["image"].convert("RGB"), name) for row in rows["train"]]
+        found = [kind for _, kind in check.inspect(images)]
+        assert np.mean([kind == (FLAIR_LIKE if name == FLAIR_ALONE else OTHER_MRI) for kind in found]) > 0.6, name
     for half in (ood_images.CHOOSE, ood_images.REPORT):
         assert record["outside"][half][ood_images.PHOTOGRAPH]["samples"] > 10
 

@@ -65,6 +65,7 @@ class Tiny:
 
     learning_rate: float = 0.1
     mixed_precision: str = "no"
+    encoder: str = "any"
     epochs: int = 1
     flag: bool = False
     clip: float | None = 1.0
@@ -183,7 +184,7 @@ def test_an_unknown_key_is_named():
         ("learning_rate=1", "learning_rate", 1),
         ("mixed_precision=no", "mixed_precision", "no"),
         ("flag=true", "flag", True),
-        ("encoder_from=falsely", "encoder_from", "falsely"),
+        ("encoder=falsely", "encoder", "falsely"),
         ("clip=null", "clip", None),
         ("sizes={0: 64, 3: 128}", "sizes", {0: 64, 3: 128}),
     ],
@@ -375,7 +376,8 @@ def test_one_sequence_alone_is_gray(tiny_lgg):
     alone = TrainingImages(rows, Augmentation(**fixed, single_sequence=[0.25, 0.25, 0.25]), show_progress=False)
     shown = [alone[Draw(0, seed, 256)]["pixel_values"] for seed in range(60)]
     sequences = torch.from_numpy(alone.images[0] / np.float32(255))
-    counts = [sum(torch.allclose(one, sequence.expand(3, -1, -1), atol=1e-3) for one in shown) for sequence in sequences]
+    gray = [sequence.expand(3, -1, -1) for sequence in sequences]
+    counts = [sum(torch.allclose(one, each, atol=1e-3) for one in shown) for each in gray]
     assert all(5 <= count <= 27 for count in counts)
     assert sum(torch.allclose(one, sequences, atol=1e-3) for one in shown) == 60 - sum(counts)
 

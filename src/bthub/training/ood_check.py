@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from bthub.data.dataset import BuiltDataset, load_split
 from bthub.data.fingerprint import describe_rows
-from bthub.data.views import FLAIR_ALONE, LGG, THREE_SEQUENCES, View, show, views
+from bthub.data.views import FLAIR_ALONE, THREE_SEQUENCES, View, show, views
 from bthub.errors import BthubError, report_errors
 from bthub.imaging.image_io import upright_rgb
 from bthub.imaging.kinds import FLAIR_LIKE, OTHER_MRI
@@ -42,7 +42,7 @@ from bthub.training.ood_images import Outside, outside_pictures
 ARCHITECTURE = "tf_efficientnet_lite0"
 SIZE = 128
 BATCH = 32
-REFERENCES = 1000
+REFERENCES = 800
 """At most so many of the slices to train on, spread as widely as they are."""
 NEIGHBORS = 3
 KIND_C = 100.0
@@ -66,17 +66,16 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
 
     sources, slices = [], {}
     for data in args.data:
-        for split, rows in splits(data):
-            name = Path(data).name
-            sources.append({"dataset": name, "split": split, **describe_rows(rows)})
-            by_key: dict[Slices, list[View]] = {}
-            for view in views(rows):
-                by_key.setdefault((view.source if view.source not in ("", LGG) else name, split, view.name), []).append(
-                    view
-                )
-            for key, shown in by_key.items():
-                images = (show(upright_rgb(rows[view.row]["image"]), view.name) for view in shown)
-                slices[key] = features(network, images, " ".join(key), len(shown))
+        for split, all_rows in splits(data):
+            for name, rows in by_source(Path(data).name, all_rows):
+                sources.append({"dataset": name, "split": split, **describe_rows(rows)})
+                by_view: dict[str, list[View]] = {}
+                for view in views(rows):
+                    by_view.setdefault(view.name, []).append(view)
+                for shown_as, shown in by_view.items():
+                    images = (show(upright_rgb(rows[view.row]["image"]), shown_as) for view in shown)
+                    key = (name, split, shown_as)
+                    slices[key] = features(network, images, " ".join(key), len(shown))
     check = fit(network, slices)
     save_input_check(check, run.path / INPUT_CHECK_WEIGHTS)
     record = {
@@ -136,6 +135,16 @@ def splits(data: str) -> Iterator[tuple[str, Rows]]:
     for split in ("train", "validation", "test"):
         if split in there:
             yield split, load_split(data, split)
+
+
+def by_source(name: str, rows: Rows) -> Iterator[tuple[str, Rows]]:
+    """The sources of a mixture, each by itself; any other set whole, under its own name."""
+    if "source" not in rows.column_names:
+        yield name, rows
+        return
+    source = rows["source"][:]
+    for one in dict.fromkeys(source):
+        yield one, rows.select([i for i, each in enumerate(source) if each == one])
 
 
 def features(network: nn.Module, images: Iterable[Image.Image], name: str, count: int) -> Tensor:
