@@ -16,7 +16,7 @@ from bthub.data.fingerprint import describe_rows
 from bthub.data.views import AS_IT_IS, View, view_batches, views
 from bthub.errors import BthubError
 from bthub.imaging.kinds import KINDS, kind_of
-from bthub.metrics.bootstrap import percentile_interval, ratio, resample_groups
+from bthub.metrics.bootstrap import RESAMPLES, percentile_interval, ratio, resample_groups
 from bthub.metrics.classification import classification_metrics
 from bthub.metrics.info import CENTER_IN_BOX
 from bthub.metrics.interval import Interval
@@ -169,7 +169,7 @@ def measure_localizer(predictions: Sequence[dict[str, str]]) -> dict[str, Any]:
         boxed = [line for line in lines if line["in_box"]]
         if boxed:
             hits = np.array([float(line["in_box"]) for line in boxed])
-            drawn, member = resample_groups([line["group"] for line in boxed], len(boxed), 1000, 0)
+            drawn, member = resample_groups([line["group"] for line in boxed], len(boxed), RESAMPLES, 0)
             weights = drawn[:, member]
             samples = ratio(weights @ hits, weights.sum(axis=1))
             metrics[CENTER_IN_BOX] = percentile_interval(float(hits.mean()), samples)

@@ -1,10 +1,14 @@
 """Metrics of detect-then-localize, from the predictions of two runs: no model is loaded, nothing is fitted."""
 
+from typing import Any
+
 from bthub.errors import BthubError
+from bthub.evaluation.by_source import MIX, measure_localizer
 from bthub.evaluation.scoring import HD95, PROBABILITY, TUMOR, measure, rounded
 from bthub.project import as_named
 from bthub.runs import records
-from bthub.runs.folder import CALIBRATION, CLASSIFICATION, METRICS, SEGMENTATION, RunFolder
+from bthub.runs.folder import CALIBRATION, CLASSIFICATION, METRICS, SEGMENTATION, SOURCES, RunFolder
+from bthub.runs.operating_point import operating_points
 from bthub.runs.records import image_key
 
 _NO_MASK = {"predicted_px": "0", "intersection_px": "0", HD95: ""}
@@ -23,11 +27,7 @@ def two_stage(detector: RunFolder, localizer: RunFolder, split: str = "test") ->
     Raises:
         BthubError: a run is of the other kind, wasn't evaluated there, or they were measured on different images.
     """
-    if (detector.task, localizer.task) != (CLASSIFICATION, SEGMENTATION):
-        raise BthubError(
-            f"expected a detector and a localizer, received {detector.id} ({detector.task}) and {localizer.id} "
-            f"({localizer.task}): give the detector first"
-        )
+    _check_tasks(detector, localizer)
     protocol = detector.training["protocol"]
     key = f"{protocol}/{split}"
     stages = {"detector": detector, "localizer": localizer}
@@ -51,6 +51,61 @@ def two_stage(detector: RunFolder, localizer: RunFolder, split: str = "test") ->
         "command": f"bthub two-stage {as_named(detector.path)} {as_named(localizer.path)} --split {split}",
         **rounded(measure(kept, {})),
     }
+
+
+def two_stage_by_source(detector: RunFolder, localizer: RunFolder, split: str = "test") -> dict[str, Any]:
+    """The same on a mixture: what is left of the localizer's masks for each source and way to show a slice.
+
+    The detector's threshold is that of the kind of input that its picture was taken for.
+
+    Args:
+        detector, localizer: runs that were evaluated on `split` of one mixture.
+
+    Returns:
+        `detector`, `localizer` (name, weights), `split`, `dataset`, and `by_source` as `measure_localizer` gives it.
+
+    Raises:
+        BthubError: a run is of the other kind, wasn't evaluated there, or has other weights now, or they were measured
+            on different images.
+    """
+    _check_tasks(detector, localizer)
+    stages = {"detector": detector, "localizer": localizer}
+    for run in stages.values():
+        if run.sources.get(split, {}).get("weights") != run.revision:
+            raise BthubError(
+                f"{run.id}: {SOURCES} has no figures of split {split} and these weights: "
+                f"run bthub evaluate {as_named(run.path)} --data data/mix --split {split}"
+            )
+    points = operating_points(detector.calibration)
+
+    def key(row: dict[str, str]) -> tuple[str, str, str]:
+        return row["source"], row["view"], row["file"]
+
+    def called(row: dict[str, str]) -> bool:
+        point = points.get(row["kind"], points[None])
+        return point.calibrate(float(row["p_tumor"])) >= point.threshold
+
+    gate = {key(row): called(row) for row in detector.predictions(f"{MIX}/{split}")}
+    rows = localizer.predictions(f"{MIX}/{split}")
+    if not gate.keys() >= {key(row) for row in rows}:
+        raise BthubError(
+            f"{detector.id} and {localizer.id} were evaluated on different images: evaluate both on one mixture"
+        )
+    kept = [row if gate[key(row)] else {**row, **_NO_MASK, "in_box": row["in_box"] and "0"} for row in rows]
+    return {
+        **{stage: {"name": run.id, "weights": run.revision} for stage, run in stages.items()},
+        "split": split,
+        "dataset": localizer.sources[split]["dataset"],
+        "by_source": measure_localizer(kept),
+    }
+
+
+def _check_tasks(detector: RunFolder, localizer: RunFolder) -> None:
+    if (detector.task, localizer.task) != (CLASSIFICATION, SEGMENTATION):
+        raise BthubError(
+            f"expected a detector and a localizer, received {detector.id} ({detector.task}) and {localizer.id} "
+            f"({localizer.task}): give the detector first"
+        )
 
 
 def measured_entry(run: RunFolder, key: str) -> dict:

@@ -1,11 +1,13 @@
 """What a run was given, and how good it is at that: tables of figures by source and way to show a slice."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
+from bthub.evaluation.two_stage import two_stage_by_source
 from bthub.metrics.info import CENTER_IN_BOX, readable
 from bthub.metrics.interval import Interval
-from bthub.runs.folder import CLASSIFICATION, RunFolder
+from bthub.runs.folder import CLASSIFICATION, SEGMENTATION, RunFolder
 
 DETECTOR = ("roc_auc", "balanced_accuracy", "recall", "specificity", "ece")
 LOCALIZER = ("dice_volume_mean", "dice_volume_median", "dice_tumor_slices", "healthy_slices_with_mask", CENTER_IN_BOX)
@@ -20,6 +22,8 @@ on. Intervals cover 95 % and resample patients, or pictures with their copies. A
 probability lies in the review band; for the other figures it counts as what its side of the threshold says. Research
 software, not a medical device.
 """
+
+BOTH_STAGES = "Masks count only where the detector calls the picture tumor. A tumor that it misses counts as Dice 0."
 
 
 def page(runs: Sequence[RunFolder], split: str) -> str | None:
@@ -36,6 +40,10 @@ def page(runs: Sequence[RunFolder], split: str) -> str | None:
     for run in sorted(measured, key=lambda run: (run.task != CLASSIFICATION, run.id)):
         entry = run.sources[split]
         sections.append(f"## {run.id} ({entry['dataset']['name']})\n\n{table(entry)}\n\n`{entry['command']}`\n")
+    detectors = [run for run in measured if run.task == CLASSIFICATION]
+    for detector, localizer in product(detectors, [run for run in measured if run not in detectors]):
+        joined = {"task": SEGMENTATION, **two_stage_by_source(detector, localizer, split)}
+        sections.append(f"## {detector.id}, then {localizer.id}\n\n{BOTH_STAGES}\n\n{table(joined)}\n")
     return "\n".join(sections)
 
 

@@ -1,0 +1,169 @@
+"""Figures of a mixture's sources, against counts that can be checked by hand."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from bthub.errors import BthubError
+from bthub.evaluation.by_source import measure_detector, measure_kinds, measure_localizer
+from bthub.evaluation.two_stage import two_stage_by_source
+from bthub.imaging.kinds import FLAIR_LIKE, OTHER_MRI, THREE_SEQUENCES
+from bthub.reports import inputs
+from bthub.runs.folder import CALIBRATION, CONFIG, PREDICTIONS, SOURCES, RunFolder, write_json
+from bthub.runs.operating_point import OperatingPoint
+
+POINTS = {
+    None: OperatingPoint(0.5),
+    THREE_SEQUENCES: OperatingPoint(0.5, review_band=(0.4, 0.6)),
+    FLAIR_LIKE: OperatingPoint(0.25),
+    # The logit is halved: 0.9 becomes 0.75, and 0.1 becomes 0.25.
+    OTHER_MRI: OperatingPoint(0.8, temperature=2.0),
+}
+
+
+def detected(source: str, view: str, file: str, label: str, p: float, kind: str, refused: int = 0) -> dict[str, str]:
+    shown = {"source": source, "view": view, "file": file, "group": file, "label": label}
+    return shown | {"p_tumor": repr(p), "kind": kind, "refused": str(refused)}
+
+
+DETECTED = [
+    detected("lgg", "three sequences", "a", "tumor", 0.9, THREE_SEQUENCES),
+    detected("lgg", "three sequences", "b", "no_tumor", 0.45, THREE_SEQUENCES),
+    detected("lgg", "FLAIR", "a", "tumor", 0.3, FLAIR_LIKE),
+    detected("lgg", "FLAIR", "b", "no_tumor", 0.2, FLAIR_LIKE, refused=1),
+    detected("t1", "as it is", "c", "tumor", 0.9, OTHER_MRI),
+    detected("t1", "as it is", "d", "no_tumor", 0.1, OTHER_MRI),
+    detected("t1", "as it is", "e", "tumor", 0.97, OTHER_MRI),
+    detected("t1", "as it is", "f", "tumor", 0.7, ""),
+]
+
+
+def masked(
+    source: str, view: str, file: str, label: str, pixels: tuple[int, int, int], in_box: str = "", outlined: int = 1
+) -> dict[str, str]:
+    shown = {"source": source, "view": view, "file": file, "group": file, "label": label}
+    counts = dict(zip(("tumor_px", "predicted_px", "intersection_px"), map(str, pixels), strict=True))
+    return shown | counts | {"pixels": "1000", "in_box": in_box, "outlined": str(outlined)}
+
+
+MASKED = [
+    masked("lgg", "three sequences", "a", "tumor", (100, 100, 80)),
+    masked("lgg", "three sequences", "b", "no_tumor", (0, 10, 0)),
+    masked("lgg", "FLAIR", "a", "tumor", (100, 50, 50)),
+    masked("lgg", "FLAIR", "b", "no_tumor", (0, 0, 0)),
+    masked("t1", "as it is", "c", "tumor", (0, 40, 0), "1", outlined=0),
+    masked("t1", "as it is", "d", "no_tumor", (0, 40, 0)),
+    masked("t1", "as it is", "e", "tumor", (0, 40, 0), "0", outlined=0),
+    masked("t1", "as it is", "f", "tumor", (0, 40, 0), "1", outlined=0),
+]
+
+
+def test_each_picture_is_judged_at_the_threshold_of_its_kind():
+    found = measure_detector(DETECTED, POINTS)
+    assert list(found) == ["lgg, three sequences", "lgg, FLAIR", "t1"]
+    # 0.3 passes FLAIR's threshold of 0.25; of t1, 0.9 calibrated is 0.75 and misses 0.8, 0.7 of no kind passes 0.5.
+    assert found["lgg, FLAIR"]["metrics"]["recall"]["value"] == 1
+    assert found["t1"]["metrics"]["recall"]["value"] == pytest.approx(2 / 3)
+    assert found["t1"]["metrics"]["specificity"]["value"] == 1
+    assert found["lgg, three sequences"]["uncertain"] == 0.5 and found["t1"]["uncertain"] == 0
+    assert found["lgg, FLAIR"]["refused"] == 1 and found["t1"]["kinds"][OTHER_MRI] == 3
+
+
+def test_auc_is_of_one_source_and_the_calibrated_probability():
+    found = measure_detector(DETECTED, POINTS)
+    assert {key: one["metrics"]["roc_auc"]["value"] for key, one in found.items()} == {
+        "lgg, three sequences": 1.0,
+        "lgg, FLAIR": 1.0,
+        "t1": 1.0,
+    }
+    # Of four pictures: 0.75, 0.25, sqrt(0.97/0.03)/(1 + ...) and 0.7, each in a bin of its own.
+    odds = (0.97 / 0.03) ** 0.5
+    ece = ((1 - 0.75) + 0.25 + (1 - odds / (1 + odds)) + (1 - 0.7)) / 4
+    assert found["t1"]["metrics"]["ece"]["value"] == pytest.approx(ece, abs=1e-6)
+
+
+def test_kinds_have_no_figure_across_sources():
+    found = measure_kinds(DETECTED, POINTS)
+    assert set(found) == {THREE_SEQUENCES, FLAIR_LIKE, OTHER_MRI}
+    assert all(set(one["metrics"]) == {"recall", "specificity"} for one in found.values())
+    assert found[OTHER_MRI]["samples"] == 3 and found[OTHER_MRI]["metrics"]["recall"]["value"] == 0.5
+
+
+def test_masks_are_measured_by_outline_or_by_box():
+    found = measure_localizer(MASKED)
+    three, flair, boxes = (found[key]["metrics"] for key in ("lgg, three sequences", "lgg, FLAIR", "t1"))
+    assert three["dice_tumor_slices"]["value"] == pytest.approx(0.8)
+    assert three["healthy_slices_with_mask"]["value"] == 1
+    assert flair["dice_tumor_slices"]["value"] == pytest.approx(100 / 150)
+    assert boxes["center_in_box"]["value"] == pytest.approx(2 / 3)
+    # Nobody outlined these tumors, so there is no Dice; the healthy picture still counts.
+    assert boxes["healthy_slices_with_mask"]["value"] == 1 and "dice_tumor_slices" not in boxes
+
+
+def mixture_run(path: Path, config: dict, calibration: dict, rows: list[dict[str, str]]) -> RunFolder:
+    (path / PREDICTIONS).mkdir(parents=True)
+    write_json(path / CONFIG, config)
+    write_json(path / CALIBRATION, calibration)
+    with (path / PREDICTIONS / "mix-test.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    entry = {
+        "task": "image-classification" if "architecture" in config else "image-segmentation",
+        "by_source": measure_localizer(rows) if "in_box" in rows[0] else measure_detector(rows, POINTS),
+        "dataset": {"name": "mix"},
+        "weights": path.name,
+        "command": "bthub evaluate",
+    }
+    write_json(path / SOURCES, {"test": entry})
+    return RunFolder(path, path.name, path.name)
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[RunFolder, RunFolder]:
+    kinds = {
+        FLAIR_LIKE: {"temperature": 1.0, "threshold": 0.5, "review_band": None},
+        OTHER_MRI: {"temperature": 2.0, "threshold": 0.8, "review_band": None},
+    }
+    detector = {"threshold": 0.5, "temperature": 1.0, "review_band": None, "kinds": kinds}
+    resunet = {"model_type": "resunet", "backbone": "resnet18"}
+    return (
+        mixture_run(tmp_path / "gate", {"architecture": "resnet18"}, detector, DETECTED),
+        mixture_run(tmp_path / "masks", resunet, {"mask_threshold": 0.5}, MASKED),
+    )
+
+
+def test_both_stages_draw_only_where_the_detector_calls_tumor(pair):
+    found = two_stage_by_source(*pair)["by_source"]
+    three, flair, boxes = (found[key]["metrics"] for key in ("lgg, three sequences", "lgg, FLAIR", "t1"))
+    assert three["dice_tumor_slices"]["value"] == pytest.approx(0.8)
+    assert three["healthy_slices_with_mask"]["value"] == 0  # 0.45 stays below the threshold
+    assert flair["dice_tumor_slices"]["value"] == 0  # 0.3 is missed, and a miss counts 0
+    # c is missed at its kind's threshold, e is off its box, f is called at the threshold of no kind.
+    assert boxes["center_in_box"]["value"] == pytest.approx(1 / 3)
+    assert boxes["healthy_slices_with_mask"]["value"] == 0
+
+
+def test_both_stages_must_belong_together(pair, tmp_path):
+    with pytest.raises(BthubError, match="give the detector first"):
+        two_stage_by_source(*reversed(pair))
+    with pytest.raises(BthubError, match="has no figures of split validation"):
+        two_stage_by_source(*pair, split="validation")
+    with pytest.raises(BthubError, match="these weights"):
+        two_stage_by_source(RunFolder(pair[0].path, "gate", "other weights"), pair[1])
+    other = [row | {"file": "elsewhere"} for row in MASKED]
+    elsewhere = mixture_run(tmp_path / "elsewhere", {"model_type": "resunet"}, {"mask_threshold": 0.5}, other)
+    with pytest.raises(BthubError, match="different images"):
+        two_stage_by_source(pair[0], elsewhere)
+
+
+def test_the_page_has_each_run_and_both_stages(pair):
+    page = inputs.page(pair, "test")
+    assert page is not None
+    assert [line for line in page.splitlines() if line.startswith("## ")] == [
+        "## gate (mix)",
+        "## masks (mix)",
+        "## gate, then masks",
+    ]
+    assert inputs.page(pair, "validation") is None
