@@ -151,7 +151,7 @@ def review(view: frame.View, found: dict[str, Scores]) -> None:
                 "false_alarms": st.column_config.NumberColumn("False alarms left"),
             },
         )
-        saved = {name: band for name in found if (band := view.runs[name].calibration.get("review_band"))}
+        saved = {name: band for name in found if (band := view.runs[name].detector_calibration.review_band)}
         shares = {name: per_image.review(found[name], *band)["reviewed"] for name, band in saved.items()}
         st.caption(
             "Saved with the run: "

@@ -25,7 +25,6 @@ from bthub.errors import BthubError, report_errors
 from bthub.inference.backends.graphs import file_of
 from bthub.project import default_run, hub_id
 from bthub.runs.folder import CALIBRATION, INPUT_CHECK, ONNX_INPUT_CHECK, RunFolder
-from bthub.runs.operating_point import operating_points
 
 HERE = Path(__file__).parent
 ORT_VERSION = "1.30.0"
@@ -67,10 +66,10 @@ def build(out: Path, detector: str, localizer: str, app: str, cache: Path | None
         file = f"models/{stage}.onnx"
         shutil.copyfile(file_of(run, quantized), out / file)
         models[stage] = {"file": file, "model": {"id": run.id, "revision": run.revision, "eight_bit": quantized}}
-    config, calibration = runs["detector"].config, runs["detector"].calibration
-    if "threshold" not in calibration:
+    config, calibration = runs["detector"].config, runs["detector"].detector_calibration
+    if calibration.threshold is None:
         raise BthubError(f"{detector}: {CALIBRATION} has no threshold, train the run to its end")
-    points = {kind or "unknown": asdict(point) for kind, point in operating_points(calibration).items()}
+    points = {kind or "unknown": asdict(point) for kind, point in calibration.points.items()}
     models["detector"] |= {
         "size": config["pretrained_cfg"]["input_size"][-1],
         "labels": config["label_names"],

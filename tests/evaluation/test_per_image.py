@@ -103,7 +103,7 @@ def test_calibration_errors_are_those_of_the_files(detector: RunFolder):
     assert per_image.calibration_error(scores, scores.p) == pytest.approx(entry["metrics"]["ece"]["value"])
     plain = uncalibrated(scores.p, per_image.temperature(detector))
     # Training measured it before rounding the weights to half precision.
-    before = detector.calibration["expected_calibration_error"]["before"]
+    before = detector.detector_calibration.expected_calibration_error.before
     assert per_image.calibration_error(scores, plain) == pytest.approx(before, abs=2e-3)
 
 

@@ -306,7 +306,7 @@ def test_snippets_load_the_repo_that_was_asked_for(run):
     "file, key",
     [
         (TRAINING, "best.epoch"),
-        (TRAINING, "environment"),
+        (TRAINING, "recipe"),
         (TRAINING, "protocol"),
         (TRAINING, "config"),
         (TRAINING, "config.pretrained"),
@@ -333,11 +333,13 @@ def test_missing_value_is_named(detector, file, key):
     model_card.render(detector)
     change(detector / file, lambda content: edit(content, lambda inner: inner.pop(last)))
     if last != "brier":  # the table shows the metrics there are; those of the headline must be
-        with pytest.raises(BthubError, match=rf"{re.escape(file)}: there is no .*{last}"):
+        with pytest.raises(
+            BthubError, match=rf"{re.escape(file)}.*: there is no .*{last}|{re.escape(file)}.*missing .*`{last}`"
+        ):
             model_card.render(detector)
     if last != "low":  # the end of an interval may be null, the others not
         change(detector / file, lambda content: edit(content, lambda inner: inner.update({last: None})))
-        with pytest.raises(BthubError, match=rf"{re.escape(file)}: .*{last} is empty"):
+        with pytest.raises(BthubError, match=rf"{re.escape(file)}.*{last}"):
             model_card.render(detector)
 
 

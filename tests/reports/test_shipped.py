@@ -13,7 +13,7 @@ from bthub.evaluation import cross_validation, per_image, two_stage
 from bthub.evaluation.scoring import measure, rounded
 from bthub.reports import model_card, tables
 from bthub.runs import folder, records
-from bthub.runs.folder import RunFolder
+from bthub.runs.folder import CLASSIFICATION, RunFolder
 
 REPOSITORY = Path(__file__).parents[2]
 README = REPOSITORY / "README.md"
@@ -36,7 +36,7 @@ def test_weights_are_small_and_in_half_precision(runs):
 
 def test_nothing_of_the_benchmark_or_the_test_split_was_given_to_a_run(runs):
     for run in runs:
-        assert run.training["protocol"] == "patient"
+        assert run.training.protocol == "patient"
         for row in run.rows(folder.SPLIT):
             assert patient_split(row["patient_id"]) == row["split"] in ("train", "validation")
 
@@ -61,22 +61,22 @@ def test_the_pair_is_useful(runs):
 def test_outside_of_the_review_band_few_are_wrong():
     """What the card promises holds for the predictions of the weights as saved."""
     for run in map(records.open_run, records.shipped_runs()):
-        band = run.calibration.get("review_band")
-        if band is None:
+        band = run.task == CLASSIFICATION and run.detector_calibration.review_band
+        if not band:
             continue
         scores = per_image.detector_scores(run, next(e for e in records.evaluations(run) if e.split == "validation"))
         left = per_image.review(scores, *band)
         tumor = int(scores.is_tumor.sum())
-        assert left["missed"] <= run.calibration["review_error"] * tumor, run.id
-        assert left["false_alarms"] <= run.calibration["review_error"] * (len(scores.is_tumor) - tumor), run.id
+        assert left["missed"] <= run.detector_calibration.review_error * tumor, run.id
+        assert left["false_alarms"] <= run.detector_calibration.review_error * (len(scores.is_tumor) - tumor), run.id
 
 
 def test_times_were_taken_together():
     """One network at one size takes one time: runs that were timed on machines in other states don't compare."""
     times: dict[tuple, list[float]] = {}
     for run in map(records.open_run, records.shipped_runs()):
-        same = records.network(run), run.cost["image_size"], run.cost["multiply_adds"]
-        times.setdefault(same, []).append(run.cost["latency_ms"])
+        same = records.network(run), run.cost.image_size, run.cost.multiply_adds
+        times.setdefault(same, []).append(run.cost.latency_ms)
     for network, found in times.items():
         assert max(found) <= 1.3 * min(found), f"bthub cost runs/*: {network} took {min(found)} to {max(found)} ms"
 

@@ -174,9 +174,9 @@ def test_which_split_an_image_was_in(detector: RunFolder):
 
 def test_history_is_read_as_numbers(detector: RunFolder):
     lines = records.history(detector)
-    assert len(lines) == detector.training["best"]["epochs_trained"]
-    assert lines[detector.training["best"]["epoch"]]["validation_f1"] == pytest.approx(
-        detector.training["best"]["validation_metric"]
+    assert len(lines) == detector.training.best.epochs_trained
+    assert lines[detector.training.best.epoch]["validation_f1"] == pytest.approx(
+        detector.training.best.validation_metric
     )
 
 

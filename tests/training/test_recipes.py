@@ -120,8 +120,8 @@ def test_every_row_runs_from_end_to_end(name, scripts, data, tmp_path):
         assert classifier.predict([picture]).shape == (1, len(classifier.labels))
     else:
         assert load_localizer(folder).predict([picture])[0].shape == (30, 40)
-    assert (output / LR_FINDER).exists() == bool(folder.training["config"].get("lr_finder"))
-    assert folder.training["best"]["epochs_trained"] == 1 + bool(folder.training["config"].get("freeze_epochs"))
+    assert (output / LR_FINDER).exists() == bool(folder.training.config.get("lr_finder"))
+    assert folder.training.best.epochs_trained == 1 + bool(folder.training.config.get("freeze_epochs"))
     shutil.rmtree(output)  # VGG16 and its checkpoint take a gigabyte
 
 

@@ -34,7 +34,7 @@ from bthub.runs.folder import (
     write_json,
     write_rows,
 )
-from bthub.runs.operating_point import OperatingPoint, operating_points
+from bthub.runs.operating_point import OperatingPoint
 
 MIX = "mix"
 """What stands for the protocol in the names of files and entries."""
@@ -67,9 +67,10 @@ def evaluate_sources(
     """
     shown = views(rows)
     if folder.task == CLASSIFICATION:
+        points = folder.detector_calibration.points
         predictions = _detect(folder, rows, shown, batch_size, device)
-        measured = measure_detector(predictions, operating_points(folder.calibration))
-        by_kind = measure_kinds(predictions, operating_points(folder.calibration))
+        measured = measure_detector(predictions, points)
+        by_kind = measure_kinds(predictions, points)
     else:
         predictions = _localize(folder, rows, shown, batch_size, device)
         measured, by_kind = measure_localizer(predictions), {}

@@ -49,7 +49,7 @@ def write(path: str | Path) -> dict:
     if weights.exists():
         saved = {"weights": run.revision, "dtypes": dtypes(weights), "file_bytes": weights.stat().st_size}
     elif (run.path / COST).exists() and run.revision:
-        saved = {key: run.cost[key] for key in ("weights", "dtypes", "file_bytes")}
+        saved = {key: getattr(run.cost, key) for key in ("weights", "dtypes", "file_bytes")}
     else:
         raise BthubError(f"{path} has neither {WEIGHTS} nor a {COST} that says what they were: train it again")
     found = cost(run) | saved

@@ -28,13 +28,13 @@ def cross_validation(runs: Sequence[RunFolder]) -> dict:
     """
     if any(run.task == CLASSIFICATION for run in runs):
         raise BthubError("expected localizers: a detector's folds have thresholds of their own, so calls don't pool")
-    by_protocol = {run.training["protocol"]: run for run in runs}
+    by_protocol = {run.training.protocol: run for run in runs}
     if sorted(by_protocol) != sorted(FOLD_PROTOCOLS) or len(runs) != len(FOLD_PROTOCOLS):
-        named = ", ".join(f"{run.id} ({run.training['protocol']})" for run in runs)
+        named = ", ".join(f"{run.id} ({run.training.protocol})" for run in runs)
         raise BthubError(f"expected a run for each of {', '.join(FOLD_PROTOCOLS)}, received {named}")
     # How many processes read the images is no matter of the recipe.
     aside = ("protocol", "workers")
-    recipes = {run.id: {k: v for k, v in run.training["config"].items() if k not in aside} for run in runs}
+    recipes = {run.id: {k: v for k, v in run.training.config.items() if k not in aside} for run in runs}
     first, *others = recipes.items()
     for name, recipe in others:
         different = sorted(key for key in recipe.keys() | first[1].keys() if recipe.get(key) != first[1].get(key))

@@ -27,7 +27,6 @@ from bthub.metrics.info import readable
 from bthub.models.classifier import load_classifier
 from bthub.models.localizer import load_localizer
 from bthub.runs.folder import (
-    CALIBRATION,
     CLASSIFICATION,
     LOSING,
     LOSS_ALLOWED,
@@ -37,7 +36,6 @@ from bthub.runs.folder import (
     ONNX_QUANTIZED,
     PREDICTIONS,
     SPLIT,
-    TRAINING,
     RunFolder,
     write_json,
     write_rows,
@@ -85,7 +83,7 @@ def evaluate(
             figures of another set's split of that name.
     """
     folder = RunFolder.local(run)
-    own_protocol = _value(folder, TRAINING, "protocol")
+    own_protocol = folder.training.protocol
     protocol = protocol or own_protocol
     rows = load_split(data, split, protocol)
     if len(rows) == 0:
@@ -299,7 +297,13 @@ def _classify(folder: RunFolder, rows: Rows, batch_size: int, classifier: Any) -
             f"{folder.id} knows the classes {', '.join(classifier.labels)}, but the data have {', '.join(names)}: "
             "evaluate it on a data set with its own classes"
         )
-    fitted = {key: _value(folder, CALIBRATION, key) for key in ("temperature", "threshold", "review_band")}
+    calibration = folder.detector_calibration
+    band = calibration.review_band
+    fitted = {
+        "temperature": calibration.temperature,
+        "threshold": calibration.threshold,
+        "review_band": None if band is None else list(band),
+    }
     settings = {"labels": classifier.labels, **fitted}
     sizes = rows["tumor_pixels"][:] if "tumor_pixels" in rows.column_names else None
     probabilities = (p for images in batches(rows, batch_size, "evaluating") for p in classifier.predict(images))
@@ -328,9 +332,10 @@ def _localize(folder: RunFolder, rows: Rows, batch_size: int, localizer: Any) ->
         distance = repr(_hd95(reference, found)) if reference.any() and found.any() else ""
         counted = {name: str(int(n)) for name, n in zip(COUNTS, counts, strict=True)}
         predictions.append({**ids, **counted, HD95: distance})
+    calibration = folder.localizer_calibration
     return predictions, {
-        "mask_threshold": _value(folder, CALIBRATION, "mask_threshold"),
-        "min_area_share": _value(folder, CALIBRATION, "min_area_share"),
+        "mask_threshold": calibration.mask_threshold,
+        "min_area_share": calibration.min_area_share,
     }
 
 
@@ -347,11 +352,3 @@ def _ids(rows: Rows) -> Iterator[dict[str, str]]:
     names = [name for name in IDS if name in rows.column_names]
     for values in zip(*(rows[name][:] for name in names), strict=True):
         yield {name: str(value) for name, value in zip(names, values, strict=True)}
-
-
-def _value(folder: RunFolder, name: str, key: str) -> Any:
-    """A value of `training.json` or `calibration.json`, which must be there even when it is null."""
-    content = folder.training if name == TRAINING else folder.calibration
-    if key not in content:
-        raise BthubError(f"{folder.path / name} has no {key!r}: train the run again, it writes it")
-    return content[key]

@@ -65,7 +65,7 @@ def explain(
         raise BthubError(
             f"{folder.id} knows {known}: bthub explain measures detectors, which tell no_tumor from tumor on LGG slices"
         )
-    own_protocol = folder.training["protocol"]
+    own_protocol = folder.training.protocol
     protocol = protocol or own_protocol
     rows = load_split(data, split, protocol)
     if "mask" not in rows.column_names:

@@ -49,7 +49,7 @@ def _kind(run: RunFolder) -> tuple[str, str, bool]:
 
 def _differences(one: RunFolder, other: RunFolder) -> list[str]:
     # What a slice run starts from is itself trained on the slice protocol: another name, not another recipe.
-    a, b = ({**run.training["config"]} for run in (one, other))
+    a, b = ({**run.training.config} for run in (one, other))
     for config in (a, b):
         for key in ("encoder_from", "weights_from"):
             source = config.get(key)

@@ -17,7 +17,7 @@ from bthub.metrics.classification import (
     is_healthy,
     positive_class,
 )
-from bthub.runs.folder import CALIBRATION, PREDICTIONS, RunFolder
+from bthub.runs.folder import PREDICTIONS, RunFolder
 from bthub.runs.records import Evaluation, Row, entry, name, reading
 from bthub.training.thresholds import middle
 
@@ -188,8 +188,7 @@ def cheapest_threshold(found: Scores, miss_cost: float) -> float:
 
 def temperature(run: RunFolder) -> float:
     """The temperature that was fitted on validation."""
-    with reading(run, CALIBRATION):
-        return float(run.calibration["temperature"])
+    return run.detector_calibration.temperature
 
 
 def calibration_error(found: Scores, p: np.ndarray) -> float:

@@ -58,7 +58,7 @@ def draw_history(run: RunFolder) -> None:
         label = name.removeprefix("validation_").replace("_", " ")
         scores.plot(epochs, _column(rows, name), label=label)
     scores.set(xlabel="epoch", ylim=(0, 1), title="On validation")
-    best = run.training["best"]["epoch"]
+    best = run.training.best.epoch
     for axes in (losses, scores):
         axes.axvline(best, color=_GREY, linestyle=":", label="kept epoch")
         axes.legend()
@@ -73,7 +73,7 @@ def draw_lr_finder(run: RunFolder) -> None:
     axes = figure.subplots()
     axes.plot(rates, _column(rows, "loss"), color=_GREY, linewidth=1, alpha=0.6, label="loss of the batch")
     axes.plot(rates, _column(rows, "smoothed_loss"), color=_BLUE, label="smoothed")
-    taken = run.training["learning_rate"]
+    taken = run.training.highest_learning_rate
     axes.axvline(taken, color=_ORANGE, linestyle=":", label=f"valley: {taken:.1e}")
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss", title="Learning-rate finder")
     axes.legend()

@@ -58,7 +58,7 @@ def stack_cleaning(localizer: RunFolder) -> dict:
     """
     if localizer.task != SEGMENTATION:
         raise BthubError(f"expected a localizer, received {localizer.id} ({localizer.task})")
-    protocol = localizer.training["protocol"]
+    protocol = localizer.training.protocol
     entry = measured_entry(localizer, f"{protocol}/test")
     measured_entry(localizer, f"{protocol}/validation")
     rows = {split: localizer.predictions(f"{protocol}/{split}") for split in ("validation", "test")}

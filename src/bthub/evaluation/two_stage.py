@@ -8,7 +8,6 @@ from bthub.evaluation.scoring import HD95, PROBABILITY, TUMOR, measure, rounded
 from bthub.project import as_named
 from bthub.runs import records
 from bthub.runs.folder import CALIBRATION, CLASSIFICATION, METRICS, SEGMENTATION, SOURCES, RunFolder
-from bthub.runs.operating_point import operating_points
 from bthub.runs.records import image_key
 
 _NO_MASK = {"predicted_px": "0", "intersection_px": "0", HD95: ""}
@@ -28,11 +27,11 @@ def two_stage(detector: RunFolder, localizer: RunFolder, split: str = "test") ->
         BthubError: a run is of the other kind, wasn't evaluated there, or they were measured on different images.
     """
     _check_tasks(detector, localizer)
-    protocol = detector.training["protocol"]
+    protocol = detector.training.protocol
     key = f"{protocol}/{split}"
     stages = {"detector": detector, "localizer": localizer}
     entries = {stage: measured_entry(run, key) for stage, run in stages.items()}
-    threshold = detector.calibration.get("threshold")
+    threshold = detector.detector_calibration.threshold
     if threshold is None:
         raise BthubError(f"{detector.id}: {CALIBRATION} has no threshold, so it isn't a detector")
     gate = {image_key(row): float(row[PROBABILITY + TUMOR]) >= threshold for row in detector.predictions(key)}
@@ -76,7 +75,7 @@ def two_stage_by_source(detector: RunFolder, localizer: RunFolder, split: str = 
                 f"{run.id}: {SOURCES} has no figures of split {split} and these weights: "
                 f"run bthub evaluate {as_named(run.path)} --data data/mix --split {split}"
             )
-    points = operating_points(detector.calibration)
+    points = detector.detector_calibration.points
 
     def key(row: dict[str, str]) -> tuple[str, str, str]:
         return row["source"], row["view"], row["file"]

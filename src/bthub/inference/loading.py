@@ -17,7 +17,6 @@ from bthub.inference.backends import eager
 from bthub.inference.pipeline import Detector, Localizer, Pipeline
 from bthub.project import default_run
 from bthub.runs.folder import CALIBRATION, CLASSIFICATION, SEGMENTATION, RunFolder
-from bthub.runs.operating_point import operating_points
 
 
 def load_pipeline(
@@ -71,10 +70,10 @@ def load_pipeline(
     stages = {stage: backends.open_stage(run, taken[stage], device, threads) for stage, run in runs.items()}
     classifier, detector_run = cast(Detector, stages["detector"]), runs["detector"]
     _ = classifier.tumor_index  # one that knows other classes is told so before it lacks a threshold
-    threshold = detector_run.calibration.get("threshold")
-    if not isinstance(threshold, (int, float)):
+    calibration = detector_run.detector_calibration
+    if calibration.threshold is None:
         raise BthubError(f"{detector_run.id}: {CALIBRATION} has no threshold, train the run to its end")
-    points = operating_points(detector_run.calibration)
+    points = calibration.points
     return Pipeline(
         classifier,
         cast(Localizer, stages["localizer"]),

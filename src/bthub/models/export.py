@@ -131,7 +131,7 @@ def export(run: str | Path, data: str | Path, *, pictures: int = PICTURES) -> di
     folder = RunFolder.local(run)
     if pictures < 1:
         raise BthubError(f"{pictures} pictures were asked for, expected 1 or more")
-    rows = load_split(data, "train", folder.training.get("protocol", "patient"))
+    rows = load_split(data, "train", folder.training.protocol)
     chosen = _spread(_trained_on(folder, rows, data), pictures)
     images = [upright_rgb(image) for image in chosen["image"]]
     record = {

@@ -39,6 +39,7 @@ from bthub.runs.folder import (
     RunFolder,
 )
 from bthub.runs.records import first_weights
+from bthub.runs.schema import Cost, DetectorCalibration, LocalizerCalibration
 from bthub.training.config import CONFIGS
 
 TAGS = ("medical", "mri", "brain-tumor", "bthub")
@@ -169,13 +170,13 @@ def render(run: str | Path, org: str | None = None, *, figures: bool = True) -> 
     folder = RunFolder.local(run, weights=False)
     name = folder.id
     config = Record(folder.config, folder.path / CONFIG)
-    training = Record(folder.training, folder.path / TRAINING)
-    start, base = _start(training)
+    training = folder.training
+    start, base = _start(folder)
     lgg = any(row.get("patient_id") for row in _rows(folder, SPLIT))
     # The weights carry on the license of LGG, whatever data they are trained on.
-    derived = any(origin["lgg"] for origin in training.optional("first_weights"))
+    derived = any(origin.lgg for origin in training.first_weights)
     # An image-folder set is split in one way, whatever protocol the recipe names.
-    protocol = training["protocol"] if lgg else "default"
+    protocol = training.protocol if lgg else "default"
     results = _results(folder)
     body = (
         _environment()
@@ -192,16 +193,17 @@ def render(run: str | Path, org: str | None = None, *, figures: bool = True) -> 
             lgg=lgg,
             default=name in DEFAULTS.values(),
             unit="slice" if lgg else "image",
-            images=None if lgg else _image_set(config["label_names"], training["dataset"]["name"]),
+            images=None if lgg else _image_set(config["label_names"], training.dataset.name),
             start=start,
             base=base,
             base_is_lgg=derived,
-            recipe=_recipe(training),
+            recipe=_recipe(folder),
             preprocessor=_preprocessor(folder.path / PREPROCESSOR) if folder.task == SEGMENTATION else None,
             training=training,
             protocol=protocol,
             folds=FOLD_PROTOCOLS,
-            calibration=Record(folder.calibration, folder.path / CALIBRATION),
+            configuration=list(_configuration(folder).flat()),
+            calibration=_calibration(folder, lgg),
             review=_review(folder),
             input_check=_input_check(folder),
             cost=_cost(folder),
@@ -209,7 +211,7 @@ def render(run: str | Path, org: str | None = None, *, figures: bool = True) -> 
             splits=_splits(folder, protocol, results),
             sources=[(split, inputs.table(entry), entry["command"]) for split, entry in folder.sources.items()],
             mixed="file" in _rows(folder, SPLIT)[0] and lgg,
-            best_epoch=_best_epoch(folder, training["best"]["epoch"]),
+            best_epoch=_best_epoch(folder, training.best.epoch),
             results=[_result(entry, folder, figures) for entry in results],
             history=_figure(folder, "history") if figures else None,
             lr_finder=_figure(folder, "lr_finder") if figures else None,
@@ -231,7 +233,7 @@ def render_two_stage(detector: RunFolder, localizer: RunFolder, commits: dict[st
         commits: of `detector` and `localizer` on the Hub.
         org: the organization that all three belong to; by default the project's.
     """
-    protocol = detector.training["protocol"]
+    protocol = detector.training.protocol
     stages = []
     for name, run in (("detector", detector), ("localizer", localizer)):
         entry = next((e for e in _results(run) if (e["protocol"], e["split"]) == (protocol, "test")), None)
@@ -253,7 +255,7 @@ def render_two_stage(detector: RunFolder, localizer: RunFolder, commits: dict[st
             repo_id=hub_id(TWO_STAGE, org),
             protocol=protocol,
             stages=stages,
-            threshold=Record(detector.calibration, detector.path / CALIBRATION)["threshold"],
+            threshold=detector.detector_calibration.threshold,
             review=_review(detector),
             input_check=_input_check(detector),
             coverage=f"{100 * COVERAGE:.0f} %",
@@ -272,8 +274,23 @@ def render_two_stage(detector: RunFolder, localizer: RunFolder, commits: dict[st
 
 def _review(folder: RunFolder) -> dict | None:
     """The review band, if the run has one."""
-    band = folder.calibration.get("review_band")
-    return band and {"low": band[0], "high": band[1], "error": folder.calibration["review_error"]}
+    if folder.task != CLASSIFICATION or (band := folder.detector_calibration.review_band) is None:
+        return None
+    return {"low": band[0], "high": band[1], "error": folder.detector_calibration.review_error}
+
+
+def _calibration(folder: RunFolder, lgg: bool) -> DetectorCalibration | LocalizerCalibration:
+    """What was fitted, with all that the card tells of it."""
+    found = folder.detector_calibration if folder.task == CLASSIFICATION else folder.localizer_calibration
+    told = {"samples", "expected_calibration_error" if isinstance(found, DetectorCalibration) else "criterion"}
+    told |= {"threshold"} if lgg and isinstance(found, DetectorCalibration) else set()
+    if lacking := sorted(key for key in told if getattr(found, key) is None):
+        raise BthubError(f"{folder.path / CALIBRATION}: there is no {lacking[0]}, and the card needs it")
+    return found
+
+
+def _configuration(folder: RunFolder) -> Record:
+    return Record(folder.training.config, folder.path / TRAINING, "config.")
 
 
 def _input_check(folder: RunFolder) -> dict | None:
@@ -290,22 +307,21 @@ def _input_check(folder: RunFolder) -> dict | None:
     return {"found": found, "kinds": kinds}
 
 
-def _start(training: Record) -> tuple[str, str | None]:
+def _start(folder: RunFolder) -> tuple[str, str | None]:
     """The initial weights in words, and the name of the run that they are from, if they are a run's."""
-    recipe = training["config"]
-    given = {key: recipe.optional(key) for key in recipe.keys()}
-    kind, source = first_weights(given | {"pretrained": recipe["pretrained"]})
+    training = folder.training
+    kind, source = first_weights(training.config | {"pretrained": _configuration(folder)["pretrained"]})
     if source is None:
         return "ImageNet, from timm" if kind == "ImageNet" else kind, None
     if kind == "ImageNet":
         return f"ImageNet, `{source}` of train/imagenet.py", None
     words = f"the encoder of `{source}`" if kind == "encoder" else f"`{source}`"
-    digests = [first["weights"] for first in training.optional("first_weights") if first["weights"]]
+    digests = [first.weights for first in training.first_weights if first.weights]
     words += f", weights `{digests[-1]}`" if digests else ""
     return words, None if source.endswith(".safetensors") else source
 
 
-def _recipe(training: Record) -> dict:
+def _recipe(folder: RunFolder) -> dict:
     """The configuration file that a run follows, the paper that it is from, and what the run changes."""
 
     def words(value: Any) -> Any:
@@ -317,7 +333,11 @@ def _recipe(training: Record) -> dict:
             else value
         )
 
-    file, changed, config = training["recipe"]["file"], training["recipe"]["changed"], training["config"]
+    recipe = folder.training.recipe
+    if recipe is None:
+        raise BthubError(f"{folder.path / TRAINING}: there is no recipe, and the card needs it")
+    file, config = recipe.file, _configuration(folder)
+    changed = Record(recipe.changed, folder.path / TRAINING, "recipe.changed.")
     paper = published.recipe_of(f"{PurePosixPath(file).stem}-") if file.startswith("papers/") else None
     return {
         # One of bthub's own is named by where it is; a user's by its name.
@@ -431,11 +451,10 @@ def _onnx(folder: RunFolder) -> dict | None:
     return {"files": kept, "ships": ships, "measured": measured, "calibration": folder.onnx["calibration"]}
 
 
-def _cost(folder: RunFolder) -> Record:
+def _cost(folder: RunFolder) -> Cost:
     """What the run costs, measured with the weights that are here."""
-    found = Record(folder.cost, folder.path / COST)
-    folder.check_weights(COST, found["weights"], f"bthub cost {folder.path}")
-    return found
+    folder.check_weights(COST, folder.cost.weights, f"bthub cost {folder.path}")
+    return folder.cost
 
 
 def _figure(folder: RunFolder, name: str) -> str | None:

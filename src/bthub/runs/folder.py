@@ -38,6 +38,7 @@ from typing import Any
 from bthub.errors import BthubError
 from bthub.network import check_network, hub_trouble
 from bthub.project import COMPARISON
+from bthub.runs import schema
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -173,7 +174,7 @@ class RunFolder:
             if (run.path / WEIGHTS).exists():
                 digest = hashlib.sha256((run.path / WEIGHTS).read_bytes()).hexdigest()
                 return cls(run.path, run.id, f"sha256:{digest[:12]}")
-            return cls(run.path, run.id, run.cost.get("weights", "") if (run.path / COST).is_file() else "")
+            return cls(run.path, run.id, run.cost.weights if (run.path / COST).is_file() else "")
         if any(Path(source).parent.glob(f"*/{CONFIG}")):
             # Not to be looked up on the Hub, where anyone may own the name "runs".
             raise BthubError(
@@ -221,12 +222,22 @@ class RunFolder:
         return self._json(CONFIG)
 
     @cached_property
-    def training(self) -> dict[str, Any]:
-        return self._json(TRAINING)
+    def training(self) -> schema.Training:
+        return schema.read(self._file(TRAINING), self.id, schema.Training)
 
-    @cached_property
-    def calibration(self) -> dict[str, Any]:
-        return self._json(CALIBRATION)
+    @property
+    def detector_calibration(self) -> schema.DetectorCalibration:
+        """What was fitted for a classifier.
+
+        Raises:
+            BthubError: the run is a localizer, or its file isn't laid out so.
+        """
+        return schema.read(self._file(CALIBRATION), self.id, schema.DetectorCalibration)
+
+    @property
+    def localizer_calibration(self) -> schema.LocalizerCalibration:
+        """What was chosen for a ResUNet; it raises like `detector_calibration`."""
+        return schema.read(self._file(CALIBRATION), self.id, schema.LocalizerCalibration)
 
     @cached_property
     def input_check(self) -> dict[str, Any]:
@@ -251,8 +262,8 @@ class RunFolder:
         return self._json(GRADCAM) if (self.path / GRADCAM).is_file() else {}
 
     @cached_property
-    def cost(self) -> dict[str, Any]:
-        return self._json(COST)
+    def cost(self) -> schema.Cost:
+        return schema.read(self._file(COST), self.id, schema.Cost)
 
     @cached_property
     def onnx(self) -> dict[str, Any]:

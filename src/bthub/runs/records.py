@@ -82,7 +82,7 @@ def network(run: RunFolder) -> str:
 def initialization(run: RunFolder) -> str:
     """What the first weights were: random, ImageNet, or the encoder or all weights of another run or file."""
     with reading(run, TRAINING):
-        kind, source = first_weights(run.training["config"])
+        kind, source = first_weights(run.training.config)
     return f"{kind} of {source}" if kind in ("encoder", "weights") else kind
 
 
@@ -114,22 +114,20 @@ def trained_on(run: RunFolder) -> tuple[str | None, str]:
 
     An image-folder set names no patients and has one split: its protocol is `default`, whatever the recipe says.
     """
-    with reading(run, TRAINING):
-        dataset = run.training["dataset"]
-        patients = "patients" in dataset["splits"]["train"]
-        return run.training["protocol"] if patients else "default", Path(dataset["name"]).name
+    dataset = run.training.dataset
+    patients = dataset.splits["train"].patients is not None
+    return run.training.protocol if patients else "default", Path(dataset.name).name
 
 
 def learning_rate(run: RunFolder) -> float:
     """The highest learning rate of a training: the finder's, where one chose it."""
     with reading(run, TRAINING):
-        return float(run.training.get("learning_rate", run.training["config"]["learning_rate"]))
+        return run.training.highest_learning_rate
 
 
 def best_epoch(run: RunFolder) -> int:
     """The epoch whose weights were kept."""
-    with reading(run, TRAINING):
-        return int(run.training["best"]["epoch"])
+    return run.training.best.epoch
 
 
 def budget(run: RunFolder) -> str:
@@ -142,7 +140,7 @@ def budget(run: RunFolder) -> str:
 def reduced(run: RunFolder) -> bool:
     """Whether a run was trained for less than its recipe asks for: fewer epochs, or smaller pictures at the end."""
     with reading(run, TRAINING):
-        config, asked = run.training["config"], run.training.get("recipe", {}).get("changed", {})
+        config, asked = run.training.config, run.training.recipe.changed if run.training.recipe else {}
         fewer = "epochs" in asked and config["epochs"] < asked["epochs"]
         return fewer or ("image_sizes" in asked and _last_side(config) < _last_side(asked))
 
@@ -154,9 +152,9 @@ def _last_side(config: dict[str, Any]) -> int:
 
 def trained_for(run: RunFolder) -> tuple[int, int]:
     """How many epochs a run was trained for, and the side of its pictures in the last one."""
+    epochs = run.training.best.epochs_trained
     with reading(run, TRAINING):
-        epochs = int(run.training["best"]["epochs_trained"])
-        sizes = {int(epoch): int(side) for epoch, side in run.training["config"]["image_sizes"].items()}
+        sizes = {int(epoch): int(side) for epoch, side in run.training.config["image_sizes"].items()}
     return epochs, sizes[max(first for first in sizes if first < epochs)]
 
 
@@ -280,8 +278,7 @@ def costs(run: RunFolder) -> dict[str, float | None]:
     """What a run costs: what `bthub cost` wrote, and what its weights tell by themselves."""
     measured = {}
     if (run.path / COST).exists():
-        with reading(run, COST):
-            measured = {key: run.cost[key] for key in COSTS}
+        measured = {key: getattr(run.cost, key) for key in COSTS}
     weights = run.path / WEIGHTS
     if weights.exists():
         measured = {**measured, "parameters": parameters(run), "file_bytes": weights.stat().st_size}

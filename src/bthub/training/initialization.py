@@ -58,11 +58,11 @@ def initial_weights(source: str, validation: Rows) -> tuple[dict[str, torch.Tens
         if seen:
             raise BthubError(
                 f"{source} was trained on {len(seen)} of the {len(validation)} images that this run is validated on, "
-                f"under the protocol {folder.training['protocol']!r}: start from a run under this one's"
+                f"under the protocol {folder.training.protocol!r}: start from a run under this one's"
             )
         path, name = folder.path / WEIGHTS, folder.id
-        origins = folder.training.get("first_weights", [])
-        lgg = any(row.get("patient_id") for row in folder.rows(SPLIT)) or any(origin["lgg"] for origin in origins)
+        origins = folder.training.first_weights
+        lgg = any(row.get("patient_id") for row in folder.rows(SPLIT)) or any(origin.lgg for origin in origins)
     content = path.read_bytes()
     origin = {"source": name, "weights": f"sha256:{hashlib.sha256(content).hexdigest()[:12]}", "lgg": lgg}
     return {key: value.float() for key, value in load(content).items()}, origin

@@ -98,7 +98,7 @@ def measure(row: dict, data: str, output: Path) -> None:
             bthub("evaluate", str(output), "--data", LGG if row["data"] == MIX else data, "--split", split)
     # The folder may be a clone's, with the measurements of weights that aren't in it.
     folder = RunFolder.open(output)
-    if not (output / COST).is_file() or folder.cost["weights"] != folder.revision:
+    if not (output / COST).is_file() or folder.cost.weights != folder.revision:
         bthub("cost", str(output))
     if (row["script"], row["data"]) == ("classifier", "lgg") and not measured(output, GRADCAM, "test"):
         bthub("explain", str(output), "--data", data, "--split", "test")
