@@ -298,11 +298,13 @@ def _parser() -> argparse.ArgumentParser:
             + (", 0 for none" if split == "test" else ""),
         )
     build.add_argument(
+        "--exclude-similar-to",
         "--unlike",
+        dest="unlike",
         type=Path,
         metavar="DATASET",
-        help="leave out of an image-folder set what resembles a picture of this built one, so that runs on that one "
-        "may start from runs on this one",
+        help="leave out pictures of an image-folder set that have a near-duplicate in this built set, so that runs on "
+        "one of them may start from runs on the other",
     )
     build.set_defaults(run=_data_build)
     mix = data.add_parser(
@@ -412,7 +414,8 @@ def _parser() -> argparse.ArgumentParser:
         "what",
         metavar="WHAT",
         nargs="+",
-        help="run folders, dataset, two-stage, space, dashboard, collection; all: these and the clone's runs",
+        help="run folders, or any of dataset, two-stage, space, dashboard, browser, docs, collection; all: every part "
+        "and the clone's runs",
     )
     publish.add_argument("--org", help="organization or user; default: the project's, or BTHUB_ORG")
     publish.add_argument(

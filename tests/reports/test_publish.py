@@ -55,6 +55,8 @@ def runs(evaluated, tmp_path, monkeypatch) -> Path:
         monkeypatch.setattr(place, "SHIPPED_RUNS", copy)
     # It needs npm and the network; `test_static.py` builds it.
     monkeypatch.setattr(module, "browser_ready", lambda: False)
+    # `make docs` builds them.
+    monkeypatch.setattr(module, "docs_ready", lambda: False)
     return copy
 
 
@@ -370,3 +372,25 @@ def test_other_sets_are_not_published(server, tmp_path):
     with pytest.raises(BthubError, match="license"):
         publish("dataset", data=tmp_path / "built")
     assert server.repos == {}
+
+
+def test_the_documentation_is_a_static_space(server, monkeypatch):
+    def build(folder: Path) -> None:
+        (folder / "api").mkdir()
+        for name in ("index.html", "api/index.html", "sitemap.xml", "sitemap.xml.gz"):
+            (folder / name).write_text(f"<p>{name}</p>")
+
+    monkeypatch.setattr(module, "build_docs", build)
+    monkeypatch.setattr(module, "docs_ready", lambda: True)
+    publish("docs", org="school")
+    assert server.repos["space", f"school/{module.DOCS}"].sdk == "static"
+    files = server.files("space", f"school/{module.DOCS}")
+    assert set(files) - {".gitattributes"} == {"index.html", "api/index.html", "README.md"}
+    assert b"license: apache-2.0" in files["README.md"] and b"not a medical device" in files["README.md"]
+    assert publish("docs", org="school")[-1].endswith("unchanged")
+
+
+def test_documentation_without_its_packages_is_a_sentence(server, monkeypatch):
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BthubError, match=r"bthub\[docs\]"):
+        publish("docs")

@@ -192,7 +192,7 @@ def _build_folders(
     pictures, thumbnails = [pictures[i] for i in kept], [thumbnails[i] for i in kept]
     if not pictures:
         raise BthubError(
-            f"{files.path}: all pictures resemble one of {unlike}: give another set, or leave --unlike out"
+            f"{files.path}: all pictures resemble one of {unlike}: give another set, or leave out --exclude-similar-to"
         )
     groups = image_folder.same_pictures(thumbnails)
     boxes = image_folder.read_boxes(files, pictures)
@@ -237,5 +237,5 @@ def _thumbnails(data: Path) -> list[np.ndarray]:
     """Of every picture of a built image-folder set."""
     built = BuiltDataset(data)
     if built.is_lgg:
-        raise BthubError(f"{data}: has slices of LGG; --unlike takes an image-folder set")
+        raise BthubError(f"{data}: has slices of LGG; --exclude-similar-to takes an image-folder set")
     return [image_folder.thumbnail(image) for split in built.splits() for image in built.load(split)["image"]]

@@ -74,12 +74,14 @@ APP_FILES += ("examples/*.png", "examples/README.md", "slices/*.png", "slices/*.
 APPS = {"space": ("brain-tumor-mri", "gradio"), "dashboard": ("brain-tumor-dashboard", "docker")}
 BROWSER = "brain-tumor-in-your-browser"
 """The static Space, which computes on the visitor's machine; see `space/browser/build.py`."""
+DOCS = "bthub-docs"
+"""The static Space of the documentation; see `mkdocs.yml`."""
 COLLECTION = "bthub: brain tumors on MRI slices"
 COMMIT_MESSAGE = "Publish with bthub"
 # What the Hub itself puts into a new repo.
 KEPT = {".gitattributes"}
 
-PARTS = ("dataset", "two-stage", *APPS, "browser", "collection")
+PARTS = ("dataset", "two-stage", *APPS, "browser", "docs", "collection")
 NEEDS = {
     "gradio": "a Gradio Space: ZeroGPU, two of them free, or a paid plan",
     "docker": "a Docker Space: a paid plan",
@@ -140,6 +142,8 @@ def publish(
     publications += [app_publication(name, org) for name in APPS if name in parts]
     if "browser" in parts:
         publications.append(browser_publication(org))
+    if "docs" in parts:
+        publications.append(docs_publication(org))
     api = HfApi()
     _attempt(partial(_check_token, api, org), org)
     for publication in publications:
@@ -184,7 +188,8 @@ def _what(what: list[str]) -> tuple[list[Path], set[str]]:
             if not own:
                 raise BthubError(f"{SHIPPED_RUNS} holds no evaluated run with weights: there is nothing to publish")
             runs += own
-            parts |= set(PARTS) - (set() if browser_ready() else {"browser"})
+            parts |= set(PARTS)
+            parts -= {part for part, ready in (("browser", browser_ready), ("docs", docs_ready)) if not ready()}
         elif name in PARTS:
             parts.add(name)
         elif (run := Path(in_comparison(name))).is_dir():
@@ -297,11 +302,50 @@ def browser_publication(org: str) -> Publication:
     return Publication("space", hub_id(BROWSER, org), files | {CARD: _app_card(script.with_name(CARD), org)}, "static")
 
 
+def docs_ready() -> bool:
+    """Whether the documentation can be built: this is a clone, and `bthub[docs]` is installed."""
+    packages = ("mkdocs", "material", "mkdocstrings")
+    return (_REPOSITORY / "mkdocs.yml").is_file() and all(importlib.util.find_spec(name) for name in packages)
+
+
+def docs_publication(org: str) -> Publication:
+    """The documentation as its repo: the pages that `make docs` builds, as a static Space.
+
+    Raises:
+        BthubError: this isn't a clone, the extra is missing, or a page has a broken link.
+    """
+    if not docs_ready():
+        raise BthubError('the documentation is built in a clone of the repository with pip install "bthub[docs]"')
+    with tempfile.TemporaryDirectory() as folder:
+        build_docs(Path(folder))
+        # The list of pages for search engines has the date of the build, which would make each one differ.
+        files: dict[str, Path | bytes] = {
+            path.relative_to(folder).as_posix(): path.read_bytes()
+            for path in Path(folder).rglob("*")
+            if path.is_file() and not path.name.startswith("sitemap.")
+        }
+    card = Path(__file__).parent / "templates" / "docs_space.md"
+    return Publication("space", hub_id(DOCS, org), files | {CARD: _app_card(card, org)}, "static")
+
+
+def build_docs(out: Path) -> None:
+    """Write the pages of `docs/` and the API to a folder."""
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+    from mkdocs.exceptions import MkDocsException
+
+    try:
+        build(load_config(str(_REPOSITORY / "mkdocs.yml"), site_dir=str(out), strict=True))
+    except MkDocsException as error:
+        raise BthubError(f"the documentation can't be built: {error}; make docs shows more") from error
+
+
 def _app_card(path: Path, org: str) -> bytes:
     """An app's card, which names the repos of the organization."""
     readme = RepoCard.load(path, ignore_metadata_errors=False)
     for key in ("models", "datasets"):
-        readme.data[key] = [hub_id(repo.rpartition("/")[2], org) for repo in readme.data.get(key) or []]
+        if named := readme.data.get(key):
+            readme.data[key] = [hub_id(repo.rpartition("/")[2], org) for repo in named]
     return str(readme).encode()
 
 
@@ -408,7 +452,7 @@ def _same(content: Path | bytes, there: RepoFile) -> bool:
 
 def _collect(api: HfApi, org: str, private: bool, dry_run: bool, say: Callable[[str], None]) -> None:
     """Put all of the project's repos that the organization has into one collection."""
-    spaces = [*(name for name, _ in APPS.values()), BROWSER]
+    spaces = [*(name for name, _ in APPS.values()), BROWSER, DOCS]
     items = [(f"{org}/{DATASET}", "dataset"), *((f"{org}/{name}", "space") for name in spaces)]
     runs = (path.name for path in shipped_runs())
     items = [(hub_id(name, org), "model") for name in (TWO_STAGE, *runs)] + items
