@@ -454,5 +454,5 @@ def test_summary_of_a_localizer_says_what_is_not_defined(localizer, tiny_lgg):
     entry = evaluate(localizer, tiny_lgg, "test")
     entry["metrics"]["dice_pooled"] = {"value": None, "low": None, "high": None}
     text = summary(entry)
-    assert re.search(r"^Dice of all pixels +- +- to -$", text, re.MULTILINE)
+    assert re.search(r"^pooled Dice +- +- to -$", text, re.MULTILINE)
     assert re.search(rf"^healthy slices +{entry['counts']['healthy_slices']}$", text, re.MULTILINE)

@@ -80,7 +80,7 @@ def network(run: RunFolder) -> str:
 
 
 def initialization(run: RunFolder) -> str:
-    """What the first weights were: random, ImageNet, or the encoder or all weights of another run or file."""
+    """What the initial weights were: random, ImageNet, or the encoder or all weights of another run or file."""
     with reading(run, TRAINING):
         kind, source = first_weights(run.training["config"])
     return f"{kind} of {source}" if kind in ("encoder", "weights") else kind
@@ -136,7 +136,7 @@ def budget(run: RunFolder) -> str:
     """What a training started from and how much of it there was, in a line."""
     epochs, side = trained_for(run)
     less = ", reduced budget" if reduced(run) else ""
-    return f"first weights: {initialization(run)}, {epochs} epochs, {side} pixels{less}"
+    return f"initial weights: {initialization(run)}, {epochs} epochs, {side} pixels{less}"
 
 
 def reduced(run: RunFolder) -> bool:
@@ -347,7 +347,7 @@ def lr_finder(run: RunFolder) -> list[dict[str, float]]:
 
 
 def by_initialization(runs: Iterable[RunFolder]) -> dict[str, list[RunFolder]]:
-    """Networks that were trained from different first weights, protocol and data being the same."""
+    """Networks that were trained from different initial weights, protocol and data being the same."""
     groups: dict[tuple[str, str | None, str], list[RunFolder]] = {}
     for run in runs:
         groups.setdefault((network(run), *trained_on(run)), []).append(run)
