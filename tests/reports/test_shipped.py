@@ -186,7 +186,9 @@ def test_the_snippets_print_what_is_shown(page, monkeypatch, capsys):
     Numbers may differ by a fiftieth: backends round differently.
     """
     monkeypatch.chdir(REPOSITORY)
-    blocks = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", (REPOSITORY / page).read_text(), re.DOTALL)
+    blocks = re.findall(
+        r"```python\n((?:(?!```).)*)```\n\n```text\n(.*?)```", (REPOSITORY / page).read_text(), re.DOTALL
+    )
     assert len(blocks) == 2
     names: dict = {}
     for code, shown in blocks:
