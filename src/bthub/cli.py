@@ -245,7 +245,7 @@ def _screen(args: argparse.Namespace) -> None:
             raise BthubError(f"--merge takes no inputs, received {' '.join(args.inputs)}: it joins what --out holds")
         done = merge(args.out)
     elif not args.inputs:
-        raise BthubError("name what is to be screened: pictures, folders, zips or data sets")
+        raise BthubError("expected at least one input: a picture, folder, zip or data set")
     else:
         shard = parse_shard(args.shard)
         if shard.of > 1:

@@ -167,7 +167,7 @@ def test_cost(detector, localizer):
             key: found[key] for key in found if "latency" not in key
         }
         (run / COST).unlink()
-        with pytest.raises(BthubError, match="says what they were: train it again"):
+        with pytest.raises(BthubError, match="that records them: train it again"):
             cost.write(run)
 
 
@@ -256,7 +256,7 @@ def test_figures_of_another_set_are_not_replaced(detector, tiny_lgg, tmp_path):
     metrics["patient/test"]["dataset"]["sha256"] = "0"
     (detector / METRICS).write_text(json.dumps(metrics))
     before = (detector / "predictions" / "patient-test.csv").read_bytes()
-    with pytest.raises(BthubError, match="has patient/test of elsewhere, which the figures of .* would replace"):
+    with pytest.raises(BthubError, match="has patient/test of elsewhere, which the results of .* would replace"):
         evaluate(detector, tiny_lgg, "test")
     assert json.loads((detector / METRICS).read_text()) == metrics
     assert (detector / "predictions" / "patient-test.csv").read_bytes() == before

@@ -118,12 +118,12 @@ def test_the_folder_is_the_repo_and_nothing_else_goes(server, runs):
 def test_what_the_hub_wants_a_plan_for_is_left_out_and_told(server, runs):
     said = []
     server.fault("POST", "repos/create", "status", 402, times=1, after=1)
-    with pytest.raises(BthubError, match="want of a plan: bthub/brain-tumor-mri; the rest is"):
+    with pytest.raises(BthubError, match="paid plan: bthub/brain-tumor-mri; everything else"):
         module.publish([str(runs / "resnet18-lgg"), "space", "dashboard"], say=said.append)
     assert f"bthub/{module.APPS['dashboard'][0]}" in {repo_id for _, repo_id in server.repos}
     assert ("space", "bthub/brain-tumor-mri") not in server.repos and ("model", "bthub/resnet18-lgg") in server.repos
     assert any("new, needs a Gradio Space" in line for line in said[:2]), "before anything is written"
-    assert any("going on with the rest" in line for line in said)
+    assert any("continuing with the rest" in line for line in said)
     said = publish("space")
     assert any("files written" in line for line in said)
 
@@ -289,7 +289,7 @@ def test_a_pair_is_not_told_by_the_figures_of_other_weights(server, runs):
 @pytest.mark.parametrize(
     ("token", "org", "words"),
     [
-        (None, "bthub", "no Hub token|doesn't take this token"),
+        (None, "bthub", "no Hub token|rejects this token"),
         ("read_token", "bthub", "may only read"),
         ("expired_token", "bthub", "has expired"),
         ("stranger_token", "bthub", "doesn't belong to bthub"),

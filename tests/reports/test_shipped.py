@@ -6,12 +6,14 @@ import re
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 from safetensors import safe_open
 
 from bthub import cli, project
 from bthub.data.splits import patient_split
 from bthub.evaluation import cross_validation, per_image, two_stage
 from bthub.evaluation.scoring import measure, rounded
+from bthub.metrics.info import readable
 from bthub.reports import model_card, tables
 from bthub.runs import folder, records
 from bthub.runs.folder import RunFolder
@@ -213,6 +215,25 @@ def test_the_command_of_the_readme_prints_what_is_shown(monkeypatch, capsys):
     for one, other in zip(printed.split(), shown.split(), strict=True):
         pair = [re.sub(r"[^\d.]", "", word) for word in (one, other)]
         assert one == other or float(pair[0]) == pytest.approx(float(pair[1]), rel=0.02)
+
+
+def test_every_published_model_tells_its_metrics_and_license():
+    """The metadata of all runs with weights, and of the two-stage repo, whose numbers are those of `results/`."""
+    for run in map(records.open_run, records.shipped_runs()):
+        if not (run.path / folder.WEIGHTS).is_file():
+            continue
+        data = ModelCard(model_card.render(run.path, figures=False)).data
+        assert data.license == "cc-by-nc-sa-4.0" and data.metrics and data.eval_results, run.id
+        assert {result.dataset_split for result in data.eval_results} == {"test"}
+    pair = {stage: RunFolder.open(project.SHIPPED_RUNS / name) for stage, name in project.DEFAULTS.items()}
+    data = ModelCard(model_card.render_two_stage(**pair, commits=dict.fromkeys(pair, "0" * 40))).data
+    assert data.license == "cc-by-nc-sa-4.0" and data.model_name == project.TWO_STAGE
+    found = {(result.task_type, result.metric_name): result.metric_value for result in data.eval_results}
+    together = json.loads((RESULTS / "two-stage-patient-test.json").read_text())["metrics"]
+    alone = pair["detector"].metrics["patient/test"]["metrics"]
+    expected = {("image-classification", name): alone[name] for name in model_card.HEADLINE["image-classification"]}
+    expected |= {("image-segmentation", name): together[name] for name in model_card.TWO_STAGE_HEADLINE}
+    assert found == {(task, readable(name)): round(entry["value"], 4) for (task, name), entry in expected.items()}
 
 
 def test_links_of_the_pages_lead_somewhere():

@@ -154,11 +154,11 @@ def test_a_run_without_weights_still_shows_its_figures(detector_copy: Path):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda entry: entry.pop("metrics"), "metrics.json isn't laid out"),
-        (lambda entry: entry.update(metrics=[1]), "metrics.json isn't laid out"),
-        (lambda entry: entry["metrics"].update(f1=0.9), "metrics.json isn't laid out"),
+        (lambda entry: entry.pop("metrics"), "metrics.json isn't in the format"),
+        (lambda entry: entry.update(metrics=[1]), "metrics.json isn't in the format"),
+        (lambda entry: entry["metrics"].update(f1=0.9), "metrics.json isn't in the format"),
         (lambda entry: entry.update(weights="sha256:of another"), "was measured with the weights"),
-        (lambda entry: entry["dataset"].update(name="other"), "no figures for patient/test of lgg"),
+        (lambda entry: entry["dataset"].update(name="other"), "no metrics for patient/test of lgg"),
     ],
 )
 def test_what_cannot_be_read_is_named(detector_copy: Path, spoil, words: str):

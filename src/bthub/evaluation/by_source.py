@@ -216,7 +216,7 @@ def _detect(folder: RunFolder, rows: Rows, shown: Sequence[View], batch_size: in
     classifier = load_classifier(folder, device)
     if classifier.labels != LABELS:
         raise BthubError(
-            f"{folder.id} knows the classes {', '.join(classifier.labels)}, a mixture has {', '.join(LABELS)}: "
+            f"{folder.id} has the classes {', '.join(classifier.labels)}, but a mixture has {', '.join(LABELS)}: "
             "evaluate it on a data set with its own classes"
         )
     settings, weights = folder.path / INPUT_CHECK, folder.path / INPUT_CHECK_WEIGHTS

@@ -84,7 +84,8 @@ def detector_scores(run: RunFolder, evaluation: Evaluation) -> Scores:
     found = scores(run, evaluation)
     if found.threshold is None or TUMOR not in found.labels:
         raise BthubError(
-            f"{name(run)} tells {', '.join(found.labels)} apart, so no threshold decides: it isn't shown here"
+            f"{name(run)} predicts the classes {', '.join(found.labels)} without a threshold, so it "
+            "has no place on this page"
         )
     return found
 

@@ -73,7 +73,7 @@ def load_pipeline(
     _ = classifier.tumor_index  # one that knows other classes is told so before it lacks a threshold
     threshold = detector_run.calibration.get("threshold")
     if not isinstance(threshold, (int, float)):
-        raise BthubError(f"{detector_run.id}: {CALIBRATION} has no threshold, train the run to its end")
+        raise BthubError(f"{detector_run.id}: {CALIBRATION} has no threshold: finish the training of this run")
     points = operating_points(detector_run.calibration)
     return Pipeline(
         classifier,

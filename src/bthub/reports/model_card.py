@@ -97,13 +97,13 @@ class Record:
     def __getitem__(self, key: str) -> Any:
         value = self.optional(key)
         if value is None:
-            raise BthubError(f"{self._file}: {self._key}{key} is empty, and the card needs it")
+            raise BthubError(f"{self._file}: {self._key}{key} is empty, but the card needs it")
         return value
 
     def optional(self, key: str) -> Any:
         """A value that may be null, but not missing."""
         if key not in self._content:
-            raise BthubError(f"{self._file}: there is no {self._key}{key}, and the card needs it")
+            raise BthubError(f"{self._file}: there is no {self._key}{key}, but the card needs it")
         value = self._content[key]
         return Record(value, self._file, f"{self._key}{key}.") if isinstance(value, dict) else value
 
@@ -578,14 +578,14 @@ def _best_epoch(folder: RunFolder, epoch: int) -> dict[str, float]:
 
 def _preprocessor(path: Path) -> Record:
     if not path.is_file():
-        raise BthubError(f"{path} is missing, and the card needs it: train the run again")
+        raise BthubError(f"{path} is missing, but the card needs it: train the run again")
     return Record(json.loads(path.read_text(encoding="utf-8")), path)
 
 
 def _rows(folder: RunFolder, name: str) -> list[dict[str, str]]:
     rows = folder.rows(name)
     if not rows:
-        raise BthubError(f"{folder.path / name} is empty, and the card needs it: train the run again")
+        raise BthubError(f"{folder.path / name} is empty, but the card needs it: train the run again")
     return rows
 
 

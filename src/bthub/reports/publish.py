@@ -157,7 +157,10 @@ def publish(
             answer = _http_error(error)
             if answer is None or answer.response.status_code != PAYMENT_REQUIRED:
                 raise
-            say(f"{publication.kind} {publication.repo_id}: refused, the Hub asks for a plan; going on with the rest")
+            say(
+                f"{publication.kind} {publication.repo_id}: refused, because it needs a paid plan; "
+                "continuing with the rest"
+            )
             refused.append(publication.repo_id)
     if "two-stage" in parts:
         # It names the commits of its stages, so it comes after them.
@@ -176,7 +179,9 @@ def publish(
     if "collection" in parts:
         _attempt(partial(_collect, api, org, private, dry_run, say), org)
     if refused:
-        raise BthubError(f"not published, for want of a plan: {', '.join(refused)}; the rest is")
+        raise BthubError(
+            f"not published, because they need a paid plan: {', '.join(refused)}; everything else is published"
+        )
 
 
 def _what(what: list[str]) -> tuple[list[Path], set[str]]:
@@ -217,7 +222,7 @@ def run_publication(run: Path, org: str) -> Publication:
     try:
         validate_repo_id(hub_id(folder.id, org))
     except HFValidationError as error:
-        raise BthubError(f"{folder.path}: the Hub doesn't take this name, rename the folder: {error}") from error
+        raise BthubError(f"{folder.path}: the Hub doesn't accept this name; rename the folder: {error}") from error
     if (folder.path / METRICS).is_file() and not plots.drawn(folder):
         plots.draw(folder)
     files: dict[str, Path | bytes] = _listed(folder.path, RUN_FILES)
@@ -432,8 +437,8 @@ def _check_it_is_ours(api: HfApi, wanted: Publication, private: bool) -> None:
     _, *commits = reversed(api.list_repo_commits(repo_id, repo_type=kind))
     if commits and not any(commit.title == COMMIT_MESSAGE for commit in commits):
         raise BthubError(
-            f"the {kind} {repo_id} is there already, and bthub didn't write it: all its files would be replaced. Give "
-            "the run another name, or delete that repo"
+            f"the {kind} {repo_id} already exists, and bthub didn't write it, so its files would be lost. Rename the "
+            "run, or delete that repo"
         )
     if private and not api.repo_info(repo_id, repo_type=kind).private:
         raise BthubError(f"the {kind} {repo_id} is public: make it private in its settings, or leave out --private")
@@ -512,19 +517,20 @@ def _http_error(error: BaseException | None) -> HfHubHTTPError | None:
 def _sentence(error: Exception, org: str) -> BthubError:
     answer = _http_error(error)
     if isinstance(error, LocalTokenNotFoundError):
-        return BthubError("there is no Hub token here: run `hf auth login`, or set HF_TOKEN")
+        return BthubError("no Hub token found: run `hf auth login`, or set HF_TOKEN")
     status = answer.response.status_code if answer else None
     if status == 401:
-        return BthubError("the Hub doesn't take this token, which is wrong or has expired: run `hf auth login` again")
+        return BthubError("the Hub rejects this token, which is wrong or has expired: run `hf auth login` again")
     if status == 403:
-        return BthubError(f"this token may not write to {org}: make one with write access to it and log in with that")
+        return BthubError(f"this token has no write access to {org}: make one that has, and log in with it")
     if status == 400:
         return BthubError(f"the Hub refuses what was sent: {answer.server_message or answer}")
     if status is None:
-        return BthubError(f"nothing more is published, each repo is as it was or whole: {hub_trouble(error)}")
+        return BthubError(f"stopped; each repo is either unchanged or fully published: {hub_trouble(error)}")
     reason = f"HTTP {status}"
     return BthubError(
-        f"the Hub can't be reached or fails ({reason}): each repo is as it was, or published whole; run this again"
+        f"the Hub can't be reached or fails ({reason}). Each repo is either unchanged or fully "
+        "published; run this again"
     )
 
 
@@ -532,7 +538,7 @@ def _check_token(api: HfApi, org: str) -> None:
     me = api.whoami()
     if me.get("auth", {}).get("accessToken", {}).get("role") == "read":
         raise BthubError(
-            "this token may only read: make one with write access at the Hub's settings, and log in with it"
+            "this token is read-only: make one with write access at the Hub's settings, and log in with it"
         )
     if org not in {me["name"], *(member["name"] for member in me.get("orgs", []))}:
         raise BthubError(f"{me['name']} doesn't belong to {org}: name an organization of yours with --org")

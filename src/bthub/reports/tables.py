@@ -170,7 +170,8 @@ def differences(runs: Sequence[RunFolder], evaluation: Evaluation, names: Iterab
     for name, keys in images.items():
         if keys != images[first]:
             raise BthubError(
-                f"{name} and {first} were measured on different images of {evaluation.key}: evaluate again"
+                f"{name} and {first} were measured on different images of {evaluation.key}: evaluate both "
+                "again on the same data set"
             )
     found = []
     for metric in names:

@@ -176,7 +176,7 @@ def entry(run: RunFolder, evaluation: Evaluation) -> dict[str, Any]:
         found = run.metrics.get(evaluation.key)
         if found is None or _evaluation(evaluation.key, found) != evaluation:
             raise BthubError(
-                f"{name(run)} has no figures for {evaluation.key} of {evaluation.data}: "
+                f"{name(run)} has no metrics for {evaluation.key} of {evaluation.data}; run  "
                 f"bthub evaluate {run.path} --data {evaluation.data} --split {evaluation.split}"
             )
         run.check_weights(f"{METRICS} of {evaluation.key}", found["weights"], found["command"])
@@ -368,8 +368,8 @@ def reading(run: RunFolder, file: str) -> Iterator[None]:
         yield
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise BthubError(
-            f"{name(run)}: {file} isn't laid out as this version writes it ({type(error).__name__}: {error}): "
-            "write it again with this version, or leave the run out"
+            f"{name(run)}: {file} isn't in the format of this version ({type(error).__name__}: {error}): "
+            "write it again with this version, or leave out the run"
         ) from error
 
 

@@ -67,7 +67,7 @@ def packaged(package: str, suffix: str) -> Path:
     try:
         found = distribution(package)
     except PackageNotFoundError as error:
-        raise BthubError(f"the package {package} isn't here: pip install {package}") from error
+        raise BthubError(f"the package {package} isn't installed: pip install {package}") from error
     (name,) = [name for name in found.files or [] if name.suffix == suffix]
     return Path(found.locate_file(name))
 

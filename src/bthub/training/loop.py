@@ -54,7 +54,7 @@ def steps_of(batches: DataLoader, accumulation: int) -> int:
     if len(batches) == 0:
         raise BthubError(
             f"{len(batches.sampler)} training images don't fill a batch of {batches.batch_size}: "
-            "--set batch_size to no more than there are"
+            "set a smaller one with --set batch_size=N"
         )
     return math.ceil(len(batches) / accumulation)
 

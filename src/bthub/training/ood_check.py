@@ -122,7 +122,7 @@ def load_network(weights: Path) -> nn.Module:
     except (OSError, KeyError, RuntimeError) as error:
         raise BthubError(
             f"{weights} doesn't hold the weights of {ARCHITECTURE} ({type(error).__name__}): write it with "
-            f"train/imagenet.py {ARCHITECTURE} {weights}"
+            f"bthub imagenet-weights {ARCHITECTURE} {weights}"
         ) from error
     return network.float().eval().to(memory_format=torch.channels_last)
 

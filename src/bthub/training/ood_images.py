@@ -147,7 +147,7 @@ def _files() -> list[tuple[str, str, Path]]:
                         found.append((kind, f"{name} of {package}", path))
     if missing:
         raise BthubError(
-            f"{len(missing)} of the outside pictures aren't installed: {', '.join(missing)}; "
+            f"{len(missing)} of the OOD pictures aren't installed: {', '.join(missing)}; "
             "install the versions of requirements.txt (make .venv/.test)"
         )
     return found
