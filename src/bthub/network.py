@@ -1,4 +1,4 @@
-"""What the surroundings say of the network: proxies, certificates, the Hub's address, and where the apps listen."""
+"""Network settings from the environment: proxies, certificates, the Hub's address, and where the apps listen."""
 
 import ipaddress
 import os

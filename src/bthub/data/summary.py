@@ -1,4 +1,4 @@
-"""What is in a data set, counted from its rows: for `bthub data info` and for the dataset card."""
+"""Counts of a data set, from its rows: for `bthub data info` and for the dataset card."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""`bthub evaluate` on a mixture: a run's figures for each source and way to show a slice, never across them.
+"""`bthub evaluate` on a mixture: metrics for each source and kind of picture, never across sources.
 
 Tumor and healthy pictures of different sets come from different places. A network that tells the places apart would
 seem to see tumors in figures over all of them; within a source it has to look.

@@ -1,4 +1,4 @@
-"""What a run's predictions tell: the worst cases, other thresholds, calibration, and the masks slice by slice.
+"""Results image by image: the worst cases, other thresholds, calibration, and the masks slice by slice.
 
 Pure functions over the rows in `predictions/`; no model is loaded, and nothing is fitted but the threshold asked for.
 """

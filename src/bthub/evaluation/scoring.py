@@ -1,4 +1,4 @@
-"""From a predictions file to figures: pure functions, so that anyone can check `metrics.json` against its run."""
+"""From saved predictions to metrics: pure functions, so every number in `metrics.json` can be recomputed."""
 
 import math
 import sys

@@ -1,4 +1,4 @@
-"""What a picture may measure, and how messages name it."""
+"""Limits on the size of a picture, and how messages name it."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What a person brings: one file, a zip or a folder -> what it is, the scans in it, and one of them as a volume.
+"""What a user provides (a file, a zip or a folder) -> what it is, the scans in it, and one of them as a volume.
 
 Nothing is unpacked to disk, nothing is kept, and every limit holds before anything is decoded: bytes, number of files,
 real size against compressed size, pixels. A file is taken for what its bytes say; a name that promises another thing

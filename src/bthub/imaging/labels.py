@@ -1,4 +1,4 @@
-"""What data sets call the class without a tumor, and which class of a detector means tumor."""
+"""Names that data sets give to the class without a tumor, and which class of a detector means tumor."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The metrics and costs: what each is called, what it means, and which way is better. The one place for that."""
+"""The one table of metrics and costs: name, definition, and whether higher is better."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""The model card: a pure function of the run folder's files. Nothing is typed in that a file says, nothing invented."""
+"""The model card: a pure function of the run folder's files. No number is typed in."""
 
 import json
 import os

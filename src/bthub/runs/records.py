@@ -1,4 +1,4 @@
-"""Runs side by side: what each folder says of its run, for the tables of the dashboard and of `bthub compare`.
+"""Runs side by side: the records of each folder, for the tables of the dashboard and of `bthub compare`.
 
 Pure functions over run folders. Nothing is fitted and no model is loaded; what the predictions tell is in `per_image`.
 What can't be read is a `BthubError` that names the run and the file.

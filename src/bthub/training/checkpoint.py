@@ -1,4 +1,4 @@
-"""How far a run has come, and the checkpoints that it resumes from."""
+"""The progress of a run, and the checkpoints that it resumes from."""
 
 import dataclasses
 import shutil

@@ -1,4 +1,4 @@
-"""Fine-tune a timm classifier, and leave a run folder.
+"""Fine-tune a timm classifier; the result is a run folder.
 
     accelerate launch train/classifier.py --config resnet18-lgg --output runs/my-resnet
 

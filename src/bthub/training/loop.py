@@ -1,4 +1,4 @@
-"""The training loop: a run is begun, epochs are trained and measured, the best one becomes the run folder.
+"""The training loop: start a run, train and validate epochs, keep the best one as the run folder.
 
 A script makes the model and says how it learns (`Task`); what both scripts do is here (`Run`).
 """

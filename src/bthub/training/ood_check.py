@@ -1,4 +1,4 @@
-"""Fit the input check of a detector's pipeline, measure it, and leave both in the detector's run folder.
+"""Fit the input check of a detector's pipeline, measure it, and save both in the detector's run folder.
 
     bthub imagenet-weights tf_efficientnet_lite0 data/imagenet-tf_efficientnet_lite0.safetensors
     bthub ood-check --data data/mix --run runs/resnet18-mri --weights data/imagenet-tf_efficientnet_lite0.safetensors

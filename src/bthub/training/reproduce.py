@@ -1,4 +1,4 @@
-"""Train one experiment of experiments.yaml again, measure it and write its card.
+"""Train a run of the comparison again, measure it and write its card.
 
     bthub reproduce resnet50-lgg-scratch      # into runs/resnet50-lgg-scratch
     bthub reproduce vgg16-lgg-scratch --set pretrained=true --output runs/vgg16-lgg-imagenet

@@ -1,4 +1,4 @@
-"""Train a ResUNet to outline the tumor, and leave a run folder.
+"""Train a ResUNet to outline the tumor; the result is a run folder.
 
     accelerate launch train/resunet.py --config resunet18-lgg --output runs/my-resunet
 
