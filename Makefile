@@ -4,7 +4,7 @@ PORT ?= 7860
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo dashboard practice test test-slow lint bench browser onnx artifacts check-artifacts cards results reproduce help
+.PHONY: demo dashboard practice test test-slow lint docs bench browser onnx artifacts check-artifacts cards results reproduce help
 
 # Every measured run: those with weights, and those of the comparison.
 RUNS = $(dir $(wildcard runs/*/metrics.json runs/comparison/*/metrics.json))
@@ -30,7 +30,7 @@ practice: $(VENV)/.practice  ## sign in, keep cases, write reports: http://127.0
 	@echo "bthub: the practice will be on http://127.0.0.1:$(PORT) (Ctrl-C stops it)"
 	@PORT=$(PORT) HF_HUB_OFFLINE=1 $(BIN)/bthub practice serve
 
-test: $(VENV)/.test lint  ## lint and run the tests
+test: $(VENV)/.test lint docs  ## lint, build the pages and run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not artifacts" --durations 10
 
 test-slow: $(VENV)/.test  ## the tests that take minutes; BTHUB_LGG=<Kaggle folder> adds those on the full data
@@ -41,6 +41,9 @@ lint: $(VENV)/.test  ## rules, format, types, American spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/codespell
+
+docs: $(VENV)/.test  ## build these pages and the API, from the docstrings: build/docs/index.html
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 bench: $(VENV)/.test  ## measure speed, memory and size beside the stock pipelines: benchmarks/ (BENCH='--only one_slice')
 	@HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/run.py $(BENCH)

@@ -179,7 +179,7 @@ def test_apps_listen_where_one_variable_says_and_warn(monkeypatch, capsys):
     monkeypatch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
     assert app_host() == "127.0.0.1" and "GRADIO_SERVER_NAME isn't read: BTHUB_HOST says" in capsys.readouterr().err
     monkeypatch.setenv("BTHUB_HOST", "0.0.0.0")
-    assert app_host() == "0.0.0.0" and "whoever reaches this machine can use the app" in capsys.readouterr().err
+    assert app_host() == "0.0.0.0" and "anyone who can reach this machine can use the app" in capsys.readouterr().err
     monkeypatch.setenv("BTHUB_HOST", "localhost")
     assert app_host() == "localhost" and capsys.readouterr().err == ""
     for odd in ("203.0.113.7", "no such host", "http://x"):

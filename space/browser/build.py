@@ -68,7 +68,7 @@ def build(out: Path, detector: str, localizer: str, app: str, cache: Path | None
         models[stage] = {"file": file, "model": {"id": run.id, "revision": run.revision, "eight_bit": quantized}}
     config, calibration = runs["detector"].config, runs["detector"].detector_calibration
     if calibration.threshold is None:
-        raise BthubError(f"{detector}: {CALIBRATION} has no threshold, train the run to its end")
+        raise BthubError(f"{detector}: {CALIBRATION} has no threshold: finish the training of this run")
     points = {kind or "unknown": asdict(point) for kind, point in calibration.points.items()}
     models["detector"] |= {
         "size": config["pretrained_cfg"]["input_size"][-1],

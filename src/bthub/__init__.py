@@ -1,4 +1,4 @@
-"""bthub: a brain MRI slice in; tumor or not, how sure, where and how large out.
+"""bthub detects and outlines brain tumors on MRI slices, with calibrated probabilities.
 
 Research software, not a medical device.
 """

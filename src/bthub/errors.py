@@ -1,4 +1,4 @@
-"""The one exception that users are meant to read, and how a command shows it."""
+"""The one exception whose text is for users, and how a command shows it."""
 
 import io
 import sys

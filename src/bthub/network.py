@@ -1,4 +1,4 @@
-"""What the surroundings say of the network: proxies, certificates, the Hub's address, and where the apps listen."""
+"""Network settings from the environment: proxies, certificates, the Hub's address, and where the apps listen."""
 
 import ipaddress
 import os
@@ -98,13 +98,13 @@ def app_host() -> str:
             probe.bind(found[0][4])
     except (OSError, UnicodeError) as error:
         raise BthubError(
-            f"{HOST} is {host!r}, which is no address of this machine; 127.0.0.1 is for this machine alone, 0.0.0.0 "
-            "for all that reach it"
+            f"{HOST} is {host!r}, which isn't an address of this machine; use 127.0.0.1 for this machine only, "
+            "0.0.0.0 for other machines too"
         ) from error
     if not ipaddress.ip_address(found[0][4][0]).is_loopback and "SPACE_ID" not in os.environ:
         print(
-            f"bthub: listening on {host}: whoever reaches this machine can use the app, without signing in and "
-            "without encryption. Research software, not a medical device: keep patients' pictures away from it.",
+            f"bthub: listening on {host}: anyone who can reach this machine can use the app, without sign-in "
+            "or encryption. Research software, not a medical device: keep patients' pictures away from it.",
             file=sys.stderr,
             flush=True,
         )

@@ -1,4 +1,4 @@
-"""How far a long step has come: a bar on a terminal, and whole lines, few of them, in a log."""
+"""Progress of long steps: a bar on a terminal, a few whole lines in a log."""
 
 import sys
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the project's own repos are called, and where a clone keeps the runs that it ships."""
+"""The names of the project's Hub repos, and where a clone keeps the runs that it ships."""
 
 import os
 from pathlib import Path

@@ -28,7 +28,7 @@ Streamlit or Starlette), `bytes`, a `bytearray` or `memoryview`, a PIL image, or
 
 def answer(says: str) -> str:
     """What the table says of a case."""
-    return "read" if not says else f"refused: {says.removeprefix(NOT).removesuffix(', expected')}"
+    return "read" if not says else f"refused: {says.removeprefix(NOT).removesuffix('; expected')}"
 
 
 def page() -> str:

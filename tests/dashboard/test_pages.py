@@ -406,7 +406,7 @@ def test_papers_put_their_own_recipe_first(show: Open, shipped_runs, copy: Path)
     training["config"] |= {"encoder_from": None, "weights_from": None, "image_sizes": {"0": 96, "9": 160, "17": 224}}
     write_json(own / "training.json", training)
     said = words(show("papers", [*shipped_runs, own]))
-    budget = "first weights: random, 17 epochs, 160 pixels"
+    budget = "initial weights: random, 17 epochs, 160 pixels"
     assert f"resnet-resunet-detector, the paper's recipe, lgg split by patient; {budget}" in said
     assert said.index("resnet-resunet-detector, the paper") < said.index("resnet18-lgg, this project")
 

@@ -168,7 +168,7 @@ def test_cost(detector, localizer):
             key: found[key] for key in found if "latency" not in key
         }
         (run / COST).unlink()
-        with pytest.raises(BthubError, match="says what they were: train it again"):
+        with pytest.raises(BthubError, match="that records them: train it again"):
             cost.write(run)
 
 
@@ -257,7 +257,7 @@ def test_figures_of_another_set_are_not_replaced(detector, tiny_lgg, tmp_path):
     metrics["patient/test"]["dataset"]["sha256"] = "0"
     (detector / METRICS).write_text(json.dumps(metrics))
     before = (detector / "predictions" / "patient-test.csv").read_bytes()
-    with pytest.raises(BthubError, match="has patient/test of elsewhere, which the figures of .* would replace"):
+    with pytest.raises(BthubError, match="has patient/test of elsewhere, which the results of .* would replace"):
         evaluate(detector, tiny_lgg, "test")
     assert json.loads((detector / METRICS).read_text()) == metrics
     assert (detector / "predictions" / "patient-test.csv").read_bytes() == before
@@ -455,5 +455,5 @@ def test_summary_of_a_localizer_says_what_is_not_defined(localizer, tiny_lgg):
     entry = evaluate(localizer, tiny_lgg, "test")
     entry["metrics"]["dice_pooled"] = {"value": None, "low": None, "high": None}
     text = summary(entry)
-    assert re.search(r"^Dice of all pixels +- +- to -$", text, re.MULTILINE)
+    assert re.search(r"^pooled Dice +- +- to -$", text, re.MULTILINE)
     assert re.search(rf"^healthy slices +{entry['counts']['healthy_slices']}$", text, re.MULTILINE)

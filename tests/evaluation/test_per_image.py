@@ -26,7 +26,7 @@ def scores_of(truth: list[int], p: list[float], threshold: float = 0.5) -> Score
 
 def test_predictions_of_another_layout_are_named(detector_copy: Path):
     (detector_copy / "predictions" / "patient-test.csv").write_text("id,label\n1,tumor\n")
-    with pytest.raises(BthubError, match=r"copy: predictions/patient-test.csv isn't laid out"):
+    with pytest.raises(BthubError, match=r"copy: predictions/patient-test.csv isn't in the format"):
         per_image.scores(records.open_run(detector_copy), TEST)
 
 

@@ -250,7 +250,7 @@ def test_compare_says_which_differences_are_noise(tmp_path):
 
     text = tables.write(runs, tmp_path / "results")
     assert text == (tmp_path / "results" / "compare.md").read_text()
-    assert "can't be told apart" in text and "worse" in text
+    assert "may be chance" in text and "worse" in text
     with (tmp_path / "results" / "compare-lgg-patient-test-classification.csv").open() as file:
         table = list(csv.DictReader(file))
     assert table[-1]["model"] == "blunt"

@@ -180,7 +180,7 @@ def test_the_fastest_is_taken_and_remembered(exported_runs, monkeypatch):
     assert backends.choose(run, "auto", "cuda:0", said.append) == "torch"
     monkeypatch.setenv(backends.CACHE, "/proc/nowhere")
     assert backends.choose(run, "auto", None, said.append) == "onnx"
-    assert "can't be remembered" in said[-1]
+    assert "can't be saved" in said[-1]
 
 
 def test_files_of_other_weights_are_not_taken(exported_runs, tmp_path):

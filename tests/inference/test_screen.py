@@ -135,7 +135,7 @@ def test_merging_refuses(archive, tmp_path):
     record = out / Shard(2, 3).name / "screen.json"
     written = json.loads(record.read_text())
     record.write_text(json.dumps({key: value for key, value in written.items() if key != "complete"}))
-    with pytest.raises(BthubError, match="isn't done"):
+    with pytest.raises(BthubError, match="isn't finished"):
         merge(out)
 
 
@@ -149,7 +149,7 @@ def test_what_is_refused(archive, tmp_path, capsys):
         screen([str(archive)], out, pipeline=make_pipeline())
     (tmp_path / "empty").mkdir()
     for arguments, words in (
-        ([], "name what is to be screened"),
+        ([], "expected at least one input"),
         ([str(tmp_path / "empty")], "nothing in it"),
         ([str(tmp_path / "missing")], "no such file"),
         ([str(archive), "--shard", "0/4"], "i/n"),

@@ -157,7 +157,7 @@ def test_a_scan_and_a_plane_can_be_chosen(pipe, tmp_path):
     assert len(analyze_study(pipe, study, scan=0).results) == 6
     with pytest.raises(BthubError, match="there is no scan 3"):
         analyze_study(pipe, study, scan=2)
-    with pytest.raises(BthubError, match="6 slices are more than are analyzed here, at most 5"):
+    with pytest.raises(BthubError, match="6 slices are too many for this server, which takes at most 5"):
         analyze_study(pipe, study, scan=0, max_slices=5)
     assert analyze_study(pipe, study, scan=0, plane="axial").volume.plane == "axial"
 

@@ -125,7 +125,7 @@ def test_values_cant_break_out_of_a_translation():
 
 
 def test_messages_of_the_reader_are_translated():
-    text = "brain.png: is not a picture that can be read, expected PNG, TIFF, JPEG, BMP, WebP or GIF"
+    text = "brain.png: this is not a picture that can be read; expected PNG, TIFF, JPEG, BMP, WebP or GIF"
     told = texts.foreign(text, "de")
     assert told.startswith("brain.png") and told != text and "WebP" in told
     assert texts.foreign("something unknown", "de") == "something unknown"

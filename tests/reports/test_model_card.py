@@ -131,7 +131,9 @@ def test_figures_are_those_of_the_files(detector):
 
 
 def test_the_review_band_is_told(detector):
-    assert "From 0.1875 to below 0.8125 it is uncertain and a person\nshould look" in model_card.render(detector)
+    assert "From 0.1875 to below 0.8125 the prediction is uncertain and\na person should look" in model_card.render(
+        detector
+    )
 
     def older(content):
         del content["review_band"], content["review_error"]
@@ -158,7 +160,7 @@ def test_the_input_check_is_told_where_there_is_one(detector, localizer):
     assert "those of 123 slices" in text and "train splits of lgg, other." in text and "99 % of the slices pass" in text
     assert row(text, "lgg, test") == ["as it is", "2", "300"]
     assert row(text, "photograph") == ["19 of 20", "19 of 20"]
-    assert "Wrongly let pass: moon.png, noise 1." in text
+    assert "Wrongly accepted: moon.png, noise 1." in text
     test_nothing_of_the_template_is_left(detector)
     write_json(detector / INPUT_CHECK, record | {"outside_accepted": []})
     assert "Wrongly" not in model_card.render(detector)
@@ -419,29 +421,29 @@ def test_the_card_of_an_image_set_speaks_of_images(image_run):
     test_nothing_of_the_template_is_left(image_run)
     classes = read(image_run / CONFIG)["label_names"]
     prose = text.split("---", 2)[2]
-    assert f"{len(classes)} classes apart" in text and ", ".join(classes) in text
+    assert f"{len(classes)} classes" in text and ", ".join(classes) in text
     # Nothing that is true of LGG alone.
     for word in ("slice", "LGG", "glioma,", "FLAIR", "TCGA", "institution", "threshold of", "load_pipeline"):
         assert word not in prose.replace("two-stage", ""), word
-    assert "the most probable class is called" in text
+    assert "predictions are argmax" in text
     entry = read(image_run / METRICS)["default/validation"]
     validation = text[text.index("### Validation split, protocol default") :]
     assert f"\n{entry['samples']} images, measured at" in validation
-    assert row(validation, "F1, mean over classes")[0] == f"{entry['metrics']['f1']['value']:.3f}"
+    assert row(validation, "F1, macro average")[0] == f"{entry['metrics']['f1']['value']:.3f}"
     assert row(validation, "accuracy")[0] == f"{entry['metrics']['accuracy']['value']:.3f}"
     for label, counts in zip(classes, entry["confusion_matrix"], strict=True):
         assert row(validation, label) == [str(n) for n in counts]
     for name in ("train", "validation"):
         images = sum(line["split"] == name for line in RunFolder.open(image_run).rows(SPLIT))
         assert row(text, name)[0] == str(images)
-    assert "Nothing is known of the patients" in text and "are too narrow" in text
+    assert "Nothing is known about the patients" in text and "so they are too" in text
     assert not list((image_run / "figures").glob("*gallery*")) and "gallery" not in text
 
 
 def test_copies_of_known_images_are_measured_apart(image_run):
     key = "default/validation"
     folder = RunFolder.open(image_run)
-    assert folder.metrics[key]["by_seen"] == {} and "are copies" not in model_card.render(image_run)
+    assert folder.metrics[key]["by_seen"] == {} and "are near-duplicates" not in model_card.render(image_run)
     entry, rows = folder.metrics[key], folder.predictions(key)
     for row in rows[:2]:
         row["also_in"] = "train"
@@ -450,8 +452,8 @@ def test_copies_of_known_images_are_measured_apart(image_run):
     parts = read(image_run / METRICS)[key]["by_seen"]
     assert {name: part["samples"] for name, part in parts.items()} == {"seen": 2, "unseen": len(rows) - 2}
     text = model_card.render(image_run)
-    assert f"**2 of these {len(rows)} images are copies**" in text
-    for name, shown in (("seen", "copies of known ones"), ("unseen", "without a known copy")):
+    assert f"**2 of these {len(rows)} images are near-duplicates**" in text
+    for name, shown in (("seen", "with a near-duplicate"), ("unseen", "without a near-duplicate")):
         [line] = [line for line in text.splitlines() if line.startswith(f"| {shown} |")]
         cells = [cell.strip() for cell in line.split("|")[2:-1]]
         labels, hits = settings["labels"], 0
@@ -477,7 +479,7 @@ def test_the_metadata_of_an_image_set(image_run):
         ("imagefolder", title, "default", "test")
     }
     shown = {r.metric_type: (r.metric_name, r.metric_value) for r in data.eval_results}
-    assert shown["f1"] == ("F1, mean over classes", round(figures_on_test["metrics"]["f1"]["value"], 4))
+    assert shown["f1"] == ("F1, macro average", round(figures_on_test["metrics"]["f1"]["value"], 4))
     assert shown["accuracy"][0] == "accuracy"
     # A test picture that was seen in training, as a copy, is no test: no figure of the split is metadata then.
     entry, rows = figures_on_test, RunFolder.open(image_run).predictions("default/test")
@@ -548,12 +550,12 @@ def test_where_it_looks_is_told_where_it_was_measured(detector, tiny_lgg):
     }
     write_json(detector / GRADCAM, {"patient/test": entry})
     text = model_card.render(detector)
-    (line,) = (line for line in text.split("\n\n") if "Grad-CAM" in line)
+    (line,) = (line for line in text.split("\n\n") if "Grad-CAM heat" in line)
     for figure in (
-        "0.250 of the heat",
+        "0.250 of the Grad-CAM heat",
         "0.125 to 0.375",
         "median 0.188",
-        "7 tumor slices of 3 patients; 2 of them",
+        "7 tumor slices of 3 patients. 2 of them",
         "0.062",
     ):
         assert figure in line.replace("\n", " ")

@@ -55,6 +55,8 @@ def runs(evaluated, tmp_path, monkeypatch) -> Path:
         monkeypatch.setattr(place, "SHIPPED_RUNS", copy)
     # It needs npm and the network; `test_static.py` builds it.
     monkeypatch.setattr(module, "browser_ready", lambda: False)
+    # `make docs` builds them.
+    monkeypatch.setattr(module, "docs_ready", lambda: False)
     return copy
 
 
@@ -116,12 +118,12 @@ def test_the_folder_is_the_repo_and_nothing_else_goes(server, runs):
 def test_what_the_hub_wants_a_plan_for_is_left_out_and_told(server, runs):
     said = []
     server.fault("POST", "repos/create", "status", 402, times=1, after=1)
-    with pytest.raises(BthubError, match="want of a plan: bthub/brain-tumor-mri; the rest is"):
+    with pytest.raises(BthubError, match="paid plan: bthub/brain-tumor-mri; everything else"):
         module.publish([str(runs / "resnet18-lgg"), "space", "dashboard"], say=said.append)
     assert f"bthub/{module.APPS['dashboard'][0]}" in {repo_id for _, repo_id in server.repos}
     assert ("space", "bthub/brain-tumor-mri") not in server.repos and ("model", "bthub/resnet18-lgg") in server.repos
     assert any("new, needs a Gradio Space" in line for line in said[:2]), "before anything is written"
-    assert any("going on with the rest" in line for line in said)
+    assert any("continuing with the rest" in line for line in said)
     said = publish("space")
     assert any("files written" in line for line in said)
 
@@ -287,7 +289,7 @@ def test_a_pair_is_not_told_by_the_figures_of_other_weights(server, runs):
 @pytest.mark.parametrize(
     ("token", "org", "words"),
     [
-        (None, "bthub", "no Hub token|doesn't take this token"),
+        (None, "bthub", "no Hub token|rejects this token"),
         ("read_token", "bthub", "may only read"),
         ("expired_token", "bthub", "has expired"),
         ("stranger_token", "bthub", "doesn't belong to bthub"),
@@ -370,3 +372,25 @@ def test_other_sets_are_not_published(server, tmp_path):
     with pytest.raises(BthubError, match="license"):
         publish("dataset", data=tmp_path / "built")
     assert server.repos == {}
+
+
+def test_the_documentation_is_a_static_space(server, monkeypatch):
+    def build(folder: Path) -> None:
+        (folder / "api").mkdir()
+        for name in ("index.html", "api/index.html", "sitemap.xml", "sitemap.xml.gz"):
+            (folder / name).write_text(f"<p>{name}</p>")
+
+    monkeypatch.setattr(module, "build_docs", build)
+    monkeypatch.setattr(module, "docs_ready", lambda: True)
+    publish("docs", org="school")
+    assert server.repos["space", f"school/{module.DOCS}"].sdk == "static"
+    files = server.files("space", f"school/{module.DOCS}")
+    assert set(files) - {".gitattributes"} == {"index.html", "api/index.html", "README.md"}
+    assert b"license: apache-2.0" in files["README.md"] and b"not a medical device" in files["README.md"]
+    assert publish("docs", org="school")[-1].endswith("unchanged")
+
+
+def test_documentation_without_its_packages_is_a_sentence(server, monkeypatch):
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BthubError, match=r"bthub\[docs\]"):
+        publish("docs")

@@ -1,16 +1,19 @@
 """The runs that come with the clone: whole, within the size limit, as good as they say, and their cards current."""
 
+import csv
 import json
 import re
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 from safetensors import safe_open
 
-from bthub import project
+from bthub import cli, project
 from bthub.data.splits import patient_split
 from bthub.evaluation import cross_validation, per_image, two_stage
 from bthub.evaluation.scoring import measure, rounded
+from bthub.metrics.info import readable
 from bthub.reports import model_card, tables
 from bthub.runs import folder, records
 from bthub.runs.folder import CLASSIFICATION, RunFolder
@@ -132,12 +135,8 @@ def test_results_are_current(tmp_path):
     assert entry == json.loads(json.dumps(again)), "make results: cross-validation.json"
 
 
-def test_figures_of_the_readme_are_measured(runs):
-    """Each number of the table is that of `metrics.json` or of `results/`, rounded to the digits shown."""
-    rows = re.findall(
-        r"^\| .*? \| `([\w -]+)` \| ([\d.]+) \| ([\d.]+) to ([\d.]+) \|$", README.read_text(), re.MULTILINE
-    )
-    assert len(rows) >= 8
+def test_metrics_of_the_pages_are_measured(runs):
+    """Each number of the tables is that of `metrics.json` or of `results/`, rounded to the digits shown."""
     measured = {}
     for run in runs:
         measured |= run.metrics["patient/test"]["metrics"]
@@ -145,20 +144,106 @@ def test_figures_of_the_readme_are_measured(runs):
     measured |= {f"two-stage {name}": value for name, value in joined.items()}
     folds = json.loads((RESULTS / "cross-validation.json").read_text())
     measured |= {f"cross-validation {name}": value for name, value in folds["metrics"].items()}
-    assert f"The five folds test each of {folds['groups']} patients once" in README.read_text()
-    for name, *shown in rows:
-        for text, end in zip(shown, ("value", "low", "high"), strict=True):
-            assert text == f"{measured[name][end]:.3f}", f"{name}: {end}"
+    for page, least in ((README, 6), (REPOSITORY / "docs" / "evaluation.md", 10)):
+        rows = re.findall(
+            r"^\| .*? \| `([\w -]+)` \| ([\d.]+) \| ([\d.]+) to ([\d.]+) \|$", page.read_text(), re.MULTILINE
+        )
+        assert len(rows) >= least
+        for name, *shown in rows:
+            for text, end in zip(shown, ("value", "low", "high"), strict=True):
+                assert text == f"{measured[name][end]:.3f}", f"{page.name}, {name}: {end}"
+    assert f"The five folds test each of {folds['groups']} patients once" in page.read_text()
 
 
-def test_the_readme_snippet_runs(runs, monkeypatch):
-    """The Python lines of the README, as a new user would type them in the clone."""
+def test_the_comparison_of_the_readme_is_measured():
+    """Its table is that of `results/`, and what is said below it follows from the intervals."""
+    text = README.read_text()
+    table = re.search(r"<!-- comparison -->\n(.*?)<!-- /comparison -->", text, re.DOTALL)[1]
+    rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in table.splitlines()[2:]]
+    assert [row[0].partition("]")[0] for row in rows] == ["[ResNet-18", "[EfficientNet-B0", "[VGG16"]
+    names = [re.search(r"model_cards/([\w-]+)\.md", row[0])[1] for row in rows]
+    with (RESULTS / "compare-lgg-patient-test-classification.csv").open() as file:
+        measured = {row["model"]: row for row in csv.DictReader(file)}
+    with (RESULTS / "differences-lgg-patient-test-classification.csv").open() as file:
+        behind = {
+            row["model"]: row
+            for row in csv.DictReader(file)
+            if row["metric"] == "roc_auc" and row["best"] == names[0] and row["model"] in names
+        }
+    assert set(behind) == set(names[1:])
+    for name, (_, auc, difference, found, alarms, parameters, milliseconds) in zip(names, rows, strict=True):
+        row = {key: float(value) for key, value in measured[name].items() if key.startswith(("roc_auc", "re", "spec"))}
+        assert auc == f"{row['roc_auc']:.3f} ({row['roc_auc_low']:.3f} to {row['roc_auc_high']:.3f})"
+        if name in behind:
+            value, low, high = (float(behind[name][key]) for key in ("difference", "low", "high"))
+            assert difference == f"{value:.3f} ({low:.3f} to {high:.3f})"
+        assert found == f"{row['recall']:.1%}".replace("%", " %")
+        assert alarms == f"{1 - row['specificity']:.1%}".replace("%", " %")
+        assert parameters == f"{int(measured[name]['parameters']) / 1e6:.1f} M"
+        assert milliseconds == f"{float(measured[name]['latency_ms']):.0f}"
+    assert measured[names[0]]["samples"] in text and f"{measured[names[0]]['groups']} patients" in text
+    noise = {name: float(row["low"]) <= 0 for name, row in behind.items()}
+    assert noise == {names[1]: True, names[2]: False}, "the sentence below the README's table no longer holds"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/usage.md"])
+def test_the_snippets_print_what_is_shown(page, monkeypatch, capsys):
+    """The Python lines that run in the clone, as a new user would type them, print what stands below them.
+
+    Numbers may differ by a fiftieth: backends round differently.
+    """
     monkeypatch.chdir(REPOSITORY)
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    blocks = re.findall(
+        r"```python\n((?:(?!```).)*)```\n\n```text\n(.*?)```", (REPOSITORY / page).read_text(), re.DOTALL
+    )
     assert len(blocks) == 2
     names: dict = {}
-    for block in blocks:
-        exec(block, names)
+    for code, shown in blocks:
+        exec(code, names)
+        printed = re.sub(r" at 0x\w+", "", capsys.readouterr().out)
+        number = r"\d+(?:\.\d+)?(?:e-\d+)?"
+        assert re.sub(number, "N", printed) == re.sub(number, "N", shown)
+        for one, other in zip(re.findall(number, printed), re.findall(number, shown), strict=True):
+            assert float(one) == pytest.approx(float(other), rel=0.02, abs=0.001)
     result = names["result"]
     assert result.label == "tumor" and result.area_px > 0 and result.mask.shape == (result.height, result.width)
     json.dumps(result.to_dict())
+
+
+def test_the_command_of_the_readme_prints_what_is_shown(monkeypatch, capsys):
+    monkeypatch.chdir(REPOSITORY)
+    command, shown = re.search(
+        r"```sh\nbthub (predict .*?)\n```\n\n```text\n(.*?)```", README.read_text(), re.DOTALL
+    ).groups()
+    assert cli.main(command.split()) == 0
+    printed = capsys.readouterr().out
+    for one, other in zip(printed.split(), shown.split(), strict=True):
+        pair = [re.sub(r"[^\d.]", "", word) for word in (one, other)]
+        assert one == other or float(pair[0]) == pytest.approx(float(pair[1]), rel=0.02)
+
+
+def test_every_published_model_tells_its_metrics_and_license():
+    """The metadata of all runs with weights, and of the two-stage repo, whose numbers are those of `results/`."""
+    for run in map(records.open_run, records.shipped_runs()):
+        if not (run.path / folder.WEIGHTS).is_file():
+            continue
+        data = ModelCard(model_card.render(run.path, figures=False)).data
+        assert data.license == "cc-by-nc-sa-4.0" and data.metrics and data.eval_results, run.id
+        assert {result.dataset_split for result in data.eval_results} == {"test"}
+    pair = {stage: RunFolder.open(project.SHIPPED_RUNS / name) for stage, name in project.DEFAULTS.items()}
+    data = ModelCard(model_card.render_two_stage(**pair, commits=dict.fromkeys(pair, "0" * 40))).data
+    assert data.license == "cc-by-nc-sa-4.0" and data.model_name == project.TWO_STAGE
+    found = {(result.task_type, result.metric_name): result.metric_value for result in data.eval_results}
+    together = json.loads((RESULTS / "two-stage-patient-test.json").read_text())["metrics"]
+    alone = pair["detector"].metrics["patient/test"]["metrics"]
+    expected = {("image-classification", name): alone[name] for name in model_card.HEADLINE["image-classification"]}
+    expected |= {("image-segmentation", name): together[name] for name in model_card.TWO_STAGE_HEADLINE}
+    assert found == {(task, readable(name)): round(entry["value"], 4) for (task, name), entry in expected.items()}
+
+
+def test_links_of_the_pages_lead_somewhere():
+    """Each relative link of the README and of docs/ names a file of the repository."""
+    pages = [README, *sorted((REPOSITORY / "docs").rglob("*.md")), REPOSITORY / "CONTRIBUTING.md"]
+    for page in pages:
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"

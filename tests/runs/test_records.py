@@ -9,6 +9,7 @@ import pytest
 from httpx2 import ProxyError
 from records import TEST, image_folder_run, variant
 
+from bthub import project
 from bthub.cli import main
 from bthub.errors import BthubError
 from bthub.metrics.info import COSTS, METRIC_TABLE, lower_is_better
@@ -67,6 +68,15 @@ def comparison(detector_copy: Path, tmp_path: Path) -> Path:
     return runs
 
 
+def test_a_run_without_weights_says_which_have_some(comparison: Path, monkeypatch):
+    monkeypatch.chdir(comparison.parent)
+    monkeypatch.setattr(project, "SHIPPED_RUNS", comparison)
+    with pytest.raises(BthubError) as error:
+        RunFolder.open("runs/other")
+    assert "other has no model.safetensors" in str(error.value) and "Runs with weights here: mine." in str(error.value)
+    assert "make reproduce RUN=other" in str(error.value)
+
+
 def test_a_run_of_the_comparison_is_found_by_its_old_place(comparison: Path, capsys):
     assert records.open_run(comparison / "other").path == comparison / "comparison" / "other"
     assert main(["compare", str(comparison / "other"), "--out", str(comparison / "out")]) == 0
@@ -80,13 +90,14 @@ def test_the_folder_of_the_comparison_is_no_run(comparison: Path, capsys):
     for command in (["card", folder], ["compare", folder], ["two-stage", folder, own]):
         assert main(command) == 2
         assert (
-            f"{folder} is no run, it holds some: name one of them, or all with {folder}/*/" in capsys.readouterr().err
+            f"{folder} is a folder of runs, not a run: name one of them, or all with {folder}/*/"
+            in capsys.readouterr().err
         )
     # as `runs/*/ runs/comparison/*/` expands
     assert main(["compare", folder, own, other, "--out", str(comparison / "out")]) == 0
     said = capsys.readouterr()
     assert "| mine |" in said.out and "| other |" in said.out
-    assert said.err == f"bthub: {folder} is no run, it holds some: left out\n"
+    assert said.err == f"bthub: {folder} is a folder of runs, not a run: left out\n"
 
 
 def test_a_reduced_budget_is_said(detector_copy: Path):
@@ -143,11 +154,11 @@ def test_a_run_without_weights_still_shows_its_figures(detector_copy: Path):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda entry: entry.pop("metrics"), "metrics.json isn't laid out"),
-        (lambda entry: entry.update(metrics=[1]), "metrics.json isn't laid out"),
-        (lambda entry: entry["metrics"].update(f1=0.9), "metrics.json isn't laid out"),
+        (lambda entry: entry.pop("metrics"), "metrics.json isn't in the format"),
+        (lambda entry: entry.update(metrics=[1]), "metrics.json isn't in the format"),
+        (lambda entry: entry["metrics"].update(f1=0.9), "metrics.json isn't in the format"),
         (lambda entry: entry.update(weights="sha256:of another"), "was measured with the weights"),
-        (lambda entry: entry["dataset"].update(name="other"), "no figures for patient/test of lgg"),
+        (lambda entry: entry["dataset"].update(name="other"), "no metrics for patient/test of lgg"),
     ],
 )
 def test_what_cannot_be_read_is_named(detector_copy: Path, spoil, words: str):

@@ -151,9 +151,9 @@ def test_the_file_arrives_untouched(client: Client, pipe: Recorder, kaggle: Path
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("notes.txt", "notes.txt: is not a picture"),
+        ("notes.txt", "notes.txt: this is not a picture"),
         ("blank.png", "blank.png: the picture is blank"),
-        ("huge.png", "huge.png: the picture is absurdly large, 9000 x 9000 pixels"),
+        ("huge.png", "huge.png: the picture is too large, 9000 x 9000 pixels"),
         ("cut.png", "cut.png: the picture is truncated"),
     ],
 )

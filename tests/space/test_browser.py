@@ -178,7 +178,7 @@ def test_what_is_no_picture_is_answered_with_one_sentence(page: Page) -> None:
     alert = page.get_by_role("alert").filter(has_text="could not be analyzed")
     expect(alert).to_be_visible(timeout=ANALYZED)
     expect(alert.locator("p")).to_have_text(
-        "notes.txt: is not a picture that can be read, expected PNG, TIFF, JPEG, BMP, WebP or GIF"
+        "notes.txt: this is not a picture that can be read; expected PNG, TIFF, JPEG, BMP, WebP or GIF"
     )
     expect(page.locator("#result")).not_to_contain_text("Tumor suspected")
     expect(page.locator("body")).not_to_contain_text("Traceback")

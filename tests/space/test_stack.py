@@ -113,5 +113,7 @@ def test_the_endpoint(app: ModuleType, handlers: dict, tmp_path: Path) -> None:
         handlers["analyze_scan"](None, None, None)
     many = np.tile(STACK, (100, 1, 1))
     (tmp_path / "b.nii.gz").write_bytes(nifti(many.transpose(2, 1, 0)))
-    with pytest.raises(gr.Error, match=f"400 slices are more than are analyzed here, at most {app.MAX_SLICES}"):
+    with pytest.raises(
+        gr.Error, match=f"400 slices are too many for this server, which takes at most {app.MAX_SLICES}"
+    ):
         handlers["analyze_scan"]([str(tmp_path / "b.nii.gz")], None, None)

@@ -50,11 +50,16 @@ def build(
     asked = {split: share for split, share in (("validation", validation), ("test", test)) if share is not None}
     held_out = image_folder.HELD_OUT | asked
     if min(held_out.values()) < 0 or sum(held_out.values()) >= 1 or held_out["validation"] == 0:
-        raise BthubError(f"can't hold out {held_out}: validation needs a share, and something must be left for train")
+        raise BthubError(
+            f"can't hold out {held_out}: expected fractions above 0 for validation that leave something for train"
+        )
     with Source(source) as files:
         if lgg.is_lgg(files):
             if asked or unlike:
-                raise BthubError(f"{source}: LGG MRI Segmentation is built whole, its splits are committed: no options")
+                raise BthubError(
+                    f"{source}: LGG MRI Segmentation has committed splits: leave out --validation, --test and "
+                    "--exclude-similar-to"
+                )
             slices = lgg.find_slices(files)
             splits = _lgg_splits(files, slices)
             files.say_what_is_left_out()
@@ -192,7 +197,8 @@ def _build_folders(
     pictures, thumbnails = [pictures[i] for i in kept], [thumbnails[i] for i in kept]
     if not pictures:
         raise BthubError(
-            f"{files.path}: all pictures resemble one of {unlike}: give another set, or leave --unlike out"
+            f"{files.path}: all pictures have a near-duplicate in {unlike}: give another set, or "
+            "leave out --exclude-similar-to"
         )
     groups = image_folder.same_pictures(thumbnails)
     boxes = image_folder.read_boxes(files, pictures)
@@ -237,5 +243,5 @@ def _thumbnails(data: Path) -> list[np.ndarray]:
     """Of every picture of a built image-folder set."""
     built = BuiltDataset(data)
     if built.is_lgg:
-        raise BthubError(f"{data}: has slices of LGG; --unlike takes an image-folder set")
+        raise BthubError(f"{data}: this has LGG slices; --exclude-similar-to takes an image-folder set")
     return [image_folder.thumbnail(image) for split in built.splits() for image in built.load(split)["image"]]

@@ -64,7 +64,7 @@ class BuiltDataset:
         except Exception as error:
             if self.remote and _of_network(error):
                 raise BthubError(
-                    f"{self.name} isn't a folder here, and it can't be had from the Hub: {hub_trouble(error)}"
+                    f"{self.name} isn't a folder here, and it can't be downloaded from the Hub: {hub_trouble(error)}"
                 ) from error
             if not isinstance(error, (DatasetsError, OSError, ValueError)):
                 raise

@@ -202,7 +202,10 @@ def numbers_of(pictures: list[Picture], where: str) -> list[int]:
     for picture in pictures:
         found = re.findall(r"\d+", PurePosixPath(picture.file).stem)
         if not found:
-            raise BthubError(f"{where}: {picture.file} has no number, which a set with {BOXES} is split by; rename it")
+            raise BthubError(
+                f"{where}: {picture.file} has no number in its name, but a set with {BOXES} is split by "
+                "runs of numbers; rename it"
+            )
         numbers.append(int(found[-1]))
     return numbers
 
@@ -211,7 +214,7 @@ def decode(data: bytes, where: str) -> Image.Image:
     """The decoded picture in an image file's bytes.
 
     Raises:
-        BthubError: it is damaged, not an image, absurdly large, or of a kind that `read_image` refuses.
+        BthubError: it is damaged, not an image, too large, or of a kind that `read_image` refuses.
     """
     try:
         # What Pillow opens isn't yet what is trained on: of a stack it gives the first slice and says nothing.

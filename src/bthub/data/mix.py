@@ -1,4 +1,4 @@
-"""`bthub data mix`: several built sets -> one set of tumor and no tumor, with the source of each row.
+"""`bthub data mix`: several built sets -> one set labeled tumor or no tumor, with the source of each row.
 
 A row keeps its split. Where a picture has a copy, or one that resembles it, in another split of any of the sets, one of
 the two is left out, so that nothing held out is known from training. LGG keeps its patients (protocol `patient`), and

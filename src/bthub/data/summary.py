@@ -1,4 +1,4 @@
-"""What is in a data set, counted from its rows: for `bthub data info` and for the dataset card."""
+"""Counts of a data set, from its rows: for `bthub data info` and for the dataset card."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -104,7 +104,8 @@ def _read_pictures(built: BuiltDataset) -> list[PictureFacts]:
         rows = built.load(split)
         if "group" not in rows.column_names:
             raise BthubError(
-                f"{built.name}: built before copies were looked for; write it with `bthub data build` again"
+                f"{built.name}: built by a version that didn't look for near-duplicates; write it with "
+                "`bthub data build` again"
             )
         names = rows.features["label"].names
         for label, group in zip(rows["label"][:], rows["group"][:], strict=True):

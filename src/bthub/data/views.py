@@ -1,4 +1,4 @@
-"""In which ways a person may hand in what a row holds: LGG's three sequences together, or one of them alone in gray."""
+"""The ways to show an LGG slice: its three sequences together in color, or one of them alone in gray."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple

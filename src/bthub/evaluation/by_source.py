@@ -1,4 +1,4 @@
-"""`bthub evaluate` on a mixture: a run's figures for each source and way to show a slice, never across them.
+"""`bthub evaluate` on a mixture: metrics for each source and kind of picture, never across sources.
 
 Tumor and healthy pictures of different sets come from different places. A network that tells the places apart would
 seem to see tumors in figures over all of them; within a source it has to look.
@@ -217,7 +217,7 @@ def _detect(folder: RunFolder, rows: Rows, shown: Sequence[View], batch_size: in
     classifier = load_classifier(folder, device)
     if classifier.labels != LABELS:
         raise BthubError(
-            f"{folder.id} knows the classes {', '.join(classifier.labels)}, a mixture has {', '.join(LABELS)}: "
+            f"{folder.id} has the classes {', '.join(classifier.labels)}, but a mixture has {', '.join(LABELS)}: "
             "evaluate it on a data set with its own classes"
         )
     settings, weights = folder.path / INPUT_CHECK, folder.path / INPUT_CHECK_WEIGHTS

@@ -51,7 +51,7 @@ def write(path: str | Path) -> dict:
     elif (run.path / COST).exists() and run.revision:
         saved = {key: getattr(run.cost, key) for key in ("weights", "dtypes", "file_bytes")}
     else:
-        raise BthubError(f"{path} has neither {WEIGHTS} nor a {COST} that says what they were: train it again")
+        raise BthubError(f"{path} has neither {WEIGHTS} nor a {COST} that records them: train it again")
     found = cost(run) | saved
     write_json(run.path / COST, found)
     return found

@@ -27,7 +27,10 @@ def cross_validation(runs: Sequence[RunFolder]) -> dict:
         BthubError: a fold is missing or there twice, the recipes differ, or a run wasn't evaluated.
     """
     if any(run.task == CLASSIFICATION for run in runs):
-        raise BthubError("expected localizers: a detector's folds have thresholds of their own, so calls don't pool")
+        raise BthubError(
+            "expected localizers: the folds of a detector have different thresholds, so their "
+            "predictions can't be pooled"
+        )
     by_protocol = {run.training.protocol: run for run in runs}
     if sorted(by_protocol) != sorted(FOLD_PROTOCOLS) or len(runs) != len(FOLD_PROTOCOLS):
         named = ", ".join(f"{run.id} ({run.training.protocol})" for run in runs)

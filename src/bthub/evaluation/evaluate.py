@@ -162,8 +162,8 @@ def _against_torch(
     there = _known(folder).get(key)
     if there is None or there["weights"] != folder.revision:
         raise BthubError(
-            f"{folder.path / METRICS} has no {key} of the weights {folder.revision}, which {backend} is to be held "
-            "against: run the same command without --backend first"
+            f"{folder.path / METRICS} has no {key} of the weights {folder.revision} to compare {backend} "
+            "with: first run the same command without --backend"
         )
     found, reference = measure(predictions, settings)["metrics"], there["metrics"]
     values = [(reference[name]["value"], found[name]["value"]) for name in LOSING if name in reference]
@@ -224,7 +224,7 @@ def _refuse_another_set(folder: RunFolder, key: str, known: dict, dataset: dict)
     """Figures are kept by protocol and split: those of one data set don't take the place of another's."""
     if known["name"] != dataset["name"] and known["sha256"] != dataset["sha256"]:
         raise BthubError(
-            f"{folder.path / METRICS} has {key} of {known['name']}, which the figures of {dataset['name']} would "
+            f"{folder.path / METRICS} has {key} of {known['name']}, which the results of {dataset['name']} would "
             "replace: evaluate a copy of the run folder"
         )
 
@@ -259,7 +259,7 @@ def refuse_known_images(folder: RunFolder, rows: Rows, split: str) -> None:
             purpose = "trained" if name == "train" else "chosen and calibrated"
             raise BthubError(
                 f"{folder.id} was {purpose} on {len(known)} of the {len(rows)} images of split {split} "
-                f"(the first is {' '.join(min(known))}, see {SPLIT}): its figures there would flatter; "
+                f"(the first is {' '.join(min(known))}, see {SPLIT}): its results there would be too good; "
                 "evaluate under the protocol that it was trained under"
             )
 
@@ -294,7 +294,7 @@ def _classify(folder: RunFolder, rows: Rows, batch_size: int, classifier: Any) -
     names = rows.features["label"].names
     if names != classifier.labels:
         raise BthubError(
-            f"{folder.id} knows the classes {', '.join(classifier.labels)}, but the data have {', '.join(names)}: "
+            f"{folder.id} has the classes {', '.join(classifier.labels)}, but the data set has {', '.join(names)}: "
             "evaluate it on a data set with its own classes"
         )
     calibration = folder.detector_calibration
@@ -323,7 +323,7 @@ def _classify(folder: RunFolder, rows: Rows, batch_size: int, classifier: Any) -
 def _localize(folder: RunFolder, rows: Rows, batch_size: int, localizer: Any) -> tuple[Predictions, dict]:
     """Predictions of a ResUNet without a detector before it, and the settings they are made with."""
     if "mask" not in rows.column_names:
-        raise BthubError(f"{folder.id} outlines tumors, but the data have no masks: evaluate it on LGG data")
+        raise BthubError(f"{folder.id} outlines tumors, but the data set has no masks: evaluate it on the LGG data set")
     masks = (mask for images in batches(rows, batch_size, "evaluating") for mask in localizer.masks(images))
     predictions = []
     for ids, row, found in zip(_ids(rows), rows.select_columns(["mask"]), masks, strict=True):

@@ -63,7 +63,8 @@ def explain(
     if folder.task != CLASSIFICATION or set(folder.config["label_names"]) != DETECTOR:
         known = ", ".join(folder.config["label_names"]) if folder.task == CLASSIFICATION else "outlines"
         raise BthubError(
-            f"{folder.id} knows {known}: bthub explain measures detectors, which tell no_tumor from tumor on LGG slices"
+            f"{folder.id} predicts {known}: bthub explain measures detectors, which predict no_tumor "
+            "or tumor on LGG slices"
         )
     own_protocol = folder.training.protocol
     protocol = protocol or own_protocol
@@ -186,7 +187,7 @@ def heatmaps(classifier: Classifier, images: Sequence[Image.Image], label: str =
     except ImportError as error:
         raise BthubError("Grad-CAM needs the package grad-cam: pip install grad-cam") from error
     if label not in classifier.labels:
-        raise BthubError(f"the classifier knows {', '.join(classifier.labels)}, but no {label!r}")
+        raise BthubError(f"the classifier has the classes {', '.join(classifier.labels)}, but no {label!r}")
     target = ClassifierOutputTarget(classifier.labels.index(label))
     batch = torch.stack([classifier.transform(image) for image in images]).to(classifier.device)  # (N, 3, S, S)
     layer = last_convolutional_stage(classifier.model)

@@ -1,4 +1,4 @@
-"""What a run's predictions tell: the worst cases, other thresholds, calibration, and the masks slice by slice.
+"""Results image by image: the worst cases, other thresholds, calibration, and the masks slice by slice.
 
 Pure functions over the rows in `predictions/`; no model is loaded, and nothing is fitted but the threshold asked for.
 """
@@ -84,7 +84,8 @@ def detector_scores(run: RunFolder, evaluation: Evaluation) -> Scores:
     found = scores(run, evaluation)
     if found.threshold is None or TUMOR not in found.labels:
         raise BthubError(
-            f"{name(run)} tells {', '.join(found.labels)} apart, so no threshold decides: it isn't shown here"
+            f"{name(run)} predicts the classes {', '.join(found.labels)} without a threshold, so it "
+            "has no place on this page"
         )
     return found
 

@@ -1,4 +1,4 @@
-"""The pictures of a model card, drawn from the files of a run folder; the gallery also from the slices themselves.
+"""The figures of a model card, drawn from the files of a run folder; the gallery also from the slices themselves.
 
 figures/
     lr_finder.webp                   the learning-rate finder's losses, if it was asked, and what it suggested

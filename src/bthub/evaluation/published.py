@@ -1,4 +1,4 @@
-"""What the published systems report, and which runs here can be held against it."""
+"""What published systems report, and which runs here can be compared with it."""
 
 from collections.abc import Iterable, Iterator
 from functools import cache

@@ -1,4 +1,4 @@
-"""From a predictions file to figures: pure functions, so that anyone can check `metrics.json` against its run."""
+"""From saved predictions to metrics: pure functions, so every number in `metrics.json` can be recomputed."""
 
 import math
 import sys
@@ -29,26 +29,26 @@ Predictions = list[dict[str, str]]
 
 
 def measure(predictions: Predictions, settings: dict) -> dict:
-    """The figures of a predictions file: a pure function, so that anyone can check `metrics.json` against it.
+    """The metrics of a predictions file: a pure function, so every number can be recomputed from saved predictions.
 
     Args:
-        predictions: rows with ids and, of a classifier, `label` and a probability a class, or, of a ResUNet, the
+        predictions: rows with ids and, of a classifier, `label` and one probability per class, or, of a ResUNet, the
             pixel counts.
-        settings: of a classifier `labels`, `temperature` and `threshold` (None where the most probable class
-            counts), and perhaps `review_band`; of a ResUNet nothing is needed.
+        settings: of a classifier `labels`, `temperature` and `threshold` (None where predictions are argmax), and
+            optionally `review_band`; a ResUNet needs none.
 
     Returns:
-        What `classification_metrics` or `segmentation_metrics` returns, and
+        What `classification_metrics` or `segmentation_metrics` returns, and these keys:
 
-        - of a classifier `review`: what its review band does (see `reviewed`); None without one
-        - of a classifier `likelier_class`: LIKELIER of the class with the higher probability, as published classifiers
-          call it; None where that is what `metrics` are of, for want of a threshold
-        - `by_institution`: the same for each institution by itself
-        - `by_tumor_size`: for the tumor slices of each of TUMOR_SIZES; empty where there are none
-        - `by_seen`: for the images of which an earlier split has a copy (`seen`) and the others (`unseen`); empty where
-          it has none
-        - `top_losses`: the images it does worst, with their loss: of a classifier the negative logarithm of the
-          probability of what is true, of a ResUNet 1 - Dice
+            - `review`: what a classifier's review band does, see `reviewed`; None without one.
+            - `likelier_class`: LIKELIER metrics of a classifier's argmax predictions, as published classifiers
+              predict; None where `metrics` already are those, because there is no threshold.
+            - `by_institution`: the same for each institution.
+            - `by_tumor_size`: for the tumor slices of each of TUMOR_SIZES; empty if there are none.
+            - `by_seen`: for images with a near-duplicate in an earlier split (`seen`) and the others (`unseen`);
+              empty if there are none.
+            - `top_losses`: the images with the highest loss: of a classifier the negative log-likelihood, of a
+              ResUNet 1 - Dice.
     """
     measured = _measure(predictions, settings)
     if "label" in predictions[0]:

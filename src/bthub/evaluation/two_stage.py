@@ -1,4 +1,4 @@
-"""Metrics of detect-then-localize, from the predictions of two runs: no model is loaded, nothing is fitted."""
+"""Metrics of both stages together, from the predictions of two runs: no model is loaded, nothing is fitted."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a picture may measure, and how messages name it."""
+"""Limits on the size of a picture, and how messages name it."""
 
 import re
 
@@ -24,7 +24,7 @@ def check_size(size: tuple[int, int], name: str, *, any_shape: bool = False) -> 
     width, height = size
     if width * height > MAX_PIXELS:
         raise BthubError(
-            f"{name}: the picture is absurdly large, {width} x {height} pixels;"
+            f"{name}: the picture is too large, {width} x {height} pixels;"
             f" at most {MAX_PIXELS / 1e6:.0f} megapixels are read"
         )
     if min(width, height) < (1 if any_shape else MIN_SIDE):

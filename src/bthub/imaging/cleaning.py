@@ -1,4 +1,4 @@
-"""Masks of a stack looked at together: what a single slice can't tell to be false."""
+"""Isolated areas in the masks of a stack: false positives that a single slice can't reveal."""
 
 import numpy as np
 

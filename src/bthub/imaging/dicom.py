@@ -143,7 +143,7 @@ class NoScanError(BthubError):
     """A DICOM file that is none of a scan's slices: a report, a table of contents, another kind of scan."""
 
     def __init__(self, name: str, what: str) -> None:
-        super().__init__(f"{name}: is {what}, {_WANTED}")
+        super().__init__(f"{name}: this is {what}, {_WANTED}")
         self.what = what
 
 
@@ -199,9 +199,9 @@ def _parsed(content: bytes, name: str, *, pixels: bool) -> "Dataset":
     import pydicom
 
     if _DEFLATED in content:  # pydicom inflates without a limit
-        raise BthubError(f"{name}: is a deflated DICOM file, save it uncompressed or as JPEG 2000")
+        raise BthubError(f"{name}: this is a deflated DICOM file, save it uncompressed or as JPEG 2000")
     if not is_dicom(content[:256]):
-        raise BthubError(f"{name}: isn't a DICOM file, whatever its name says")
+        raise BthubError(f"{name}: this isn't a DICOM file, whatever its name says")
     return pydicom.dcmread(
         io.BytesIO(content),
         force=content[128:132] != b"DICM",
@@ -415,7 +415,9 @@ def _decoded(dataset: "Dataset", frames: list[int], name: str) -> Iterator[_Deco
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:
-        raise BthubError(f"{name}: its pictures are compressed as nothing here reads, save them uncompressed") from None
+        raise BthubError(
+            f"{name}: its pictures use a compression that can't be read here; save them uncompressed"
+        ) from None
     if not decoder.is_available:
         raise BthubError(
             f'{name}: pictures with {syntax.name} need decoders that aren\'t installed: pip install "bthub[dicom]"'
@@ -539,7 +541,7 @@ def _levels(slices: list[_Decoded], name: str) -> np.ndarray:
     if not np.isfinite(array).all():
         raise BthubError(f"{name}: the scan holds NaN or infinite values")
     if is_mask(array):
-        raise BthubError(f"{name}: is a mask and not a scan, it holds the same few values over whole areas")
+        raise BthubError(f"{name}: this is a mask and not a scan, it holds the same few values over whole areas")
     levels = _windowed(array, slices)
     if levels is None:
         low, high = (0.0, 255.0) if is_8_bit(array) else percentile_window(array)

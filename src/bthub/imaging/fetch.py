@@ -28,9 +28,9 @@ def read_file(path: str, name: str) -> bytes:
     try:
         info = Path(path).stat()
         if stat.S_ISDIR(info.st_mode):
-            raise BthubError(f"{name}: is a folder, expected a picture file")
+            raise BthubError(f"{name}: this is a folder, expected a picture file")
         if not stat.S_ISREG(info.st_mode):  # a pipe or a device may never end
-            raise BthubError(f"{name}: is not a regular file, expected a picture file")
+            raise BthubError(f"{name}: this is not a regular file, expected a picture file")
         if info.st_size > MAX_FILE_BYTES:
             raise BthubError(_too_many_bytes(name))
         with open(path, "rb") as file:
@@ -91,7 +91,7 @@ def check_bytes(content: bytes, name: str) -> bytes:
 
 
 def _too_many_bytes(name: str) -> str:
-    return f"{name}: the file is absurdly large for a picture, at most {MAX_FILE_BYTES >> 20} MB are read"
+    return f"{name}: the file is too large for a picture, at most {MAX_FILE_BYTES >> 20} MB are read"
 
 
 # -- addresses

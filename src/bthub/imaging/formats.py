@@ -1,4 +1,4 @@
-"""What kind of file it is, by its first bytes, and what of it decoders are shown.
+"""What kind of file it is, by its first bytes, and which parts of it decoders get to see.
 
 Text, color profiles and EXIF data don't change a pixel here, but make decoders warn, refuse or fill the memory: of PNG
 and JPEG files they are left out before a decoder sees them, and the orientation is taken from them first.
@@ -73,8 +73,8 @@ def other_kind(content: bytes) -> str:
     """What a file is that is none of FORMATS, as a sentence goes on after its name."""
     for pattern, what, mend in _OTHERS:
         if pattern.match(content):
-            return f"is not a picture that can be read but {what}, expected {FORMATS}; {mend}"
-    return f"is not a picture that can be read, expected {FORMATS}"
+            return f"this is not a picture that can be read but {what}; expected {FORMATS}; {mend}"
+    return f"this is not a picture that can be read; expected {FORMATS}"
 
 
 def is_dicom(content: bytes) -> bool:
@@ -134,9 +134,9 @@ def shown_jpeg(content: bytes, name: str) -> tuple[bytes, int]:
     for marker, start, end in _segments(content):
         body = content[start + 4 : end]
         if marker in _JPEG_OTHERS:
-            raise BthubError(f"{name}: is a {_JPEG_OTHERS[marker]} picture, which can't be read; save it as PNG")
+            raise BthubError(f"{name}: this is a {_JPEG_OTHERS[marker]} picture, which can't be read; save it as PNG")
         if marker in _JPEG_FRAMES and body[:1] not in (b"\x08", b""):
-            raise BthubError(f"{name}: is a JPEG of {body[0]} bits a sample, expected 8; save it as PNG or TIFF")
+            raise BthubError(f"{name}: this is a JPEG of {body[0]} bits a sample, expected 8; save it as PNG or TIFF")
         if marker == 0xE1 and body.startswith(b"Exif\0"):
             orientation = exif_orientation(body[6:])
         elif marker == 0xE1 and body.startswith(b"http://ns.adobe.com/xap/1.0/\0"):

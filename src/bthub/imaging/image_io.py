@@ -1,4 +1,4 @@
-"""Any picture a user may hand in -> one upright uint8 RGB array.
+"""Any picture a user may provide -> one upright uint8 RGB array.
 
 Everything here treats its input as hostile: a file's size, its format and the size of its picture are checked
 before a pixel is decoded, only the formats in `_PLUGINS` are ever opened, and whatever a decoder raises comes

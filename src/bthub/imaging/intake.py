@@ -1,4 +1,4 @@
-"""What a person brings: one file, a zip or a folder -> what it is, the scans in it, and one of them as a volume.
+"""What a user provides (a file, a zip or a folder) -> what it is, the scans in it, and one of them as a volume.
 
 Nothing is unpacked to disk, nothing is kept, and every limit holds before anything is decoded: bytes, number of files,
 real size against compressed size, pixels. A file is taken for what its bytes say; a name that promises another thing
@@ -161,7 +161,7 @@ def open_study(source: str | Path | Sequence[str | Path]) -> Study:
     if kind == "zip":
         return _collected(_Zip(content, name), name)
     if kind.startswith("archive"):
-        raise BthubError(f"{name}: is a {kind.split()[1]} archive, which isn't read; pack the study as a zip")
+        raise BthubError(f"{name}: this is a {kind.split()[1]} archive, which isn't read; pack the study as a zip")
     scans, notes = _scans(_One(content, str(source)), name)
     return Study(name, tuple(scans), tuple(notes))
 
@@ -268,7 +268,7 @@ class _Zip:
             self._zip = zipfile.ZipFile(io.BytesIO(content))
             entries = self._zip.infolist()
         if len(entries) > MAX_FILES:
-            raise BthubError(f"{name}: the zip holds more than {MAX_FILES:,} files, pack one study alone")
+            raise BthubError(f"{name}: the zip holds more than {MAX_FILES:,} files; pack a single study")
         for entry in entries:
             parts = PurePosixPath(entry.filename.replace("\\", "/")).parts
             is_link = stat.S_ISLNK(entry.external_attr >> 16)
@@ -335,9 +335,9 @@ def read_bytes(path: Path, name: str) -> bytes:
     with _reading(name):
         info = path.stat()
         if not stat.S_ISREG(info.st_mode):  # a pipe or a device may never end
-            raise BthubError(f"{name}: is not a regular file, expected {EXPECTED}")
+            raise BthubError(f"{name}: this is not a regular file, expected {EXPECTED}")
         if info.st_size > MAX_STUDY_BYTES:
-            raise BthubError(f"{name}: the file is absurdly large, at most {MAX_STUDY_BYTES >> 20} MB are read")
+            raise BthubError(f"{name}: the file is too large, at most {MAX_STUDY_BYTES >> 20} MB are read")
         with path.open("rb") as file:
             content = file.read(MAX_STUDY_BYTES)
     if not content:
@@ -373,7 +373,7 @@ def _scans(files: "_Files", name: str) -> tuple[list[Scan], list[str]]:
         _check_promise(file, kind, called)
         if kind == "zip" or kind.startswith("archive"):
             what = "another zip" if kind == "zip" else f"a {kind.split()[1]} archive"
-            raise BthubError(f"{name}: holds {what}, which isn't opened; unpack it and give its study alone")
+            raise BthubError(f"{name}: this holds {what}, which isn't opened; unpack it and give the study by itself")
         if kind == "dicom":
             try:
                 frames += dicom.read_frames(files.read(index), called, index)
@@ -424,14 +424,16 @@ def _check_promise(file: str, kind: str, called: str) -> None:
     )
     if promised != kind:
         said = {"dicom": "a DICOM file", "nifti": "a NIfTI file", "zip": "a zip"}[promised]
-        raise BthubError(f"{called}: isn't {said}, whatever its name says; it may be damaged or have the wrong suffix")
+        raise BthubError(
+            f"{called}: this isn't {said}, whatever its name says; it may be damaged or have the wrong suffix"
+        )
 
 
 def _nothing(name: str, left_out: Counter[str], alone: bool) -> str:
     what = left_out.copy()
     others = what.pop("no file that can be read", 0)
     if what:
-        return f"{name}: holds no scan, but {_counted(what)}; expected slices of an MR scan"
+        return f"{name}: this holds no scan, but {_counted(what)}; expected slices of an MR scan"
     held = "isn't a file that can be read" if alone else f"none of its {others:,} files can be read"
     return f"{name}: {held}, expected {EXPECTED}"
 
@@ -448,7 +450,7 @@ def _stem(file: str) -> str:
 def _dicom_scans(frames: Sequence[dicom.Frame], files: "_Files", name: str) -> list[Scan]:
     studies = {frame.study for frame in frames}
     if len(studies) > 1:
-        raise BthubError(f"{name}: holds {len(studies)} studies, give one at a time")
+        raise BthubError(f"{name}: this holds {len(studies)} studies, give one at a time")
 
     def reader(one: dicom.DicomSeries) -> Callable[[str | None], Volume]:
         return lambda plane: dicom.read_series(one, files.read, name, plane)
@@ -493,4 +495,6 @@ def _picture_scan(pictures: Sequence[int], files: "_Files", name: str) -> Scan:
 
 def _unplaned(plane: str | None, name: str) -> None:
     if plane is not None:
-        raise BthubError(f"{name}: pictures don't say how the head lies in them, so no plane can be chosen")
+        raise BthubError(
+            f"{name}: pictures don't say how the head is oriented, so no plane can be chosen; leave out the plane"
+        )

@@ -1,4 +1,4 @@
-"""What kind of picture was handed in.
+"""The kind of a picture: three sequences in color, or one in gray.
 
 Three kinds are told apart: LGG's three sequences in color, FLAIR in gray, and any other brain MRI in gray. Color is
 seen in the pixels; the two gray kinds are told apart by a linear layer on the features of the input check's network

@@ -1,4 +1,4 @@
-"""What data sets call the class without a tumor, and which class of a detector means tumor."""
+"""Names that data sets give to the class without a tumor, and which class of a detector means tumor."""
 
 import re
 from collections.abc import Sequence
@@ -18,5 +18,5 @@ def tumor_index(labels: Sequence[str]) -> int:
         BthubError: the model knows other classes.
     """
     if "tumor" not in labels:
-        raise BthubError(f'this classifier knows {", ".join(labels)}; a detector needs the label "tumor"')
+        raise BthubError(f'this classifier has the labels {", ".join(labels)}; a detector needs the label "tumor"')
     return labels.index("tumor")

@@ -46,9 +46,9 @@ def read_nifti(content: bytes, name: str, plane: str | None = None) -> Volume:
 
     start = _unpacked(content, _MAX_HEADER, name)
     if not is_nifti(start[:1024]):
-        raise BthubError(f"{name}: isn't a NIfTI file, whatever its name says")
+        raise BthubError(f"{name}: this isn't a NIfTI file, whatever its name says")
     if any(start[at : at + 4] == magics[1] for at, magics in _MAGICS.items()):
-        raise BthubError(f"{name}: is half of a pair of files (.hdr and .img), save the scan as one .nii.gz")
+        raise BthubError(f"{name}: this is half of a pair of files (.hdr and .img), save the scan as one .nii.gz")
     kind = nibabel.Nifti1Image if start[344:348] == b"n+1\0" else nibabel.Nifti2Image
     try:
         header = kind.header_class.from_fileobj(io.BytesIO(start), check=False)
@@ -61,7 +61,7 @@ def read_nifti(content: bytes, name: str, plane: str | None = None) -> Volume:
     shape = _three(shape, name)
     if dtype.fields is not None or dtype.kind not in "uif":
         what = "complex numbers" if dtype.kind == "c" else "colors"
-        raise BthubError(f"{name}: holds {what}, expected one gray scan; save its magnitude as numbers")
+        raise BthubError(f"{name}: this holds {what}, expected one gray scan; save its magnitude as numbers")
     check_voxels(shape, name)
     if not 0 <= offset <= _MAX_HEADER:
         raise BthubError(f"{name}: the NIfTI header is damaged")
@@ -72,7 +72,7 @@ def read_nifti(content: bytes, name: str, plane: str | None = None) -> Volume:
     raw = np.frombuffer(unpacked, dtype, int(np.prod(shape)), offset).reshape(shape, order="F")
     array = _scaled(raw, header, name)
     if is_mask(array):
-        raise BthubError(f"{name}: is a mask and not a scan, it holds the same few values over whole areas")
+        raise BthubError(f"{name}: this is a mask and not a scan, it holds the same few values over whole areas")
     low, high = (0.0, 255.0) if is_8_bit(array) else percentile_window(array)
     if not high > low:
         raise BthubError(f"{name}: the scan is blank, all its voxels have the same value")
@@ -105,7 +105,7 @@ def _part(file: gzip.GzipFile, most: int) -> bytes:
 def _three(shape: tuple[int, ...], name: str) -> tuple[int, int, int]:
     if len(shape) > 3 and max(shape[3:]) > 1:
         raise BthubError(
-            f"{name}: has {len(shape)} dimensions ({' x '.join(map(str, shape))}), expected one scan of three;"
+            f"{name}: this has {len(shape)} dimensions ({' x '.join(map(str, shape))}), expected one scan of three;"
             " save one of its volumes as its own file"
         )
     i, j, k = (*shape, 1, 1, 1)[:3]

@@ -60,7 +60,7 @@ def read_tiff(content: bytes, name: str) -> Volume:
         BthubError: truncated, too large, pages of different sizes, a mask.
     """
     if len(content) > MAX_FILE_BYTES:
-        raise BthubError(f"{name}: the file is absurdly large for pages, at most {MAX_FILE_BYTES >> 20} MB are read")
+        raise BthubError(f"{name}: the file is too large for pages, at most {MAX_FILE_BYTES >> 20} MB are read")
     try:
         pages, imagej, resolution = _pages(content, name)
     except BthubError:
@@ -187,7 +187,7 @@ def read_pictures(contents: Sequence[bytes], name: str) -> Volume:
 def stack(slices: list[np.ndarray], name: str, kind: str) -> Volume:
     """Slices of one shape, gray (h, w) of any depth or 8-bit RGB (h, w, 3), as a volume through one window."""
     if not slices:
-        raise BthubError(f"{name}: holds no slices")
+        raise BthubError(f"{name}: this holds no slices")
     if len({one.shape for one in slices}) > 1:
         raise BthubError(f"{name}: its pages are partly gray and partly in color, expected the slices of one stack")
     array = np.stack(slices)
@@ -199,7 +199,7 @@ def stack(slices: list[np.ndarray], name: str, kind: str) -> Volume:
         raise BthubError(f"{name}: the scan is blank, all its pixels have the same value")
     if array.ndim == 3:
         if is_mask(array):
-            raise BthubError(f"{name}: is a mask and not a scan, it holds the same few values over whole areas")
+            raise BthubError(f"{name}: this is a mask and not a scan, it holds the same few values over whole areas")
         low, high = (0.0, 255.0) if is_8_bit(array) else percentile_window(array)
         array = to_levels(array, low, high)
     return Volume(array, kind)

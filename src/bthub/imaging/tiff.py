@@ -1,4 +1,4 @@
-"""TIFF files: what one holds, and which reader gives its samples rightly.
+"""TIFF files: what one holds, and which reader decodes its samples correctly.
 
 Pillow reads TIFFs of unsigned 8-bit samples, and libtiff behind it those that are compressed. Of other sample types it
 knows some and misreads others: signed 8 bits as unsigned, unsigned 32 bits as signed, compressed big-endian samples in

@@ -230,7 +230,7 @@ def check_voxels(shape: Sequence[int], name: str) -> None:
         raise BthubError(f"{name}: the scan is empty, {size} voxels")
     if max(shape) > MAX_SIDE or math.prod(shape) > MAX_VOXELS:
         raise BthubError(
-            f"{name}: the scan is absurdly large, {size} voxels; at most {MAX_VOXELS / 1e6:.0f} million and"
+            f"{name}: the scan is too large, {size} voxels; at most {MAX_VOXELS / 1e6:.0f} million and"
             f" {MAX_SIDE:,} a side are read"
         )
 

@@ -72,7 +72,7 @@ def load_pipeline(
     _ = classifier.tumor_index  # one that knows other classes is told so before it lacks a threshold
     calibration = detector_run.detector_calibration
     if calibration.threshold is None:
-        raise BthubError(f"{detector_run.id}: {CALIBRATION} has no threshold, train the run to its end")
+        raise BthubError(f"{detector_run.id}: {CALIBRATION} has no threshold: finish the training of this run")
     points = calibration.points
     return Pipeline(
         classifier,

@@ -1,4 +1,4 @@
-"""One MRI slice in, a `Result` out: the detector says whether there is a tumor, the localizer where.
+"""One MRI slice in, a `Result` out: the detector predicts whether there is a tumor, the localizer where.
 
 Before either of them, an input check may refuse a picture that doesn't look like a slice of a brain MRI. The localizer
 runs only where the detector's calibrated probability reaches its threshold, or where the caller asks for it. Each

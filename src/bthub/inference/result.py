@@ -1,4 +1,4 @@
-"""What the pipeline says about one slice: the verdict, the mask, and what is measured on it.
+"""The result for one slice: the prediction, the mask, and the measurements.
 
 Coordinates are (x, y) in pixels of the upright input, from its top left corner: pixel (column c, row r) covers
 c <= x < c + 1, r <= y < r + 1. Contours and boxes lie on pixel edges, so a contour touches its box.
@@ -30,19 +30,20 @@ class Result:
             `threshold`, also if the mask then comes out empty, and also under `always_localize`.
         tumor_probability: calibrated, 0-1.
         threshold: the probability from which the detector says tumor, chosen on validation data.
-        uncertain: whether the verdict is "uncertain" and a person should look: the probability lies in the review band.
-        review_band: (low, high) around the threshold, uncertain is what lies from `low` to below `high`; fitted on
-            validation data so that outside it few calls are wrong. None where the detector was saved without one.
-        input_kind: what kind of picture it was taken for, one of `bthub.imaging.kinds.KINDS`, on which threshold and
-            review band depend; None where that isn't known.
+        uncertain: whether a person should look, because the probability lies in the review band.
+        review_band: (low, high) around the threshold: probabilities from `low` to below `high` are uncertain. Fitted on
+            validation data so that few predictions outside it are wrong. None if the detector has none.
+        input_kind: the kind of picture it was recognized as, one of `bthub.imaging.kinds.KINDS`, on which threshold and
+            review band depend; None if unknown.
         mask: bool (H, W), the upright input's own size; all False if no tumor area was found; None if the
             localizer did not run, because the detector saw no tumor.
-        contour: one polygon [[x, y], ...] a connected area of the mask, its outer boundary, closed, largest first.
+        contour: for each connected area of the mask, largest first, its outer boundary as a closed polygon
+            [[x, y], ...].
         bbox: [x0, y0, x1, y1] around the whole mask, x1 and y1 exclusive; None if there is no tumor area.
         centroid: [x, y] of the mask, or None.
         area_px: tumor pixels of the input; 0 if there are none.
-        brain_share: a share of the head, whatever the name says: tumor pixels / pixels of the head with skull and
-            skin, 0-1; None without a mask, or if no head was found. The head is estimated on this one slice, see
+        brain_share: the tumor's fraction of the head: tumor pixels / pixels of the head with skull and skin, 0-1;
+            None without a mask, or if no head was found. The head is estimated on this one slice, see
             `bthub.imaging.head.head_mask`.
         area_mm2: with a known pixel spacing, else None.
         width, height: of the upright input.

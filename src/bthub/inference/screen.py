@@ -1,4 +1,4 @@
-"""`bthub screen`: archives of any length, part by part, so that a kill loses nothing and nothing is done twice.
+"""`bthub screen`: archives of any size, part by part, so that a kill loses nothing and nothing is done twice.
 
     OUT/shard-0001-of-0004/
         screen.json               what is screened, and with which models; once all is done also how much there was
@@ -185,7 +185,7 @@ def _work(
             counts["entries"] += len(part)
             number += 1
     if (folder / f"part-{number:06d}.parquet").exists():
-        raise BthubError(f"{folder} has more parts than the inputs give now: screen into another folder")
+        raise BthubError(f"{folder} has more parts than the inputs have now: choose another --out folder")
     return {**counts, "seconds": round(time.monotonic() - start, 1), "complete": True}
 
 
@@ -276,7 +276,9 @@ def _alone(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone with the process, however it ends
         except BlockingIOError as error:
-            raise BthubError(f"{folder}: another process is at work on this shard") from error
+            raise BthubError(
+                f"{folder}: another process is working on this shard: wait for it, or choose another shard"
+            ) from error
         yield
 
 
@@ -288,7 +290,7 @@ def _same_screening(folder: Path, record: dict[str, Any]) -> None:
         if there.get(key) != record[key]:
             raise BthubError(
                 f"{folder} holds a screening with other {key} ({json.dumps(there.get(key))}, now "
-                f"{json.dumps(record[key])}): go on with the same, or choose another folder"
+                f"{json.dumps(record[key])}): continue with the same settings, or choose another folder"
             )
 
 
@@ -297,7 +299,7 @@ def _done(file: Path, names: str) -> tuple[int, int]:
     facts = _parquet().read_metadata(file)
     known = facts.metadata or {}
     if known.get(b"names", b"").decode() != names:
-        raise BthubError(f"{file} is of other entries than the inputs give now: screen into another folder")
+        raise BthubError(f"{file} was made from other inputs: choose another --out folder")
     return facts.num_rows, int(known[b"bad"])
 
 
@@ -346,16 +348,17 @@ def merge(out: Path) -> dict[str, Any]:
     first = records[0]
     for path, record in zip(found, records, strict=True):
         if not record.get("complete"):
-            raise BthubError(f"{path.parent} isn't done: start it again")
+            raise BthubError(f"{path.parent} isn't finished: run its command again")
         for key in (*_SAME, "listed"):
             if record[key] != first[key]:
                 raise BthubError(
-                    f"{path.parent} and {found[0].parent} differ in {key}: they don't belong to one screening"
+                    f"{path.parent} and {found[0].parent} differ in {key}: they are from different "
+                    "screenings; merge only shards of one"
                 )
     missing = sorted(set(range(1, first["of"] + 1)) - {record["shard"] for record in records})
     if missing:
         lacking = ", ".join(f"{number}/{first['of']}" for number in missing)
-        raise BthubError(f"{out} lacks shard {lacking}: run it")
+        raise BthubError(f"{out} lacks shard {lacking}: run that shard first")
     sums = {key: sum(record[key] for record in records) for key in ("pictures", "bad", "entries")}
     if sums["entries"] != first["listed"]:
         raise BthubError(f"the shards hold {sums['entries']} entries, the list has {first['listed']}: screen again")

@@ -44,7 +44,7 @@ class Item:
         name = printable(self.key)
         content = self.content()
         if len(content) > MAX_FILE_BYTES:
-            raise BthubError(f"{name}: the file is absurdly large, at most {MAX_FILE_BYTES >> 20} MB are read")
+            raise BthubError(f"{name}: the file is too large, at most {MAX_FILE_BYTES >> 20} MB are read")
         if dicom.is_dicom(content[:132]):
             return [read_image(frame) for frame in _dicom_frames(content, name)]
         image = read_picture_bytes(content, name)

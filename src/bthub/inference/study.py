@@ -1,4 +1,4 @@
-"""A whole stack through the pipeline: a result for each slice, and what only the stack can tell.
+"""A whole stack through the pipeline: a result for each slice, and what only the stack can show.
 
 Each slice is analyzed on its own, as a lone picture is. Then the masks are looked at together: areas that go on to no
 neighboring slice are removed (`bthub.imaging.cleaning`), and areas and volume are summed where the file carries a
@@ -182,8 +182,8 @@ def analyze_study(
     notes = [*study.notes, *volume.notes]
     if max_slices is not None and len(volume) > max_slices:
         raise BthubError(
-            f"{study.name}: {len(volume)} slices are more than are analyzed here, at most {max_slices};"
-            " bthub predict takes them on a computer of your own"
+            f"{study.name}: {len(volume)} slices are too many for this server, which takes at most "
+            f"{max_slices}; use bthub predict on your own computer"
         )
     if volume.pixel_mm is None and spacing_mm is not None:
         volume = dataclasses.replace(volume, pixel_mm=(float(spacing_mm[0]), float(spacing_mm[1])))

@@ -1,4 +1,4 @@
-"""The metrics and costs: what each is called, what it means, and which way is better. The one place for that."""
+"""The one table of metrics and costs: name, definition, and whether higher is better."""
 
 from typing import NamedTuple
 
@@ -20,23 +20,23 @@ class Metric(NamedTuple):
 
 
 METRIC_TABLE = {
-    "accuracy": Metric("accuracy", "Share of the slices that got the right class.", hub_id="accuracy"),
+    "accuracy": Metric("accuracy", "Fraction of slices with the right class.", hub_id="accuracy"),
     "balanced_accuracy": Metric(
         "balanced accuracy",
         "Mean of the classes' own accuracies: a rare class counts as much as a common one.",
         hub_id="balanced_accuracy",
     ),
-    "precision": Metric("precision", "Of the slices called tumor, the share that has one."),
+    "precision": Metric("precision", "Of the slices predicted as tumor, the fraction that has one."),
     "recall": Metric(
-        "recall", "Of the slices with a tumor, the share that was called tumor (sensitivity).", hub_id="recall"
+        "recall", "Of the slices with a tumor, the fraction that was found (sensitivity).", hub_id="recall"
     ),
     "specificity": Metric(
-        "specificity", "Of the slices without a tumor, the share that was passed as healthy.", hub_id="specificity"
+        "specificity", "Of the tumor-free slices, the fraction without a false alarm.", hub_id="specificity"
     ),
     "f1": Metric("F1", "Harmonic mean of precision and recall.", hub_id="f1"),
     "roc_auc": Metric(
         "ROC AUC",
-        "Chance that a random tumor slice gets a higher probability than a random healthy one. No threshold.",
+        "Chance that a random tumor slice gets a higher probability than a random tumor-free one. No threshold.",
         hub_id="roc_auc",
     ),
     "average_precision": Metric("average precision", "Area under the precision-recall curve. No threshold."),
@@ -45,80 +45,84 @@ METRIC_TABLE = {
     ),
     "ece": Metric(
         "expected calibration error",
-        "Expected calibration error: how far stated probabilities are from observed shares. Lower is better.",
+        "How far stated probabilities are from observed frequencies. Lower is better.",
         higher_is_better=False,
     ),
     "ece_uncalibrated": Metric(
         "expected calibration error without the temperature",
-        "The same before temperature scaling. Lower is better.",
+        "Expected calibration error before temperature scaling. Lower is better.",
         higher_is_better=False,
     ),
     "dice_volume_mean": Metric(
         "Dice per patient, mean",
-        "Overlap of drawn and true tumor over all slices of a patient, 0 to 1; mean over patients.",
+        "Overlap of outlined and true tumor over all slices of a patient, 0 to 1; mean over patients.",
         hub_id="dice",
     ),
     "dice_volume_median": Metric(
-        "Dice per patient, median", "As the mean, but of the patient in the middle: one bad patient doesn't move it."
+        "Dice per patient, median",
+        "As the mean, but of the patient in the middle: a single bad result doesn't move it.",
     ),
     "iou_volume_mean": Metric(
         "IoU per patient, mean",
-        "Intersection over union of drawn and true tumor of a patient; mean over patients.",
+        "Intersection over union of outlined and true tumor of a patient; mean over patients.",
         hub_id="iou",
     ),
     "dice_tumor_slices": Metric(
-        "Dice per tumor slice, mean", "Overlap on each slice with a tumor, a slice without a mask counting 0; mean."
+        "Dice per tumor slice, mean", "Mean overlap on the slices with a tumor; a slice without a mask counts 0."
     ),
     "dice_all_slices": Metric(
-        "Dice per slice with tumor or mask, mean", "As per tumor slice, a mask on a healthy slice counting 0 as well."
+        "Dice per slice with tumor or mask, mean", "As per tumor slice; a mask on a tumor-free slice counts 0 too."
     ),
     "dice_pooled": Metric(
-        "Dice of all pixels",
-        "Overlap of all pixels of all slices thrown together: large tumors dominate it.",
+        "pooled Dice",
+        "Overlap of the pixels of all slices pooled: large tumors dominate it.",
         hub_id="dice_pooled",
     ),
     "dice_tumor_slices_pooled": Metric(
-        "Dice of all pixels of tumor slices", "Overlap of all pixels of the slices with a tumor thrown together."
+        "pooled Dice of tumor slices", "Overlap of the pixels of all slices with a tumor pooled."
     ),
-    "iou_pooled": Metric("IoU of all pixels", "Intersection over union of all pixels of all slices thrown together."),
+    "iou_pooled": Metric("pooled IoU", "Intersection over union of the pixels of all slices pooled."),
     "iou_tumor_slices_pooled": Metric(
-        "IoU of all pixels of tumor slices",
-        "Intersection over union of all pixels of the slices with tumor thrown together.",
+        "pooled IoU of tumor slices",
+        "Intersection over union of the pixels of all slices with a tumor pooled.",
     ),
     "pixel_accuracy": Metric(
         "pixel accuracy",
-        "Share of pixels that agree. Near 1 even for an empty mask, because most pixels are background.",
+        "Fraction of pixels that agree. Near 1 even for an empty mask, because most pixels are background.",
         hub_id="pixel_accuracy",
     ),
     "pixel_accuracy_tumor_slices": Metric(
-        "pixel accuracy of tumor slices", "Share of pixels that agree on the slices with tumor: mostly background too."
+        "pixel accuracy of tumor slices",
+        "Fraction of pixels that agree on the slices with tumor: mostly background too.",
     ),
     "tumor_slices_missed": Metric(
-        "share of tumor slices without a mask",
-        "Share of the tumor slices on which nothing was drawn. Lower is better.",
+        "tumor slices without a mask",
+        "Fraction of tumor slices on which nothing was outlined. Lower is better.",
         higher_is_better=False,
     ),
     "healthy_slices_with_mask": Metric(
-        "share of healthy slices with a mask",
-        "Share of the healthy slices on which something was drawn. Lower is better.",
+        "tumor-free slices with a mask",
+        "Fraction of tumor-free slices on which something was outlined. Lower is better.",
         higher_is_better=False,
         hub_id="false_positive_rate",
     ),
     "hd95_px": Metric(
-        "95th-percentile Hausdorff distance, mean pixels",
-        "How far the two outlines lie apart: the 95th percentile of the distance, in pixels. Lower is better.",
+        "95th-percentile Hausdorff distance, pixels",
+        "95th percentile of the distance between the two outlines, in pixels, mean over slices. Lower is better.",
         higher_is_better=False,
     ),
     "healthy_mask_px": Metric(
-        "mask on healthy slices, mean pixels",
-        "Mean pixels drawn on a healthy slice. Lower is better.",
+        "mask on tumor-free slices, pixels",
+        "Mean number of pixels outlined on a tumor-free slice. Lower is better.",
         higher_is_better=False,
     ),
-    "parameters": Metric("parameters", "Learned numbers in the model. Fewer is cheaper.", higher_is_better=False),
+    "parameters": Metric(
+        "parameters", "Trainable parameters of the network. Fewer is cheaper.", higher_is_better=False
+    ),
     "file_bytes": Metric("size of the weights", "Size of the weights file, in half precision.", higher_is_better=False),
     "multiply_adds": Metric(
         "multiply-adds",
-        "Multiplications with addition for one slice: the work, whatever the machine.",
+        "Multiply-add operations for one slice: the work, whatever the machine.",
         higher_is_better=False,
     ),
     "latency_ms": Metric(

@@ -1,4 +1,4 @@
-"""A value with its interval, as `metrics.json` has it."""
+"""A value with its interval, as in `metrics.json`."""
 
 Interval = dict[str, float | None]
 """`value` with the `low` and `high` end of its 95 % interval."""

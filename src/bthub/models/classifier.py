@@ -59,7 +59,7 @@ def create_classifier(
         last_linear(model).reset_parameters()
     else:
         if architecture not in BACKBONES:
-            raise BthubError(f"no dense layers go on {architecture!r}, only on {', '.join(BACKBONES)}")
+            raise BthubError(f"head_widths doesn't work with {architecture!r}, only with {', '.join(BACKBONES)}")
         options |= {"head_widths": head_widths, "head_dropout": head_dropout, "pretrained_backbone": pretrained}
         model = timm.create_model(f"{architecture}_mlp_head", **options)
     if pretrained:

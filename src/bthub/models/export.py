@@ -1,4 +1,4 @@
-"""`bthub export`: a run's networks as ONNX files, from the weights that it has, so that serving needs no torch.
+"""`bthub export`: a run's networks as ONNX files, so that serving needs no PyTorch.
 
     onnx/model.onnx              the network: pixel_values (N, 3, S, S), 0-1 -> logits
     onnx/model_quantized.onnx    the same in eight-bit whole numbers

@@ -1,4 +1,4 @@
-"""Is a picture a slice of a brain MRI at all? What lies far from every slice that was seen is refused.
+"""The input check: out-of-distribution detection of pictures that aren't slices of a brain MRI.
 
 A picture is letterboxed to a small square and described by the features of an ImageNet network, scaled to unit length.
 Its distance to the k-th nearest of the slices kept for reference decides; no label enters. `bthub ood-check` fits

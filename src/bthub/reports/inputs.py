@@ -1,4 +1,4 @@
-"""What a run was given, and how good it is at that: tables of figures by source and way to show a slice."""
+"""Results by source and kind of picture: tables of the metrics of a run."""
 
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -13,14 +13,13 @@ DETECTOR = ("roc_auc", "balanced_accuracy", "recall", "specificity", "ece")
 LOCALIZER = ("dice_volume_mean", "dice_volume_median", "dice_tumor_slices", "healthy_slices_with_mask", CENTER_IN_BOX)
 TITLES = {CENTER_IN_BOX: "center of the mask in the box"}
 
-INTRODUCTION = """# What it was given, and how good it is at that, split {split}
+INTRODUCTION = """# Results by source and kind of picture, split {split}
 
-Written by `bthub compare` from the `sources.json` of the runs (`bthub evaluate RUN --data data/mix`). Every figure is
-of one source by itself: tumor and healthy pictures of different sources come from different places, and a network that
-knows the place would seem to know the tumor. "lgg, FLAIR" is the FLAIR sequence of LGG's slices alone, in gray, and so
-on. Intervals cover 95 % and resample patients, or pictures with their copies. A verdict is uncertain where the
-probability lies in the review band; for the other figures it counts as what its side of the threshold says. Research
-software, not a medical device.
+Written by `bthub compare` from the `sources.json` of the runs (`bthub evaluate RUN --data data/mix`). Each row is one
+source by itself: across sources, a network could separate tumor from tumor-free pictures by where they come from. "lgg,
+FLAIR" is the FLAIR sequence of the LGG slices alone, in gray, and so on. Intervals cover 95 % and resample patients, or
+pictures with their near-duplicates. A prediction is uncertain if the probability lies in the review band; the other
+metrics count it by the threshold alone. Research software, not a medical device.
 """
 
 BOTH_STAGES = "Masks count only where the detector calls the picture tumor. A tumor that it misses counts as Dice 0."

@@ -1,4 +1,4 @@
-"""The model card: a pure function of the run folder's files. Nothing is typed in that a file says, nothing invented."""
+"""The model card: a pure function of the run folder's files. No number is typed in."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bthub.data.splits import FOLD_PROTOCOLS
 from bthub.errors import BthubError
-from bthub.evaluation import plots, published
+from bthub.evaluation import plots, published, two_stage
 from bthub.metrics.bootstrap import COVERAGE, FEWEST_GROUPS
 from bthub.metrics.info import METRIC_TABLE, readable
 from bthub.project import DATASET, DEFAULTS, TWO_STAGE, hub_id
@@ -49,6 +49,8 @@ HEADLINE = {
     CLASSIFICATION: ("roc_auc", "balanced_accuracy", "accuracy", "f1", "recall", "specificity"),
     SEGMENTATION: ("dice_volume_mean", "dice_pooled", "iou_volume_mean", "pixel_accuracy", "healthy_slices_with_mask"),
 }
+# The same of detect-then-localize.
+TWO_STAGE_HEADLINE = ("dice_volume_mean", "dice_tumor_slices", "iou_volume_mean", "healthy_slices_with_mask")
 # What is told of tumor slices by the size of the tumor.
 SIZE_METRICS = {CLASSIFICATION: ("recall",), SEGMENTATION: ("dice_tumor_slices", "tumor_slices_missed", "hd95_px")}
 # Metrics of which a classifier without a threshold has the mean over its classes, one against the rest.
@@ -73,15 +75,15 @@ IMAGE_SETS = {
         "Brain Tumor Classification (MRI)",
         "brain MRI images of three kinds of tumor and of none, as published on Kaggle with a training and a test "
         "folder; validation is drawn from the former",
-        "Of its test folder only the pictures without a copy elsewhere test a model, and the classes' shares differ "
-        "between those and the copies.",
+        "Only the pictures of its test folder without a near-duplicate elsewhere test a model. The proportions of the "
+        "classes differ between those and the near-duplicates.",
         "https://www.kaggle.com/datasets/sartajbhuvaji/brain-tumor-classification-mri",
     ),
     ("no", "yes"): ImageSet(
         "Brain MRI Images for Brain Tumor Detection",
         "253 brain MRI images with a tumor (`yes`) or without (`no`), as published on Kaggle, without a split",
-        "The set is tiny: in a split of 50 images each is 2 %. The epochs and rates of this project's own recipes were "
-        "first tried on another split of the same pictures.",
+        "The set is tiny: in a split of 50 images, each counts 2 %. The epochs and rates of this project's own recipes "
+        "were first tried on another split of the same pictures.",
         "https://www.kaggle.com/datasets/navoneel/brain-mri-images-for-brain-tumor-detection",
     ),
 }
@@ -96,13 +98,13 @@ class Record:
     def __getitem__(self, key: str) -> Any:
         value = self.optional(key)
         if value is None:
-            raise BthubError(f"{self._file}: {self._key}{key} is empty, and the card needs it")
+            raise BthubError(f"{self._file}: {self._key}{key} is empty, but the card needs it")
         return value
 
     def optional(self, key: str) -> Any:
         """A value that may be null, but not missing."""
         if key not in self._content:
-            raise BthubError(f"{self._file}: there is no {self._key}{key}, and the card needs it")
+            raise BthubError(f"{self._file}: there is no {self._key}{key}, but the card needs it")
         value = self._content[key]
         return Record(value, self._file, f"{self._key}{key}.") if isinstance(value, dict) else value
 
@@ -228,17 +230,23 @@ def render(run: str | Path, org: str | None = None, *, figures: bool = True) -> 
 def render_two_stage(detector: RunFolder, localizer: RunFolder, commits: dict[str, str], org: str | None = None) -> str:
     """The card of the repo that names a detector and a localizer.
 
+    Its metadata has what the detector reaches, and what both stages reach together: the numbers of `bthub two-stage`.
+
     Args:
         detector, localizer: the runs, evaluated on test.
         commits: of `detector` and `localizer` on the Hub.
         org: the organization that all three belong to; by default the project's.
+
+    Raises:
+        BthubError: one of them has no results on test, or they were evaluated on different images.
     """
     protocol = detector.training.protocol
-    stages = []
+    stages, entries = [], {}
     for name, run in (("detector", detector), ("localizer", localizer)):
         entry = next((e for e in _results(run) if (e["protocol"], e["split"]) == (protocol, "test")), None)
         if entry is None:
             raise BthubError(f"{run.id} has no results on test: run bthub evaluate {run.path} --data ... --split test")
+        entries[name] = entry
         stages.append(
             {
                 "name": name,
@@ -247,6 +255,10 @@ def render_two_stage(detector: RunFolder, localizer: RunFolder, commits: dict[st
                 "metrics": [(readable(metric), entry["metrics"][metric]) for metric in HEADLINE[run.task]],
             }
         )
+    together = Record(
+        {**two_stage.two_stage(detector, localizer), "protocol": protocol, "split": "test"},
+        f"bthub two-stage {METRICS}",
+    )
     body = (
         _environment()
         .get_template("two_stage_card.md.j2")
@@ -255,6 +267,9 @@ def render_two_stage(detector: RunFolder, localizer: RunFolder, commits: dict[st
             repo_id=hub_id(TWO_STAGE, org),
             protocol=protocol,
             stages=stages,
+            together=[(readable(metric), together["metrics"][metric]) for metric in TWO_STAGE_HEADLINE],
+            samples=together["samples"],
+            groups=together["groups"],
             threshold=detector.detector_calibration.threshold,
             review=_review(detector),
             input_check=_input_check(detector),
@@ -268,8 +283,41 @@ def render_two_stage(detector: RunFolder, localizer: RunFolder, commits: dict[st
         tags=["detect-and-localize", CLASSIFICATION, *TAGS, LGG_TAG],
         datasets=[hub_id(DATASET, org)],
         base_model=[stage["repo_id"] for stage in stages],
+        metrics=_hub_metrics((*HEADLINE[CLASSIFICATION], *TWO_STAGE_HEADLINE)),
+        model_name=TWO_STAGE,
+        eval_results=[
+            *_evaluations(
+                CLASSIFICATION, entries["detector"], HEADLINE[CLASSIFICATION], hub_id(DATASET, org), LGG_TITLE
+            ),
+            *_evaluations(SEGMENTATION, together, TWO_STAGE_HEADLINE, hub_id(DATASET, org), LGG_TITLE),
+        ],
     )
     return f"---\n{metadata.to_yaml()}\n---\n\n{body}"
+
+
+def _hub_metrics(metrics: tuple[str, ...]) -> list[str]:
+    """The Hub's names of metrics, each once."""
+    return list(dict.fromkeys(METRIC_TABLE[metric].hub_id or metric for metric in metrics))
+
+
+def _evaluations(
+    task: str, entry: Record, metrics: tuple[str, ...], dataset_type: str, dataset_name: str
+) -> list[EvalResult]:
+    """The metrics of an entry, for `model-index`; those that aren't defined there are left out."""
+    return [
+        EvalResult(
+            task_type=task,
+            dataset_type=dataset_type,
+            dataset_name=dataset_name,
+            dataset_config=entry["protocol"],
+            dataset_split=entry["split"],
+            metric_type=METRIC_TABLE[metric].hub_id or metric,
+            metric_name=_name(metric, entry),
+            metric_value=round(entry["metrics"][metric]["value"], 4),
+        )
+        for metric in metrics
+        if entry["metrics"][metric].optional("value") is not None
+    ]
 
 
 def _review(folder: RunFolder) -> dict | None:
@@ -365,23 +413,18 @@ def _metadata(
     org: str | None,
 ) -> ModelCardData:
     """The card's YAML, with the figures on unseen splits as `model-index`."""
-    headline = HEADLINE[folder.task]
     evaluations = [
-        EvalResult(
-            task_type=folder.task,
-            # What isn't on the Hub is called by the name of the loader that reads it.
-            dataset_type=hub_id(DATASET, org) if lgg else "imagefolder",
-            dataset_name=LGG_TITLE if lgg else _image_set(config["label_names"], entry["dataset"]["name"]).title,
-            dataset_config=entry["protocol"],
-            dataset_split=entry["split"],
-            metric_type=METRIC_TABLE[metric].hub_id,
-            metric_name=_name(metric, entry),
-            metric_value=round(entry["metrics"][metric]["value"], 4),
-        )
+        result
         for entry in results
         if entry["split"] in UNSEEN and "seen" not in _parts_seen(entry).keys()
-        for metric in headline
-        if entry["metrics"][metric].optional("value") is not None
+        for result in _evaluations(
+            folder.task,
+            entry,
+            HEADLINE[folder.task],
+            # What isn't on the Hub is called by the name of the loader that reads it.
+            hub_id(DATASET, org) if lgg else "imagefolder",
+            LGG_TITLE if lgg else _image_set(config["label_names"], entry["dataset"]["name"]).title,
+        )
     ]
     network = config["architecture"] if folder.task == CLASSIFICATION else config["model_type"]
     return ModelCardData(
@@ -392,7 +435,7 @@ def _metadata(
         tags=[folder.task, network, *TAGS, *([LGG_TAG] if lgg else [])],
         datasets=[hub_id(DATASET, org)] if lgg else None,
         base_model=base and hub_id(base, org),
-        metrics=[METRIC_TABLE[metric].hub_id for metric in headline],
+        metrics=_hub_metrics(HEADLINE[folder.task]),
         model_name=name,
         # an empty list would become a model-index without results, which the Hub refuses
         eval_results=evaluations or None,
@@ -419,7 +462,7 @@ def _results(folder: RunFolder) -> list[Record]:
 def _name(metric: str, entry: Record) -> str:
     """A metric's name in a card."""
     macro = metric in MACRO and "labels" in entry.keys() and entry.optional("threshold") is None
-    return f"{readable(metric)}, mean over classes" if macro else readable(metric)
+    return f"{readable(metric)}, macro average" if macro else readable(metric)
 
 
 def _onnx(folder: RunFolder) -> dict | None:
@@ -554,14 +597,14 @@ def _best_epoch(folder: RunFolder, epoch: int) -> dict[str, float]:
 
 def _preprocessor(path: Path) -> Record:
     if not path.is_file():
-        raise BthubError(f"{path} is missing, and the card needs it: train the run again")
+        raise BthubError(f"{path} is missing, but the card needs it: train the run again")
     return Record(json.loads(path.read_text(encoding="utf-8")), path)
 
 
 def _rows(folder: RunFolder, name: str) -> list[dict[str, str]]:
     rows = folder.rows(name)
     if not rows:
-        raise BthubError(f"{folder.path / name} is empty, and the card needs it: train the run again")
+        raise BthubError(f"{folder.path / name} is empty, but the card needs it: train the run again")
     return rows
 
 

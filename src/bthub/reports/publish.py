@@ -74,12 +74,14 @@ APP_FILES += ("examples/*.png", "examples/README.md", "slices/*.png", "slices/*.
 APPS = {"space": ("brain-tumor-mri", "gradio"), "dashboard": ("brain-tumor-dashboard", "docker")}
 BROWSER = "brain-tumor-in-your-browser"
 """The static Space, which computes on the visitor's machine; see `space/browser/build.py`."""
+DOCS = "bthub-docs"
+"""The static Space of the documentation; see `mkdocs.yml`."""
 COLLECTION = "bthub: brain tumors on MRI slices"
 COMMIT_MESSAGE = "Publish with bthub"
 # What the Hub itself puts into a new repo.
 KEPT = {".gitattributes"}
 
-PARTS = ("dataset", "two-stage", *APPS, "browser", "collection")
+PARTS = ("dataset", "two-stage", *APPS, "browser", "docs", "collection")
 NEEDS = {
     "gradio": "a Gradio Space: ZeroGPU, two of them free, or a paid plan",
     "docker": "a Docker Space: a paid plan",
@@ -140,6 +142,8 @@ def publish(
     publications += [app_publication(name, org) for name in APPS if name in parts]
     if "browser" in parts:
         publications.append(browser_publication(org))
+    if "docs" in parts:
+        publications.append(docs_publication(org))
     api = HfApi()
     _attempt(partial(_check_token, api, org), org)
     for publication in publications:
@@ -153,7 +157,10 @@ def publish(
             answer = _http_error(error)
             if answer is None or answer.response.status_code != PAYMENT_REQUIRED:
                 raise
-            say(f"{publication.kind} {publication.repo_id}: refused, the Hub asks for a plan; going on with the rest")
+            say(
+                f"{publication.kind} {publication.repo_id}: refused, because it needs a paid plan; "
+                "continuing with the rest"
+            )
             refused.append(publication.repo_id)
     if "two-stage" in parts:
         # It names the commits of its stages, so it comes after them.
@@ -172,7 +179,9 @@ def publish(
     if "collection" in parts:
         _attempt(partial(_collect, api, org, private, dry_run, say), org)
     if refused:
-        raise BthubError(f"not published, for want of a plan: {', '.join(refused)}; the rest is")
+        raise BthubError(
+            f"not published, because they need a paid plan: {', '.join(refused)}; everything else is published"
+        )
 
 
 def _what(what: list[str]) -> tuple[list[Path], set[str]]:
@@ -184,7 +193,8 @@ def _what(what: list[str]) -> tuple[list[Path], set[str]]:
             if not own:
                 raise BthubError(f"{SHIPPED_RUNS} holds no evaluated run with weights: there is nothing to publish")
             runs += own
-            parts |= set(PARTS) - (set() if browser_ready() else {"browser"})
+            parts |= set(PARTS)
+            parts -= {part for part, ready in (("browser", browser_ready), ("docs", docs_ready)) if not ready()}
         elif name in PARTS:
             parts.add(name)
         elif (run := Path(in_comparison(name))).is_dir():
@@ -212,7 +222,7 @@ def run_publication(run: Path, org: str) -> Publication:
     try:
         validate_repo_id(hub_id(folder.id, org))
     except HFValidationError as error:
-        raise BthubError(f"{folder.path}: the Hub doesn't take this name, rename the folder: {error}") from error
+        raise BthubError(f"{folder.path}: the Hub doesn't accept this name; rename the folder: {error}") from error
     if (folder.path / METRICS).is_file() and not plots.drawn(folder):
         plots.draw(folder)
     files: dict[str, Path | bytes] = _listed(folder.path, RUN_FILES)
@@ -297,11 +307,50 @@ def browser_publication(org: str) -> Publication:
     return Publication("space", hub_id(BROWSER, org), files | {CARD: _app_card(script.with_name(CARD), org)}, "static")
 
 
+def docs_ready() -> bool:
+    """Whether the documentation can be built: this is a clone, and `bthub[docs]` is installed."""
+    packages = ("mkdocs", "material", "mkdocstrings")
+    return (_REPOSITORY / "mkdocs.yml").is_file() and all(importlib.util.find_spec(name) for name in packages)
+
+
+def docs_publication(org: str) -> Publication:
+    """The documentation as its repo: the pages that `make docs` builds, as a static Space.
+
+    Raises:
+        BthubError: this isn't a clone, the extra is missing, or a page has a broken link.
+    """
+    if not docs_ready():
+        raise BthubError('the documentation is built in a clone of the repository with pip install "bthub[docs]"')
+    with tempfile.TemporaryDirectory() as folder:
+        build_docs(Path(folder))
+        # The list of pages for search engines has the date of the build, which would make each one differ.
+        files: dict[str, Path | bytes] = {
+            path.relative_to(folder).as_posix(): path.read_bytes()
+            for path in Path(folder).rglob("*")
+            if path.is_file() and not path.name.startswith("sitemap.")
+        }
+    card = Path(__file__).parent / "templates" / "docs_space.md"
+    return Publication("space", hub_id(DOCS, org), files | {CARD: _app_card(card, org)}, "static")
+
+
+def build_docs(out: Path) -> None:
+    """Write the pages of `docs/` and the API to a folder."""
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+    from mkdocs.exceptions import MkDocsException
+
+    try:
+        build(load_config(str(_REPOSITORY / "mkdocs.yml"), site_dir=str(out), strict=True))
+    except MkDocsException as error:
+        raise BthubError(f"the documentation can't be built: {error}; make docs shows more") from error
+
+
 def _app_card(path: Path, org: str) -> bytes:
     """An app's card, which names the repos of the organization."""
     readme = RepoCard.load(path, ignore_metadata_errors=False)
     for key in ("models", "datasets"):
-        readme.data[key] = [hub_id(repo.rpartition("/")[2], org) for repo in readme.data.get(key) or []]
+        if named := readme.data.get(key):
+            readme.data[key] = [hub_id(repo.rpartition("/")[2], org) for repo in named]
     return str(readme).encode()
 
 
@@ -388,8 +437,8 @@ def _check_it_is_ours(api: HfApi, wanted: Publication, private: bool) -> None:
     _, *commits = reversed(api.list_repo_commits(repo_id, repo_type=kind))
     if commits and not any(commit.title == COMMIT_MESSAGE for commit in commits):
         raise BthubError(
-            f"the {kind} {repo_id} is there already, and bthub didn't write it: all its files would be replaced. Give "
-            "the run another name, or delete that repo"
+            f"the {kind} {repo_id} already exists, and bthub didn't write it, so its files would be lost. Rename the "
+            "run, or delete that repo"
         )
     if private and not api.repo_info(repo_id, repo_type=kind).private:
         raise BthubError(f"the {kind} {repo_id} is public: make it private in its settings, or leave out --private")
@@ -408,7 +457,7 @@ def _same(content: Path | bytes, there: RepoFile) -> bool:
 
 def _collect(api: HfApi, org: str, private: bool, dry_run: bool, say: Callable[[str], None]) -> None:
     """Put all of the project's repos that the organization has into one collection."""
-    spaces = [*(name for name, _ in APPS.values()), BROWSER]
+    spaces = [*(name for name, _ in APPS.values()), BROWSER, DOCS]
     items = [(f"{org}/{DATASET}", "dataset"), *((f"{org}/{name}", "space") for name in spaces)]
     runs = (path.name for path in shipped_runs())
     items = [(hub_id(name, org), "model") for name in (TWO_STAGE, *runs)] + items
@@ -468,19 +517,20 @@ def _http_error(error: BaseException | None) -> HfHubHTTPError | None:
 def _sentence(error: Exception, org: str) -> BthubError:
     answer = _http_error(error)
     if isinstance(error, LocalTokenNotFoundError):
-        return BthubError("there is no Hub token here: run `hf auth login`, or set HF_TOKEN")
+        return BthubError("no Hub token found: run `hf auth login`, or set HF_TOKEN")
     status = answer.response.status_code if answer else None
     if status == 401:
-        return BthubError("the Hub doesn't take this token, which is wrong or has expired: run `hf auth login` again")
+        return BthubError("the Hub rejects this token, which is wrong or has expired: run `hf auth login` again")
     if status == 403:
-        return BthubError(f"this token may not write to {org}: make one with write access to it and log in with that")
+        return BthubError(f"this token has no write access to {org}: make one that has, and log in with it")
     if status == 400:
         return BthubError(f"the Hub refuses what was sent: {answer.server_message or answer}")
     if status is None:
-        return BthubError(f"nothing more is published, each repo is as it was or whole: {hub_trouble(error)}")
+        return BthubError(f"stopped; each repo is either unchanged or fully published: {hub_trouble(error)}")
     reason = f"HTTP {status}"
     return BthubError(
-        f"the Hub can't be reached or fails ({reason}): each repo is as it was, or published whole; run this again"
+        f"the Hub can't be reached or fails ({reason}). Each repo is either unchanged or fully "
+        "published; run this again"
     )
 
 
@@ -488,7 +538,7 @@ def _check_token(api: HfApi, org: str) -> None:
     me = api.whoami()
     if me.get("auth", {}).get("accessToken", {}).get("role") == "read":
         raise BthubError(
-            "this token may only read: make one with write access at the Hub's settings, and log in with it"
+            "this token is read-only: make one with write access at the Hub's settings, and log in with it"
         )
     if org not in {me["name"], *(member["name"] for member in me.get("orgs", []))}:
         raise BthubError(f"{me['name']} doesn't belong to {org}: name an organization of yours with --org")

@@ -1,4 +1,4 @@
-"""`bthub compare`: runs side by side, as Markdown and CSV, with what sets them apart and what is noise.
+"""`bthub compare`: runs side by side, as Markdown and CSV, and which differences exceed noise.
 
 results/
     compare.md                               every table below, to read
@@ -74,10 +74,10 @@ def write(runs: Sequence[RunFolder], out: Path, split: str = "test") -> str:
     out.mkdir(parents=True, exist_ok=True)
     sections = [
         f"# Runs compared, split {split}\n\nWritten by `bthub compare`. Intervals cover {COVERAGE:.0%} and "
-        "resample patients where the data name them, else pictures, each with its copies; that of the calibration "
-        "error may lie above its value, because resampling adds to this error. Each run is one training: no interval "
-        "knows of another seed, and budgets differ (epochs, and the side of the pictures in the last one); a reduced "
-        "budget is less than the recipe asks for. "
+        "resample patients where the data set names them, else pictures with their near-duplicates. The interval of "
+        "the calibration error may lie above its value, because resampling increases this error. Each run was trained "
+        "once, so intervals do not include seed variance. Budgets differ (epochs, and the side of the pictures in the "
+        "last one); a reduced budget is less than the recipe asks for. "
         "Research software, not a medical device.\n"
     ]
     for (evaluation, task), members in sorted(tables.items(), key=lambda item: item[0]):
@@ -87,7 +87,7 @@ def write(runs: Sequence[RunFolder], out: Path, split: str = "test") -> str:
         (out / f"compare-{stem}.csv").write_text(as_csv(rows), encoding="utf-8")
         sections.append(f"## {task}, {evaluation.data}, protocol {evaluation.protocol}\n\n{table(rows, shown)}")
         if task == CLASSIFICATION and all(records.entry(run, evaluation)["threshold"] is None for run in members):
-            sections.append("The most probable class is called; recall, specificity and such are means over classes.\n")
+            sections.append("Predictions are argmax; precision, recall, specificity etc. are macro averages.\n")
         copies = [row for run in members for row in records.by_seen(run)] if split == "test" else []
         if copies:
             sections.append(copies_table(copies))
@@ -103,7 +103,7 @@ def write(runs: Sequence[RunFolder], out: Path, split: str = "test") -> str:
             continue
         (out / f"folds-{name}.csv").write_text(as_csv(rows), encoding="utf-8")
         sections.append(
-            f"## Cross-validation, {name}\n\nEach patient once, by the run that didn't know them.\n\n"
+            f"## Cross-validation, {name}\n\nEach patient is tested once, by the run that was not trained on them.\n\n"
             + table(rows, SHOWN[SEGMENTATION])
         )
     text = "\n".join(sections)
@@ -170,7 +170,8 @@ def differences(runs: Sequence[RunFolder], evaluation: Evaluation, names: Iterab
     for name, keys in images.items():
         if keys != images[first]:
             raise BthubError(
-                f"{name} and {first} were measured on different images of {evaluation.key}: evaluate again"
+                f"{name} and {first} were measured on different images of {evaluation.key}: evaluate both "
+                "again on the same data set"
             )
     found = []
     for metric in names:
@@ -192,7 +193,7 @@ def table(rows: Sequence[Row], names: Sequence[str]) -> str:
     """A Markdown table: a line a run, metrics with intervals, then costs."""
     head = [
         "model",
-        "first weights",
+        "initial weights",
         "epochs",
         "pixels",
         "budget",
@@ -216,7 +217,7 @@ def table(rows: Sequence[Row], names: Sequence[str]) -> str:
 def copies_table(rows: Sequence[Row]) -> str:
     """Markdown of `compare.by_seen`."""
     lines = [
-        "Some of these test pictures are copies of pictures that the models were trained or tuned on:\n",
+        "Some of these test pictures are near-duplicates of pictures that the models were trained or tuned on:\n",
         "| model | accuracy on | pictures | |",
         "| --- | --- | ---: | ---: |",
     ]
@@ -229,12 +230,12 @@ def copies_table(rows: Sequence[Row]) -> str:
 def difference_table(rows: Sequence[Row]) -> str:
     """Markdown of `differences`."""
     lines = [
-        "Paired differences from the best, the same draws of patients or pictures for both. The best is the best "
-        "on this very split, and nothing corrects for how many are compared: an interval just off 0 may be chance.\n",
+        "Paired differences from the best, with the same draws of patients or pictures for both. The best is the best "
+        "on this very split, and nothing corrects for multiple comparisons: an interval just off 0 may be chance.\n",
         "| metric | best | model | difference | |",
         "| --- | --- | --- | ---: | --- |",
     ]
-    verdicts = {True: "worse", False: "can't be told apart", None: "no interval"}
+    verdicts = {True: "worse", False: "may be chance", None: "no interval"}
     for row in rows:
         value = _with_interval(row["difference"], row["low"], row["high"])
         name = readable(row["metric"])

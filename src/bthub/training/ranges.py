@@ -1,4 +1,4 @@
-"""What a configuration's values may be: told before anything is read or written."""
+"""Valid ranges of a configuration's values, checked before anything is read or written."""
 
 import copy
 import dataclasses

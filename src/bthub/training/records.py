@@ -1,4 +1,4 @@
-"""What a finished run says of itself: `training.json` and `split.csv`."""
+"""The records of a finished run: `training.json` and `split.csv`."""
 
 import dataclasses
 import platform

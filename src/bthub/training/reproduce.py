@@ -1,4 +1,4 @@
-"""Train one experiment of experiments.yaml again, measure it and write its card.
+"""Train a run of the comparison again, measure it and write its card.
 
     bthub reproduce resnet50-lgg-scratch      # into runs/resnet50-lgg-scratch
     bthub reproduce vgg16-lgg-scratch --set pretrained=true --output runs/vgg16-lgg-imagenet
@@ -68,9 +68,15 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     if not (output / WEIGHTS).exists():
         train(row, data, output, args.set, "--resume")
     elif args.set:
-        raise BthubError(f"{output} holds a trained run, which --set doesn't change: train elsewhere with --output")
+        raise BthubError(
+            f"{output} holds a trained run, which --set can't change: train into another folder with --output"
+        )
     else:
-        print(f"{output} is trained: what isn't measured yet is; --output trains it again elsewhere", flush=True)
+        print(
+            f"{output} is already trained; running the missing evaluations. To train again, name "
+            "another folder with --output",
+            flush=True,
+        )
     measure(row, data, output)
 
 

@@ -1,4 +1,4 @@
-"""Train a ResUNet to outline the tumor, and leave a run folder.
+"""Train a ResUNet to outline the tumor; the result is a run folder.
 
     accelerate launch train/resunet.py --config resunet18-lgg --output runs/my-resunet
 
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     run = Run(config, args)
     run.rows = rows = {name: outlined(split) for name, split in run.rows.items()}
 
-    # Model. Before all pictures are read: first weights that don't fit are told at once.
+    # Model. Before all pictures are read: initial weights that don't fit are told at once.
     try:
         model = ResUNetForSemanticSegmentation(
             ResUNetConfig(backbone=config.backbone, decoder_channels=config.decoder_channels)

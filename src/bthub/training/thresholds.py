@@ -1,4 +1,4 @@
-"""What is chosen on validation: the threshold, the review band and the temperature."""
+"""What is chosen on the validation split: the threshold, the review band and the temperature."""
 
 import numpy as np
 from scipy.optimize import minimize_scalar

@@ -106,8 +106,8 @@ def choose(run: RunFolder, backend: str, device: str | None, say: Callable[[str]
     able = candidates(run)
     if not able:
         raise BthubError(
-            f"{run.id} has no {ONNX_MODEL} of its weights, and PyTorch isn't installed: write the file with "
-            f'bthub export {run.path} where it is, or pip install "bthub[torch]"'
+            f"{run.id} has no {ONNX_MODEL} of its weights, and PyTorch isn't installed: where it is, run "
+            f'bthub export {run.path}, or pip install "bthub[torch]"'
         )
     if len(able) == 1:
         return able[0]
@@ -118,7 +118,7 @@ def choose(run: RunFolder, backend: str, device: str | None, say: Callable[[str]
     taken = {name: milliseconds(open_stage(run, name, device), _side(run)) for name in able}
     fastest = min(taken, key=taken.__getitem__)
     times = ", ".join(f"{name} {value:.0f} ms" for name, value in sorted(taken.items(), key=lambda item: item[1]))
-    say(f"{run.id}: takes {fastest}, the fastest here ({times})")
+    say(f"{run.id}: using {fastest}, the fastest backend on this machine ({times})")
     _remember(key, {"taken": fastest, "milliseconds": {name: round(value, 2) for name, value in taken.items()}}, say)
     return fastest
 
@@ -216,5 +216,6 @@ def _remember(key: str, value: dict[str, Any], say: Callable[[str], None]) -> No
         temporary.replace(file)
     except OSError as error:
         say(
-            f"this can't be remembered in {file} ({error.strerror}): name a folder in {CACHE}, or a backend in {CHOICE}"
+            f"the choice can't be saved in {file} ({error.strerror}): set {CACHE} to another folder, "
+            f"or {CHOICE} to a backend"
         )

@@ -1,4 +1,4 @@
-"""The stages in torch, as they were trained: the reference that the other backends are held against."""
+"""The stages in PyTorch, as they were trained: the reference for the other backends."""
 
 from bthub.errors import BthubError
 from bthub.inference.pipeline import Detector, InputCheck, Localizer

@@ -59,7 +59,7 @@ def detector(run: RunFolder, runtime: str, quantized: bool, count: int | None = 
     settings = run.config["pretrained_cfg"]
     usual = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "border", "mean": [0.0] * 3, "std": [1.0] * 3}
     if any(settings.get(key) != value for key, value in usual.items()):
-        raise BthubError(f"{run.id} has a preprocessing of its own, which only torch does: use backend torch")
+        raise BthubError(f"{run.id} has its own preprocessing, which needs PyTorch: use the backend torch")
     network = open_network(file_of(run, quantized), runtime, count)
     return LightDetector(network, list(run.config["label_names"]), int(settings["input_size"][-1]))
 
@@ -76,7 +76,7 @@ def localizer(run: RunFolder, runtime: str, quantized: bool, count: int | None =
     size = settings.get("size", {})
     usual = settings.get("image_mean") == [0.0] * 3 and settings.get("image_std") == [1.0] * 3
     if not usual or settings.get("resample") != 2 or size.get("height") != size.get("width"):
-        raise BthubError(f"{run.id} has a preprocessing of its own, which only torch does: use backend torch")
+        raise BthubError(f"{run.id} has its own preprocessing, which needs PyTorch: use the backend torch")
     network = open_network(file_of(run, quantized), runtime, count)
     return LightLocalizer(network, int(size["height"]), float(settings.get("min_area_share", 0.0)))
 
