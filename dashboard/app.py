@@ -4,9 +4,9 @@
 """
 
 import streamlit as st
+from lesson import STEPS, after, step
 
 import frame
-from lesson import STEPS, after, step
 
 # Not in a folder `pages`, which Streamlit would serve by itself, without this frame.
 # Without icons: Streamlit would fetch the tab's from another server.
@@ -32,7 +32,11 @@ frame.choose(*frame.load_runs(), here)
 page.run()
 if following := after(page.title):
     with st.container(key="next"):
-        st.page_link(PAGES[following.file], label=f"Next: {following.title}. {following.question}", icon=":material/arrow_forward:")
+        st.page_link(
+            PAGES[following.file],
+            label=f"Next: {following.title}. {following.question}",
+            icon=":material/arrow_forward:",
+        )
 st.html(
     '<footer class="about">Every figure of a model is read from the files of its run. '
     "Slices: The Cancer Imaging Archive, TCGA-LGG, "

@@ -99,9 +99,7 @@ def intervals(rows: Rows, names: Sequence[str], title: str) -> alt.LayerChart:
     dot = data.mark_point(filled=True, size=130, opacity=1).encode(
         x="value:Q", y=model, color=color, shape=_shape(names), tooltip=tooltip
     )
-    text = data.mark_text(dy=-14).encode(
-        x="value:Q", y=model, text=alt.Text("value:Q", format=".3f")
-    )
+    text = data.mark_text(dy=-14).encode(x="value:Q", y=model, text=alt.Text("value:Q", format=".3f"))
     return (bar + dot + text).properties(height=alt.Step(44))
 
 
@@ -437,12 +435,20 @@ def two_models(rows: Rows, first: str, second: str, thresholds: tuple[float, flo
                 legend=alt.Legend(**top),
             ),
             opacity=alt.condition(chosen, alt.value(0.9), alt.value(0.3)),
-            tooltip=["slice", "label", alt.Tooltip("first:Q", format=".1%"), alt.Tooltip("second:Q", format=".1%"), "who"],
+            tooltip=[
+                "slice",
+                "label",
+                alt.Tooltip("first:Q", format=".1%"),
+                alt.Tooltip("second:Q", format=".1%"),
+                "who",
+            ],
         )
         .add_params(chosen)
     )
     at = alt.Chart(pd.DataFrame([{"first": thresholds[0], "second": thresholds[1]}]))
-    lines = [at.mark_rule(color=GRAY, strokeDash=[4, 3]).encode(**axis) for axis in ({"x": "first:Q"}, {"y": "second:Q"})]
+    lines = [
+        at.mark_rule(color=GRAY, strokeDash=[4, 3]).encode(**axis) for axis in ({"x": "first:Q"}, {"y": "second:Q"})
+    ]
     return alt.layer(*lines, dots).properties(height=460)
 
 
@@ -483,7 +489,9 @@ def breaking(rows: Rows, names: Sequence[str], title: str, thresholds: Rows) -> 
     data = alt.Chart(pd.DataFrame(rows))
     line = data.mark_line(strokeWidth=2).encode(x, y, color)
     dots = data.mark_point(filled=True, size=80, opacity=1).encode(x, y, color, _shape(names), tooltip=tooltip)
-    rule = alt.Chart(pd.DataFrame(thresholds)).mark_rule(strokeDash=[3, 4], opacity=0.6).encode(alt.Y("p:Q"), color=color)
+    rule = (
+        alt.Chart(pd.DataFrame(thresholds)).mark_rule(strokeDash=[3, 4], opacity=0.6).encode(alt.Y("p:Q"), color=color)
+    )
     return (rule + line + dots).properties(height=320)
 
 

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import altair as alt
+import names
 import pandas as pd
 import streamlit as st
 import yaml
+from lesson import Step
 from PIL import Image
 
 import charts
-import names
 from bthub.errors import BthubError
 from bthub.evaluation import published
 from bthub.metrics.info import readable
@@ -27,7 +28,6 @@ from bthub.project import DEFAULTS, SHIPPED_RUNS, hub_id
 from bthub.runs import records
 from bthub.runs.folder import CLASSIFICATION, PREDICTIONS, SEGMENTATION, RunFolder
 from bthub.runs.records import Evaluation
-from lesson import Step
 
 HERE = Path(__file__).parent
 # The words of bthub.inference.result, which takes half a second to import.
@@ -303,9 +303,7 @@ def _keep_choice(options: list[str], default: list[str], words: dict[str, str]) 
                     st.query_params["models"] = kept
         return
     if before != options:
-        st.session_state["models"] = [
-            name for name in st.session_state.get("chosen", []) if name in options
-        ] or default
+        st.session_state["models"] = [name for name in st.session_state.get("chosen", []) if name in options] or default
 
 
 def rank(run: RunFolder) -> int:
@@ -404,9 +402,7 @@ def presenting() -> bool:
 def draw(chart: alt.TopLevelMixin, alternative: str, **options: Any) -> Any:
     """A chart in the page's theme, its words large and dark enough to be read from the last row."""
     dark = st.context.theme.type == "dark"
-    return st.altair_chart(
-        charts.legible(chart, dark, presenting()), width="stretch", alt=alternative, **options
-    )
+    return st.altair_chart(charts.legible(chart, dark, presenting()), width="stretch", alt=alternative, **options)
 
 
 def figure(
@@ -475,16 +471,11 @@ def _table(rows: Sequence[dict]) -> pd.DataFrame:
     """Rows to take away; beside a model in words stands its run."""
     every = view().every
     return pd.DataFrame(
-        [
-            {"run": records.name(every[row["model"]]), **row} if row.get("model") in every else row
-            for row in rows
-        ]
+        [{"run": records.name(every[row["model"]]), **row} if row.get("model") in every else row for row in rows]
     )
 
 
-def grid(
-    head: Sequence[str], rows: Sequence[Sequence[Any]], caption: str, helps: Sequence[str | None] = ()
-) -> None:
+def grid(head: Sequence[str], rows: Sequence[Sequence[Any]], caption: str, helps: Sequence[str | None] = ()) -> None:
     """A small table as HTML: it wraps, is printed and read aloud.
 
     Args:

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import numpy as np
+import prepared
 import streamlit as st
 from PIL import Image
+from prepared import Look
 
 import frame
-import prepared
 from bthub.errors import BthubError
 from bthub.runs.folder import WEIGHTS, RunFolder
-from prepared import Look
 
 Made = TypeVar("Made")
 

@@ -7,12 +7,12 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import prepared
 import streamlit as st
 from PIL import Image
 from scipy.ndimage import binary_dilation
 
 import frame
-import prepared
 from bthub.errors import BthubError
 from bthub.imaging.image_io import upright_rgb
 from bthub.imaging.labels import is_healthy

@@ -1,6 +1,6 @@
 """Make what the dashboard shows of the test slices beforehand, so that no page waits for a model.
 
-    python dashboard/prepare.py data/lgg        (make dashboard-pictures)
+    make dashboard-pictures        (python dashboard/prepare.py data/lgg)
 
 Every slice of the test split of protocol `patient` becomes a small WebP; the classifiers whose weights are in `runs/`
 look at the slices in `slices/`, and the localizers outline every slice. `prepared.py` reads it. What is already there
@@ -14,10 +14,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import prepared
+from datasets import Dataset
 from PIL import Image
 
-import prepared
 from bthub.data.dataset import load_split
+from bthub.evaluation import per_image
 from bthub.evaluation.gradcam import agreement, chance, heatmaps
 from bthub.models.classifier import load_classifier
 from bthub.models.localizer import load_localizer
@@ -34,10 +36,11 @@ def main(data: str) -> None:
     rows = load_split(data, "test")
     order = sorted(range(len(rows)), key=lambda i: (rows["patient_id"][i], int(rows["slice_index"][i])))
     rows = rows.select(order)
-    write_slices(rows)
+    if not prepared.LIST.is_file():
+        write_slices(rows)
     prepared.FOLDER.mkdir(exist_ok=True)
     found = {"colors": inferno(), "runs": {}}
-    known = {run.name: run for run in (RunFolder.open(path) for path in sorted(SHIPPED_RUNS.glob("*/")) if whole(path))}
+    known = {run.id: run for run in (RunFolder.open(path) for path in sorted(SHIPPED_RUNS.glob("*/")) if whole(path))}
     for name, run in known.items():
         if kept := prepared.of(run):
             found["runs"][name] = kept
@@ -45,6 +48,8 @@ def main(data: str) -> None:
         print(f"{name} looks", file=sys.stderr)
         (prepared.FOLDER / name).mkdir(exist_ok=True)
         found["runs"][name] = look(run) if run.task == CLASSIFICATION else outline(run, rows)
+        # After each run: what was looked at once needn't be again.
+        prepared.INDEX.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     for old in prepared.FOLDER.glob("*/"):
         if old.name not in known:
             shutil.rmtree(old)
@@ -55,7 +60,7 @@ def whole(path: Path) -> bool:
     return (path / WEIGHTS).is_file()
 
 
-def write_slices(rows) -> None:
+def write_slices(rows: Dataset) -> None:
     """`slices/all.csv` and `slices/all/`: every slice of the split."""
     prepared.PREVIEWS.mkdir(exist_ok=True)
     with prepared.LIST.open("w", newline="", encoding="utf-8") as file:
@@ -104,17 +109,30 @@ def look(run: RunFolder) -> dict:
     return {"weights": run.revision, "slices": said}
 
 
-def outline(run: RunFolder, rows) -> dict:
-    """The outlines of a localizer on every slice of the split."""
+def outline(run: RunFolder, rows: Dataset) -> dict:
+    """The outlines of a localizer on every slice of the split.
+
+    It draws only where its own predictions say that it drew something.
+    """
     localizer = load_localizer(run)
-    masks: dict[str, list[np.ndarray]] = {}
-    for start in range(0, len(rows), BATCH):
-        part = rows[start : start + BATCH]
-        drawn = localizer.masks([image.convert("RGB") for image in part["image"]])
-        for patient, mask in zip(part["patient_id"], drawn, strict=True):
-            masks.setdefault(patient, []).append(mask)
-    for patient, own in masks.items():
-        save_masks(own, prepared.FOLDER / records.name(run) / f"{patient}.webp")
+    drew = {
+        records.image_key(line)
+        for line in per_image.masks(run, next(e for e in records.evaluations(run) if e.key == "patient/test"))
+        if line["predicted_px"]
+    }
+    keys = list(zip(rows["patient_id"], map(str, rows["slice_index"]), strict=True))
+    places = [i for i, key in enumerate(keys) if key in drew]
+    found: dict[int, np.ndarray] = {}
+    for start in range(0, len(places), BATCH):
+        some = places[start : start + BATCH]
+        masks = localizer.masks([rows[i]["image"].convert("RGB") for i in some])
+        found |= dict(zip(some, masks, strict=True))
+    of_patient: dict[str, list[np.ndarray]] = {}
+    nothing = np.zeros((prepared.SIDE, prepared.SIDE), bool)
+    for i, (patient, _) in enumerate(keys):
+        of_patient.setdefault(patient, []).append(found.get(i, nothing))
+    for patient, masks in of_patient.items():
+        save_masks(masks, prepared.FOLDER / run.id / f"{patient}.webp")
     return {"weights": run.revision, "outlines": len(rows)}
 
 

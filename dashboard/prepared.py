@@ -8,6 +8,7 @@ Several pictures of one size lie in one file, row by row.
 """
 
 import csv
+import hashlib
 import json
 from collections.abc import Sequence
 from functools import cache
@@ -18,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from bthub.runs import records
-from bthub.runs.folder import RunFolder
+from bthub.runs.folder import WEIGHTS, RunFolder
 
 HERE = Path(__file__).parent
 PREVIEWS = HERE / "slices" / "all"
@@ -94,7 +95,15 @@ def index() -> dict[str, Any]:
 def of(run: RunFolder) -> dict[str, Any] | None:
     """What is known of a run: None unless the very weights that it has now looked at the slices."""
     found = index()["runs"].get(records.name(run))
-    return found if found and found["weights"] == run.revision else None
+    return found if found and found["weights"] == _weights(run) else None
+
+
+@cache
+def _weights(run: RunFolder) -> str:
+    """A run's weights by their digest, also of a run from the Hub, whose revision is a commit."""
+    if run.revision.startswith("sha256:") or not (run.path / WEIGHTS).is_file():
+        return run.revision
+    return f"sha256:{hashlib.sha256((run.path / WEIGHTS).read_bytes()).hexdigest()[:12]}"
 
 
 def look(run: RunFolder, key: Key) -> Look | None:

@@ -72,7 +72,9 @@ def comparison(classifiers: Sequence[Row], differences: Sequence[Row], localizer
     known = [row for row in localizers if row["dice_volume_mean"] is not None]
     if known:
         best_row = max(known, key=lambda row: row["dice_volume_mean"])
-        said.append(f"**{best_row['model']}** outlines a patient's tumor with a Dice of {best_row['dice_volume_mean']:.3f}.")
+        said.append(
+            f"**{best_row['model']}** outlines a patient's tumor with a Dice of {best_row['dice_volume_mean']:.3f}."
+        )
     return " ".join(said)
 
 
@@ -171,7 +173,8 @@ def two_models(one: str, other: str, both: int, first: int, second: int, total: 
     """Where two models fail."""
     return (
         f"Of {total:,} slices **{both}** are called wrong by both models, {first} by {one} alone and {second} by "
-        f"{other} alone: {'together they would know better' if first + second > both else 'they fail on the same ones'}."
+        f"{other} alone: "
+        + ("together they would know better." if first + second > both else "they fail on the same ones.")
     )
 
 
@@ -235,6 +238,7 @@ def sources(pooled: float, by_source: dict[str, float], knows: float) -> str:
     """
     worst, best = (pick(by_source, key=by_source.get) for pick in (min, max))
     return (
-        f"Over all sources together the AUC is {pooled:.3f}, but it runs from **{by_source[worst]:.3f}** within {worst} to "
-        f"{by_source[best]:.3f} within {best}; a guess that knew only the source would already reach {knows:.3f}."
+        f"Over all sources together the AUC is {pooled:.3f}, but it runs from **{by_source[worst]:.3f}** within "
+        f"{worst} to {by_source[best]:.3f} within {best}; a guess that knew only the source would already reach "
+        f"{knows:.3f}."
     )

@@ -1,11 +1,11 @@
 """Calibration: can a stated probability be believed? Before and after temperature scaling, and the review band."""
 
 import numpy as np
+import sentences
 import streamlit as st
 
 import charts
 import frame
-import sentences
 from bthub.evaluation import per_image
 from bthub.evaluation.per_image import Scores
 from bthub.metrics.classification import uncalibrated

@@ -1,11 +1,11 @@
 """Compare: the table of models, their intervals, and what quality costs."""
 
 import pandas as pd
+import sentences
 import streamlit as st
 
 import charts
 import frame
-import sentences
 from bthub.errors import BthubError
 from bthub.metrics.info import COSTS, definition, lower_is_better, readable
 from bthub.reports import tables

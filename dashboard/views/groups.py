@@ -1,10 +1,10 @@
 """For whom: the figures of each institution and of each size of tumor, with intervals."""
 
+import sentences
 import streamlit as st
 
 import charts
 import frame
-import sentences
 from bthub.metrics.info import definition, readable
 from bthub.runs import records
 from bthub.runs.folder import CLASSIFICATION, SEGMENTATION, RunFolder
@@ -13,7 +13,10 @@ from bthub.runs.records import Evaluation
 TITLES = {CLASSIFICATION: "Classifiers", SEGMENTATION: "Localizers"}
 # Of tumors of one size no healthy slice is known: recall is what there is.
 METRICS = {
-    "by_institution": {CLASSIFICATION: ["balanced_accuracy", "recall", "specificity"], SEGMENTATION: ["dice_volume_mean"]},
+    "by_institution": {
+        CLASSIFICATION: ["balanced_accuracy", "recall", "specificity"],
+        SEGMENTATION: ["dice_volume_mean"],
+    },
     "by_tumor_size": {CLASSIFICATION: ["recall"], SEGMENTATION: ["dice_tumor_slices"]},
 }
 WORDS = {"by_institution": "By hospital that the scans come from", "by_tumor_size": "By size of the tumor on the slice"}
@@ -58,7 +61,9 @@ def main() -> None:
                     said = rows
     if said:
         best = max({row["model"] for row in said}, key=lambda m: sum(r["value"] or 0 for r in said if r["model"] == m))
-        of_best = [{**row, "group": f"the tumor is {row['part'].split(' ')[0]}"} for row in said if row["model"] == best]
+        of_best = [
+            {**row, "group": f"the tumor is {row['part'].split(' ')[0]}"} for row in said if row["model"] == best
+        ]
         with head:
             frame.headline(sentences.groups(of_best, "share of tumor slices found"))
 
@@ -77,7 +82,13 @@ def section(view: frame.View, task: str, by: str) -> list[dict]:
         metric = st.selectbox("Metric", metrics, format_func=frame.titled, key=f"groups {task} {by}")
     st.caption(f"{TITLES[task]}. {definition(metric)}")
     rows = [
-        {"model": name, "part": line["part"], "images": line["samples"], "patients": line["groups"], **line["metrics"][metric]}
+        {
+            "model": name,
+            "part": line["part"],
+            "images": line["samples"],
+            "patients": line["groups"],
+            **line["metrics"][metric],
+        }
         for name, lines in found.items()
         for line in lines
         if line["metrics"].get(metric, {}).get("value") is not None
@@ -87,8 +98,8 @@ def section(view: frame.View, task: str, by: str) -> list[dict]:
         return []
     frame.figure(
         charts.by_part(rows, list(view.every), frame.titled(metric)),
-        caption="How to read it: a mark is a model, its bar the 95 % interval over patients; a mark without a bar is of "
-        "fewer than five patients. A group is harder only if its bars lie clear of the others'.",
+        caption="How to read it: a mark is a model, its bar the 95 % interval over patients; a mark without a bar is "
+        "of fewer than five patients. A group is harder only if its bars lie clear of the others'.",
         alternative=f"{readable(metric)}: "
         + "; ".join(f"{row['model']}, {row['part']} {row['value']:.3f}" for row in rows),
         rows=rows,

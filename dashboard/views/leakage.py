@@ -1,10 +1,10 @@
 """Leakage: the same model split by slice and by patient, and why the figures differ."""
 
+import sentences
 import streamlit as st
 
 import charts
 import frame
-import sentences
 from bthub.evaluation import leakage, published
 from bthub.metrics.info import definition, readable
 from bthub.runs import records
@@ -64,9 +64,7 @@ def main() -> None:
             "bthub evaluate runs/NAME-detector --data data/lgg --split test",
         )
     with head:
-        frame.headline(
-            sentences.leaking(leaking / tests, clean / patient_tests, largest_gap(seen), gaps[SEGMENTATION])
-        )
+        frame.headline(sentences.leaking(leaking / tests, clean / patient_tests, largest_gap(seen), gaps[SEGMENTATION]))
     left_out(view, pairs)
 
 
@@ -141,14 +139,17 @@ def measured(view: frame.View, task: str, pairs: list[leakage.Pair]) -> tuple[fl
         caption="How to read it: the same network and recipe, trained and tested under either protocol. A line has "
         "the name of the run split by slice. Its dashed part is the gap: what leaks moves the slice dot up, but "
         "the test slices differ too, so a gap within the bars is no lesson. Gray dots are what papers report, all "
-        "split by slice or image. Bars are 95 % intervals over patients." + (LIKELIER if task == CLASSIFICATION else ""),
+        "split by slice or image. Bars are 95 % intervals over patients."
+        + (LIKELIER if task == CLASSIFICATION else ""),
         alternative=f"{readable(metric)} by protocol: "
         + "; ".join(f"{p['line']}, {p['protocol']}: {p['value']:.3f}" for p in points),
         rows=points,
         file=f"leakage-{task}.csv",
         key=False,
     )
-    first = [next((r["value"] for r in rows if r["protocol"] == p and r["metric"] == metrics[0]), None) for p in PROTOCOLS]
+    first = [
+        next((r["value"] for r in rows if r["protocol"] == p and r["metric"] == metrics[0]), None) for p in PROTOCOLS
+    ]
     return None if None in first else (first[0], first[1])
 
 
@@ -188,9 +189,7 @@ def left_out(view: frame.View, pairs: list[leakage.Pair]) -> None:
     longer, other = [], []
     for pair in pairs:
         if pair.differences:
-            words = (
-                f"{view.called(pair.slice)} and {view.called(pair.patient)} differ in {', '.join(pair.differences)}"
-            )
+            words = f"{view.called(pair.slice)} and {view.called(pair.patient)} differ in {', '.join(pair.differences)}"
             (longer if pair.comparable else other).append(words)
     if longer:
         st.caption("Trained for a different length: " + "; ".join(longer) + ".")
@@ -212,9 +211,9 @@ def copies(view: frame.View, rows: list[dict]) -> None:
     points = [{"line": row["model"], "protocol": row["part"], **row} for row in rows]
     frame.figure(
         charts.leakage(points, "accuracy on the test split", charts.COPIES),
-        caption="How to read it: a line is a model. The orange square is its accuracy on test pictures that have a copy "
-        "in train or validation, the green dot on those that have none, the gray triangle on all, as papers report it. "
-        "Bars are 95 % intervals over pictures.",
+        caption="How to read it: a line is a model. The orange square is its accuracy on test pictures that have a "
+        "copy in train or validation, the green dot on those that have none, the gray triangle on all, as papers "
+        "report it. Bars are 95 % intervals over pictures.",
         alternative="Accuracy on copies and on the other pictures: "
         + "; ".join(f"{p['model']}, {p['pictures']} {p['part']}: {p['value']:.3f}" for p in points),
         rows=rows,

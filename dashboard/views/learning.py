@@ -1,10 +1,10 @@
 """Learning: loss and metric by epoch, the learning-rate finder, and what the first weights are worth."""
 
+import sentences
 import streamlit as st
 
 import charts
 import frame
-import sentences
 from bthub.metrics.info import readable
 from bthub.runs import records
 from bthub.runs.folder import CLASSIFICATION, SEGMENTATION, RunFolder
@@ -71,7 +71,9 @@ def headline() -> None:
     view = frame.view()
     histories = frame.collect(view.runs, records.history)
     kept = frame.collect({name: view.runs[name] for name in histories}, records.best_epoch)
-    rows = [{"model": name, "kept": kept[name] + 1, "trained": len(histories[name])} for name in kept if histories[name]]
+    rows = [
+        {"model": name, "kept": kept[name] + 1, "trained": len(histories[name])} for name in kept if histories[name]
+    ]
     if rows:
         frame.headline(sentences.learning(rows))
 

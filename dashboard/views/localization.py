@@ -2,14 +2,14 @@
 
 import statistics
 
+import prepared
+import sentences
 import streamlit as st
 
 import charts
 import frame
 import models
 import pictures
-import prepared
-import sentences
 from bthub.errors import BthubError
 from bthub.evaluation import per_image
 from bthub.runs import records
@@ -119,7 +119,11 @@ def gallery(view: frame.View, found: dict[str, list[dict]]) -> None:
     kind = controls[1].selectbox("Slices", list(KINDS), key="gallery_kind", bind="query-params")
     institutions = sorted({line["institution"] for line in found[name] if "institution" in line})
     institution = controls[2].selectbox("Institution", ["All", *institutions], key="institution", bind="query-params")
-    live = controls[3].toggle("Draw its masks", value=True, help="Those of the shipped models are there already; others are drawn while you wait.")
+    live = controls[3].toggle(
+        "Draw its masks",
+        value=True,
+        help="Those of the shipped models are there already; others are drawn while you wait.",
+    )
     lines = [
         line
         for line in sorted(found[name], key=lambda line: (line["dice"] or 0, -line["predicted_px"]))

@@ -4,11 +4,11 @@ import html
 import re
 from collections.abc import Iterable
 
+import sentences
 import streamlit as st
 
 import charts
 import frame
-import sentences
 from bthub.data.splits import FOLD_PROTOCOLS
 from bthub.errors import BthubError
 from bthub.evaluation import published
@@ -88,10 +88,12 @@ def plots(papers: dict[str, dict], rows: dict[str, list[dict]]) -> None:
     frame.figure(
         charts.dot_plot(metrics[metric], frame.titled(metric)),
         caption="How to read it: a line is a figure of a paper, the orange diamond what it reports. Blue dots are runs "
-        "here that follow the paper's recipe, gray squares other runs that are comparable, each with its 95 % interval. "
+        "here that follow the paper's recipe, gray squares other runs that are comparable, each with "
+        "its 95 % interval. "
         "A diamond to the right of all dots is a figure that nobody reached here, mostly because its split lets test "
         "slices share patients with training; the texts below say why, figure by figure.",
-        alternative=f"{in_words(metric)}: " + "; ".join(f"{p['line']}, {p['kind']} {p['value']:.3f}" for p in metrics[metric]),
+        alternative=f"{in_words(metric)}: "
+        + "; ".join(f"{p['line']}, {p['kind']} {p['value']:.3f}" for p in metrics[metric]),
         rows=metrics[metric],
         file=f"papers-{metric}.csv",
         key=False,
@@ -106,10 +108,21 @@ def points(paper: str, figure: dict, rows: list[dict]) -> list[dict]:
     line = f"{paper}: {figure['what']}" if len(figure["what"]) < 44 else f"{paper}: {figure['what'][:42]}…"
     found = []
     if figure["value"] is not None:
-        found.append({"line": line, "kind": next(iter(charts.SAID)), "model": paper, "value": figure["value"], "low": None, "high": None})
+        found.append(
+            {
+                "line": line,
+                "kind": next(iter(charts.SAID)),
+                "model": paper,
+                "value": figure["value"],
+                "low": None,
+                "high": None,
+            }
+        )
     for row in here:
         kind = "here, the paper's recipe" if row["recipe"] == "the paper's" else "here, another recipe"
-        found.append({"line": line, "kind": kind, "model": row["model"], **{end: row[end] for end in ("value", "low", "high")}})
+        found.append(
+            {"line": line, "kind": kind, "model": row["model"], **{end: row[end] for end in ("value", "low", "high")}}
+        )
     return found
 
 

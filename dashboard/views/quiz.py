@@ -3,13 +3,13 @@
 import random
 
 import numpy as np
+import sentences
 import streamlit as st
 from PIL import Image
 
 import charts
 import frame
 import pictures
-import sentences
 from bthub.evaluation import per_image
 from bthub.evaluation.per_image import Scores
 from bthub.runs import records

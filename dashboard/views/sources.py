@@ -1,10 +1,10 @@
 """Sources: the same detector within one source of pictures and across sources."""
 
+import sentences
 import streamlit as st
 
 import charts
 import frame
-import sentences
 from bthub.errors import BthubError
 from bthub.reports import by_source
 from bthub.runs.folder import CLASSIFICATION, RunFolder
@@ -36,9 +36,7 @@ def main() -> None:
         model = st.selectbox("Model", list(found), key="sources_model", bind="query-params")
     pooled, within, crossed = found[model]
     with head:
-        frame.headline(
-            sentences.sources(pooled.auc, {row["source"]: row["value"] for row in within}, pooled.knows)
-        )
+        frame.headline(sentences.sources(pooled.auc, {row["source"]: row["value"] for row in within}, pooled.knows))
     frame.explain(
         "Tumor pictures and healthy pictures often come from different places: one hospital sends the sick, another "
         "the healthy, or a set was put together from several web sites. A model may then learn the place: its scanner, "
@@ -60,14 +58,22 @@ def inside(view: frame.View, model: str, within: list[dict], pooled: by_source.P
     ends = {"low": None, "high": None}
     rows += [
         {"model": model, "line": "all sources together", "kind": "pooled", "value": pooled.auc, **ends},
-        {"model": "a guess", "line": "a guess that knows only the source", "kind": "knows no tumor", "value": pooled.knows, **ends},
+        {
+            "model": "a guess",
+            "line": "a guess that knows only the source",
+            "kind": "knows no tumor",
+            "value": pooled.knows,
+            **ends,
+        },
     ]
     st.subheader(f"{model}: ROC AUC within each source, and pooled", anchor=False)
     frame.figure(
         charts.within_sources(rows),
-        caption="How to read it: blue dots are figures within one source, with 95 % intervals over patients or pictures; "
-        "“lgg, FLAIR” is the FLAIR sequence of its slices alone, in gray, and so on. The orange square is what one gets by "
-        "putting all pictures together. The gray triangle is a guess that gives each picture the share of tumors of its "
+        caption="How to read it: blue dots are figures within one source, with 95 % intervals over patients or "
+        "pictures; “lgg, FLAIR” is the FLAIR sequence of its slices alone, in gray, and so on. The orange "
+        "square is what one gets by "
+        "putting all pictures together. The gray triangle is a guess that gives each picture the "
+        "share of tumors of its "
         "source and has never seen a picture: what lies between it and 0.5 can be had by knowing the source.",
         alternative="; ".join(f"{row['line']}: {row['value']:.3f}" for row in rows),
         rows=rows,
@@ -80,7 +86,10 @@ def shares(pooled: by_source.Pooled) -> None:
     st.subheader("Where the tumors come from", anchor=False)
     frame.grid(
         ["Source", "Pictures", "With tumor", "Share"],
-        [[row["source"], f"{row['images']:,}", f"{row['tumor']:,}", sentences.percent(row["share"])] for row in pooled.rows],
+        [
+            [row["source"], f"{row['images']:,}", f"{row['tumor']:,}", sentences.percent(row["share"])]
+            for row in pooled.rows
+        ],
         "Pictures and tumors of each source",
     )
     frame.note(
@@ -96,11 +105,13 @@ def across(crossed: list[dict]) -> None:
     frame.draw(
         charts.crossing(crossed),
         "; ".join(
-            f"tumor from {row['tumor_from']} against healthy from {row['healthy_from']}: {row['value']:.3f}" for row in crossed
+            f"tumor from {row['tumor_from']} against healthy from {row['healthy_from']}: {row['value']:.3f}"
+            for row in crossed
         ),
     )
     frame.note(
-        "How to read it: how often a tumor picture of the row's source gets a higher probability than a healthy picture "
+        "How to read it: how often a tumor picture of the row's source gets a higher probability "
+        "than a healthy picture "
         "of the column's. The diagonal is the same source, an honest AUC. Off it the two differ by the place, too: a "
         "value above the diagonal's is what the place adds, one below it what the place takes away.",
         crossed,

@@ -2,15 +2,15 @@
 
 import html
 
+import sentences
 import streamlit as st
+from lesson import STEPS
 
 import frame
-import sentences
 from bthub.errors import BthubError
 from bthub.project import DEFAULTS
 from bthub.runs import records
 from bthub.runs.folder import CLASSIFICATION
-from lesson import STEPS
 
 
 def main() -> None:
@@ -41,7 +41,8 @@ def opening(view: frame.View) -> str:
         except (BthubError, StopIteration):
             break
         return (
-            f"{sentences.detection(row, False)}, on {row['samples']:,} slices of {row['groups']} patients that it never "
+            f"{sentences.detection(row, False)}, on {row['samples']:,} slices of {row['groups']} "
+            "patients that it never "
             "saw. Is that good? Is another network better? Would it hold elsewhere?"
         )
     return "Which network finds brain tumors best, and how would we know? The pages below answer it step by step."

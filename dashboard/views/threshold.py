@@ -1,11 +1,11 @@
 """Threshold: one slider moves the operating point of all chosen detectors."""
 
 import numpy as np
+import sentences
 import streamlit as st
 
 import charts
 import frame
-import sentences
 from bthub.errors import BthubError
 from bthub.evaluation import per_image
 from bthub.evaluation.per_image import Scores
@@ -22,7 +22,9 @@ def main() -> None:
     view = frame.view()
     runs = view.of(CLASSIFICATION)
     several = [name for name, run in runs.items() if len(run.config.get("label_names", [])) > 2]
-    found = frame.collect({n: r for n, r in runs.items() if n not in several}, per_image.detector_scores, view.evaluation)
+    found = frame.collect(
+        {n: r for n, r in runs.items() if n not in several}, per_image.detector_scores, view.evaluation
+    )
     if several:
         st.info(
             f"{sentences.listed(several)} {'tells' if len(several) == 1 else 'tell'} several kinds of tumor apart: the "
@@ -188,9 +190,7 @@ def price(points: list[dict], found: dict[str, Scores], cheapest: dict[str, floa
         if on == "validation"
         else "chosen on this very split, which flatters: not every chosen model was measured on validation"
     )
-    moves = "; ".join(
-        f"{p['model']} {p['own_cost']:.0f} → **{p['cost']:.0f}**" for p in points
-    )
+    moves = "; ".join(f"{p['model']} {p['own_cost']:.0f} → **{p['cost']:.0f}**" for p in points)
     dearer = [p["model"] for p in points if p["cost"] > p["own_cost"]]
     said = (
         f"For a miss that costs {miss_cost:.0f} false alarms, the cheapest threshold was {where}. "

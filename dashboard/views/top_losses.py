@@ -1,10 +1,10 @@
 """Top losses: the slices that the models got most wrong, each once."""
 
+import sentences
 import streamlit as st
 
 import frame
 import pictures
-import sentences
 from bthub.evaluation import per_image
 from bthub.runs import records
 from bthub.runs.folder import CLASSIFICATION, RunFolder

@@ -4,20 +4,20 @@ import hashlib
 from typing import Any, NamedTuple
 
 import numpy as np
+import prepared
+import sentences
 import streamlit as st
+from damage import KINDS, Damage, damaged
 from PIL import Image
 
 import charts
 import frame
 import models
 import pictures
-import prepared
-import sentences
 from bthub.errors import BthubError
 from bthub.imaging.image_io import read_picture_bytes
 from bthub.runs.folder import CALIBRATION, CLASSIFICATION, SEGMENTATION, WEIGHTS, RunFolder
 from bthub.runs.records import reading
-from damage import KINDS, Damage, damaged
 
 LARGEST = 1024
 """Sides of a picture beyond this are made smaller: the models look at less than a quarter of it anyway."""
@@ -50,7 +50,9 @@ def main() -> None:
         change = sliders()
     if found is None:
         with head:
-            frame.headline("Give a slice of a brain MRI, or take one of the test slices: all models look at it side by side.")
+            frame.headline(
+                "Give a slice of a brain MRI, or take one of the test slices: all models look at it side by side."
+            )
         return
     image, mask, key = found
     with right:
@@ -58,7 +60,8 @@ def main() -> None:
         rows = look(view, detectors, localizers, image, mask, key, now, change)
         frame.note(
             "How to read it: the heat shows where the evidence for a tumor lay, red is what a localizer outlines, cyan "
-            "what experts outlined, on a test slice as it is. Each model has its own threshold; between the ends of its "
+            "what experts outlined, on a test slice as it is. Each model has its own threshold; "
+            "between the ends of its "
             "review band a person should look. Thresholds are those for pictures like the training's: on other kinds "
             "of pictures take them with care. Research software: these are no findings.",
             rows,
@@ -159,7 +162,9 @@ def look(
                 "changed": before.call != verdict.call,
             }
         )
-        said = f"{frame.percent(verdict.p)}: {verdict.call}" + (", was " + before.call if before.call != verdict.call else "")
+        said = f"{frame.percent(verdict.p)}: {verdict.call}" + (
+            ", was " + before.call if before.call != verdict.call else ""
+        )
         return frame.Tile(prepared.heated(now, found.heatmap), name, said, f"{name} states {said}", palette[name])
 
     def known(run: RunFolder) -> bool:
@@ -221,7 +226,12 @@ def sweep(view: frame.View, detectors: dict[str, RunFolder], image: Image.Image)
     st.subheader("Which breaks first?", anchor=False)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         kind = st.segmented_control(
-            "Damage", list(KINDS), default="noise", required=True, format_func=lambda k: KINDS[k].title, key="kind_of_damage"
+            "Damage",
+            list(KINDS),
+            default="noise",
+            required=True,
+            format_func=lambda k: KINDS[k].title,
+            key="kind_of_damage",
         )
         go = st.button("Make it worse step by step", type="primary")
     if not go:
@@ -259,8 +269,11 @@ def first_to_break(rows: list[dict], thresholds: dict[str, float], kind: str) ->
     weakest = min(broken.values())
     first = [name for name, place in broken.items() if place == weakest]
     held = [name for name in thresholds if name not in broken]
-    said = f"**{sentences.listed(first)}** {'breaks' if len(first) == 1 else 'break'} first, at {steps[weakest]:g} ({KINDS[kind].unit})"
-    return f"{said}; {sentences.listed(held)} {'holds' if len(held) == 1 else 'hold'} to the end." if held else f"{said}."
+    verb = "breaks" if len(first) == 1 else "break"
+    said = f"**{sentences.listed(first)}** {verb} first, at {steps[weakest]:g} ({KINDS[kind].unit})"
+    return (
+        f"{said}; {sentences.listed(held)} {'holds' if len(held) == 1 else 'hold'} to the end." if held else f"{said}."
+    )
 
 
 main()

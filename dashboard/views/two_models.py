@@ -1,11 +1,11 @@
 """Two models: every slice of the split by what two detectors state, and the slice itself at a click."""
 
+import sentences
 import streamlit as st
 
 import charts
 import frame
 import pictures
-import sentences
 from bthub.evaluation import per_image
 from bthub.evaluation.per_image import Scores
 from bthub.runs import records
@@ -39,7 +39,11 @@ def main() -> None:
     with head:
         frame.headline(
             sentences.two_models(
-                first, second, counts["both wrong"], counts["only the first wrong"], counts["only the second wrong"],
+                first,
+                second,
+                counts["both wrong"],
+                counts["only the first wrong"],
+                counts["only the second wrong"],
                 len(rows),
             )
         )
@@ -103,7 +107,10 @@ def picture(view: frame.View, row: dict, first: str, second: str) -> None:
     key = tuple(row["slice"].split(" ", 1)) if " " in row["slice"] else (row["slice"],)
     said = f"{first} states {frame.percent(row['first'])}, {second} {frame.percent(row['second'])}: {row['who']}"
     if key not in at_hand.keys:
-        st.info(f"{pictures.label(key)} is {row['label']}. {said}. Its picture isn't here: name a data set with `BTHUB_DATA`.")
+        st.info(
+            f"{pictures.label(key)} is {row['label']}. {said}. Its picture isn't here: name a data "
+            "set with `BTHUB_DATA`."
+        )
         return
     frame.gallery(
         [

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pandas as pd
+import prepared
+import sentences
 import streamlit as st
 from PIL.Image import Image
 
@@ -9,8 +11,6 @@ import charts
 import frame
 import models
 import pictures
-import prepared
-import sentences
 from bthub.runs import records
 from bthub.runs.folder import CLASSIFICATION, SEGMENTATION, RunFolder
 

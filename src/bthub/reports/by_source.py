@@ -36,7 +36,8 @@ def predicted(run: RunFolder, split: str = "test") -> list[dict[str, str]]:
     file = PREDICTED.format(split=split)
     if not (run.path / PREDICTIONS / file).is_file():
         raise BthubError(
-            f"{name(run)} has no {PREDICTIONS}/{file}: bthub evaluate {run.path} --data data/mix --split {split} writes it"
+            f"{name(run)} has no {PREDICTIONS}/{file}: "
+            f"bthub evaluate {run.path} --data data/mix --split {split} writes it"
         )
     return run.rows(f"{PREDICTIONS}/{file}")
 
