@@ -27,17 +27,17 @@ GRAY = "#7f8a99"
 # What leaks, what doesn't, and the third thing beside them.
 PROTOCOLS = {"patient": "#0f9d77", "slice": "#d9480f", "paper": GRAY}
 COPIES = {SEEN["unseen"]: "#0f9d77", SEEN["seen"]: "#d9480f", AS_PUBLISHED: GRAY}
-# Shapes tell the models apart where colors can't: Vega's names for them, and the same as SVG paths from -1 to 1.
-SHAPES = {
-    "circle": "M-.85 0a.85 .85 0 1 0 1.7 0a.85 .85 0 1 0-1.7 0z",
-    "square": "M-.75-.75h1.5v1.5h-1.5z",
-    "triangle-up": "M0-.9L.95 .75h-1.9z",
-    "diamond": "M0-1L.8 0L0 1L-.8 0z",
-    "cross": "M-.3-.9h.6v.6h.6v.6h-.6v.6h-.6v-.6h-.6v-.6h.6z",
-    "triangle-down": "M0 .9L.95-.75h-1.9z",
-    "triangle-right": "M.9 0L-.75 .95v-1.9z",
-    "triangle-left": "M-.9 0L.75 .95v-1.9z",
-}
+# Shapes tell the models apart where colors can't: Vega's names for them, which `style.css` draws in the legend.
+SHAPES = (
+    "circle",
+    "square",
+    "triangle-up",
+    "diamond",
+    "cross",
+    "triangle-down",
+    "triangle-right",
+    "triangle-left",
+)
 # Words on charts against either background: at least 4.5 to 1.
 INK = {False: "#334155", True: "#cbd5e1"}
 # Few labels, none of them moved: streamlit's theme would push the first into the second.
@@ -53,8 +53,7 @@ def colors(names: Sequence[str]) -> dict[str, str]:
 
 def marks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
     """The color and the shape of each model."""
-    shapes = list(SHAPES)
-    return {name: (color, shapes[i % len(shapes)]) for i, (name, color) in enumerate(colors(names).items())}
+    return {name: (color, SHAPES[i % len(SHAPES)]) for i, (name, color) in enumerate(colors(names).items())}
 
 
 def _shape(names: Sequence[str]) -> alt.Shape:
@@ -281,6 +280,7 @@ def dice_by_patient(rows: Rows, names: Sequence[str], means: Rows) -> alt.LayerC
             x,
             alt.Y("patient_id:N", title=None, sort=order, axis=alt.Axis(labelLimit=190, grid=True)),
             color,
+            _shape(names),
             size=alt.Size("tumor_px:Q", legend=None, scale=alt.Scale(type="sqrt", range=[50, 380])),
             tooltip=["model", "patient_id", "institution", "slices", "tumor_px", alt.Tooltip("dice:Q", format=".3f")],
         )

@@ -430,8 +430,7 @@ def figure(
         shown = {row["model"] for row in rows}
         palette = kinds or {name: mark for name, mark in charts.marks(list(view().every)).items() if name in shown}
         legend = "".join(
-            f'<li><svg viewBox="-1 -1 2 2" aria-hidden="true"><path d="{charts.SHAPES[shape]}" fill="{color}"/></svg>'
-            f"{html.escape(name)}</li>"
+            f'<li class="{shape}" style="--who: {color}">{html.escape(name)}</li>'
             for name, (color, shape) in palette.items()
         )
         st.html(f'<ul class="key">{legend}</ul>')

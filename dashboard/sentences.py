@@ -214,7 +214,9 @@ def leaking(share: float, clean: float, seen: Row | None, dice: tuple[float, flo
         f"split by slice, {share:.0%} of the test slices have a neighbor in training; split by patient, {clean:.0%}"
     )
     if dice:
-        said.append(f"the same network's outlines reach Dice {dice[1]:.2f} and {dice[0]:.2f}")
+        said.append(
+            f"the same network's outlines reach Dice {dice[1]:.2f} split by slice, {dice[0]:.2f} split by patient"
+        )
     text = "; ".join(said)
     return f"{text[0].upper()}{text[1:]}."
 
@@ -224,7 +226,7 @@ def papers(higher: int, lower: int, within: int) -> str:
     total = higher + lower + within
     return (
         f"Of {total} published figures that could be held against a run here, **{within}** lie within its interval, "
-        f"{higher} above and {lower} below it: most of the difference is the split and the data, not the network."
+        f"{higher} above and {lower} below it; another split, other data or another recipe is named for each."
     )
 
 
