@@ -17,8 +17,6 @@ page = st.navigation(GROUPS, expanded=True)
 here = step(page.title)
 st.set_page_config(page_title=f"{page.title} · bthub", page_icon=str(frame.HERE / "favicon.svg"), layout="wide")
 st.html(frame.HERE / "style.css")
-if frame.presenting():
-    st.html(frame.HERE / "presenter.css")
 st.html(f'<p class="notice">{frame.DISCLAIMER}</p>')
 with st.container(horizontal=True, vertical_alignment="center", gap="small", key="top"):
     st.title(page.title, anchor=False)
@@ -27,6 +25,8 @@ with st.container(horizontal=True, vertical_alignment="center", gap="small", key
 with st.session_state["bar"]:
     st.toggle("Presenter", key="present", bind="query-params", help="Large type, and no list of pages: for a room.")
     frame.handout()
+if frame.presenting():
+    st.html(frame.HERE / "presenter.css")
 st.session_state["pages"] = PAGES
 frame.choose(*frame.load_runs(), here)
 page.run()

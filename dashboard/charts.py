@@ -483,7 +483,9 @@ SAID = {
 def breaking(rows: Rows, names: Sequence[str], title: str, thresholds: Rows) -> alt.LayerChart:
     """What each model states as a picture gets worse: rows of `model`, `strength`, `p`; `thresholds`: `model`, `p`."""
     color = _color(names)
-    x = alt.X("strength:Q", title=title)
+    # Damage grows to the right, whether its number grows or not.
+    reverse = rows[0]["strength"] > rows[-1]["strength"]
+    x = alt.X("strength:Q", title=title, scale=alt.Scale(reverse=reverse, nice=False, padding=8))
     y = alt.Y("p:Q", title="probability of tumor", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%"))
     tooltip = ["model", "strength", alt.Tooltip("p:Q", format=".1%")]
     data = alt.Chart(pd.DataFrame(rows))

@@ -212,7 +212,7 @@ def _chosen(
     """The models that are shown, those that could be, and what they were measured on."""
     of_task = {name for name, run in runs.items() if run.task in step.tasks}
     evaluations = [e for name in runs if name in of_task for e in measured.get(name, [])] or evaluations
-    with st.session_state["bar"], st.popover(_summary(), icon=":material/tune:", key="choice"):
+    with st.session_state["bar"], st.popover("Models and data", icon=":material/tune:", key="choice"):
         data = _first(evaluations, "data")
         chosen_data = data[0]
         if len(data) > 1:
@@ -266,10 +266,6 @@ def _chosen(
         many = f"{len(chosen)} model{'' if len(chosen) == 1 else 's'}"
         st.html(f'<p class="shown">{html.escape(f"{many}, {chosen_data}, {evaluation.key}")}</p>')
     return {name: runs[name] for name in chosen}, {name: runs[name] for name in options}, evaluation
-
-
-def _summary() -> str:
-    return "Models and data"
 
 
 def _valid(key: str, options: Sequence[str]) -> None:
@@ -485,7 +481,7 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[Any]], caption: str, helps
     """
     hints = [*helps, *[None] * len(head)]
     heads = "".join(
-        f"<th scope=col{f' title={html.escape(repr(hint))}' if hint else ''}>{html.escape(name)}</th>"
+        f'<th scope="col" title="{html.escape(hint or "")}">{html.escape(name)}</th>'
         for name, hint in zip(head, hints, strict=False)
     )
     body = ""

@@ -19,7 +19,8 @@ def main() -> None:
     st.markdown(
         f"This is a lesson in {len(STEPS) - 1} steps. Each page opens with its answer in one sentence, made from the "
         "figures below it; **Next**, at the foot of a page, leads on. *Presenter* enlarges everything for a room, "
-        "*Handout* prints the page on one sheet, and the address of a page holds what is chosen on it: send it to the class."
+        "*Handout* prints the page on one sheet. The address of a page holds what is chosen on it: send it to the "
+        "class."
     )
     for group in dict.fromkeys(step.group for step in STEPS):
         steps = [(i, step) for i, step in enumerate(STEPS) if step.group == group and step.file != "start"]
