@@ -161,16 +161,13 @@ def verdict(points: list[dict], metric: str) -> str:
     up = [line for line in lines.values() if line["slice"]["value"] > line["patient"]["value"]]
     clear = [line for line in up if (line["slice"]["low"] or 0) > (line["patient"]["high"] or 1)]
     best = max(lines.values(), key=lambda line: line["slice"]["value"] - line["patient"]["value"])
-    said = (
-        f"Split by slice the {metric} is higher in {len(up)} of {len(lines)} pairs, at most by "
-        f"{best['slice']['value'] - best['patient']['value']:+.3f} "
-        f"({best['patient']['value']:.3f} by patient, {best['slice']['value']:.3f} by slice)."
-    )
-    if not up:
-        said = (
-            f"Split by slice the {metric} is higher in none of {len(lines)} pairs ({best['patient']['value']:.3f} by "
-            f"patient, {best['slice']['value']:.3f} by slice)."
-        )
+    both = f"{best['patient']['value']:.3f} by patient, {best['slice']['value']:.3f} by slice"
+    many = "in the one pair here" if len(lines) == 1 else f"in {len(up) or 'none'} of {len(lines)} pairs"
+    if up:
+        gap = best["slice"]["value"] - best["patient"]["value"]
+        said = f"Split by slice the {metric} is higher {many}, by up to {gap:.3f} ({both})."
+    else:
+        said = f"Split by slice the {metric} is {'not higher' if len(lines) == 1 else 'higher'} {many} ({both})."
     if clear:
         return f"{said} In {len(clear)} the intervals don't overlap: **the split flatters.**"
     if len(up) * 2 > len(lines):
