@@ -415,7 +415,7 @@ AGREE = {
 
 def two_models(rows: Rows, first: str, second: str, thresholds: tuple[float, float]) -> alt.LayerChart:
     """Each slice by what two models state: rows of `slice`, `label`, `first`, `second`, `who` (see `AGREE`)."""
-    chosen = alt.selection_point(name="slice", fields=["slice"], on="click", clear="dblclick")
+    chosen = alt.selection_point(name="picked", fields=["slice"], on="click", clear="dblclick")
     share = alt.Scale(domain=[0, 1], padding=6)
     x = alt.X("first:Q", title=f"{first}: probability of tumor", scale=share, axis=alt.Axis(format="%"))
     y = alt.Y("second:Q", title=f"{second}: probability of tumor", scale=share, axis=alt.Axis(format="%"))

@@ -141,7 +141,7 @@ def inferno() -> str:
     import cv2
 
     ramp = cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_INFERNO)
-    return np.ascontiguousarray(ramp[:, 0, ::-1]).tobytes().hex()
+    return np.ascontiguousarray(ramp.reshape(256, 3)[:, ::-1]).tobytes().hex()
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def show(view: frame.View, rows: list[dict], first: str, second: str, thresholds
             f"Each slice by the probability of tumor that {first} and {second} state",
             key=f"pairs {first} {second} {view.evaluation.key}",
             on_select="rerun",
-            selection_mode="slice",
+            selection_mode="picked",
         )
         frame.note(
             f"How to read it: a mark is a slice, a triangle one with a tumor. Far right, {first} is sure of a tumor; "
@@ -93,7 +93,7 @@ def show(view: frame.View, rows: list[dict], first: str, second: str, thresholds
             "two-models.csv",
         )
     with right:
-        chosen = event.selection.get("slice") or []
+        chosen = event.selection.get("picked") or []
         disagree = max(rows, key=lambda row: abs(row["first"] - row["second"]))
         row = next((row for row in rows if chosen and row["slice"] == chosen[0].get("slice")), disagree)
         if not chosen:
