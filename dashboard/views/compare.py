@@ -38,7 +38,7 @@ SHOWN_COSTS = ("parameters", "latency_ms")
 def main() -> None:
     view = frame.view()
     found = {task: rows_of(task) for task in TITLES}
-    apart = {task: differences(view, task, MAIN[task][0]) if found[task] else [] for task in TITLES}
+    apart = {task: differences(view, rows, MAIN[task][0]) for task, rows in found.items()}
     said = sentences.comparison(
         found[CLASSIFICATION], apart[CLASSIFICATION], found[SEGMENTATION], view.evaluation.protocol == "default"
     )
@@ -80,7 +80,7 @@ def section(task: str, rows: list[dict], first: list[dict]) -> None:
         if unknown:
             st.caption(f"Not in any chosen run: {' and '.join(unknown)}. `bthub cost RUN` measures them.")
     if len(rows) > 1:
-        better(view, task, metric, first if metric == MAIN[task][0] else differences(view, task, metric))
+        better(view, task, metric, first if metric == MAIN[task][0] else differences(view, rows, metric))
     if task == CLASSIFICATION:
         matrices(view)
 
@@ -194,9 +194,9 @@ def intervals(rows: list[dict], metric: str, task: str) -> None:
     )
 
 
-def differences(view: frame.View, task: str, metric: str) -> list[dict]:
+def differences(view: frame.View, shown: list[dict], metric: str) -> list[dict]:
     """How far the other models are from the best, on the same draws; in words, the closest first."""
-    runs = view.of(task)
+    runs = {row["model"]: view.runs[row["model"]] for row in shown}
     if len(runs) < 2:
         return []
     measured = frame.collect(runs, tables.measured, view.evaluation)
