@@ -186,7 +186,7 @@ def test_what_is_prepared_is_of_the_weights_that_ship():
 
 def test_a_guess_that_knows_the_source_has_an_auc(tmp_path: Path):
     (tmp_path / "predictions").mkdir()
-    (tmp_path / CALIBRATION).write_text("{}")
+    (tmp_path / CALIBRATION).write_text('{"threshold": 0.5}')
     # One source of tumors, one of healthy pictures; the detector knows the source and nothing else.
     lines = [("a", i, "tumor", 0.9) for i in range(8)] + [("a", i, "no_tumor", 0.9) for i in range(8, 10)]
     lines += [("b", i, "no_tumor", 0.1) for i in range(8)] + [("b", i, "tumor", 0.1) for i in range(8, 10)]

@@ -7,6 +7,7 @@ import numpy as np
 
 from bthub.errors import BthubError
 from bthub.runs.folder import PREDICTIONS, RunFolder
+from bthub.runs.operating_point import operating_points
 from bthub.runs.records import Row, name, reading
 
 PREDICTED = "mix-{split}.csv"
@@ -30,6 +31,8 @@ class Pooled(NamedTuple):
 def predicted(run: RunFolder, split: str = "test") -> list[dict[str, str]]:
     """What a run said of each picture of a mixture: `source`, `view`, `file`, `group`, `label`, `p_tumor`.
 
+    The probability is calibrated for the kind of the picture, as for the figures in `sources.json`.
+
     Raises:
         BthubError: the run wasn't measured on a mixture.
     """
@@ -39,7 +42,13 @@ def predicted(run: RunFolder, split: str = "test") -> list[dict[str, str]]:
             f"{name(run)} has no {PREDICTIONS}/{file}: "
             f"bthub evaluate {run.path} --data data/mix --split {split} writes it"
         )
-    return run.rows(f"{PREDICTIONS}/{file}")
+    rows = run.rows(f"{PREDICTIONS}/{file}")
+    with reading(run, f"{PREDICTIONS}/{file}"):
+        points = operating_points(run.calibration)
+        return [
+            {**row, "p_tumor": repr(points.get(row["kind"], points[None]).calibrate(float(row["p_tumor"])))}
+            for row in rows
+        ]
 
 
 def once(rows: Iterable[Mapping[str, str]]) -> list[Mapping[str, str]]:
