@@ -19,8 +19,8 @@ from bthub.imaging.image_io import read_picture_bytes
 from bthub.runs.folder import CALIBRATION, CLASSIFICATION, SEGMENTATION, WEIGHTS, RunFolder
 from bthub.runs.records import reading
 
+# Sides of a picture beyond this are made smaller: the models look at less than a quarter of it anyway.
 LARGEST = 1024
-"""Sides of a picture beyond this are made smaller: the models look at less than a quarter of it anyway."""
 TYPES = ["png", "jpg", "jpeg", "tif", "tiff", "webp", "bmp", "dcm"]
 
 
