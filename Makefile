@@ -4,7 +4,7 @@ PORT ?= 7860
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo dashboard practice test test-slow lint docs bench browser onnx artifacts check-artifacts cards results reproduce help
+.PHONY: demo dashboard dashboard-pictures practice test test-slow lint docs bench browser onnx artifacts check-artifacts cards results reproduce help
 
 # Every measured run: those with weights, and those of the comparison.
 RUNS = $(dir $(wildcard runs/*/metrics.json runs/comparison/*/metrics.json))
@@ -24,6 +24,9 @@ dashboard: PORT := $(if $(filter file,$(origin PORT)),8501,$(PORT))
 dashboard: $(VENV)/.dashboard  ## compare the trained models on http://127.0.0.1:8501 (PORT= changes it)
 	@echo "bthub: the dashboard will be on http://127.0.0.1:$(PORT) (Ctrl-C stops it)"
 	@PORT=$(PORT) HF_HUB_OFFLINE=1 $(BIN)/python dashboard/serve.py
+
+dashboard-pictures: $(VENV)/.test  ## what the models see on the dashboard's slices, made beforehand: dashboard/prepared
+	@cd dashboard && ../$(BIN)/python prepare.py ../$(or $(DATA),data/lgg)
 
 practice: PORT := $(if $(filter file,$(origin PORT)),7861,$(PORT))
 practice: $(VENV)/.practice  ## sign in, keep cases, write reports: http://127.0.0.1:7861 (PORT= changes it)

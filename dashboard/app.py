@@ -4,37 +4,39 @@
 """
 
 import streamlit as st
+from lesson import STEPS, after, step
 
 import frame
 
 # Not in a folder `pages`, which Streamlit would serve by itself, without this frame.
 # Without icons: Streamlit would fetch the tab's from another server.
-PAGES = {
-    "Models": [
-        st.Page("views/compare.py", title="Compare", default=True),
-        st.Page("views/threshold.py", title="Threshold"),
-        st.Page("views/learning.py", title="Learning"),
-        st.Page("views/calibration.py", title="Calibration"),
-    ],
-    "Cases": [
-        st.Page("views/where_it_looks.py", title="Where it looks"),
-        st.Page("views/localization.py", title="Localization"),
-        st.Page("views/top_losses.py", title="Top losses"),
-        st.Page("views/quiz.py", title="Quiz"),
-    ],
-    "Evidence": [
-        st.Page("views/leakage.py", title="Leakage"),
-        st.Page("views/papers.py", title="Papers"),
-    ],
-}
+PAGES = {each.file: st.Page(f"views/{each.file}.py", title=each.title, default=each.file == "start") for each in STEPS}
+GROUPS = {each.group: [PAGES[other.file] for other in STEPS if other.group == each.group] for each in STEPS}
 
-page = st.navigation(PAGES, expanded=True)
+page = st.navigation(GROUPS, expanded=True)
+here = step(page.title)
 st.set_page_config(page_title=f"{page.title} · bthub", page_icon=str(frame.HERE / "favicon.svg"), layout="wide")
 st.html(frame.HERE / "style.css")
 st.html(f'<p class="notice">{frame.DISCLAIMER}</p>')
-st.title(page.title)
-frame.choose(*frame.load_runs())
+with st.container(horizontal=True, vertical_alignment="center", gap="small", key="top"):
+    st.title(page.title, anchor=False)
+    st.html(f'<p class="question">{here.question}</p>')
+    st.session_state["bar"] = st.container(horizontal=True, vertical_alignment="center", gap="small", key="bar")
+with st.session_state["bar"]:
+    st.toggle("Presenter", key="present", bind="query-params", help="Large type, and no list of pages: for a room.")
+    frame.handout()
+if frame.presenting():
+    st.html(frame.HERE / "presenter.css")
+st.session_state["pages"] = PAGES
+frame.choose(*frame.load_runs(), here)
 page.run()
+if following := after(page.title):
+    with st.container(key="next"):
+        st.page_link(
+            PAGES[following.file],
+            label=f"Next: {following.title}. {following.question}",
+            icon=":material/arrow_forward:",
+        )
 st.html(
     '<footer class="about">Every figure of a model is read from the files of its run. '
     "Slices: The Cancer Imaging Archive, TCGA-LGG, "

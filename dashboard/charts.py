@@ -27,6 +27,19 @@ GRAY = "#7f8a99"
 # What leaks, what doesn't, and the third thing beside them.
 PROTOCOLS = {"patient": "#0f9d77", "slice": "#d9480f", "paper": GRAY}
 COPIES = {SEEN["unseen"]: "#0f9d77", SEEN["seen"]: "#d9480f", AS_PUBLISHED: GRAY}
+# Shapes tell the models apart where colors can't: Vega's names for them, which `style.css` draws in the legend.
+SHAPES = (
+    "circle",
+    "square",
+    "triangle-up",
+    "diamond",
+    "cross",
+    "triangle-down",
+    "triangle-right",
+    "triangle-left",
+)
+# Words on charts against either background: at least 4.5 to 1.
+INK = {False: "#334155", True: "#cbd5e1"}
 # Few labels, none of them moved: streamlit's theme would push the first into the second.
 FEW = alt.Axis(tickCount=5, labelFlush=False)
 
@@ -38,6 +51,32 @@ def colors(names: Sequence[str]) -> dict[str, str]:
     return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
 
 
+def marks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """The color and the shape of each model."""
+    return {name: (color, SHAPES[i % len(SHAPES)]) for i, (name, color) in enumerate(colors(names).items())}
+
+
+def _shape(names: Sequence[str]) -> alt.Shape:
+    """The models' own shapes, beside their colors."""
+    shapes = {name: shape for name, (_, shape) in marks(names).items()}
+    return alt.Shape("model:N", scale=alt.Scale(domain=list(shapes), range=list(shapes.values())), legend=None)
+
+
+def legible(chart: alt.TopLevelMixin, dark: bool, large: bool) -> alt.TopLevelMixin:
+    """A chart whose words are read on its background, and from afar if they are `large`."""
+    ink, size = INK[dark], 17 if large else 13
+    words = {"labelColor": ink, "titleColor": ink, "labelFontSize": size, "titleFontSize": size}
+    if large:
+        words["labelLimit"] = 420
+    return (
+        chart.configure_axis(**words)
+        .configure_legend(**words)
+        .configure_title(color=ink, fontSize=size + 1)
+        .configure_header(**words)
+        .configure_text(color=ink, fontSize=size)
+    )
+
+
 def _color(names: Sequence[str]) -> alt.Color:
     """The models' own colors; the page shows them above the chart, where they wrap and take nothing of its height."""
     palette = colors(names)
@@ -47,7 +86,7 @@ def _color(names: Sequence[str]) -> alt.Color:
 def intervals(rows: Rows, names: Sequence[str], title: str) -> alt.LayerChart:
     """A dot with its interval for each model; rows of `model`, `value`, `low`, `high`."""
     data = alt.Chart(pd.DataFrame(rows))
-    model = alt.Y("model:N", title=None, sort=list(names), axis=alt.Axis(labelLimit=200, grid=True))
+    model = alt.Y("model:N", title=None, sort=list(names), axis=alt.Axis(labelLimit=300, grid=True))
     color = _color(names)
     tooltip = ["model", *(alt.Tooltip(f"{end}:Q", format=".4f") for end in ("value", "low", "high"))]
     bar = data.mark_rule(strokeWidth=3, opacity=0.55).encode(
@@ -56,10 +95,10 @@ def intervals(rows: Rows, names: Sequence[str], title: str) -> alt.LayerChart:
         x2="high:Q",
         color=color,
     )
-    dot = data.mark_point(filled=True, size=130, opacity=1).encode(x="value:Q", y=model, color=color, tooltip=tooltip)
-    text = data.mark_text(dy=-13, fontSize=12, color=GRAY).encode(
-        x="value:Q", y=model, text=alt.Text("value:Q", format=".3f")
+    dot = data.mark_point(filled=True, size=130, opacity=1).encode(
+        x="value:Q", y=model, color=color, shape=_shape(names), tooltip=tooltip
     )
+    text = data.mark_text(dy=-14).encode(x="value:Q", y=model, text=alt.Text("value:Q", format=".3f"))
     return (bar + dot + text).properties(height=alt.Step(44))
 
 
@@ -72,7 +111,7 @@ def cost_against_quality(rows: Rows, names: Sequence[str], cost: str, quality: s
     y = alt.Y("value:Q", title=quality, scale=alt.Scale(zero=False, padding=12))
     tooltip = ["model", *(alt.Tooltip(f"{name}:Q", format=".4~s") for name in ("cost", "value", "low", "high"))]
     bar = data.mark_rule(strokeWidth=2, opacity=0.5).encode(x, alt.Y("low:Q", title=quality), y2="high:Q", color=color)
-    dot = data.mark_point(filled=True, size=170, opacity=1).encode(x, y, color, tooltip=tooltip)
+    dot = data.mark_point(filled=True, size=170, opacity=1).encode(x, y, color, _shape(names), tooltip=tooltip)
     return (bar + dot).properties(height=340)
 
 
@@ -102,7 +141,7 @@ def operating_curve(
     dots = (
         alt.Chart(pd.DataFrame(points))
         .mark_point(filled=True, size=190, opacity=1, stroke="white", strokeWidth=1.5)
-        .encode(**axes, color=color, tooltip=tooltip)
+        .encode(**axes, color=color, shape=_shape(names), tooltip=tooltip)
     )
     return (line + dots).properties(height=360)
 
@@ -117,7 +156,7 @@ def cost_by_threshold(curve: Rows, points: Rows, names: Sequence[str]) -> alt.La
     dots = (
         alt.Chart(pd.DataFrame(points))
         .mark_point(filled=True, size=190, opacity=1, stroke="white", strokeWidth=1.5)
-        .encode(x, y, color, tooltip=tooltip)
+        .encode(x, y, color, _shape(names), tooltip=tooltip)
     )
     return (line + dots).properties(height=300)
 
@@ -145,7 +184,7 @@ def by_epoch(rows: Rows, names: Sequence[str], title: str, best: Rows, log: bool
     kept = (
         alt.Chart(pd.DataFrame(best, columns=["model", "epoch", "value"]))
         .mark_point(filled=True, size=150, opacity=1, stroke="white", strokeWidth=1.5)
-        .encode(x, y, color, tooltip=["model", "epoch", alt.Tooltip("value:Q", format=".4f")])
+        .encode(x, y, color, _shape(names), tooltip=["model", "epoch", alt.Tooltip("value:Q", format=".4f")])
     )
     return (line + kept).properties(height=320)
 
@@ -168,7 +207,7 @@ def by_start(rows: Rows, names: Sequence[str], title: str) -> alt.LayerChart:
         for words, row in zip(order, rows, strict=True)
     ]
     data = alt.Chart(pd.DataFrame([{**row, "from": words} for words, row in zip(order, rows, strict=True)]))
-    y = alt.Y("from:N", title=None, sort=order, axis=alt.Axis(labelLimit=340, grid=True))
+    y = alt.Y("from:N", title=None, sort=order, axis=alt.Axis(labelLimit=420, grid=True))
     x = alt.X("value:Q", title=title, scale=alt.Scale(zero=False, padding=14))
     color = _color(names)
     bar = data.mark_rule(strokeWidth=3, opacity=0.55).encode(
@@ -181,10 +220,11 @@ def by_start(rows: Rows, names: Sequence[str], title: str) -> alt.LayerChart:
 
 
 def reliability(rows: Rows, names: Sequence[str], before: bool) -> alt.LayerChart:
-    """Rows of `model`, `scaling` (before or after), `stated`, `observed`, `images`."""
+    """Rows of `model`, `scaling` (before or after), `stated`, `observed`, `low`, `high`, `images`."""
     share = alt.Scale(domain=[0, 1])
     x = alt.X("stated:Q", title="probability that the model states", scale=share, axis=alt.Axis(format="%"))
-    y = alt.Y("observed:Q", title="share that it is true of", scale=share, axis=alt.Axis(format="%"))
+    title = "share that it is true of"
+    y = alt.Y("observed:Q", title=title, scale=share, axis=alt.Axis(format="%"))
     color = _color(names)
     dash = alt.StrokeDash("scaling:N", legend=None, scale=alt.Scale(domain=["after", "before"], range=[[1, 0], [4, 3]]))
     tooltip = [
@@ -192,8 +232,7 @@ def reliability(rows: Rows, names: Sequence[str], before: bool) -> alt.LayerChar
         "scaling",
         "bin",
         "images",
-        alt.Tooltip("stated:Q", format=".1%"),
-        alt.Tooltip("observed:Q", format=".1%"),
+        *(alt.Tooltip(f"{of}:Q", format=".1%") for of in ("stated", "observed", "low", "high")),
     ]
     ideal = (
         alt.Chart(pd.DataFrame([{"stated": 0, "observed": 0}, {"stated": 1, "observed": 1}]))
@@ -202,18 +241,10 @@ def reliability(rows: Rows, names: Sequence[str], before: bool) -> alt.LayerChar
     )
     data = alt.Chart(pd.DataFrame(rows))
     line = data.mark_line(strokeWidth=2).encode(x, y, color, strokeDash=dash if before else alt.Undefined)
-    dots = (
-        data.transform_filter(alt.datum.scaling == "after")
-        .mark_point(filled=True, opacity=0.9)
-        .encode(
-            x,
-            y,
-            color,
-            size=alt.Size("images:Q", legend=None, scale=alt.Scale(type="sqrt", range=[40, 420])),
-            tooltip=tooltip,
-        )
-    )
-    return (ideal + line + dots).properties(height=420)
+    after = data.transform_filter(alt.datum.scaling == "after")
+    bars = after.mark_rule(strokeWidth=2, opacity=0.5).encode(x, alt.Y("low:Q", title=title), y2="high:Q", color=color)
+    dots = after.mark_point(filled=True, size=110, opacity=1).encode(x, y, color, _shape(names), tooltip=tooltip)
+    return (ideal + bars + line + dots).properties(height=380)
 
 
 def errors_by_review(rows: Rows, points: Rows, names: Sequence[str]) -> alt.LayerChart:
@@ -232,7 +263,7 @@ def errors_by_review(rows: Rows, points: Rows, names: Sequence[str]) -> alt.Laye
     dots = (
         alt.Chart(pd.DataFrame(points))
         .mark_point(filled=True, size=190, opacity=1, stroke="white", strokeWidth=1.5)
-        .encode(x, y, color, tooltip=tooltip)
+        .encode(x, y, color, _shape(names), tooltip=tooltip)
     )
     return (line + dots).properties(height=300)
 
@@ -249,6 +280,7 @@ def dice_by_patient(rows: Rows, names: Sequence[str], means: Rows) -> alt.LayerC
             x,
             alt.Y("patient_id:N", title=None, sort=order, axis=alt.Axis(labelLimit=190, grid=True)),
             color,
+            _shape(names),
             size=alt.Size("tumor_px:Q", legend=None, scale=alt.Scale(type="sqrt", range=[50, 380])),
             tooltip=["model", "patient_id", "institution", "slices", "tumor_px", alt.Tooltip("dice:Q", format=".3f")],
         )
@@ -286,20 +318,20 @@ def leakage(rows: Rows, title: str, kinds: dict[str, str] = PROTOCOLS) -> alt.La
     """
     data = alt.Chart(pd.DataFrame(rows))
     x = alt.X("value:Q", title=title, scale=alt.Scale(zero=False, padding=14))
-    y = alt.Y("line:N", title=None, axis=alt.Axis(labelLimit=340, grid=True))
-    color = alt.Color(
-        "protocol:N",
-        scale=alt.Scale(domain=list(kinds), range=list(kinds.values())),
-        legend=alt.Legend(orient="top", title=None, symbolOpacity=1, labelLimit=0),
-    )
+    y = alt.Y("line:N", title=None, axis=alt.Axis(labelLimit=420, grid=True))
+    legend = alt.Legend(orient="top", title=None, symbolOpacity=1, labelLimit=0)
+    color = alt.Color("protocol:N", scale=alt.Scale(domain=list(kinds), range=list(kinds.values())), legend=legend)
+    # With a shape beside its color each kind is told without seeing colors.
+    shapes = alt.Scale(domain=list(kinds), range=["circle", "square", "triangle-up"][: len(kinds)])
+    shape = alt.Shape("protocol:N", scale=shapes, legend=legend)
     gap = data.mark_line(color=GRAY, strokeWidth=2, strokeDash=[3, 3]).encode(x, y, detail="line:N")
     bar = data.mark_rule(strokeWidth=3, opacity=0.5).encode(
         alt.X("low:Q", title=title, axis=FEW), y, x2="high:Q", color=color
     )
     dot = data.mark_point(filled=True, size=150, opacity=1).encode(
-        x, y, color, tooltip=["line", "protocol", "model", alt.Tooltip("value:Q", format=".4f")]
+        x, y, color, shape, tooltip=["line", "protocol", "model", alt.Tooltip("value:Q", format=".4f")]
     )
-    return (gap + bar + dot).properties(height=alt.Step(52))
+    return (gap + bar + dot).properties(height=alt.Step(34))
 
 
 def split_strips(rows: Rows) -> tuple[alt.Chart, alt.Chart]:
@@ -334,7 +366,7 @@ def scoreboard(rows: Rows, names: Sequence[str], you: str) -> alt.LayerChart:
     palette = colors(names) | {you: "#0f172a"}
     shown = [row["model"] for row in rows]
     data = alt.Chart(pd.DataFrame(rows))
-    y = alt.Y("model:N", title=None, sort="-x", axis=alt.Axis(labelLimit=200))
+    y = alt.Y("model:N", title=None, sort="-x", axis=alt.Axis(labelLimit=300))
     x = alt.X("right:Q", title="right answers", axis=alt.Axis(tickMinStep=1))
     color = alt.Color(
         "model:N",
@@ -342,5 +374,169 @@ def scoreboard(rows: Rows, names: Sequence[str], you: str) -> alt.LayerChart:
         scale=alt.Scale(domain=shown, range=[GRAY if name == you else palette[name] for name in shown]),
     )
     bar = data.mark_bar(cornerRadiusEnd=4).encode(x, y, color, tooltip=["model", "right", "of"])
-    text = data.mark_text(align="left", dx=6, fontSize=13, color=GRAY).encode(x, y, text="right:Q")
+    text = data.mark_text(align="left", dx=6).encode(x, y, text="right:Q")
     return (bar + text).properties(height=alt.Step(40))
+
+
+def by_part(rows: Rows, names: Sequence[str], title: str) -> alt.LayerChart:
+    """Groups of slices, each with a mark and an interval a model: rows of `model`, `part`, `value`, `low`, `high`."""
+    order = list(dict.fromkeys(row["part"] for row in rows))
+    data = alt.Chart(pd.DataFrame(rows))
+    y = alt.Y("part:N", title=None, sort=order, axis=alt.Axis(labelLimit=300, grid=True))
+    offset = alt.YOffset("model:N", sort=list(names))
+    color = _color(names)
+    x = alt.X("value:Q", title=title, scale=alt.Scale(zero=False, padding=14))
+    bar = (
+        data.transform_filter("isValid(datum.low)")
+        .mark_rule(strokeWidth=3, opacity=0.5)
+        .encode(alt.X("low:Q", title=title, axis=FEW), y, x2="high:Q", color=color, yOffset=offset)
+    )
+    tooltip = [
+        "model",
+        "part",
+        "images",
+        "patients",
+        *(alt.Tooltip(f"{of}:Q", format=".3f") for of in ("value", "low", "high")),
+    ]
+    dot = data.mark_point(filled=True, size=110, opacity=1).encode(
+        x, y, color, _shape(names), yOffset=offset, tooltip=tooltip
+    )
+    models = len({row["model"] for row in rows})
+    return (bar + dot).properties(height=max(36, 15 * models) * len(order))
+
+
+AGREE = {
+    "both right": "#7f8a99",
+    "only the first wrong": "#d9480f",
+    "only the second wrong": "#2f7ed8",
+    "both wrong": "#a855f7",
+}
+
+
+def two_models(rows: Rows, first: str, second: str, thresholds: tuple[float, float]) -> alt.LayerChart:
+    """Each slice by what two models state: rows of `slice`, `label`, `first`, `second`, `who` (see `AGREE`)."""
+    chosen = alt.selection_point(name="picked", fields=["slice"], on="click", clear="dblclick")
+    share = alt.Scale(domain=[0, 1], padding=6)
+    x = alt.X("first:Q", title=f"{first}: probability of tumor", scale=share, axis=alt.Axis(format="%"))
+    y = alt.Y("second:Q", title=f"{second}: probability of tumor", scale=share, axis=alt.Axis(format="%"))
+    top = {"orient": "top", "title": None, "labelLimit": 0, "symbolOpacity": 1, "columns": 2}
+    dots = (
+        alt.Chart(pd.DataFrame(rows))
+        .mark_point(filled=True, size=85)
+        .encode(
+            x,
+            y,
+            alt.Color(
+                "who:N", scale=alt.Scale(domain=list(AGREE), range=list(AGREE.values())), legend=alt.Legend(**top)
+            ),
+            alt.Shape(
+                "label:N",
+                scale=alt.Scale(domain=["tumor", "no tumor"], range=["triangle-up", "circle"]),
+                legend=alt.Legend(**top),
+            ),
+            opacity=alt.condition(chosen, alt.value(0.9), alt.value(0.3)),
+            tooltip=[
+                "slice",
+                "label",
+                alt.Tooltip("first:Q", format=".1%"),
+                alt.Tooltip("second:Q", format=".1%"),
+                "who",
+            ],
+        )
+        .add_params(chosen)
+    )
+    at = alt.Chart(pd.DataFrame([{"first": thresholds[0], "second": thresholds[1]}]))
+    lines = [
+        at.mark_rule(color=GRAY, strokeDash=[4, 3]).encode(**axis) for axis in ({"x": "first:Q"}, {"y": "second:Q"})
+    ]
+    return alt.layer(*lines, dots).properties(height=460)
+
+
+def dot_plot(rows: Rows, title: str) -> alt.LayerChart:
+    """What a paper reports beside what was measured: rows of `line`, `kind` (see `SAID`), `value`, `low`, `high`."""
+    order = list(dict.fromkeys(row["line"] for row in rows))
+    data = alt.Chart(pd.DataFrame(rows))
+    y = alt.Y("line:N", title=None, sort=order, axis=alt.Axis(labelLimit=420, grid=True))
+    legend = alt.Legend(orient="top", title=None, symbolOpacity=1, labelLimit=0)
+    kinds = list(SAID)
+    color = alt.Color("kind:N", scale=alt.Scale(domain=kinds, range=[SAID[k][0] for k in kinds]), legend=legend)
+    shape = alt.Shape("kind:N", scale=alt.Scale(domain=kinds, range=[SAID[k][1] for k in kinds]), legend=legend)
+    x = alt.X("value:Q", title=title, scale=alt.Scale(zero=False, padding=14))
+    bar = (
+        data.transform_filter("isValid(datum.low)")
+        .mark_rule(strokeWidth=2, opacity=0.4)
+        .encode(alt.X("low:Q", title=title, axis=FEW), y, x2="high:Q", color=color)
+    )
+    dot = data.mark_point(filled=True, size=110, opacity=0.9).encode(
+        x, y, color, shape, tooltip=["line", "kind", "model", alt.Tooltip("value:Q", format=".4f")]
+    )
+    return (bar + dot).properties(height=alt.Step(30))
+
+
+SAID = {
+    "reported by the paper": ("#d9480f", "diamond"),
+    "here, the paper's recipe": ("#2f7ed8", "circle"),
+    "here, another recipe": ("#7f8a99", "square"),
+}
+
+
+def breaking(rows: Rows, names: Sequence[str], title: str, thresholds: Rows) -> alt.LayerChart:
+    """What each model states as a picture gets worse: rows of `model`, `strength`, `p`; `thresholds`: `model`, `p`."""
+    color = _color(names)
+    # Damage grows to the right, whether its number grows or not.
+    reverse = rows[0]["strength"] > rows[-1]["strength"]
+    x = alt.X("strength:Q", title=title, scale=alt.Scale(reverse=reverse, nice=False, padding=8))
+    y = alt.Y("p:Q", title="probability of tumor", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%"))
+    tooltip = ["model", "strength", alt.Tooltip("p:Q", format=".1%")]
+    data = alt.Chart(pd.DataFrame(rows))
+    line = data.mark_line(strokeWidth=2).encode(x, y, color)
+    dots = data.mark_point(filled=True, size=80, opacity=1).encode(x, y, color, _shape(names), tooltip=tooltip)
+    rule = (
+        alt.Chart(pd.DataFrame(thresholds)).mark_rule(strokeDash=[3, 4], opacity=0.6).encode(alt.Y("p:Q"), color=color)
+    )
+    return (rule + line + dots).properties(height=320)
+
+
+KINDS = {
+    "within one source": ("#2f7ed8", "circle"),
+    "pooled": ("#d9480f", "square"),
+    "knows no tumor": ("#7f8a99", "triangle-up"),
+}
+
+
+def within_sources(rows: Rows) -> alt.LayerChart:
+    """ROC AUC by source: rows of `line`, `kind` (see `KINDS`), `value`, `low`, `high`."""
+    order = list(dict.fromkeys(row["line"] for row in rows))
+    data = alt.Chart(pd.DataFrame(rows))
+    y = alt.Y("line:N", title=None, sort=order, axis=alt.Axis(labelLimit=420, grid=True))
+    legend = alt.Legend(orient="top", title=None, symbolOpacity=1, labelLimit=0)
+    kinds = list(KINDS)
+    color = alt.Color("kind:N", scale=alt.Scale(domain=kinds, range=[KINDS[k][0] for k in kinds]), legend=legend)
+    shape = alt.Shape("kind:N", scale=alt.Scale(domain=kinds, range=[KINDS[k][1] for k in kinds]), legend=legend)
+    x = alt.X("value:Q", title="ROC AUC", scale=alt.Scale(zero=False, padding=18))
+    bar = (
+        data.transform_filter("isValid(datum.low)")
+        .mark_rule(strokeWidth=3, opacity=0.5)
+        .encode(alt.X("low:Q", title="ROC AUC", axis=FEW), y, x2="high:Q", color=color)
+    )
+    dot = data.mark_point(filled=True, size=140, opacity=1).encode(
+        x, y, color, shape, tooltip=["line", "kind", alt.Tooltip("value:Q", format=".3f"), "images", "tumor"]
+    )
+    text = data.mark_text(dy=-13).encode(x, y, text=alt.Text("value:Q", format=".3f"))
+    return (bar + dot + text).properties(height=alt.Step(36))
+
+
+def crossing(rows: Rows) -> alt.LayerChart:
+    """A table of colors: rows of `tumor_from`, `healthy_from`, `value`."""
+    order = list(dict.fromkeys(row["tumor_from"] for row in rows))
+    data = alt.Chart(pd.DataFrame(rows))
+    axis = {"sort": order, "scale": alt.Scale(paddingInner=0.04)}
+    x = alt.X("healthy_from:N", title="healthy picture from", axis=alt.Axis(labelAngle=0, orient="top"), **axis)
+    y = alt.Y("tumor_from:N", title="tumor picture from", **axis)
+    scale = alt.Scale(domain=[0.5, 1], range=["#f1c9b3", "#1d5fa8"], clamp=True)
+    cell = data.mark_rect(cornerRadius=4).encode(
+        x, y, alt.Color("value:Q", scale=scale, legend=None), tooltip=["tumor_from", "healthy_from", "value", "pairs"]
+    )
+    ink = alt.condition(alt.datum.value > 0.78, alt.value("#ffffff"), alt.value("#0f172a"))
+    text = data.mark_text(fontWeight=600).encode(x, y, text=alt.Text("value:Q", format=".3f"), color=ink)
+    return (cell + text).properties(height=alt.Step(52))

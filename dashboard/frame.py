@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import altair as alt
+import names
 import pandas as pd
 import streamlit as st
 import yaml
+from lesson import Step
 from PIL import Image
 
 import charts
@@ -46,9 +49,9 @@ class View:
     """What the page is asked to show.
 
     Attributes:
-        runs: the chosen ones, by name.
-        measured: all that have figures for this evaluation, by name.
-        every: all that could be read, by name. Their order gives each its color, chosen or not.
+        runs: the chosen ones, by how they are called in words.
+        measured: all that have figures for this evaluation.
+        every: all that could be read. Their order gives each its color, chosen or not.
         evaluation: the data set, protocol and split.
     """
 
@@ -60,6 +63,10 @@ class View:
     def of(self, task: str) -> dict[str, RunFolder]:
         """The chosen runs of one task."""
         return {name: run for name, run in self.runs.items() if run.task == task}
+
+    def called(self, run: RunFolder) -> str:
+        """A run in words."""
+        return next(words for words, other in self.every.items() if other is run or other.path == run.path)
 
     @property
     def groups(self) -> str:
@@ -146,8 +153,16 @@ def collect(runs: dict[str, RunFolder], function: Callable[..., Found], *argumen
 # -- the choice
 
 
-def choose(runs: dict[str, RunFolder], problems: list[str]) -> None:
-    """The bar under the title: models, data set, protocol and split, all of them in the address; for `view`."""
+def choose(runs: dict[str, RunFolder], problems: list[str], step: Step) -> None:
+    """What the page is asked to show, all of it in the address; for `view`.
+
+    Only what the page depends on can be chosen, behind a button that says what is shown.
+
+    Args:
+        runs: by the names of their folders.
+        problems: what is wrong with those that can't be shown.
+        step: the page.
+    """
     measured: dict[str, list[Evaluation]] = {}
     ranks: dict[str, int] = {}
     for name, run in runs.items():
@@ -161,8 +176,11 @@ def choose(runs: dict[str, RunFolder], problems: list[str]) -> None:
             ranks[name] = 3  # with the last; the pages that read its recipe say what is wrong
     # Those that the card names come first: the default pair, and the networks that the class is to compare.
     named = card_models()
-    runs = {name: runs[name] for name in sorted(runs, key=lambda name: (name not in named, ranks[name]))}
-    evaluations = [evaluation for name in runs for evaluation in measured.get(name, [])]
+    order = sorted(runs, key=lambda name: (name not in named, ranks[name]))
+    words = names.of_runs(runs[name] for name in order)
+    runs = {words[name]: runs[name] for name in order}
+    known = {words[name]: found for name, found in measured.items()}
+    evaluations = [evaluation for name in runs for evaluation in known.get(name, [])]
     if not evaluations:
         say(problems)
         st.info(
@@ -171,54 +189,117 @@ def choose(runs: dict[str, RunFolder], problems: list[str]) -> None:
             "or name some with the environment variable `BTHUB_RUNS`."
         )
         st.stop()
-    columns = st.columns([5, 1.4, 1.6], vertical_alignment="bottom")
-    data = _first(evaluations, "data")
-    if len(data) > 1:
-        chosen_data = st.segmented_control(
-            "Data set", data, default=data[0], required=True, key="data", bind="query-params"
-        )
-    else:
-        chosen_data = data[0]
-    evaluations = [e for e in evaluations if e.data == chosen_data]
-    protocol = columns[1].selectbox(
-        "Protocol",
-        _first(evaluations, "protocol"),
-        key="protocol",
-        bind="query-params",
-        help="patient: all slices of a patient are on one side. slice: they are dealt out at random. "
-        "fold: one part of a cross-validation by patient. default: the set names no patients.",
-    )
-    split = columns[2].selectbox(
-        "Split",
-        _first([e for e in evaluations if e.protocol == protocol], "split"),
-        key="split",
-        bind="query-params",
-        help="test: nothing was trained, tuned or selected on it. validation: epochs and thresholds were chosen on it.",
-    )
+    if not step.split:
+        first = min(evaluations, key=lambda e: [value not in PREFERRED for value in (e.protocol, e.split)])
+        st.session_state["view"] = View({}, {}, runs, first)
+        say(problems)
+        return
+    shown, at_hand, evaluation = _chosen(runs, known, evaluations, words, step)
     say(problems)
-    evaluation = Evaluation(chosen_data, protocol, split)
-    options = [name for name in runs if evaluation in measured.get(name, [])]
-    keep_choice(options)
-    names = columns[0].multiselect(
-        "Models",
-        options,
-        default=at_first({name: runs[name] for name in options}),
-        key="models",
-        bind="query-params",
-        placeholder="Choose models",
-        help=f"Those that were measured on this split, at first {AT_FIRST} of them at most. Each has one color on "
-        "every page.",
-    )
-    if others := [name for name in runs if name not in options and could_be_measured(runs[name], evaluation)]:
-        st.caption(
-            f"Without figures for {evaluation.key} of {chosen_data}: {', '.join(others)}. "
-            f"`bthub evaluate runs/NAME --data data/{chosen_data} --split {split}` measures them."
-        )
-    shown, at_hand = ({name: runs[name] for name in some} for some in (names, options))
-    st.session_state["view"] = View(shown, at_hand, colored(runs, names), evaluation)
-    if not names:
-        st.info("Choose at least one model above.")
+    st.session_state["view"] = View(shown, at_hand, colored(runs, list(shown)), evaluation)
+    if not shown:
+        st.info("Choose at least one model: the button above opens the list.")
         st.stop()
+
+
+def _chosen(
+    runs: dict[str, RunFolder],
+    measured: dict[str, list[Evaluation]],
+    evaluations: list[Evaluation],
+    words: dict[str, str],
+    step: Step,
+) -> tuple[dict[str, RunFolder], dict[str, RunFolder], Evaluation]:
+    """The models that are shown, those that could be, and what they were measured on."""
+    of_task = {name for name, run in runs.items() if run.task in step.tasks}
+    evaluations = [e for name in runs if name in of_task for e in measured.get(name, [])] or evaluations
+    with st.session_state["bar"], st.popover("Models and data", icon=":material/tune:", key="choice"):
+        data = _first(evaluations, "data")
+        chosen_data = data[0]
+        if len(data) > 1:
+            _valid("data", data)
+            chosen_data = st.segmented_control(
+                "Data set", data, default=data[0], required=True, key="data", bind="query-params"
+            )
+        evaluations = [e for e in evaluations if e.data == chosen_data]
+        left, right = st.columns(2)
+        protocols = _first(evaluations, "protocol")
+        _valid("protocol", protocols)
+        protocol = left.selectbox(
+            "Protocol",
+            protocols,
+            key="protocol",
+            bind="query-params",
+            help="patient: all slices of a patient are on one side. slice: they are dealt out at random. "
+            "fold: one part of a cross-validation by patient. default: the set names no patients.",
+        )
+        splits = _first([e for e in evaluations if e.protocol == protocol], "split")
+        _valid("split", splits)
+        split = right.selectbox(
+            "Split",
+            splits,
+            key="split",
+            bind="query-params",
+            help="test: nothing was trained, tuned or selected on it. validation: epochs and thresholds were chosen "
+            "on it.",
+        )
+        evaluation = Evaluation(chosen_data, protocol, split)
+        options = [name for name in runs if name in of_task and evaluation in measured.get(name, [])]
+        default = at_first({name: runs[name] for name in options})
+        _keep_choice(options, default, words)
+        chosen = st.multiselect(
+            "Models",
+            options,
+            default=default,
+            key="models",
+            bind="query-params",
+            placeholder="Choose models",
+            on_change=_remember,
+            help=f"Those that were measured on this split, at first {AT_FIRST} of them at most. Each has one color on "
+            "every page.",
+        )
+        if others := [name for name in runs if name not in options and could_be_measured(runs[name], evaluation)]:
+            st.caption(
+                f"Without figures for {evaluation.key} of {chosen_data}: {', '.join(others)}. "
+                f"`bthub evaluate runs/NAME --data data/{chosen_data} --split {split}` measures them."
+            )
+    with st.session_state["bar"]:
+        many = f"{len(chosen)} model{'' if len(chosen) == 1 else 's'}"
+        st.html(f'<p class="shown">{html.escape(f"{many}, {chosen_data}, {evaluation.key}")}</p>')
+    return {name: runs[name] for name in chosen}, {name: runs[name] for name in options}, evaluation
+
+
+def _valid(key: str, options: Sequence[str]) -> None:
+    """Forget a choice that this page or data set doesn't have."""
+    if key in st.session_state and st.session_state[key] not in options:
+        st.session_state[key] = options[0]
+
+
+def _remember() -> None:
+    """Keep what a person chose: of the models that the page offers, and of those that other pages do."""
+    offered = st.session_state["options"]
+    others = [name for name in st.session_state.get("chosen", []) if name not in offered]
+    st.session_state["chosen"] = [*others, *st.session_state["models"]]
+
+
+def _keep_choice(options: list[str], default: list[str], words: dict[str, str]) -> None:
+    """Where the page, the data set or the split has other models, go on with those of the choice that it has.
+
+    The box is told so in every case: it would go on showing the old ones while the page shows others.
+    """
+    before = st.session_state.get("options")
+    st.session_state["options"] = options
+    if before is None:
+        # A link may name models by their folders, too.
+        asked = [words.get(name, name) for name in st.query_params.get_all("models")]
+        if asked:
+            st.session_state["chosen"] = asked
+            if kept := [name for name in asked if name in options]:
+                st.session_state["models"] = kept
+                if asked != st.query_params.get_all("models"):
+                    st.query_params["models"] = kept
+        return
+    if before != options:
+        st.session_state["models"] = [name for name in st.session_state.get("chosen", []) if name in options] or default
 
 
 def rank(run: RunFolder) -> int:
@@ -235,18 +316,6 @@ def at_first(runs: dict[str, RunFolder]) -> list[str]:
     turns = [[name for name, run in runs.items() if run.task == task] for task in (CLASSIFICATION, SEGMENTATION)]
     mixed = [name for pair in zip_longest(*turns) for name in pair if name]
     return mixed[:AT_FIRST]
-
-
-def keep_choice(options: list[str]) -> None:
-    """Where another split has other models, go on with those of the choice that it has, if there are any."""
-    before = st.session_state.get("options")
-    if before is not None and before != options and "models" in st.session_state:
-        kept = [name for name in st.session_state["models"] if name in options]
-        if kept:
-            st.session_state["models"] = kept
-        else:
-            del st.session_state["models"]
-    st.session_state["options"] = options
 
 
 def could_be_measured(run: RunFolder, evaluation: Evaluation) -> bool:
@@ -299,8 +368,48 @@ def missing(what: str, command: str) -> None:
     st.info(f"{what}\n\n```sh\n{command}\n```", icon=":material/pending:")
 
 
+def headline(text: str) -> None:
+    """The page's point in a sentence that a class can repeat, above the charts; `**` marks what is stressed."""
+    said = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", html.escape(text))
+    st.html(f'<p class="headline" role="status">{said}</p>')
+
+
+def explain(text: str) -> None:
+    """What a page is about, for those who haven't met it: folded."""
+    said = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", html.escape(text))
+    said = re.sub("`(.+?)`", r"<code>\1</code>", said)
+    st.html(f'<details class="how about"><summary>What this is about</summary><p>{said}</p></details>')
+
+
+def handout() -> None:
+    """The button that prints the page: `style.css` makes it fit on one sheet."""
+    st.html(
+        '<button class="print" type="button" id="print-page">Handout</button>'
+        "<script>document.getElementById('print-page').addEventListener('click', () => window.print());</script>",
+        unsafe_allow_javascript=True,
+    )
+
+
+def presenting() -> bool:
+    """Whether the page is shown to a room."""
+    return bool(st.session_state.get("present"))
+
+
+def draw(chart: alt.TopLevelMixin, alternative: str, **options: Any) -> Any:
+    """A chart in the page's theme, its words large and dark enough to be read from the last row."""
+    dark = st.context.theme.type == "dark"
+    return st.altair_chart(charts.legible(chart, dark, presenting()), width="stretch", alt=alternative, **options)
+
+
 def figure(
-    chart: alt.TopLevelMixin, *, caption: str, alternative: str, rows: Sequence[dict], file: str, key: bool = True
+    chart: alt.TopLevelMixin,
+    *,
+    caption: str,
+    alternative: str,
+    rows: Sequence[dict],
+    file: str,
+    key: bool = True,
+    kinds: dict[str, tuple[str, str]] | None = None,
 ) -> None:
     """A chart with how to read it, its words for those who can't see it, and its numbers to take away.
 
@@ -310,26 +419,28 @@ def figure(
         alternative: what it shows.
         rows: its numbers.
         file: the download's name.
-        key: whether the models' colors stand above it; not needed where their names are on an axis.
+        key: whether the models' colors and shapes stand above it; not needed where their names are on an axis.
+        kinds: of a chart whose colors aren't the models': each kind's color and shape.
     """
-    if key:
+    if key or kinds:
         shown = {row["model"] for row in rows}
-        palette = charts.colors(list(view().every))
-        marks = "".join(
-            f'<li style="--who: {color}">{html.escape(name)}</li>' for name, color in palette.items() if name in shown
+        palette = kinds or {name: mark for name, mark in charts.marks(list(view().every)).items() if name in shown}
+        legend = "".join(
+            f'<li class="{shape}" style="--who: {color}">{html.escape(name)}</li>'
+            for name, (color, shape) in palette.items()
         )
-        st.html(f'<ul class="key">{marks}</ul>')
-    st.altair_chart(chart, width="stretch", alt=alternative)
+        st.html(f'<ul class="key">{legend}</ul>')
+    draw(chart, alternative)
     note(caption, rows, file)
 
 
 def note(caption: str, rows: Sequence[dict], file: str) -> None:
-    """A caption with a download of the rows that it is about."""
+    """How to read what stands above, folded, with a download of the rows that it is about."""
     with st.container(horizontal=True, vertical_alignment="top", gap="small", key=f"note {file}"):
-        st.caption(caption)
+        how(caption)
         st.download_button(
             "CSV",
-            pd.DataFrame(rows).to_csv(index=False),
+            _table(rows).to_csv(index=False),
             file,
             "text/csv",
             key=f"download {file}",
@@ -338,6 +449,57 @@ def note(caption: str, rows: Sequence[dict], file: str) -> None:
             type="tertiary",
             icon=":material/download:",
         )
+
+
+def how(caption: str) -> None:
+    """How to read something: behind an (i) on the page, in full on paper."""
+    caption = caption.removeprefix("How to read it: ")
+    said = html.escape(caption[0].upper() + caption[1:])
+    said = re.sub("`(.+?)`", r"<code>\1</code>", re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", said))
+    st.html(
+        f'<details class="how"><summary>How to read it</summary><p>{said}</p></details>'
+        f'<p class="paper"><strong>How to read it.</strong> {said}</p>'
+    )
+
+
+def _table(rows: Sequence[dict]) -> pd.DataFrame:
+    """Rows to take away; beside a model in words stands its run."""
+    every = view().every
+    return pd.DataFrame(
+        [{"run": records.name(every[row["model"]]), **row} if row.get("model") in every else row for row in rows]
+    )
+
+
+def grid(head: Sequence[str], rows: Sequence[Sequence[Any]], caption: str, helps: Sequence[str | None] = ()) -> None:
+    """A small table as HTML: it wraps, is printed and read aloud.
+
+    Args:
+        head: the columns' names; the first is that of the rows.
+        rows: cells; of a pair the second stands below the first, small. A cell that begins with a star is marked.
+        caption: what it holds, for those who can't see it.
+        helps: what the columns mean, shown on resting there.
+    """
+    hints = [*helps, *[None] * len(head)]
+    heads = "".join(
+        f'<th scope="col" title="{html.escape(hint or "")}">{html.escape(name)}</th>'
+        for name, hint in zip(head, hints, strict=False)
+    )
+    body = ""
+    for first, *cells in rows:
+        said = ""
+        for cell in cells:
+            value, small = cell if isinstance(cell, tuple) else (cell, "")
+            best = str(value).startswith("★")
+            said += (
+                f"<td{' class=best' if best else ''}>{html.escape(str(value))}"
+                f"{f'<small>{html.escape(small)}</small>' if small else ''}</td>"
+            )
+        body += f"<tr><th scope=row>{html.escape(str(first))}</th>{said}</tr>"
+    st.html(
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(caption)}">'
+        f'<table class="grid"><caption class="aside">{html.escape(caption)}</caption>'
+        f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
 
 
 def percent(share: float | None) -> str:
@@ -363,7 +525,7 @@ class Tile(NamedTuple):
     color: str = "transparent"
 
 
-def gallery(tiles: Iterable[Tile]) -> None:
+def gallery(tiles: Iterable[Tile], wide: bool = False) -> None:
     """Pictures in as many columns as fit."""
     figures = []
     for tile in tiles:
@@ -375,7 +537,7 @@ def gallery(tiles: Iterable[Tile]) -> None:
             f'alt="{html.escape(tile.alternative)}">'
             f"<figcaption><strong>{html.escape(tile.title)}</strong> {html.escape(tile.text)}</figcaption></figure>"
         )
-    st.html(f'<div class="gallery">{"".join(figures)}</div>')
+    st.html(f'<div class="gallery{" wide" if wide else ""}">{"".join(figures)}</div>')
 
 
 def confusions(matrices: dict[str, tuple[Sequence[str], Sequence[Sequence[int]]]], names: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import prepared
 import streamlit as st
 from PIL import Image
 from scipy.ndimage import binary_dilation
@@ -44,6 +45,29 @@ class ShippedSlices:
         """What experts outlined: (H, W) bool."""
         with Image.open(SHIPPED / f"{'_'.join(key)}_mask.png") as image:
             return np.asarray(image.convert("L")) > 0
+
+
+@dataclass(frozen=True)
+class PreviewSlices:
+    """All slices of the test split of protocol `patient`, as `prepare.py` made them: to look at, not to measure on.
+
+    Attributes:
+        all_there: whether they are all that the split in view has.
+    """
+
+    all_there: bool
+
+    @cached_property
+    def keys(self) -> dict[Key, int]:
+        """Each slice with the area of its tumor in pixels."""
+        return {key: found["tumor_px"] for key, found in prepared.slices().items()}
+
+    def image(self, key: Key) -> Image.Image:
+        return prepared.picture(key)
+
+    def mask(self, key: Key) -> np.ndarray | None:
+        """What experts outlined: (H, W) bool."""
+        return prepared.mask(key)
 
 
 class BuiltSlices:
@@ -84,7 +108,7 @@ class NoSlices:
     keys: dict[Key, int] = {}
 
 
-Slices = ShippedSlices | BuiltSlices | NoSlices
+Slices = ShippedSlices | PreviewSlices | BuiltSlices | NoSlices
 
 
 def slices(evaluation: Evaluation) -> Slices:
@@ -100,6 +124,17 @@ def slices(evaluation: Evaluation) -> Slices:
     except BthubError as error:
         frame.say([f"BTHUB_DATA: {error}"])
     return _shipped() if has_patients else NoSlices()
+
+
+def previews(evaluation: Evaluation) -> Slices:
+    """The slices to look at: those of BTHUB_DATA as in `slices`, else small pictures of all test slices."""
+    found = slices(evaluation)
+    return _previews(evaluation.key == "patient/test") if isinstance(found, ShippedSlices) else found
+
+
+@st.cache_resource(show_spinner=False)
+def _previews(all_there: bool) -> PreviewSlices:
+    return PreviewSlices(all_there)
 
 
 @st.cache_resource(show_spinner=False)

@@ -1,6 +1,7 @@
 """Calibration: can a stated probability be believed? Before and after temperature scaling, and the review band."""
 
 import numpy as np
+import sentences
 import streamlit as st
 
 import charts
@@ -33,18 +34,23 @@ def both(run: RunFolder, evaluation: Evaluation) -> dict:
 
 def main() -> None:
     view = frame.view()
-    st.markdown(
-        "A model that says 80 % should be right about 8 times in 10. **Temperature scaling** divides the model's "
-        "raw scores (logits) by one number, fitted on validation; it changes how sure the model says it is, hardly "
-        "ever what it calls."
-    )
     found = frame.collect(view.of(CLASSIFICATION), both, view.evaluation)
     if not found:
         st.info("Choose a classifier that was measured on this split.")
         return
+    errors = [
+        {"model": name, **{key: result[key] for key in ("before", "after", "temperature")}}
+        for name, result in found.items()
+    ]
+    frame.headline(sentences.calibration(errors))
+    frame.explain(
+        "A model that says 80 % should be right about 8 times in 10. **Temperature scaling** divides the model's "
+        "raw scores (logits) by one number, fitted on validation; it changes how sure the model says it is, hardly "
+        "ever what it calls."
+    )
     left, right = st.columns(2, gap="large")
     with left:
-        before = st.toggle("Show before scaling", value=len(found) < 4, key="before", bind="query-params")
+        before = st.toggle("Show before scaling", value=len(found) < 2, key="before", bind="query-params")
         rows = [
             {"model": name, **row}
             for name, result in found.items()
@@ -54,8 +60,10 @@ def main() -> None:
         frame.figure(
             charts.reliability(rows, list(view.every), before),
             caption="How to read it: on the dotted diagonal, what is stated is what happens. Below it the probability "
-            "stated is too high, above it too low. A large dot stands for many slices; a small one can "
-            "lie anywhere by chance. With two classes it is the probability of tumor, with more that of the class "
+            f"stated is too high, above it too low. Each dot stands for {per_image.FEWEST_IN_BIN} slices or more: "
+            "probabilities that few slices have are taken together. The bar is the 95 % interval of the share, and "
+            "somewhat too narrow, because slices of a patient are alike; where it reaches the diagonal, the distance "
+            "may be chance. With two classes it is the probability of tumor, with more that of the class "
             "called.",
             alternative="Reliability diagram of " + ", ".join(found),
             rows=rows,
@@ -63,10 +71,6 @@ def main() -> None:
         )
     with right:
         st.subheader("Expected calibration error")
-        errors = [
-            {"model": name, **{key: result[key] for key in ("before", "after", "temperature")}}
-            for name, result in found.items()
-        ]
         st.dataframe(
             errors,
             hide_index=True,
@@ -102,7 +106,7 @@ def main() -> None:
 @st.fragment
 def review(view: frame.View, found: dict[str, Scores]) -> None:
     st.subheader("The review band")
-    st.markdown(
+    st.caption(
         "A model need not answer every slice. Those whose probability lies within a band around its threshold go to a "
         "person."
     )

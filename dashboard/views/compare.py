@@ -1,6 +1,7 @@
 """Compare: the table of models, their intervals, and what quality costs."""
 
 import pandas as pd
+import sentences
 import streamlit as st
 
 import charts
@@ -12,40 +13,63 @@ from bthub.runs import records
 from bthub.runs.folder import CLASSIFICATION, SEGMENTATION
 
 TITLES = {CLASSIFICATION: "Classifiers: is there a tumor?", SEGMENTATION: "Localizers: where is it?"}
-# Of the many metrics, those that say most; a toggle shows the rest.
+# Of the many metrics, those that say most; another table has the rest.
 MAIN = {
-    CLASSIFICATION: ["roc_auc", "balanced_accuracy", "accuracy", "recall", "specificity", "ece"],
-    SEGMENTATION: [
-        "dice_volume_mean",
-        "dice_volume_median",
-        "iou_volume_mean",
-        "tumor_slices_missed",
-        "healthy_slices_with_mask",
-    ],
+    CLASSIFICATION: ["roc_auc", "balanced_accuracy", "recall", "specificity", "ece"],
+    SEGMENTATION: ["dice_volume_mean", "dice_volume_median", "tumor_slices_missed", "healthy_slices_with_mask"],
+}
+SHORT = {
+    "roc_auc": "ROC AUC",
+    "balanced_accuracy": "Balanced accuracy",
+    "recall": "Tumors found",
+    "specificity": "Healthy passed",
+    "ece": "Calibration error",
+    "dice_volume_mean": "Dice, mean of patients",
+    "dice_volume_median": "Dice, median",
+    "tumor_slices_missed": "Tumor slices missed",
+    "healthy_slices_with_mask": "Healthy slices with a mask",
+    "parameters": "Parameters",
+    "latency_ms": "Time a slice",
 }
 UNITS = {"parameters": (1e6, "M"), "file_bytes": (1e6, "MB"), "multiply_adds": (1e9, "G"), "latency_ms": (1, "ms")}
+SHOWN_COSTS = ("parameters", "latency_ms")
 
 
-def section(task: str) -> None:
-    """The comparison of one kind of model."""
+def main() -> None:
+    view = frame.view()
+    found = {task: rows_of(task) for task in TITLES}
+    apart = {task: differences(view, rows, MAIN[task][0]) for task, rows in found.items()}
+    said = sentences.comparison(
+        found[CLASSIFICATION], apart[CLASSIFICATION], found[SEGMENTATION], view.evaluation.protocol == "default"
+    )
+    if said:
+        frame.headline(said)
+    for task, rows in found.items():
+        if rows:
+            section(task, rows, apart[task])
+
+
+def rows_of(task: str) -> list[dict]:
+    """A line of the comparison for each chosen model of a kind, the best first."""
     view = frame.view()
     found = frame.collect(view.of(task), records.row, view.evaluation)
-    if not found:
-        return
-    rows = list(found.values())
-    st.subheader(TITLES[task])
-    everything = st.toggle("All metrics", key=f"all {task}")
+    return tables.ranked([{**row, "model": words} for words, row in found.items()], MAIN[task][0])
+
+
+def section(task: str, rows: list[dict], first: list[dict]) -> None:
+    """The comparison of one kind of model."""
+    view = frame.view()
+    st.subheader(TITLES[task], anchor=False)
     metrics = [key for key in rows[0] if f"{key}_low" in rows[0]]
-    shown = metrics if everything else [key for key in MAIN[task] if key in metrics]
-    table(rows, shown, task)
+    table(rows, [key for key in MAIN[task] if key in metrics], task)
+    with st.expander("Every metric, to sort"):
+        everything(rows, metrics, task)
 
     left, right = st.columns(2, gap="large")
     with left:
         metric = st.selectbox("Quality", metrics, metrics.index(MAIN[task][0]), frame.titled, key=f"metric {task}")
         st.caption(definition(metric))
         intervals(rows, metric, task)
-        if len(rows) > 1 and st.toggle("Is the best one better, or is it noise?", key=f"apart {task}"):
-            apart(view, task, metric)
     with right:
         known = [cost for cost in COSTS if any(row[cost] is not None for row in rows)]
         if known:
@@ -55,12 +79,46 @@ def section(task: str) -> None:
         unknown = [readable(cost) for cost in COSTS if cost not in known]
         if unknown:
             st.caption(f"Not in any chosen run: {' and '.join(unknown)}. `bthub cost RUN` measures them.")
+    if len(rows) > 1:
+        better(view, task, metric, first if metric == MAIN[task][0] else differences(view, rows, metric))
     if task == CLASSIFICATION:
         matrices(view)
 
 
 def table(rows: list[dict], metrics: list[str], task: str) -> None:
-    """The sortable table: metric with interval, the best of each column marked with a star."""
+    """The table: metrics with their intervals and two costs, the best of each column marked with a star."""
+    costs = [cost for cost in SHOWN_COSTS if any(row[cost] is not None for row in rows)]
+    columns = [*metrics, *costs]
+    best = {column: records.best(rows, column) if len(rows) > 1 else None for column in columns}
+    frame.grid(
+        ["Model", *(SHORT[column] for column in columns)],
+        [[row["model"], *(cell(row, column, best[column]) for column in columns)] for row in rows],
+        f"{len(rows)} models with {', '.join(SHORT[column].lower() for column in columns)}",
+        [None, *(definition(column) for column in columns)],
+    )
+    direction = [SHORT[column].lower() for column in columns if lower_is_better(column)]
+    evaluation = frame.view().evaluation
+    macro = task == CLASSIFICATION and evaluation.protocol == "default"
+    frame.note(
+        f"How to read it: below each figure stands its 95 % interval, which says how far it might move with other "
+        f"{frame.view().groups}; ★ marks the best of a column (the lowest for {sentences.listed(direction, 9)}). "
+        "Where intervals overlap widely, the order may be chance: “Better, or noise?” below says it. "
+        f"{rows[0]['samples']:,} images of {rows[0]['groups']:,} groups (patients, where the set names "
+        f"them), {evaluation.data}, {evaluation.key}."
+        + (" Tumors found, healthy passed and AUC are means over the classes." if macro else ""),
+        rows,
+        f"compare-{task}.csv",
+    )
+
+
+def cell(row: dict, column: str, best: float | None) -> tuple[str, str]:
+    """A figure and its interval."""
+    value, _, interval = text(row, column, best).partition(" (")
+    return value, interval.rstrip(")")
+
+
+def everything(rows: list[dict], metrics: list[str], task: str) -> None:
+    """All metrics and costs, to sort."""
     columns = [*metrics, *COSTS]
     best = {column: records.best(rows, column) if len(rows) > 1 else None for column in columns}
     data = pd.DataFrame(rows)[["model", "budget", *columns, "network", "start"]]
@@ -69,11 +127,6 @@ def table(rows: list[dict], metrics: list[str], task: str) -> None:
         # By place, not by value: two models with the same value have intervals of their own.
         cells = {column: text(row, column, best[column]) for column in columns}
         style = style.format(cells, subset=([i], columns))
-    for column in columns:
-        style = style.set_properties(
-            subset=(data.index[data[column] == best[column]], [column]),
-            **{"font-weight": "700", "background-color": "rgba(15, 157, 119, .18)"},
-        )
     titles = {"model": "Model", "budget": "Budget", "network": "Network", "start": "First weights"}
     st.dataframe(
         style,
@@ -86,26 +139,16 @@ def table(rows: list[dict], metrics: list[str], task: str) -> None:
                 name: st.column_config.NumberColumn(
                     heading(name),
                     help=definition(name),
-                    # Auto width measures the plain text, and the best is bold with a star.
-                    width=215 if name in metrics else 120,
+                    # Auto width measures the plain text, and the best has a star.
+                    width=195 if name in metrics else 110,
                 )
                 for name in columns
             },
         },
     )
-    direction = [readable(column) for column in metrics if lower_is_better(column)]
-    evaluation = frame.view().evaluation
-    macro = task == CLASSIFICATION and evaluation.protocol == "default"
-    frame.note(
-        f"How to read it: each figure with its 95 % interval, which says how far it might move with other "
-        f"{frame.view().groups}; ★ marks the best of a column (the lowest for {', '.join([*direction, 'costs'])}). "
-        f"Where intervals overlap widely, the order may be chance. A click on a column's name sorts, resting on it "
-        "explains. A reduced budget is less training than the recipe asks for. "
-        f"{rows[0]['samples']:,} images of {rows[0]['groups']:,} groups (patients, where the set names "
-        f"them), {evaluation.data}, {evaluation.key}."
-        + (" Precision, recall, specificity, F1 and AUC are means over the classes." if macro else ""),
-        rows,
-        f"compare-{task}.csv",
+    st.caption(
+        "A click on a column's name sorts, resting on it explains. A reduced budget is less training than the recipe "
+        "asks for."
     )
 
 
@@ -151,17 +194,31 @@ def intervals(rows: list[dict], metric: str, task: str) -> None:
     )
 
 
-def apart(view: frame.View, task: str, metric: str) -> None:
-    """How far the other models are from the best, on the same draws."""
+def differences(view: frame.View, shown: list[dict], metric: str) -> list[dict]:
+    """How far the other models are from the best, on the same draws; in words, the closest first."""
+    runs = {row["model"]: view.runs[row["model"]] for row in shown}
+    if len(runs) < 2:
+        return []
+    measured = frame.collect(runs, tables.measured, view.evaluation)
     try:
-        rows = tables.differences(list(view.of(task).values()), view.evaluation, [metric])
+        rows = tables.differences(
+            [runs[words] for words in measured], view.evaluation, [metric], list(measured.values())
+        )
     except BthubError as error:
         frame.say([str(error)])
-        return
+        return []
+    by_id = {run.id: words for words, run in runs.items()}
+    rows = [{**row, "best": by_id[row["best"]], "model": by_id[row["model"]]} for row in rows]
+    return sorted(rows, key=lambda row: abs(row["difference"]))
+
+
+def better(view: frame.View, task: str, metric: str, rows: list[dict]) -> None:
+    """Whether the best one is better, or whether it is noise."""
     if not rows:
         st.caption("Not defined on this split.")
         return
     best = rows[0]["best"]
+    st.subheader(f"Better, or noise? {frame.titled(metric)}", anchor=False)
     verdict = {True: f"{best} is better", False: "can't be told apart", None: f"too few {view.groups} to say"}
     data = pd.DataFrame(
         {
@@ -172,7 +229,11 @@ def apart(view: frame.View, task: str, metric: str) -> None:
             "Verdict": [verdict[row["apart"]] for row in rows],
         }
     )
-    st.dataframe(data.style.format("{:+.3f}", subset=list(data.columns[1:4]), na_rep="–"), hide_index=True)
+    st.dataframe(
+        data.style.format("{:+.3f}", subset=list(data.columns[1:4]), na_rep="–"),
+        hide_index=True,
+        alt="; ".join(f"{row['model']}: {verdict[row['apart']]}" for row in rows),
+    )
     frame.note(
         f"How to read it: the difference in {readable(metric)} from {best}, with its 95 % interval. Both models are "
         f"measured on the same draws of {view.groups}, so those that are hard for both cancel out, and this interval "
@@ -212,10 +273,9 @@ def scatter(rows: list[dict], metric: str, cost: str, task: str) -> None:
 def matrices(view: frame.View) -> None:
     with st.expander("Confusion matrices"):
         frame.confusions(frame.collect(view.of(CLASSIFICATION), records.confusion, view.evaluation), list(view.every))
-        st.caption(
+        frame.how(
             "How to read it: a row is what the slices are, a column what the model called them, at its own threshold."
         )
 
 
-for kind in (CLASSIFICATION, SEGMENTATION):
-    section(kind)
+main()

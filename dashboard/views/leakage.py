@@ -1,5 +1,6 @@
 """Leakage: the same model split by slice and by patient, and why the figures differ."""
 
+import sentences
 import streamlit as st
 
 import charts
@@ -14,6 +15,11 @@ METRICS = {
     CLASSIFICATION: ["accuracy", "roc_auc", "f1"],
     SEGMENTATION: ["dice_tumor_slices_pooled", "iou_tumor_slices_pooled"],
 }
+PROTOCOLS = ("patient", "slice")
+TITLES = {
+    SEGMENTATION: "The same network's outlines under both splits",
+    CLASSIFICATION: "The same detector under both splits",
+}
 PATIENTS = 14
 LIKELIER = " A detector calls the likelier class here, as published ones do, whatever its threshold."
 
@@ -22,33 +28,68 @@ def main() -> None:
     view = frame.view()
     leaking, tests = leakage.with_neighbor_in_train("slice")
     clean, patient_tests = leakage.with_neighbor_in_train("patient")
-    st.markdown(
+    pairs = pairs_of(view)
+    seen = copies_of(view)
+    head = st.container()
+    frame.explain(
         "A scan is a pile of slices a few millimeters apart, and two neighbors look almost alike. Papers often deal "
         "the slices out at random. Then nearly every test slice has its twin in the training set, and a model that "
-        "merely *remembers patients* can look as good as one that *knows tumors*. Split by patient, the test asks "
-        "what a clinic would ask: what about somebody new? This page shows all runs and both protocols, whatever is "
-        "chosen above."
+        "merely remembers patients can look as good as one that knows tumors. Split by patient, the test asks "
+        "what a clinic would ask: what about somebody new? This page shows all runs and both protocols; the strongest "
+        "evidence comes first."
     )
-    columns = st.columns(2)
-    columns[0].metric(
-        "Test slices with a neighbor in training, split by slice",
-        f"{leaking / tests:.0%}",
-        f"{leaking} of {tests}",
-        delta_color="off",
-        delta_arrow="off",
-        border=True,
-    )
-    columns[1].metric(
-        "The same, split by patient",
-        f"{clean / patient_tests:.0%}",
-        f"{clean} of {patient_tests}",
-        delta_color="off",
-        delta_arrow="off",
-        border=True,
-    )
+    if seen:
+        copies(view, seen)
+    gaps = {task: measured(view, task, pairs) for task in (SEGMENTATION,)}
+    st.subheader("Why: neighbors on both sides", anchor=False)
+    for column, (title, some, of) in zip(
+        st.columns(2),
+        (
+            ("Test slices with a neighbor in training, split by slice", leaking, tests),
+            ("The same, split by patient", clean, patient_tests),
+        ),
+        strict=True,
+    ):
+        column.metric(title, f"{some / of:.0%}", f"{some} of {of}", delta_color="off", delta_arrow="off", border=True)
     strips()
-    measured(view)
-    copies(view)
+    measured(view, CLASSIFICATION, pairs)
+    if not any(pair.comparable for pair in pairs):
+        st.subheader("The same network under both splits", anchor=False)
+        frame.missing(
+            "It takes one network trained and measured under both protocols. No such pair is among the runs yet. For a "
+            "ResUNet and a detector split by slice:",
+            f"{frame.COMMANDS[SEGMENTATION]}-resunet --set protocol=slice\n"
+            f"{frame.COMMANDS[CLASSIFICATION]}-detector --set protocol=slice encoder_from=runs/NAME-resunet\n"
+            "bthub evaluate runs/NAME-resunet --data data/lgg --split test\n"
+            "bthub evaluate runs/NAME-detector --data data/lgg --split test",
+        )
+    with head:
+        frame.headline(sentences.leaking(leaking / tests, clean / patient_tests, largest_gap(seen), gaps[SEGMENTATION]))
+    left_out(view, pairs)
+
+
+def pairs_of(view: frame.View) -> list[leakage.Pair]:
+    """Runs split by slice, each with its partner split by patient."""
+    known = frame.collect(view.every, records.trained_on)
+    known = frame.collect({name: view.every[name] for name in known}, records.initialization)
+    return leakage.leakage_pairs(view.every[name] for name in known)
+
+
+def copies_of(view: frame.View) -> list[dict]:
+    """Accuracy on copies of known pictures and on the others, of all models that were measured on such a set."""
+    found = frame.collect(view.every, records.by_seen)
+    return [{**row, "model": words} for words, rows in found.items() for row in rows if row["value"] is not None]
+
+
+def largest_gap(rows: list[dict]) -> dict | None:
+    """The model that lives most on copies: its accuracy on them and on the other pictures."""
+    gaps = {}
+    for row in rows:
+        part = next((part for part, words in records.SEEN.items() if words == row["part"]), None)
+        if part:
+            gaps.setdefault(row["model"], {"model": row["model"]})[part] = row["value"]
+    whole = [gap for gap in gaps.values() if {"seen", "unseen"} <= gap.keys()]
+    return max(whole, key=lambda gap: gap["seen"] - gap["unseen"], default=None)
 
 
 def strips() -> None:
@@ -64,9 +105,8 @@ def strips() -> None:
     for column, chart, protocol in zip(
         st.columns(2, gap="medium"), charts.split_strips(rows), ("patient", "slice"), strict=True
     ):
-        column.altair_chart(
-            chart, width="stretch", alt=f"Splits of the slices of {len(shown)} patients under protocol {protocol}"
-        )
+        with column:
+            frame.draw(chart, f"Splits of the slices of {len(shown)} patients under protocol {protocol}")
     frame.note(
         f"How to read it: a line is a patient ({len(shown)} of 100, from each split some), a cell a slice. Split by "
         "patient, a line has one color. Split by slice, red test cells sit between blue training cells: their "
@@ -76,50 +116,77 @@ def strips() -> None:
     )
 
 
-def measured(view: frame.View) -> None:
-    st.subheader("What it does to the figures")
-    known = frame.collect(view.every, records.trained_on)
-    known = frame.collect({name: view.every[name] for name in known}, records.initialization)
-    pairs = leakage.leakage_pairs(view.every[name] for name in known)
-    if not any(pair.comparable for pair in pairs):
-        frame.missing(
-            "It takes one network trained and measured under both protocols. No such pair is among the runs yet. For a "
-            "ResUNet and a detector split by slice:",
-            f"{frame.COMMANDS[SEGMENTATION]}-resunet --set protocol=slice\n"
-            f"{frame.COMMANDS[CLASSIFICATION]}-detector --set protocol=slice encoder_from=runs/NAME-resunet\n"
-            "bthub evaluate runs/NAME-resunet --data data/lgg --split test\n"
-            "bthub evaluate runs/NAME-detector --data data/lgg --split test",
+def measured(view: frame.View, task: str, pairs: list[leakage.Pair]) -> tuple[float, float] | None:
+    """The same network under both splits, and whether the data show a gap.
+
+    Returns:
+        The first pair's values in the task's first metric, split by patient and by slice; None without a pair.
+    """
+    own = [pair for pair in pairs if pair.patient.task == task and pair.comparable]
+    rows = [row for pair in own for row in both(view, pair)]
+    if not rows:
+        return None
+    st.subheader(TITLES[task], anchor=False)
+    metrics = METRICS[task]
+    metric = st.segmented_control(
+        "Metric", metrics, default=metrics[0], required=True, format_func=frame.titled, key=f"leakage {task}"
+    )
+    points = [row for row in rows if row["metric"] == metric]
+    st.markdown(f"{verdict(points, readable(metric))} {definition(metric)}")
+    points += reported(metric)
+    frame.figure(
+        charts.leakage(points, f"{frame.titled(metric)} on the test split"),
+        caption="How to read it: the same network and recipe, trained and tested under either protocol. A line has "
+        "the name of the run split by slice. Its dashed part is the gap: what leaks moves the slice dot up, but "
+        "the test slices differ too, so a gap within the bars is no lesson. Gray dots are what papers report, all "
+        "split by slice or image. Bars are 95 % intervals over patients."
+        + (LIKELIER if task == CLASSIFICATION else ""),
+        alternative=f"{readable(metric)} by protocol: "
+        + "; ".join(f"{p['line']}, {p['protocol']}: {p['value']:.3f}" for p in points),
+        rows=points,
+        file=f"leakage-{task}.csv",
+        key=False,
+    )
+    first = [
+        next((r["value"] for r in rows if r["protocol"] == p and r["metric"] == metrics[0]), None) for p in PROTOCOLS
+    ]
+    return None if None in first else (first[0], first[1])
+
+
+def verdict(points: list[dict], metric: str) -> str:
+    """Whether the data show that a split by slice flatters, in a sentence."""
+    lines: dict[str, dict] = {}
+    for point in points:
+        lines.setdefault(point["line"], {})[point["protocol"]] = point
+    up = [line for line in lines.values() if line["slice"]["value"] > line["patient"]["value"]]
+    clear = [line for line in up if (line["slice"]["low"] or 0) > (line["patient"]["high"] or 1)]
+    best = max(lines.values(), key=lambda line: line["slice"]["value"] - line["patient"]["value"])
+    both = f"{best['patient']['value']:.3f} by patient, {best['slice']['value']:.3f} by slice"
+    many = "in the one pair here" if len(lines) == 1 else f"in {len(up) or 'none'} of {len(lines)} pairs"
+    if up:
+        gap = best["slice"]["value"] - best["patient"]["value"]
+        said = f"Split by slice the {metric} is higher {many}, by up to {gap:.3f} ({both})."
+    else:
+        said = f"Split by slice the {metric} is {'not higher' if len(lines) == 1 else 'higher'} {many} ({both})."
+    if clear:
+        return f"{said} In {len(clear)} the intervals don't overlap: **the split flatters.**"
+    if len(up) * 2 > len(lines):
+        return (
+            f"{said} The intervals overlap, so each gap by itself may be chance: **these figures point to leakage, but "
+            "don't prove it.**"
         )
-        return
-    for task, metrics in METRICS.items():
-        own = [pair for pair in pairs if pair.patient.task == task and pair.comparable]
-        rows = [row for pair in own for row in both(pair)]
-        if not rows:
-            continue
-        metric = st.segmented_control(
-            "Metric", metrics, default=metrics[0], required=True, format_func=frame.titled, key=f"leakage {task}"
-        )
-        st.caption(definition(metric))
-        points = [row for row in rows if row["metric"] == metric] + reported(metric)
-        frame.figure(
-            charts.leakage(points, f"{frame.titled(metric)} on the test split"),
-            caption="How to read it: the same network and recipe, trained and tested under either protocol. A line has "
-            "the name of the run split by slice. Its dashed part is the gap: what leaks moves the slice dot up, but "
-            "the test slices differ too, so a gap within the bars is no lesson. Gray dots are what papers report, all "
-            "split by slice or image. Bars are 95 % intervals over patients."
-            + (LIKELIER if task == CLASSIFICATION else ""),
-            alternative=f"{readable(metric)} by protocol: "
-            + "; ".join(f"{p['line']}, {p['protocol']}: {p['value']:.3f}" for p in points),
-            rows=points,
-            file=f"leakage-{task}.csv",
-            key=False,
-        )
+    return (
+        f"{said} **These figures don't show leakage.** That doesn't say there is none: the two test sets are different "
+        "slices, and so few patients leave wide intervals."
+    )
+
+
+def left_out(view: frame.View, pairs: list[leakage.Pair]) -> None:
+    """What else sets the two runs of a pair apart."""
     longer, other = [], []
     for pair in pairs:
         if pair.differences:
-            words = (
-                f"{records.name(pair.slice)} and {records.name(pair.patient)} differ in {', '.join(pair.differences)}"
-            )
+            words = f"{view.called(pair.slice)} and {view.called(pair.patient)} differ in {', '.join(pair.differences)}"
             (longer if pair.comparable else other).append(words)
     if longer:
         st.caption("Trained for a different length: " + "; ".join(longer) + ".")
@@ -127,24 +194,23 @@ def measured(view: frame.View) -> None:
         st.caption("Not shown, because it isn't the protocol alone: " + "; ".join(other) + ".")
 
 
-def copies(view: frame.View) -> None:
-    rows = [row for found in frame.collect(view.every, records.by_seen).values() for row in found]
-    if not rows:
-        return
-    st.subheader("The same picture twice")
-    st.markdown(
-        "A set of pictures without names of patients leaks in a plainer way: the test folder may hold pictures of the "
-        "training folder, in another size or with another margin. Such copies aren't seen by comparing files; "
-        "thumbnails find them, unless they were turned. "
-        "A model that remembers them is right on the copies, and only the others test it. Which classes the others "
-        "are of matters too: the card has the confusion matrix."
-    )
-    points = [{"line": row["model"], "protocol": row["part"], **row} for row in rows if row["value"] is not None]
+def copies(view: frame.View, rows: list[dict]) -> None:
+    st.subheader("The same picture twice", anchor=False)
+    gap = largest_gap(rows)
+    if gap:
+        st.markdown(
+            f"The plainest evidence: {gap['model']} is right on {sentences.percent(gap['seen'])} of the test pictures "
+            f"that it has seen a copy of, and on {sentences.percent(gap['unseen'])} of the others. A set of pictures "
+            "without names of patients may hold the same picture in training and test, in another size or with "
+            "another margin; thumbnails find such copies, unless they were turned. The two groups also differ in "
+            "which classes they hold, which is part of the gap: the card has the confusion matrix."
+        )
+    points = [{"line": row["model"], "protocol": row["part"], **row} for row in rows]
     frame.figure(
         charts.leakage(points, "accuracy on the test split", charts.COPIES),
-        caption="How to read it: a line is a model. The orange dot is its accuracy on test pictures that have a copy "
-        "in train or validation, the green one on those that have none, the gray one on all, as papers report it. "
-        "Bars are 95 % intervals over pictures.",
+        caption="How to read it: a line is a model. The orange square is its accuracy on test pictures that have a "
+        "copy in train or validation, the green dot on those that have none, the gray triangle on all, as papers "
+        "report it. Bars are 95 % intervals over pictures.",
         alternative="Accuracy on copies and on the other pictures: "
         + "; ".join(f"{p['model']}, {p['pictures']} {p['part']}: {p['value']:.3f}" for p in points),
         rows=rows,
@@ -153,9 +219,9 @@ def copies(view: frame.View) -> None:
     )
 
 
-def both(pair: leakage.Pair) -> list[dict]:
+def both(view: frame.View, pair: leakage.Pair) -> list[dict]:
     """The figures of both runs of a pair on their own test split; none where either lacks them."""
-    rows, line = [], f"{records.name(pair.slice)}, {pair.network}"
+    rows, line = [], view.called(pair.slice)
     for protocol, run in (("patient", pair.patient), ("slice", pair.slice)):
         known = frame.collect({records.name(run): run}, records.evaluations).get(records.name(run), [])
         evaluation = next((e for e in known if e.key == f"{protocol}/test"), None)
@@ -168,7 +234,7 @@ def both(pair: leakage.Pair) -> list[dict]:
         found = frame.collect({records.name(run): run}, records.figures, evaluation, True)
         for figures in found.values():
             rows += [
-                {"line": line, "protocol": protocol, "model": records.name(run), "metric": name, **value}
+                {"line": line, "protocol": protocol, "model": view.called(run), "metric": name, **value}
                 for name, value in figures.items()
                 if value["value"] is not None
             ]

@@ -1,5 +1,6 @@
 """Learning: loss and metric by epoch, the learning-rate finder, and what the first weights are worth."""
 
+import sentences
 import streamlit as st
 
 import charts
@@ -65,6 +66,18 @@ def epochs(task: str, runs: dict[str, RunFolder]) -> None:
         )
 
 
+def headline() -> None:
+    """When each training was at its best."""
+    view = frame.view()
+    histories = frame.collect(view.runs, records.history)
+    kept = frame.collect({name: view.runs[name] for name in histories}, records.best_epoch)
+    rows = [
+        {"model": name, "kept": kept[name] + 1, "trained": len(histories[name])} for name in kept if histories[name]
+    ]
+    if rows:
+        frame.headline(sentences.learning(rows))
+
+
 def titled(column: str) -> str:
     return frame.titled(column.removeprefix("validation_"))
 
@@ -125,12 +138,13 @@ def first_weights() -> None:
     for task, metric in COMPARED_BY.items():
         runs = {name: run for name, run in view.measured.items() if run.task == task}
         figures = frame.collect(runs, records.row, view.evaluation)
+        called = {records.name(run): words for words, run in runs.items()}
         known = frame.collect({name: runs[name] for name in figures}, records.trained_on)
         groups = records.by_initialization(runs[name] for name in known)
         rows = [
             {
                 "network": network,
-                "model": line["model"],
+                "model": called[line["model"]],
                 "start": line["start"],
                 **{
                     end: line[key]
@@ -138,7 +152,7 @@ def first_weights() -> None:
                 },
             }
             for network, group in groups.items()
-            for line in (figures[records.name(run)] for run in group)
+            for line in (figures[called[records.name(run)]] for run in group)
             if line[metric] is not None
         ]
         if rows:
@@ -168,7 +182,7 @@ def first_weights() -> None:
         )
 
 
-st.markdown("How each model got where it is: a line a model, a point an epoch, from the run's own record.")
+headline()
 for kind in TITLES:
     epochs(kind, frame.view().of(kind))
 finder()

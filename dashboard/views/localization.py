@@ -1,5 +1,9 @@
 """Localization: Dice by patient and by tumor size, and the masks themselves, the worst first."""
 
+import statistics
+
+import prepared
+import sentences
 import streamlit as st
 
 import charts
@@ -21,7 +25,8 @@ KINDS = {
 
 def main() -> None:
     view = frame.view()
-    st.markdown(
+    head = st.container()
+    frame.explain(
         "**Dice** is twice the overlap of two outlines divided by their two areas: 1 where they are the same, 0 where "
         "they don't meet. Two expert readers agree at about 0.84 on these scans (Buda, Saha and Mazurowski, 2019)."
     )
@@ -30,6 +35,9 @@ def main() -> None:
         st.info("Choose a ResUNet that was measured on this split. To train one:")
         st.code(frame.COMMANDS[SEGMENTATION], "sh")
         return
+    if said := point(view, found):
+        with head:
+            frame.headline(said)
     left, right = st.columns([1, 1], gap="large")
     with left:
         patients(view, found)
@@ -38,17 +46,37 @@ def main() -> None:
     gallery(view, found)
 
 
+def point(view: frame.View, found: dict[str, list[dict]]) -> str | None:
+    """How well the best model outlines, and which tumors are hard for it."""
+    means = means_of(view, found)
+    if not means:
+        return None
+    best = max(means, key=lambda row: row["value"])["model"]
+    of_size = {
+        size: [line["dice"] for line in found[best] if line["size"] == size and line["dice"] is not None]
+        for size in per_image.SIZES
+    }
+    medians = [statistics.median(dice) if dice else None for dice in of_size.values()]
+    return sentences.localization(means, medians[0], medians[-1])
+
+
+def means_of(view: frame.View, found: dict[str, list[dict]]) -> list[dict]:
+    """The mean Dice over patients of each model, where it is known."""
+    figures = frame.collect({n: view.runs[n] for n in found}, records.figures, view.evaluation)
+    return [
+        {"model": name, "value": value}
+        for name, of_run in figures.items()
+        if (value := of_run.get("dice_volume_mean", {}).get("value")) is not None
+    ]
+
+
 def patients(view: frame.View, found: dict[str, list[dict]]) -> None:
     st.subheader("By patient")
     rows = [{"model": name, **line} for name, lines in found.items() for line in per_image.dice_by_patient(lines)]
     if not rows:
         st.caption("No patient of this split has a tumor.")
         return
-    means = [
-        {"model": name, "value": figures["dice_volume_mean"]["value"]}
-        for name, figures in frame.collect({n: view.runs[n] for n in found}, records.figures, view.evaluation).items()
-        if "dice_volume_mean" in figures
-    ]
+    means = means_of(view, found)
     frame.figure(
         charts.dice_by_patient(rows, list(view.every), means),
         caption="How to read it: a dot is one patient, all slices together, the worst on top; a large dot is a large "
@@ -85,13 +113,17 @@ def sizes(view: frame.View, found: dict[str, list[dict]]) -> None:
 
 def gallery(view: frame.View, found: dict[str, list[dict]]) -> None:
     st.subheader("The masks, worst first")
-    at_hand = pictures.slices(view.evaluation)
+    at_hand = pictures.previews(view.evaluation)
     controls = st.columns([2, 2, 2, 2], vertical_alignment="bottom")
     name = controls[0].selectbox("Model", list(found), key="gallery_model", bind="query-params")
     kind = controls[1].selectbox("Slices", list(KINDS), key="gallery_kind", bind="query-params")
     institutions = sorted({line["institution"] for line in found[name] if "institution" in line})
     institution = controls[2].selectbox("Institution", ["All", *institutions], key="institution", bind="query-params")
-    live = controls[3].toggle("Draw its masks", value=True, help="Loads the model, which takes seconds the first time.")
+    live = controls[3].toggle(
+        "Draw its masks",
+        value=True,
+        help="Those of the shipped models are there already; others are drawn while you wait.",
+    )
     lines = [
         line
         for line in sorted(found[name], key=lambda line: (line["dice"] or 0, -line["predicted_px"]))
@@ -106,11 +138,19 @@ def gallery(view: frame.View, found: dict[str, list[dict]]) -> None:
     )
     run = view.runs[name]
     live = live and name in models.ready({name: run})
+    waiting = [line for line in shown if prepared.outline(run, records.image_key(line)) is None] if live else []
+    bar = st.progress(0.0, f"{name} draws") if waiting else None
+    tiles = []
     try:
-        with st.spinner("The model draws"):
-            frame.gallery([tile(at_hand, run, line, live) for line in shown])
+        for i, line in enumerate(shown):
+            tiles.append(tile(at_hand, run, line, live))
+            if bar:
+                bar.progress((i + 1) / len(shown), f"{name} draws")
     except BthubError as error:
         frame.say([str(error)])
+    if bar:
+        bar.empty()
+    frame.gallery(tiles)
     with st.expander(f"All {len(lines)} slices as a table"):
         st.dataframe(
             lines,

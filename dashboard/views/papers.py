@@ -4,13 +4,16 @@ import html
 import re
 from collections.abc import Iterable
 
+import sentences
 import streamlit as st
 
+import charts
 import frame
 from bthub.data.splits import FOLD_PROTOCOLS
 from bthub.errors import BthubError
 from bthub.evaluation import published
 from bthub.evaluation.cross_validation import cross_validation, folds, without_fold
+from bthub.metrics.info import readable as in_words
 from bthub.runs import records
 from bthub.runs.folder import CLASSIFICATION, RunFolder
 
@@ -22,7 +25,8 @@ SPLIT[TOGETHER] = f"{len(FOLD_PROTOCOLS)}-fold cross-validation by patient, all 
 
 
 def main() -> None:
-    st.markdown(
+    head = st.container()
+    frame.explain(
         "What published systems report, and what the runs here measured in the same metric, on their test splits. A "
         "difference has a reason: another split, another data set, another recipe. Each is named. Detectors call the "
         "likelier class here, as published ones do, whatever their threshold. This page shows all runs and both "
@@ -31,14 +35,20 @@ def main() -> None:
     every = frame.view().every
     runs = [every[name] for name in frame.collect(every, readable)]
     whole = cross_validations(runs)
-    downloads = []
-    for key, paper in published.reported().items():
-        rows = [row for figure in paper["figures"] for row in compared(key, figure, runs, whole)]
-        downloads += [{"paper": key, **row} for row in rows]
-        with st.container(border=True):
-            st.subheader(paper["title"], anchor=key)
+    papers = published.reported()
+    rows = {
+        key: [row for figure in paper["figures"] for row in compared(key, figure, runs, whole)]
+        for key, paper in papers.items()
+    }
+    downloads = [{"paper": key, **row} for key, of_paper in rows.items() for row in of_paper]
+    with head:
+        frame.headline(sentences.papers(*standing(downloads)))
+    plots(papers, rows)
+    st.subheader("Each paper in words", anchor=False)
+    for key, paper in papers.items():
+        with st.expander(paper["title"]):
             st.markdown(f"**Data** {paper['data']}  \n**Split** {paper['split']}  \n**Recipe** {paper['recipe']}")
-            st.html(table(paper["figures"], rows))
+            st.html(table(paper["figures"], rows[key]))
     frame.note(
         "How to read it: a paper's figure stands beside each run here that is comparable in network, task and kind of "
         "data, those that follow the paper's own recipe first, and says what the run began with, how long it trained, "
@@ -47,6 +57,73 @@ def main() -> None:
         downloads,
         "papers.csv",
     )
+
+
+def standing(rows: list[dict]) -> tuple[int, int, int]:
+    """How many reported figures lie above, below and within the interval of what was measured the same way.
+
+    Of each figure the run counts that stands first: that of the paper's own recipe, if there is one.
+    """
+    first: dict[tuple[str, str], dict] = {}
+    for row in rows:
+        if row["reported"] is not None and row["low"] is not None:
+            first.setdefault((row["paper"], row["what"]), row)
+    above = sum(row["reported"] > row["high"] for row in first.values())
+    below = sum(row["reported"] < row["low"] for row in first.values())
+    return above, below, len(first) - above - below
+
+
+def plots(papers: dict[str, dict], rows: dict[str, list[dict]]) -> None:
+    """A dot plot for each metric: what each paper reports, and what was measured like it."""
+    metrics: dict[str, list[dict]] = {}
+    for key, paper in papers.items():
+        for figure in paper["figures"]:
+            metrics.setdefault(figure["like"]["metric"], []).extend(points(key, figure, rows[key]))
+    metrics = {metric: found for metric, found in metrics.items() if len({point["kind"] for point in found}) > 1}
+    if not metrics:
+        return
+    metric = st.segmented_control(
+        "Metric", list(metrics), default=next(iter(metrics)), required=True, format_func=in_words, key="papers_metric"
+    )
+    frame.figure(
+        charts.dot_plot(metrics[metric], frame.titled(metric)),
+        caption="How to read it: a line is a figure of a paper, the orange diamond what it reports. Blue dots are runs "
+        "here that follow the paper's recipe, gray squares other runs that are comparable, each with "
+        "its 95 % interval. "
+        "A diamond to the right of all dots is a figure that nobody reached here, mostly because its split lets test "
+        "slices share patients with training; the texts below say why, figure by figure.",
+        alternative=f"{in_words(metric)}: "
+        + "; ".join(f"{p['line']}, {p['kind']} {p['value']:.3f}" for p in metrics[metric]),
+        rows=metrics[metric],
+        file=f"papers-{metric}.csv",
+        key=False,
+    )
+
+
+def points(paper: str, figure: dict, rows: list[dict]) -> list[dict]:
+    """The marks of one reported figure; none where nothing was measured like it."""
+    here = [row for row in rows if row["what"] == figure["what"]]
+    if not here:
+        return []
+    line = f"{paper}: {figure['what']}" if len(figure["what"]) < 44 else f"{paper}: {figure['what'][:42]}…"
+    found = []
+    if figure["value"] is not None:
+        found.append(
+            {
+                "line": line,
+                "kind": next(iter(charts.SAID)),
+                "model": paper,
+                "value": figure["value"],
+                "low": None,
+                "high": None,
+            }
+        )
+    for row in here:
+        kind = "here, the paper's recipe" if row["recipe"] == "the paper's" else "here, another recipe"
+        found.append(
+            {"line": line, "kind": kind, "model": row["model"], **{end: row[end] for end in ("value", "low", "high")}}
+        )
+    return found
 
 
 def compared(paper: str, figure: dict, runs: Iterable[RunFolder], whole: dict[str, dict]) -> list[dict]:

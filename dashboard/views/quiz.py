@@ -3,6 +3,7 @@
 import random
 
 import numpy as np
+import sentences
 import streamlit as st
 from PIL import Image
 
@@ -21,8 +22,10 @@ YOU = "You"
 
 def main() -> None:
     view = frame.view()
-    found = frame.collect(view.of(CLASSIFICATION), per_image.detector_scores, view.evaluation)
+    runs = {name: run for name, run in view.of(CLASSIFICATION).items() if len(run.config.get("label_names", [])) == 2}
+    found = frame.collect(runs, per_image.detector_scores, view.evaluation)
     at_hand = pictures.slices(view.evaluation)
+    head = st.container()
     number = st.number_input(
         "Quiz number",
         1,
@@ -40,7 +43,18 @@ def main() -> None:
         st.info("A quiz needs slices with and without a tumor, and this split has none at hand.")
         return
     answers: dict = st.session_state.setdefault(f"answers {number} {view.evaluation.key}", {})
+    with head:
+        frame.headline(opening(at_hand, questions, answers))
     play(view, found, at_hand, questions, answers)
+
+
+def opening(at_hand: pictures.Slices, questions: list[pictures.Key], answers: dict[pictures.Key, bool]) -> str:
+    """What the quiz asks, or how it went so far."""
+    asked = [key for key in questions if key in answers]
+    if not asked:
+        return f"{len(questions)} slices, half of them with a tumor: say what you see before the models do."
+    right = sum(answers[key] == (at_hand.keys[key] > 0) for key in asked)
+    return f"So far you are right on **{right} of {len(asked)}** slices."
 
 
 def draw(keys: dict[pictures.Key, int], number: int, evaluation: str) -> list[pictures.Key]:
@@ -165,7 +179,7 @@ def go_on() -> None:
 
 def called(scores: Scores) -> dict[pictures.Key, tuple[bool, float]]:
     """What a model called each image, and its probability of tumor."""
-    tumor = scores.labels.index(per_image.TUMOR)
+    tumor = scores.tumor
     return {
         records.image_key(row): (bool(call == tumor), float(p))
         for row, call, p in zip(scores.rows, scores.called, scores.p_tumor, strict=True)
@@ -203,8 +217,26 @@ def finish(view: frame.View, at_hand: pictures.Slices, questions: list, answers:
     st.subheader(f"{right} of {len(questions)} right")
     missed = sum(at_hand.keys[key] > 0 and not answers[key] for key in questions)
     st.markdown(f"{missed} tumors missed, {len(questions) - right - missed} false alarms.")
+    wrong = [key for key in questions if answers[key] != (at_hand.keys[key] > 0)]
+    if wrong:
+        st.subheader("The slices that you missed", anchor=False)
+        frame.gallery(missed_tile(at_hand, key, calls) for key in wrong)
     score(view, at_hand, questions, answers, calls)
     st.button("Play again", icon=":material/replay:", on_click=answers.clear)
+
+
+def missed_tile(at_hand: pictures.Slices, key: pictures.Key, calls: dict) -> frame.Tile:
+    """A slice that was answered wrong, with the outline and what the models said."""
+    truth = at_hand.keys[key] > 0
+    known = {name: model[key] for name, model in calls.items() if key in model}
+    same = [name for name, (call, _) in known.items() if call != truth]
+    said = f"{sentences.listed(same)} got it wrong, too" if same else "every model got it right"
+    return frame.Tile(
+        pictures.outlined(at_hand.image(key), {pictures.TRUE: at_hand.mask(key)}),
+        "A tumor that you missed" if truth else "A false alarm of yours",
+        f"{said} · {pictures.label(key)}",
+        f"{pictures.label(key)}, {'with the experts outline in cyan' if truth else 'without a tumor'}: {said}",
+    )
 
 
 main()

@@ -1,6 +1,7 @@
 """Threshold: one slider moves the operating point of all chosen detectors."""
 
 import numpy as np
+import sentences
 import streamlit as st
 
 import charts
@@ -19,13 +20,19 @@ GRID = np.round(np.linspace(0, 1, 101), 3)
 
 def main() -> None:
     view = frame.view()
-    st.markdown(
-        "A detector gives a probability; the **threshold** turns it into a verdict. Lower it and fewer tumors are "
-        "missed, at the price of more false alarms."
+    runs = view.of(CLASSIFICATION)
+    several = [name for name, run in runs.items() if len(run.config.get("label_names", [])) > 2]
+    found = frame.collect(
+        {n: r for n, r in runs.items() if n not in several}, per_image.detector_scores, view.evaluation
     )
-    found = frame.collect(view.of(CLASSIFICATION), per_image.detector_scores, view.evaluation)
+    if several:
+        st.info(
+            f"{sentences.listed(several)} {'tells' if len(several) == 1 else 'tell'} several kinds of tumor apart: the "
+            "most probable one is called, and there is no threshold to move. Choose a data set of tumor and no tumor."
+        )
     if not found:
-        st.info("Choose a model that tells tumor from no tumor, measured on this split.")
+        if not several:
+            st.info("Choose a model that tells tumor from no tumor, measured on this split.")
         return
     try:
         lines = {name: frame.cached(_curves, view.runs[name], view.evaluation) for name in found}
@@ -33,6 +40,9 @@ def main() -> None:
         st.info(str(error))
         return
     operate(view, found, lines)
+
+
+PLACES = {ONE: "With one threshold for all", OWN: "With its own threshold", CHEAPEST: "At its cheapest threshold"}
 
 
 def _curves(run: RunFolder, evaluation: Evaluation) -> tuple[list[dict], list[dict]]:
@@ -43,6 +53,7 @@ def _curves(run: RunFolder, evaluation: Evaluation) -> tuple[list[dict], list[di
 @st.fragment
 def operate(view: frame.View, found: dict[str, Scores], lines: dict) -> None:
     names = list(view.every)
+    head = st.container()
     how = st.segmented_control(
         "Threshold",
         [ONE, OWN, CHEAPEST],
@@ -51,7 +62,7 @@ def operate(view: frame.View, found: dict[str, Scores], lines: dict) -> None:
         key="how",
         bind="query-params",
         help="One for all: the slider. Each its own: what training chose on validation, best in balanced accuracy. "
-        "Cheapest: the lowest cost on validation, for the cost beside.",
+        "Cheapest: the lowest cost on validation, for the cost beside; what it then costs on this split is said.",
     )
     controls = st.columns([3, 1], gap="large", vertical_alignment="bottom")
     slider = controls[0].slider(
@@ -85,11 +96,20 @@ def operate(view: frame.View, found: dict[str, Scores], lines: dict) -> None:
             "model": name,
             **per_image.at_threshold(scores, thresholds[name]),
             "cost": 1000 * per_image.expected_cost(scores, thresholds[name], miss_cost),
+            "own_cost": 1000 * per_image.expected_cost(scores, scores.threshold, miss_cost),
             "cheapest": cheapest[name],
         }
         for name, scores in found.items()
     ]
 
+    with head:
+        frame.headline(sentences.threshold(points, PLACES[how].replace("for all", f"of {slider:.2f} for all") + ","))
+        frame.explain(
+            "A detector gives a probability; the **threshold** turns it into a verdict. Lower it and fewer tumors are "
+            "missed, at the price of more false alarms."
+        )
+    if how == CHEAPEST:
+        st.info(price(points, found, cheapest, chosen_on, miss_cost), icon=":material/savings:")
     frame.confusions(
         {
             p["model"]: (["no tumor", "tumor"], [[p["passed"], p["false_alarms"]], [p["missed"], p["found"]]])
@@ -97,9 +117,9 @@ def operate(view: frame.View, found: dict[str, Scores], lines: dict) -> None:
         },
         names,
     )
-    st.caption("How to read it: a row is what the slices are, a column what the model called them at this threshold.")
+    frame.how("How to read it: a row is what the slices are, a column what the model called them at this threshold.")
     table(points)
-    if how == ONE or chosen_on != "validation":
+    if how != CHEAPEST:
         where = (
             "on validation"
             if chosen_on == "validation"
@@ -161,6 +181,27 @@ def operate(view: frame.View, found: dict[str, Scores], lines: dict) -> None:
         rows=rows,
         file="cost-by-threshold.csv",
     )
+
+
+def price(points: list[dict], found: dict[str, Scores], cheapest: dict[str, float], on: str, miss_cost: float) -> str:
+    """Where the cheapest thresholds were chosen, and what they cost here against the models' own."""
+    where = (
+        "chosen on validation, as it must be, and paid for on other patients"
+        if on == "validation"
+        else "chosen on this very split, which flatters: not every chosen model was measured on validation"
+    )
+    moves = "; ".join(f"{p['model']} {p['own_cost']:.0f} → **{p['cost']:.0f}**" for p in points)
+    dearer = [p["model"] for p in points if p["cost"] > p["own_cost"]]
+    said = (
+        f"For a miss that costs {miss_cost:.0f} false alarms, the cheapest threshold was {where}. "
+        f"Cost of 1,000 slices, at the model's own threshold → at this one: {moves}."
+    )
+    if dearer:
+        said += (
+            f" On this split it makes {sentences.listed(dearer)} dearer: what is cheapest for the few patients of "
+            "validation needn't be for others."
+        )
+    return said
 
 
 def cheapest_thresholds(view: frame.View, found: dict[str, Scores], miss_cost: float) -> tuple[dict[str, float], str]:

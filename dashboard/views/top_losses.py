@@ -1,8 +1,8 @@
-"""Top losses: the slices that each model got most wrong."""
+"""Top losses: the slices that the models got most wrong, each once."""
 
+import sentences
 import streamlit as st
 
-import charts
 import frame
 import pictures
 from bthub.evaluation import per_image
@@ -19,22 +19,28 @@ def losses(run: RunFolder, evaluation: Evaluation) -> list[dict]:
 
 def main() -> None:
     view = frame.view()
-    st.markdown(
-        "The **loss** of a slice is large where the model was sure and wrong. What tops the list shows what a model "
-        "has not learned, or what the labels get wrong."
-    )
     found = frame.collect(view.of(CLASSIFICATION), losses, view.evaluation)
     if not found:
         st.info("Choose a classifier that was measured on this split.")
         return
     rows = [{"model": name, **line} for name, lines in found.items() for line in lines]
+    wrong: dict[tuple, set[str]] = {}
+    for row in rows:
+        if row["kind"] != "right":
+            wrong.setdefault(records.image_key(row), set()).add(row["model"])
+    shared = sum(len(models) == len(found) for models in wrong.values())
+    frame.headline(sentences.losses(len(wrong), len({records.image_key(row) for row in rows}), shared, len(found)))
+    frame.explain(
+        "The **loss** of a slice is large where the model was sure and wrong. What tops the list shows what a model "
+        "has not learned, or what the labels get wrong."
+    )
     rows = filtered(rows, list(found))
     if not rows:
         st.info("Nothing fits these filters.")
         return
     rows.sort(key=lambda row: -row["loss"])
-    gallery(view, rows)
-    st.subheader("The list")
+    gallery(view, rows, len(found))
+    st.subheader("The list", anchor=False)
     st.dataframe(
         rows[:200],
         hide_index=True,
@@ -92,30 +98,42 @@ def filtered(rows: list[dict], names: list[str]) -> list[dict]:
     ]
 
 
-def gallery(view: frame.View, rows: list[dict]) -> None:
-    at_hand = pictures.slices(view.evaluation)
-    palette = charts.colors(list(view.every))
+def gallery(view: frame.View, rows: list[dict], models: int) -> None:
+    """The worst slices, each once, with every model that got it wrong.
+
+    Args:
+        view: what is shown.
+        rows: of `per_image.top_losses`, the worst first.
+        models: how many there are.
+    """
+    at_hand = pictures.previews(view.evaluation)
     # What was called right is shown only where it is asked for.
     wrong = [row for row in rows if row["kind"] != "right"] or rows
-    shown = [row for row in wrong if records.image_key(row) in at_hand.keys][:SHOWN]
-    with_picture = (
-        "the worst first" if at_hand.all_there else "those whose picture comes with the dashboard, the worst first"
-    )
+    by_slice: dict[tuple, list[dict]] = {}
+    for row in wrong:
+        by_slice.setdefault(records.image_key(row), []).append(row)
+    shown = [key for key in by_slice if key in at_hand.keys][:SHOWN]
+    what = "slices that were called wrong" if wrong[0]["kind"] != "right" else "slices"
+    with_picture = "" if at_hand.all_there else " whose picture is at hand"
     st.caption(
-        f"{len(shown)} of {len(wrong)} {'errors' if wrong[0]['kind'] != 'right' else 'slices'}: {with_picture}. Cyan "
-        "is the experts' outline." + ("" if at_hand.all_there else " All pictures: name a data set with `BTHUB_DATA`.")
+        f"{len(shown)} of {len(by_slice)} {what}, the worst{with_picture} first. Cyan is the experts' outline."
+        + ("" if at_hand.all_there else " All pictures: name a data set with `BTHUB_DATA`.")
     )
-    frame.gallery(
-        frame.Tile(
-            pictures.outlined(at_hand.image(key), {pictures.TRUE: at_hand.mask(key)}),
-            f"{row['kind']}, loss {row['loss']:.2f}",
-            f"{row['model']} gave what it is ({row['label'].replace('_', ' ')}) {frame.percent(row['p_label'])} · "
-            f"{pictures.label(key)}",
-            f"{pictures.label(key)}: is {row['label']}, {row['model']} called it {row['called']}",
-            palette[row["model"]],
-        )
-        for row in shown
-        for key in [records.image_key(row)]
+    frame.gallery(tile(at_hand, key, by_slice[key], models) for key in shown)
+
+
+def tile(at_hand: pictures.Slices, key: tuple, rows: list[dict], models: int) -> frame.Tile:
+    """A slice with what each model said of it."""
+    first = rows[0]
+    said = "; ".join(f"{row['model']} {frame.percent(row['p_label'])}" for row in rows)
+    what = first["label"].replace("_", " ")
+    who = "the only model here" if models == 1 else f"{len(rows)} of {models} models"
+    kind = {"missed": "Missed", "false alarm": "False alarm", "confused": "Confused", "right": "Right"}[first["kind"]]
+    return frame.Tile(
+        pictures.outlined(at_hand.image(key), {pictures.TRUE: at_hand.mask(key)}),
+        f"{kind} by {who}" if first["kind"] != "right" else "Right",
+        f"It is {what}, and they gave that: {said} · {pictures.label(key)}",
+        f"{pictures.label(key)}: is {what}; probability of that: {said}",
     )
 
 

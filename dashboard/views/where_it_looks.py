@@ -2,6 +2,8 @@
 
 import numpy as np
 import pandas as pd
+import prepared
+import sentences
 import streamlit as st
 from PIL.Image import Image
 
@@ -9,14 +11,14 @@ import charts
 import frame
 import models
 import pictures
-from bthub.errors import BthubError
 from bthub.runs import records
 from bthub.runs.folder import CLASSIFICATION, SEGMENTATION, RunFolder
 
 
 def main() -> None:
     view = frame.view()
-    st.markdown(
+    head = st.container()
+    frame.explain(
         "A model can be right for the wrong reason. **Grad-CAM** shows which parts of the slice raised the tumor's "
         "score in the last convolutional stage. It is coarse, a few cells across: it says where the evidence lay, and "
         "is no outline."
@@ -29,12 +31,14 @@ def main() -> None:
             "`BTHUB_DATA`."
         )
         return
-    keys = choose(found)
+    controls = st.columns([1, 2], vertical_alignment="bottom")
+    with controls[0]:
+        keys = choose(found)
     if not keys:
         over_all(view)
         return
     named = {" ".join(key): key for key in keys}
-    text = st.selectbox(
+    text = controls[1].selectbox(
         "Slice",
         list(named),
         format_func=lambda text: describe(named[text], found),
@@ -42,7 +46,10 @@ def main() -> None:
         bind="query-params",
         help="Arrow keys go through the list.",
     )
-    show(view, found, named[text])
+    rows = show(view, found, named[text])
+    if rows:
+        with head:
+            frame.headline(sentences.looking(rows))
     over_all(view)
 
 
@@ -50,11 +57,6 @@ def choose(found: pictures.Slices) -> list[pictures.Key]:
     kind = st.segmented_control(
         "Show", ["Tumor", "Healthy", "All"], default="Tumor", required=True, key="kind", bind="query-params"
     )
-    if not found.all_there:
-        st.caption(
-            f"{len(found.keys)} test slices of protocol patient come with the dashboard. All of a split: name a data "
-            "set with `BTHUB_DATA`."
-        )
     return [key for key, area in found.keys.items() if kind == "All" or (area > 0) == (kind == "Tumor")]
 
 
@@ -63,7 +65,12 @@ def describe(key: pictures.Key, found: pictures.Slices) -> str:
     return f"{pictures.label(key)} · {f'tumor of {area:,} px' if area else 'no tumor'}"
 
 
-def show(view: frame.View, found: pictures.Slices, key: pictures.Key) -> None:
+def show(view: frame.View, found: pictures.Slices, key: pictures.Key) -> list[dict]:
+    """The slice as each model sees it.
+
+    Returns:
+        What each classifier says.
+    """
     image, mask = found.image(key), found.mask(key)
     area = f"{mask.sum():,} px" if mask is not None and mask.any() else "none"
     palette = charts.colors(list(view.every))
@@ -76,20 +83,33 @@ def show(view: frame.View, found: pictures.Slices, key: pictures.Key) -> None:
             f"The slice with the experts' outline in cyan, {area}",
         ),
     ]
-    rows, problems = [], []
-    with st.spinner("The models look at the slice"):
-        for name, run in models.ready(view.runs).items():
-            try:
-                if run.task == SEGMENTATION:
-                    tiles.append(drawn(name, run, image, mask, key, palette[name]))
-                else:
-                    heatmap, *said = models.look(run, image, key)
-                    rows.append(tell(name, heatmap, *said, image, mask))
-                    tiles.append(looked(rows[-1], run, image, heatmap, mask, key, palette[name]))
-            except BthubError as error:
-                problems.append(f"{name}: {error}")
+    rows = []
+
+    def seen(name: str, run: RunFolder) -> frame.Tile:
+        if run.task == SEGMENTATION:
+            return drawn(name, run, image, mask, key, palette[name])
+        said = models.look(run, image, mask, key)
+        rows.append(
+            {
+                "model": name,
+                "called": said.label,
+                "probability": said.probability,
+                "agreement": said.agreement,
+                "chance": said.chance,
+            }
+        )
+        return looked(rows[-1], run, image, said.heatmap, mask, key, palette[name])
+
+    def known(run: RunFolder) -> bool:
+        return (prepared.outline(run, key) if run.task == SEGMENTATION else prepared.look(run, key)) is not None
+
+    tiles += [tile for _, tile in models.each(models.ready(view.runs), seen, known)]
     frame.gallery(tiles)
-    frame.say(problems)
+    if not found.all_there:
+        st.caption(
+            f"{len(found.keys)} test slices of protocol patient are here, seen by the models beforehand. All of a "
+            "split: name a data set with `BTHUB_DATA`; the models then look while you wait."
+        )
     caption = (
         "How to read it: bright is where the evidence for a tumor lay; cyan is the experts' outline, red what a "
         "ResUNet drew. **Agreement** is the share of the heat that lies inside the experts' outline. **By chance** is "
@@ -110,7 +130,8 @@ def show(view: frame.View, found: pictures.Slices, key: pictures.Key) -> None:
         )
         frame.note(caption, rows, "where-it-looks.csv")
     else:
-        st.caption(caption)
+        frame.how(caption)
+    return rows
 
 
 def over_all(view: frame.View) -> None:
@@ -183,26 +204,11 @@ def looked(
     color: str,
 ) -> frame.Tile:
     """Where a classifier looks."""
-    from bthub.evaluation.gradcam import overlay
-
     said = f"{row['called']} {frame.percent(row['probability'])}"
     if row["agreement"] is not None:
         said += f", agreement {frame.percent(row['agreement'])}"
-    heat = pictures.outlined(overlay(image, heatmap), {pictures.TRUE: mask})
+    heat = pictures.outlined(prepared.heated(image, heatmap), {pictures.TRUE: mask})
     return frame.Tile(heat, row["model"], f"{said}{trained_on(run, key)}", f"Heat map of {row['model']}: {said}", color)
-
-
-def tell(name: str, heatmap: np.ndarray, label: str, probability: float, image: Image, mask: np.ndarray | None) -> dict:
-    """What a classifier says, and how much of its heat map lies on the tumor."""
-    from bthub.evaluation.gradcam import agreement, chance
-
-    return {
-        "model": name,
-        "called": label,
-        "probability": probability,
-        "agreement": None if mask is None else agreement(heatmap, mask),
-        "chance": chance(image, mask)["head"] if mask is not None and mask.any() else None,
-    }
 
 
 def trained_on(run: RunFolder, key: pictures.Key) -> str:

@@ -1,6 +1,8 @@
 """The dashboard as a class meets it: `dashboard/serve.py` in its own process, its pages in headless Chromium.
 
-BTHUB_SCREENSHOTS=folder pytest tests/test_dashboard_browser.py -k every_page    keeps a picture of each page
+BTHUB_SCREENSHOTS=folder pytest tests/dashboard/test_browser.py -k every_page    keeps a picture of each page
+BTHUB_AXE=axe.min.js pytest tests/dashboard/test_browser.py -k accessible -m slow
+    checks each page with axe-core: `npm pack axe-core@4.11.0` has that file
 """
 
 import json
@@ -19,6 +21,7 @@ from urllib.request import urlopen
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from bthub.project import place_of
 from bthub.runs.folder import METRICS
 
 CHROMIUM = shutil.which("chromium")
@@ -28,13 +31,15 @@ FLAGS = (
     " --disable-component-update --disable-sync"
 ).split()
 DASHBOARD = Path(__file__).parents[2] / "dashboard"
-PAGES = ["", *sorted(path.stem for path in (DASHBOARD / "views").glob("*.py") if path.stem != "compare")]
+PAGES = ["", *sorted(path.stem for path in (DASHBOARD / "views").glob("*.py") if path.stem != "start")]
 SLOW_MACHINE = 120  # seconds until it must answer
 DRAWN = 90_000  # milliseconds until a page must be whole, models loaded
-SIZES = {"light": (1440, 900), "dark": (1440, 900), "phone": (390, 844)}
-SCHEMES = {"light": "light", "dark": "dark", "phone": "dark"}
+SIZES = {"light": (1440, 900), "dark": (1280, 800), "phone": (390, 844), "wide": (1920, 1080)}
+SCHEMES = {"light": "light", "dark": "dark", "phone": "dark", "wide": "light"}
 # They load models: tests/test_dashboard.py opens them, the slow walk here looks at them.
-NEED_MODELS = {"where_it_looks", "localization"}
+NEED_MODELS = {"where_it_looks", "localization", "try_your_own"}
+# Of a set of pictures in folders: so that there are two data sets to choose from.
+OTHER_SET = "lite0-253"
 
 pytestmark = [
     pytest.mark.browser,
@@ -74,7 +79,7 @@ def answers(url: str) -> bool:
 
 @pytest.fixture(scope="module")
 def address(shipped_runs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serve(list(shipped_runs), tmp_path_factory.mktemp("served") / "log") as url:
+    with serve([*shipped_runs, place_of(OTHER_SET)], tmp_path_factory.mktemp("served") / "log") as url:
         yield url
 
 
@@ -120,7 +125,7 @@ def test_a_link_opens_exactly_this_view(browser: Browser, address: str, shipped_
         cells = page.locator(".matrices tbody tr").first.locator("td").all_inner_texts()
         assert sum(int(cell.split("\n")[0]) for cell in cells) == sum(entry["confusion_matrix"][0])
         # Where one goes from here, the choice goes along.
-        page.get_by_role("link", name="Calibration").click()
+        page.get_by_role("link", name="Calibration", exact=True).click()
         expect(page.get_by_role("heading", name="Calibration", level=1)).to_be_visible()
         whole(page)
         assert parse_qs(urlsplit(page.url).query)["split"] == ["validation"]
@@ -148,12 +153,55 @@ def walk(browser: Browser, address: str, look: str, names: list[str]) -> None:
             expect(page.get_by_test_id("stException")).to_have_count(0)
             expect(page.locator("img:not([alt])")).to_have_count(0)
             main = page.get_by_test_id("stMain")
+            point = page.locator("p.headline").first
+            if look != "phone" and point.count():
+                assert point.bounding_box()["y"] < 200, name
             assert main.evaluate("e => e.scrollWidth - e.clientWidth") <= 0, name
             if folder:
                 page.set_viewport_size({"width": SIZES[look][0], "height": main.evaluate("e => e.scrollHeight") + 20})
                 page.wait_for_timeout(1000)
                 page.screenshot(path=Path(folder) / f"{look}-{name or 'compare'}.png")
                 page.set_viewport_size(dict(zip(("width", "height"), SIZES[look], strict=True)))
+
+
+def test_the_box_shows_the_models_of_the_table(browser: Browser, address: str) -> None:
+    """After a click on another data set, too."""
+    with opened(browser, address) as page:
+        page.goto(f"{address}compare")
+        whole(page)
+        page.get_by_role("button", name="Models and data").click()
+        page.get_by_role("radio", name="253").or_(page.get_by_role("button", name="253", exact=True)).first.click()
+        expect(page.locator(".grid tbody th").first).to_contain_text("on 253", timeout=DRAWN)
+        whole(page)
+        chips = page.locator("[data-testid=stMultiSelect] [data-tag], [data-testid=stMultiSelect] [data-baseweb=tag]")
+        rows = page.locator(".grid tbody th").all_inner_texts()
+        assert sorted(chip.strip() for chip in chips.all_inner_texts()) == sorted(rows)
+
+
+@pytest.mark.slow
+def test_the_handout_is_one_sheet(browser: Browser, address: str) -> None:
+    with opened(browser, address) as page:
+        for name in PAGES:
+            page.goto(f"{address}{name}")
+            whole(page)
+            sheets = page.pdf(format="A4", prefer_css_page_size=True).count(b"/Type /Page\n")
+            assert sheets == 1, (name, sheets)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("BTHUB_AXE" not in os.environ, reason="BTHUB_AXE names no axe.min.js")
+def test_every_page_is_accessible(browser: Browser, address: str) -> None:
+    script = Path(os.environ["BTHUB_AXE"]).read_text()
+    found = []
+    with opened(browser, address) as page:
+        for name in PAGES:
+            page.goto(f"{address}{name}")
+            whole(page)
+            page.evaluate(script)
+            for violation in page.evaluate("axe.run().then(found => found.violations)"):
+                if violation["impact"] in ("serious", "critical"):
+                    found.append((name, violation["id"], [node["html"][:160] for node in violation["nodes"][:2]]))
+    assert not found, "\n".join(map(str, found))
 
 
 def test_by_keyboard_alone(browser: Browser, address: str) -> None:
@@ -184,7 +232,7 @@ def test_by_keyboard_alone(browser: Browser, address: str) -> None:
 
 def test_a_download_has_the_numbers(browser: Browser, address: str, shipped_runs: tuple[Path, Path]) -> None:
     with opened(browser, address) as page:
-        page.goto(address)
+        page.goto(f"{address}compare")
         whole(page)
         with page.expect_download() as download:
             # Which of the page's buttons is drawn first varies: ask for this one by its key.
@@ -206,7 +254,7 @@ def test_speed_with_ten_runs(browser: Browser, shipped_runs: tuple[Path, Path], 
         with opened(browser, url) as page:
             page.goto(f"{url}favicon.png")
             start = time.perf_counter()
-            page.goto(url)
+            page.goto(f"{url}compare")
             whole(page)
             first = time.perf_counter() - start
             page.goto(f"{url}threshold")

@@ -109,15 +109,37 @@ def test_calibration_errors_are_those_of_the_files(detector: RunFolder):
 
 def test_reliability_bins():
     scores = scores_of([0, 1, 1, 1], [0.05, 0.05, 0.95, 1.0])
-    rows = per_image.reliability(scores, scores.p)
+    rows = per_image.reliability(scores, scores.p, fewest=1)
     assert [(row["images"], row["observed"]) for row in rows] == [(2, 0.5), (2, 1.0)]
     assert rows[0]["stated"] == pytest.approx(0.05) and rows[1]["stated"] == pytest.approx(0.975)
+
+
+def test_reliability_takes_bins_of_few_images_together():
+    p = np.concatenate([np.full(40, 0.05), np.full(3, 0.35), np.full(30, 0.75), np.full(2, 0.95)])
+    scores = scores_of([0] * 40 + [1, 0, 0] + [1] * 30 + [1, 1], p.tolist())
+    rows = per_image.reliability(scores, scores.p, fewest=25)
+    assert [(row["images"], row["bin"]) for row in rows] == [(40, "0% to 10%"), (35, "10% to 100%")]
+    assert rows[1]["observed"] == pytest.approx(33 / 35)
+    assert all(row["low"] <= row["observed"] <= row["high"] for row in rows)
+
+
+def test_wilsons_interval():
+    low, high = per_image.wilson(8, 10)
+    assert (low, high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
+    assert per_image.wilson(0, 5)[0] == 0 and per_image.wilson(5, 5)[1] == 1
+
+
+def test_two_classes_of_any_name_are_a_detector():
+    p = np.array([[0.9, 0.1], [0.2, 0.8]])
+    scores = Scores([{"file": "a"}, {"file": "b"}], ["no", "yes"], np.array([0, 1]), p, 0.5)
+    assert scores.p_tumor.tolist() == [0.1, 0.8] and scores.is_tumor.tolist() == [False, True]
+    assert scores.called.tolist() == [0, 1]
 
 
 def test_reliability_of_several_classes_is_of_the_class_called():
     p = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]])
     scores = Scores([{"file": "a"}, {"file": "b"}], ["a", "b", "c"], np.array([0, 1]), p, None)
-    rows = per_image.reliability(scores, p)
+    rows = per_image.reliability(scores, p, fewest=1)
     assert [row["observed"] for row in rows] == [1.0, 0.0]
     assert scores.called.tolist() == [0, 2]
 

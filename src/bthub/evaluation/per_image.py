@@ -5,12 +5,12 @@ Pure functions over the rows in `predictions/`; no model is loaded, and nothing 
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from bthub.errors import BthubError
-from bthub.evaluation.scoring import TUMOR, TUMOR_SIZES, log_loss
+from bthub.evaluation.scoring import TUMOR_SIZES, log_loss
 from bthub.metrics.classification import (
     calibrated_outcome,
     expected_calibration_error,
@@ -47,18 +47,22 @@ class Scores:
         """(N,) index of the class that was called."""
         if self.threshold is None:
             return self.p.argmax(axis=1)
-        tumor = self.labels.index(TUMOR)
-        return np.where(self.p[:, tumor] >= self.threshold, tumor, 1 - tumor)
+        return np.where(self.p_tumor >= self.threshold, self.tumor, 1 - self.tumor)
+
+    @property
+    def tumor(self) -> int:
+        """The place of the class that means tumor, whatever its data set calls it. Only for a detector."""
+        return positive_class(self.labels)
 
     @property
     def is_tumor(self) -> np.ndarray:
         """(N,) bool. Only for a detector."""
-        return self.y == self.labels.index(TUMOR)
+        return self.y == self.tumor
 
     @property
     def p_tumor(self) -> np.ndarray:
         """(N,) probability of tumor. Only for a detector."""
-        return self.p[:, self.labels.index(TUMOR)]
+        return self.p[:, self.tumor]
 
 
 def scores(run: RunFolder, evaluation: Evaluation) -> Scores:
@@ -76,18 +80,20 @@ def scores(run: RunFolder, evaluation: Evaluation) -> Scores:
 
 
 def detector_scores(run: RunFolder, evaluation: Evaluation) -> Scores:
-    """The predictions of a classifier that tells tumor from no tumor.
+    """The predictions of a classifier that tells tumor from no tumor, whatever its data set calls the two.
+
+    One that has no threshold of its own calls the likelier class: its threshold is 0.5.
 
     Raises:
         BthubError: it knows other classes.
     """
     found = scores(run, evaluation)
-    if found.threshold is None or TUMOR not in found.labels:
+    if len(found.labels) != 2 or sum(map(is_healthy, found.labels)) != 1:
         raise BthubError(
-            f"{name(run)} predicts the classes {', '.join(found.labels)} without a threshold, so it "
-            "has no place on this page"
+            f"{name(run)} predicts the classes {', '.join(found.labels)}. A threshold decides only between two classes, one of "
+            "them without a tumor: choose another model"
         )
-    return found
+    return found if found.threshold is not None else replace(found, threshold=0.5)
 
 
 def top_losses(found: Scores) -> list[Row]:
@@ -197,23 +203,65 @@ def calibration_error(found: Scores, p: np.ndarray) -> float:
     return expected_calibration_error(found.y, p, positive_class(found.labels))
 
 
-def reliability(found: Scores, p: np.ndarray, bins: int = 10) -> list[Row]:
-    """Stated probability against observed share, in bins of equal width; empty bins are left out.
+FEWEST_IN_BIN = 25
+"""So many images a point of a reliability diagram stands for, at least: with fewer it lies anywhere by chance."""
+
+
+def reliability(found: Scores, p: np.ndarray, bins: int = 10, fewest: int = FEWEST_IN_BIN) -> list[Row]:
+    """Stated probability against observed share, in bins of equal width; those of few images are taken together.
 
     With two classes of the probability of tumor, with more of the most probable class.
+
+    Args:
+        found: the images.
+        p: (N, classes) their probabilities.
+        bins: of equal width, to begin with.
+        fewest: a bin with fewer images goes together with the next ones, until there are so many.
+
+    Returns:
+        `stated` and `observed`, both means, `low` and `high` (Wilson's 95 % interval of the share, as if images were
+        independent), `images` and `bin`.
     """
     outcome, confidence = calibrated_outcome(found.y, p, positive_class(found.labels))
     member = np.minimum((confidence * bins).astype(int), bins - 1)
-    return [
-        {
-            "stated": float(confidence[member == k].mean()),
-            "observed": float(outcome[member == k].mean()),
-            "images": int((member == k).sum()),
-            "bin": f"{k / bins:.0%} to {(k + 1) / bins:.0%}",
-        }
-        for k in range(bins)
-        if (member == k).any()
-    ]
+    rows = []
+    for first, last in _merged(np.bincount(member, minlength=bins), fewest):
+        inside = (member >= first) & (member <= last)
+        count, hits = int(inside.sum()), int(outcome[inside].sum())
+        low, high = wilson(hits, count)
+        rows.append(
+            {
+                "stated": float(confidence[inside].mean()),
+                "observed": hits / count,
+                "low": low,
+                "high": high,
+                "images": count,
+                "bin": f"{first / bins:.0%} to {(last + 1) / bins:.0%}",
+            }
+        )
+    return rows
+
+
+def _merged(counts: np.ndarray, fewest: int) -> list[tuple[int, int]]:
+    """Ranges of neighboring bins, first and last, that hold so many images each, as far as there are so many."""
+    ranges, first, held = [], 0, 0
+    for k, count in enumerate(counts):
+        held += int(count)
+        if held >= fewest:
+            ranges.append((first, k))
+            first, held = k + 1, 0
+    if held:  # too few are left: they go to the last range
+        start = ranges.pop()[0] if ranges else 0
+        ranges.append((start, len(counts) - 1))
+    return ranges
+
+
+def wilson(hits: int, of: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share, 0 to 1; `of` is at least 1."""
+    z = 1.959964
+    share, middle = hits / of, (hits + z * z / 2) / (of + z * z)
+    half = z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of)) / (1 + z * z / of)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def review(found: Scores, low: float, high: float) -> dict[str, float | int | None]:

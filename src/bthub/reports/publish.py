@@ -53,6 +53,7 @@ from bthub.runs.folder import (
     ONNX_RECORD,
     PREDICTIONS,
     PREPROCESSOR,
+    SOURCES,
     SPLIT,
     TRAINING,
     WEIGHTS,
@@ -62,7 +63,7 @@ from bthub.runs.folder import (
 from bthub.training.config import EXPERIMENTS
 
 # What tells how good a run is, without its weights.
-RECORD_FILES = (CONFIG, CALIBRATION, TRAINING, SPLIT, HISTORY, LR_FINDER, METRICS, GRADCAM, COST)
+RECORD_FILES = (CONFIG, CALIBRATION, TRAINING, SPLIT, HISTORY, LR_FINDER, METRICS, GRADCAM, COST, SOURCES)
 RECORD_FILES += (f"{PREDICTIONS}/*.csv",)
 RUN_FILES = (*RECORD_FILES, WEIGHTS, PREPROCESSOR, INPUT_CHECK, INPUT_CHECK_WEIGHTS)
 RUN_FILES += (ONNX_MODEL, ONNX_QUANTIZED, ONNX_INPUT_CHECK, ONNX_RECORD, ONNX_METRICS)
@@ -71,6 +72,7 @@ DATASET_FILES = (CARD, "data/**/*.parquet")
 PACKAGE_FILES = ("**/*.py", "**/*.csv", "**/*.md", "**/*.j2", "**/*.yaml")
 APP_FILES = ("*.py", "*.css", "*.svg", "requirements.txt", "Dockerfile", ".streamlit/config.toml", "views/*.py")
 APP_FILES += ("examples/*.png", "examples/README.md", "slices/*.png", "slices/*.csv", "slices/README.md")
+APP_FILES += ("slices/all/*.webp", "prepared/index.json", "prepared/*/*.webp")
 APPS = {"space": ("brain-tumor-mri", "gradio"), "dashboard": ("brain-tumor-dashboard", "docker")}
 BROWSER = "brain-tumor-in-your-browser"
 """The static Space, which computes on the visitor's machine; see `space/browser/build.py`."""

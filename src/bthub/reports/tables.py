@@ -11,6 +11,7 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from bthub.errors import BthubError
 from bthub.evaluation.cross_validation import cross_validation, folds, without_fold
@@ -151,8 +152,29 @@ def ranked(rows: list[Row], metric: str) -> list[Row]:
     return sorted(rows, key=lambda row: (row.get(metric) is None, sign * (row.get(metric) or 0), row["model"]))
 
 
-def differences(runs: Sequence[RunFolder], evaluation: Evaluation, names: Iterable[str]) -> list[Row]:
+class Measured(NamedTuple):
+    """Which images a run was measured on, and its figures with the resamples that `differences` pairs."""
+
+    images: set[tuple[str, ...]]
+    figures: dict[str, Any]
+
+
+def measured(run: RunFolder, evaluation: Evaluation) -> Measured:
+    """What `differences` needs of a run; it takes a moment, for who wants to keep it."""
+    rows, settings = run.predictions(evaluation.key), records.entry(run, evaluation)
+    return Measured({records.image_key(row) for row in rows}, resampled(rows, settings))
+
+
+def differences(
+    runs: Sequence[RunFolder], evaluation: Evaluation, names: Iterable[str], known: Sequence[Measured] | None = None
+) -> list[Row]:
     """How far each run is from the best one, by a paired bootstrap: is it worse, or is it noise?
+
+    Args:
+        runs: to compare.
+        evaluation: what they were measured on.
+        names: of metrics.
+        known: of each run what `measured` gave, where it was asked before.
 
     Returns:
         For each metric and each run but the best: `metric`, `best`, `model`, the `difference` (best minus model) with
@@ -161,28 +183,25 @@ def differences(runs: Sequence[RunFolder], evaluation: Evaluation, names: Iterab
     Raises:
         BthubError: the runs were measured on different images.
     """
-    measured, images = {}, {}
-    for run in runs:
-        rows, settings = run.predictions(evaluation.key), records.entry(run, evaluation)
-        images[run.id] = {records.image_key(row) for row in rows}
-        measured[run.id] = resampled(rows, settings)
-    first = next(iter(images))
-    for name, keys in images.items():
-        if keys != images[first]:
+    of_each = [measured(run, evaluation) for run in runs] if known is None else known
+    by_run = dict(zip((run.id for run in runs), of_each, strict=True))
+    first = next(iter(by_run))
+    for name, run_measured in by_run.items():
+        if run_measured.images != by_run[first].images:
             raise BthubError(
                 f"{name} and {first} were measured on different images of {evaluation.key}: evaluate both "
                 "again on the same data set"
             )
     found = []
     for metric in names:
-        values = {name: m["metrics"][metric]["value"] for name, m in measured.items()}
-        known = {name: value for name, value in values.items() if value is not None}
-        if len(known) < 2:
+        values = {name: m.figures["metrics"][metric]["value"] for name, m in by_run.items()}
+        defined = {name: value for name, value in values.items() if value is not None}
+        if len(defined) < 2:
             continue
         # Of two that are equal the first by name, in whatever order they were given.
-        best = (min if lower_is_better(metric) else max)(sorted(known), key=known.get)
-        for name in sorted(known.keys() - {best}, key=lambda n: (-known[n], n)):
-            away = paired_difference(measured[best], measured[name], metric)
+        best = (min if lower_is_better(metric) else max)(sorted(defined), key=defined.get)
+        for name in sorted(defined.keys() - {best}, key=lambda n: (-defined[n], n)):
+            away = paired_difference(by_run[best].figures, by_run[name].figures, metric)
             apart = None if away["low"] is None else not away["low"] <= 0 <= away["high"]
             ends = {"difference": away["value"], "low": away["low"], "high": away["high"], "apart": apart}
             found.append({"metric": metric, "best": best, "model": name, **ends})

@@ -1,0 +1,71 @@
+"""Networks and runs in words: `resnet18-lgg` is read as "ResNet-18"."""
+
+import re
+from collections.abc import Iterable
+
+from bthub.data.splits import FOLD_PROTOCOLS
+from bthub.errors import BthubError
+from bthub.evaluation import published
+from bthub.runs import records
+from bthub.runs.folder import SEGMENTATION, RunFolder
+
+# As the papers write them; what isn't here keeps timm's name.
+FAMILIES = {
+    r"resnet(\d+)": r"ResNet-\1",
+    r"vgg(\d+)(_bn)?": r"VGG\1",
+    r"densenet(\d+)": r"DenseNet-\1",
+    r"efficientnet_b(\d)": r"EfficientNet-B\1",
+    r"tf_efficientnet_lite(\d)": r"EfficientNet-Lite\1",
+    r"simple_cnn": "Simple CNN",
+}
+
+
+def architecture(name: str) -> str:
+    """A network of timm in words."""
+    plain = name.removesuffix("_mlp_head")
+    for pattern, words in FAMILIES.items():
+        if found := re.fullmatch(pattern, plain):
+            return found.expand(words)
+    return plain
+
+
+def network(run: RunFolder) -> str:
+    """The network of a run in words; a ResUNet with its encoder."""
+    if run.task == SEGMENTATION:
+        with records.reading(run, "config.json"):
+            return f"ResUNet, {architecture(run.config['backbone'])}"
+    return architecture(records.network(run))
+
+
+def qualifiers(run: RunFolder) -> list[str]:
+    """What sets a run apart from the plain one of its network: another split, data set, start or recipe."""
+    said = []
+    if paper := published.recipe_of(records.name(run)):
+        said.append(f"recipe of {paper}")
+    protocol, data = records.trained_on(run)
+    if protocol == "default":
+        said.append(f"on {data}")
+    elif protocol == "slice":
+        said.append("split by slice")
+    elif protocol in FOLD_PROTOCOLS:
+        said.append(str(protocol).replace("-", " "))
+    if run.task != SEGMENTATION and not paper and records.initialization(run) == "random":
+        said.append("from scratch")
+    return said
+
+
+def of_runs(runs: Iterable[RunFolder]) -> dict[str, str]:
+    """Each run's name and how it is read; the first of those with the same words keeps them, others add their name.
+
+    Args:
+        runs: in the order of their importance.
+    """
+    words: dict[str, str] = {}
+    for run in runs:
+        name = records.name(run)
+        try:
+            plain = ", ".join([network(run), *qualifiers(run)])
+        except BthubError:  # the pages that read its recipe say what is wrong
+            plain = f"{network(run)} ({name})"
+        words[name] = plain if plain not in words.values() else f"{network(run)} ({name})"
+    return words

@@ -1,0 +1,246 @@
+"""The sentence above each page: its point in words that a class can repeat, made from the figures below it.
+
+Pure functions. Each takes figures and gives plain text, where `**` marks what is stressed.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def percent(share: float | None) -> str:
+    """A share as a percentage: 94.6 %."""
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def listed(words: Sequence[str], most: int = 4) -> str:
+    """Words with commas and an "and"; of many the first few, and how many more there are."""
+    words = list(words)
+    if len(words) > most:
+        words = [*words[: most - 1], f"{len(words) - most + 1} others"]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def detection(row: Row, several_classes: bool) -> str:
+    """What a classifier does, in figures."""
+    if several_classes:
+        return f"**{row['model']}** calls {percent(row['accuracy'])} of the pictures right"
+    return (
+        f"**{row['model']}** finds {percent(row['recall'])} of the tumor slices, with false alarms on "
+        f"{percent(1 - row['specificity'])} of the healthy ones"
+    )
+
+
+def ahead(differences: Sequence[Row], metric: str) -> str:
+    """How far the best is from the others, and where that may be chance."""
+    worse = [d for d in differences if d["apart"]]
+    same = [d["model"] for d in differences if d["apart"] is False]
+    said = []
+    if worse:
+        near = min(worse, key=lambda d: abs(d["difference"]))
+        more = f", and of {len(worse) - 1} more" if len(worse) > 1 else ""
+        said.append(
+            f"it is ahead of {near['model']}{more} by "
+            + ("at least " if len(worse) > 1 else "")
+            + f"{abs(near['difference']):.3f} {metric} ({ends(near)})"
+        )
+    if same:
+        said.append(f"against {listed(same)} it may be chance")
+    return "; ".join(said)
+
+
+def ends(row: Row) -> str:
+    """The ends of a difference's interval, the smaller first, without a sign where the order is known."""
+    low, high = sorted((abs(row["low"]), abs(row["high"])))
+    return f"{low:.3f} to {high:.3f}"
+
+
+def comparison(classifiers: Sequence[Row], differences: Sequence[Row], localizers: Sequence[Row], macro: bool) -> str:
+    """Which model is better, and whether that is more than chance.
+
+    Args:
+        classifiers, localizers: of `records.row`, in words.
+        differences: of `tables.differences` for the ROC AUC of the classifiers.
+        macro: whether the classifiers tell several classes apart.
+    """
+    said = []
+    if classifiers:
+        best = differences[0]["best"] if differences else classifiers[0]["model"]
+        first = next(row for row in classifiers if row["model"] == best)
+        said.append("; ".join(part for part in (detection(first, macro), ahead(differences, "AUC")) if part) + ".")
+    known = [row for row in localizers if row["dice_volume_mean"] is not None]
+    if known:
+        best_row = max(known, key=lambda row: row["dice_volume_mean"])
+        said.append(
+            f"**{best_row['model']}** outlines a patient's tumor with a Dice of {best_row['dice_volume_mean']:.3f}."
+        )
+    return " ".join(said)
+
+
+def threshold(points: Sequence[Row], how: str) -> str:
+    """What the thresholds give.
+
+    Args:
+        points: of each model `threshold`, `recall`, `false_positive_rate`, `missed`, `false_alarms`.
+        how: the way they were chosen.
+    """
+    best = max(points, key=lambda p: (p["recall"] or 0) - (p["false_positive_rate"] or 0))
+    said = (
+        f"{how} **{best['model']}** finds {percent(best['recall'])} of the tumors, misses {best['missed']} and gives "
+        f"{best['false_alarms']} false {'alarm' if best['false_alarms'] == 1 else 'alarms'}"
+    )
+    if len(points) > 1:
+        worst = min(points, key=lambda p: (p["recall"] or 0) - (p["false_positive_rate"] or 0))
+        said += f"; {worst['model']} misses {worst['missed']} and gives {worst['false_alarms']}"
+    return f"{said}."
+
+
+def calibration(errors: Sequence[Row]) -> str:
+    """Which model's probabilities can be believed, and whether scaling helped."""
+    best, worst = min(errors, key=lambda e: e["after"]), max(errors, key=lambda e: e["after"])
+    said = f"**{best['model']}** is off by {points(best['after'])} on average when it states a probability"
+    if len(errors) > 1:
+        said += f", {worst['model']} by {points(worst['after'])}"
+    helped = [e["model"] for e in errors if e["after"] < e["before"]]
+    if len(helped) == len(errors):
+        return f"{said}; temperature scaling made {'it' if len(errors) == 1 else 'all of them'} better."
+    if not helped:
+        return f"{said}; temperature scaling, fitted on validation, helped {'it' if len(errors) == 1 else 'none'} here."
+    return f"{said}; temperature scaling helped {listed(helped)} and not the others."
+
+
+def points(share: float) -> str:
+    """A difference of two shares: 1.6 percentage points."""
+    return f"{100 * share:.1f} percentage points"
+
+
+def learning(kept: Sequence[Row]) -> str:
+    """When each training was at its best.
+
+    Args:
+        kept: of each model `model`, `kept` and `trained`, in epochs.
+    """
+    stopped = [row for row in kept if row["kept"] < row["trained"]]
+    fast = min(kept, key=lambda row: row["kept"])
+    said = f"**{fast['model']}** was at its best after {fast['kept']} of {fast['trained']} epochs"
+    if len(kept) > 1:
+        slow = max(kept, key=lambda row: row["kept"])
+        said += f", {slow['model']} after {slow['kept']} of {slow['trained']}"
+    if not stopped:
+        return f"{said}: every training was still improving when it ended."
+    return f"{said}: what came after the best epoch on validation was thrown away."
+
+
+def looking(rows: Sequence[Row]) -> str:
+    """How much of the heat lies on the tumor of one slice, against chance."""
+    known = [row for row in rows if row["agreement"] is not None and row["chance"]]
+    if not known:
+        return "This slice has no outline to compare the heat with: the maps show what speaks for a tumor, if anything."
+    best, worst = (pick(known, key=lambda row: row["agreement"]) for pick in (max, min))
+    said = (
+        f"Of **{best['model']}**'s heat {percent(best['agreement'])} lies on the tumor, "
+        f"{best['agreement'] / best['chance']:.0f} times what chance would give"
+    )
+    if len(known) > 1:
+        said += f"; of {worst['model']}'s {percent(worst['agreement'])}"
+    return f"{said}."
+
+
+def localization(means: Sequence[Row], small: float | None, large: float | None) -> str:
+    """How well tumors are outlined, and which are hard.
+
+    Args:
+        means: of each model its mean Dice over patients as `value`.
+        small, large: of the best model the median Dice of the smallest and of the largest tumors.
+    """
+    best = max(means, key=lambda row: row["value"])
+    said = f"**{best['model']}** outlines a patient's tumor with a Dice of {best['value']:.2f} on average"
+    if small is not None and large is not None:
+        said += f": {large:.2f} where it is large on the slice, {small:.2f} where it is small"
+    return f"{said}. Two experts agree at about 0.84."
+
+
+def losses(errors: int, slices: int, shared: int, models: int) -> str:
+    """How many slices are got wrong, and how many by all models."""
+    said = f"**{errors} of {slices:,}** slices are called wrong by at least one of {models} models"
+    if models == 1:
+        return f"**{errors} of {slices:,}** slices are called wrong."
+    return f"{said}, {shared} by all of them: those are hard, the others are a model's own weakness."
+
+
+def two_models(one: str, other: str, both: int, first: int, second: int, total: int) -> str:
+    """Where two models fail."""
+    return (
+        f"Of {total:,} slices **{both}** are called wrong by both models, {first} by {one} alone and {second} by "
+        f"{other} alone: "
+        + ("together they would know better." if first + second > both else "they fail on the same ones.")
+    )
+
+
+def groups(rows: Sequence[Row], what: str) -> str:
+    """Where a model is weakest.
+
+    Args:
+        rows: of one model: `group`, `value`, `low`, `high`.
+        what: the metric in words.
+    """
+    known = [row for row in rows if row["value"] is not None]
+    worst, best = (pick(known, key=lambda row: row["value"]) for pick in (min, max))
+    said = (
+        f"**{worst['model']}** is weakest where {worst['group']}: {what} {worst['value']:.2f}, against "
+        f"{best['value']:.2f} where {best['group']}"
+    )
+    if None in (worst["high"], best["low"]) or worst["high"] >= best["low"]:
+        return f"{said}; with so few patients that may be chance."
+    return f"{said}; the intervals don't overlap."
+
+
+def leaking(share: float, clean: float, seen: Row | None, dice: tuple[float, float] | None) -> str:
+    """What a leaking split is worth.
+
+    Args:
+        share, clean: of the test slices those with a neighbor in training, split by slice and by patient.
+        seen: `model`, `seen` and `unseen` accuracy where the difference is largest.
+        dice: of a pair split by patient and by slice.
+    """
+    said = []
+    if seen:
+        said.append(
+            f"**{seen['model']}** is right on {percent(seen['seen'])} of the test pictures that it has seen a copy of, "
+            f"and on {percent(seen['unseen'])} of the others"
+        )
+    said.append(
+        f"split by slice, {share:.0%} of the test slices have a neighbor in training; split by patient, {clean:.0%}"
+    )
+    if dice:
+        said.append(
+            f"the same network's outlines reach Dice {dice[1]:.2f} split by slice, {dice[0]:.2f} split by patient"
+        )
+    text = "; ".join(said)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def papers(higher: int, lower: int, within: int) -> str:
+    """How the published figures stand against what was measured."""
+    total = higher + lower + within
+    return (
+        f"Of {total} published figures that could be held against a run here, **{within}** lie within its interval, "
+        f"{higher} above and {lower} below it; another split, other data or another recipe is named for each."
+    )
+
+
+def sources(pooled: float, by_source: dict[str, float], knows: float) -> str:
+    """What pooling the sources hides.
+
+    Args:
+        pooled: AUC over all pictures together.
+        by_source: AUC within each source.
+        knows: AUC of a guess that knows nothing but the source.
+    """
+    worst, best = (pick(by_source, key=by_source.get) for pick in (min, max))
+    return (
+        f"Over all sources together the AUC is {pooled:.3f}, but it runs from **{by_source[worst]:.3f}** within "
+        f"{worst} to {by_source[best]:.3f} within {best}; a guess that knew only the source would already reach "
+        f"{knows:.3f}."
+    )

@@ -1,0 +1,111 @@
+"""For whom: the figures of each institution and of each size of tumor, with intervals."""
+
+import sentences
+import streamlit as st
+
+import charts
+import frame
+from bthub.metrics.info import definition, readable
+from bthub.runs import records
+from bthub.runs.folder import CLASSIFICATION, SEGMENTATION, RunFolder
+from bthub.runs.records import Evaluation
+
+TITLES = {CLASSIFICATION: "Classifiers", SEGMENTATION: "Localizers"}
+# Of tumors of one size no healthy slice is known: recall is what there is.
+METRICS = {
+    "by_institution": {
+        CLASSIFICATION: ["balanced_accuracy", "recall", "specificity"],
+        SEGMENTATION: ["dice_volume_mean"],
+    },
+    "by_tumor_size": {CLASSIFICATION: ["recall"], SEGMENTATION: ["dice_tumor_slices"]},
+}
+WORDS = {"by_institution": "By hospital that the scans come from", "by_tumor_size": "By size of the tumor on the slice"}
+
+
+def parts(run: RunFolder, evaluation: Evaluation, by: str) -> list[dict]:
+    """The figures of each part: `part`, `samples`, `groups`, `metrics`."""
+    found = records.entry(run, evaluation)
+    with records.reading(run, "metrics.json"):
+        return [
+            {
+                "part": f"institution {name}" if by == "by_institution" else sized(name, part),
+                "samples": part["samples"],
+                "groups": part["groups"],
+                "metrics": part["metrics"],
+            }
+            for name, part in found.get(by, {}).items()
+        ]
+
+
+def sized(name: str, part: dict) -> str:
+    least, below = part["tumor_px"]
+    return f"{name} tumor, " + (f"{least:,} px and more" if below is None else f"{least:,} to {below:,} px")
+
+
+def main() -> None:
+    view = frame.view()
+    head = st.container()
+    frame.explain(
+        "A mean over all slices hides who pays for the errors. Here the same figures are taken apart: by the hospital "
+        "that a scan comes from, and by how large the tumor is on the slice. A bar is a 95 % interval over patients; "
+        "where a group has fewer than five patients there is none, because so few say nothing of others."
+    )
+    said = None
+    for by, title in WORDS.items():
+        st.subheader(title, anchor=False)
+        columns = st.columns(2, gap="large")
+        for column, task in zip(columns, TITLES, strict=True):
+            with column:
+                rows = section(view, task, by)
+                if by == "by_tumor_size" and task == CLASSIFICATION and rows:
+                    said = rows
+    if said:
+        best = max({row["model"] for row in said}, key=lambda m: sum(r["value"] or 0 for r in said if r["model"] == m))
+        of_best = [
+            {**row, "group": f"the tumor is {row['part'].split(' ')[0]}"} for row in said if row["model"] == best
+        ]
+        with head:
+            frame.headline(sentences.groups(of_best, "share of tumor slices found"))
+
+
+def section(view: frame.View, task: str, by: str) -> list[dict]:
+    """One chart: a kind of model, by institution or by size."""
+    found = frame.collect(view.of(task), parts, view.evaluation, by)
+    found = {name: lines for name, lines in found.items() if lines}
+    if not found:
+        if view.of(task):
+            st.caption(f"{TITLES[task]}: this data set names none.")
+        return []
+    metrics = METRICS[by][task]
+    metric = metrics[0]
+    if len(metrics) > 1:
+        metric = st.selectbox("Metric", metrics, format_func=frame.titled, key=f"groups {task} {by}")
+    st.caption(f"{TITLES[task]}. {definition(metric)}")
+    rows = [
+        {
+            "model": name,
+            "part": line["part"],
+            "images": line["samples"],
+            "patients": line["groups"],
+            **line["metrics"][metric],
+        }
+        for name, lines in found.items()
+        for line in lines
+        if line["metrics"].get(metric, {}).get("value") is not None
+    ]
+    if not rows:
+        st.caption("Not defined on this split.")
+        return []
+    frame.figure(
+        charts.by_part(rows, list(view.every), frame.titled(metric)),
+        caption="How to read it: a mark is a model, its bar the 95 % interval over patients; a mark without a bar is "
+        "of fewer than five patients. A group is harder only if its bars lie clear of the others'.",
+        alternative=f"{readable(metric)}: "
+        + "; ".join(f"{row['model']}, {row['part']} {row['value']:.3f}" for row in rows),
+        rows=rows,
+        file=f"groups-{task}-{by}.csv",
+    )
+    return rows
+
+
+main()

@@ -1,0 +1,125 @@
+"""Sources: the same detector within one source of pictures and across sources."""
+
+import sentences
+import streamlit as st
+
+import charts
+import frame
+from bthub.errors import BthubError
+from bthub.reports import by_source
+from bthub.runs.folder import CLASSIFICATION, RunFolder
+
+
+def figures(run: RunFolder) -> tuple[by_source.Pooled, list[dict], list[dict]]:
+    """The figures of all sources together, within each, and across them."""
+    rows = by_source.once(by_source.predicted(run))
+    return by_source.pooled(run, rows), by_source.within(run), by_source.crossed(rows)
+
+
+def main() -> None:
+    view = frame.view()
+    measured = {
+        name: run
+        for name, run in view.every.items()
+        if run.task == CLASSIFICATION and (run.path / "sources.json").is_file()
+    }
+    found = frame.collect(measured, figures)
+    if not found:
+        frame.missing(
+            "No run was measured on pictures of several sources yet. For the default detector:",
+            "bthub evaluate runs/NAME --data data/mix --split test",
+        )
+        return
+    head = st.container()
+    model = next(iter(found))
+    if len(found) > 1:
+        model = st.selectbox("Model", list(found), key="sources_model", bind="query-params")
+    pooled, within, crossed = found[model]
+    with head:
+        frame.headline(sentences.sources(pooled.auc, {row["source"]: row["value"] for row in within}, pooled.knows))
+    frame.explain(
+        "Tumor pictures and healthy pictures often come from different places: one hospital sends the sick, another "
+        "the healthy, or a set was put together from several web sites. A model may then learn the place: its scanner, "
+        "margins and gray values. On a test with the same places it looks as if it knew the tumor; in a new hospital "
+        "that is worth nothing. So a figure belongs to one source: only there do tumor and healthy pictures differ by "
+        "the tumor alone."
+    )
+    inside(view, model, within, pooled)
+    left, right = st.columns(2, gap="large")
+    with left:
+        shares(pooled)
+    with right:
+        across(crossed)
+
+
+def inside(view: frame.View, model: str, within: list[dict], pooled: by_source.Pooled) -> None:
+    rows = [{"model": model, "line": row["source"], "kind": "within one source", **row} for row in within]
+    # A sum over different places has no interval of its own.
+    ends = {"low": None, "high": None}
+    rows += [
+        {"model": model, "line": "all sources together", "kind": "pooled", "value": pooled.auc, **ends},
+        {
+            "model": "a guess",
+            "line": "a guess that knows only the source",
+            "kind": "knows no tumor",
+            "value": pooled.knows,
+            **ends,
+        },
+    ]
+    st.subheader(f"{model}: ROC AUC within each source, and pooled", anchor=False)
+    frame.figure(
+        charts.within_sources(rows),
+        caption="How to read it: blue dots are figures within one source, with 95 % intervals over patients or "
+        "pictures; “lgg, FLAIR” is the FLAIR sequence of its slices alone, in gray, and so on. The orange "
+        "square is what one gets by "
+        "putting all pictures together. The gray triangle is a guess that gives each picture the "
+        "share of tumors of its "
+        "source and has never seen a picture: what lies between it and 0.5 can be had by knowing the source.",
+        alternative="; ".join(f"{row['line']}: {row['value']:.3f}" for row in rows),
+        rows=rows,
+        file="within-sources.csv",
+        key=False,
+    )
+
+
+def shares(pooled: by_source.Pooled) -> None:
+    st.subheader("Where the tumors come from", anchor=False)
+    frame.grid(
+        ["Source", "Pictures", "With tumor", "Share"],
+        [
+            [row["source"], f"{row['images']:,}", f"{row['tumor']:,}", sentences.percent(row["share"])]
+            for row in pooled.rows
+        ],
+        "Pictures and tumors of each source",
+    )
+    frame.note(
+        "How to read it: if every source had the same share of tumors, knowing the source would be worth nothing, and "
+        "the guess's AUC would be 0.5.",
+        pooled.rows,
+        "tumors-by-source.csv",
+    )
+
+
+def across(crossed: list[dict]) -> None:
+    st.subheader("A tumor here against a healthy picture there", anchor=False)
+    frame.draw(
+        charts.crossing(crossed),
+        "; ".join(
+            f"tumor from {row['tumor_from']} against healthy from {row['healthy_from']}: {row['value']:.3f}"
+            for row in crossed
+        ),
+    )
+    frame.note(
+        "How to read it: how often a tumor picture of the row's source gets a higher probability "
+        "than a healthy picture "
+        "of the column's. The diagonal is the same source, an honest AUC. Off it the two differ by the place, too: a "
+        "value above the diagonal's is what the place adds, one below it what the place takes away.",
+        crossed,
+        "across-sources.csv",
+    )
+
+
+try:
+    main()
+except BthubError as error:
+    frame.say([str(error)])

@@ -1,0 +1,279 @@
+"""Try your own: one picture through all models that have weights here, made worse until one of them breaks."""
+
+import hashlib
+from typing import Any, NamedTuple
+
+import numpy as np
+import prepared
+import sentences
+import streamlit as st
+from damage import KINDS, Damage, damaged
+from PIL import Image
+
+import charts
+import frame
+import models
+import pictures
+from bthub.errors import BthubError
+from bthub.imaging.image_io import read_picture_bytes
+from bthub.runs.folder import CALIBRATION, CLASSIFICATION, SEGMENTATION, WEIGHTS, RunFolder
+from bthub.runs.records import reading
+
+# Sides of a picture beyond this are made smaller: the models look at less than a quarter of it anyway.
+LARGEST = 1024
+TYPES = ["png", "jpg", "jpeg", "tif", "tiff", "webp", "bmp", "dcm"]
+
+
+class Verdict(NamedTuple):
+    """What a detector says of a picture: `call` in words, and the `p` it states."""
+
+    call: str
+    p: float
+
+
+def main() -> None:
+    view = frame.view()
+    runs = {name: run for name, run in view.every.items() if (run.path / WEIGHTS).is_file()}
+    detectors = {
+        name: run
+        for name, run in runs.items()
+        if run.task == CLASSIFICATION and "tumor" in run.config["label_names"] and len(run.config["label_names"]) == 2
+    }
+    localizers = {name: run for name, run in runs.items() if run.task == SEGMENTATION}
+    if not detectors:
+        frame.missing("No detector has its weights here. To train one again:", "make reproduce RUN=NAME")
+        return
+    head = st.container()
+    left, right = st.columns([1, 3], gap="large")
+    with left:
+        found = chosen()
+        change = sliders()
+    if found is None:
+        with head:
+            frame.headline(
+                "Give a slice of a brain MRI, or take one of the test slices: all models look at it side by side."
+            )
+        return
+    image, mask, key = found
+    with right:
+        now = damaged(image, change)
+        rows = look(view, detectors, localizers, image, mask, key, now, change)
+        frame.note(
+            "How to read it: the heat shows where the evidence for a tumor lay, red is what a localizer outlines, cyan "
+            "what experts outlined, on a test slice as it is. Each model has its own threshold; "
+            "between the ends of its "
+            "review band a person should look. Thresholds are those for pictures like the training's: on other kinds "
+            "of pictures take them with care. Research software: these are no findings.",
+            rows,
+            "try-your-own.csv",
+        )
+        sweep(view, detectors, image)
+    with head:
+        frame.headline(point(rows, change))
+
+
+def chosen() -> tuple[Image.Image, np.ndarray | None, pictures.Key] | None:
+    """The picture, what experts outlined on it, and its name."""
+    where = st.segmented_control(
+        "Picture", ["A test slice", "Your own"], default="A test slice", required=True, key="where"
+    )
+    if where == "A test slice":
+        at_hand = pictures.ShippedSlices()
+        named = {" ".join(key): key for key, area in sorted(at_hand.keys.items(), key=lambda item: -item[1])}
+        text = st.selectbox("Slice", list(named), format_func=lambda text: pictures.label(named[text]), key="own_slice")
+        key = named[text]
+        return at_hand.image(key), at_hand.mask(key), key
+    file = st.file_uploader(
+        "A slice of a brain MRI",
+        TYPES,
+        key="own_file",
+        help="FLAIR, contrast-enhanced or any other, from above. It stays in this server's memory, for this session. "
+        "Don't give pictures that name a patient.",
+    )
+    if file is None:
+        return None
+    try:
+        image = Image.fromarray(read_picture_bytes(file.getvalue(), file.name))
+    except BthubError as error:
+        st.error(str(error))
+        return None
+    image.thumbnail((LARGEST, LARGEST))
+    return image, None, ("own", hashlib.sha256(image.tobytes()).hexdigest())
+
+
+def sliders() -> Damage:
+    """What the class does to the picture."""
+    st.button("As it was", on_click=reset, icon=":material/restart_alt:")
+    return Damage(
+        st.slider("Brightness", 0.2, 2.0, 1.0, 0.05, key="brightness"),
+        st.slider("Noise", 0, 60, 0, 2, key="noise", help="Standard deviation, in gray levels of 255."),
+        st.slider("Rotation, degrees", -180, 180, 0, 5, key="rotation"),
+        st.slider("Crop, percent", 0, 50, 0, 2, key="crop"),
+        st.slider("JPEG quality", 1, 100, 100, key="quality", help="100: not saved as JPEG at all."),
+    )
+
+
+def reset() -> None:
+    for name, value in Damage()._asdict().items():
+        st.session_state[name] = value
+
+
+def look(
+    view: frame.View,
+    detectors: dict[str, RunFolder],
+    localizers: dict[str, RunFolder],
+    image: Image.Image,
+    mask: np.ndarray | None,
+    key: pictures.Key,
+    now: Image.Image,
+    change: Damage,
+) -> list[dict]:
+    """The picture as it is now, as each model sees it.
+
+    Returns:
+        Of each detector what it says: `model`, `threshold`, `before`, `now`, `call`, `changed`.
+    """
+    if not change.none:
+        key, mask = (*key, hashlib.sha256(now.tobytes()).hexdigest()), None
+    palette = charts.colors(list(view.every))
+    tiles = [frame.Tile(now, "The picture", "as the models get it", "The picture as the models get it")]
+    if mask is not None:
+        tiles[0] = frame.Tile(
+            pictures.outlined(now, {pictures.TRUE: mask}), "The picture", "cyan: the experts' outline", "The test slice"
+        )
+    rows: list[dict[str, Any]] = []
+
+    def seen(name: str, run: RunFolder) -> frame.Tile:
+        if run.task == SEGMENTATION:
+            drawn = models.draw(run, now, key)
+            said = f"outlines {drawn.sum():,} px" if drawn.any() else "outlines nothing"
+            outlines = {pictures.TRUE: mask, pictures.DRAWN: drawn}
+            return frame.Tile(pictures.outlined(now, outlines), name, said, f"{name} {said}", palette[name])
+        found = models.look(run, now, mask, key)
+        verdict = judged(run, found.probability)
+        before = verdict if change.none else judged(run, models.look(run, image, None, key[:2]).probability)
+        rows.append(
+            {
+                "model": name,
+                "threshold": threshold(run),
+                "before": before.p,
+                "now": verdict.p,
+                "call": verdict.call,
+                "changed": before.call != verdict.call,
+            }
+        )
+        said = f"{frame.percent(verdict.p)}: {verdict.call}" + (
+            ", was " + before.call if before.call != verdict.call else ""
+        )
+        return frame.Tile(prepared.heated(now, found.heatmap), name, said, f"{name} states {said}", palette[name])
+
+    def known(run: RunFolder) -> bool:
+        return (prepared.outline(run, key) if run.task == SEGMENTATION else prepared.look(run, key)) is not None
+
+    tiles += [tile for _, tile in models.each({**detectors, **localizers}, seen, known)]
+    frame.gallery(tiles)
+    frame.grid(
+        ["Model", "Threshold", "As it was", "Now", "Verdict"],
+        [
+            [
+                row["model"],
+                frame.percent(row["threshold"]),
+                frame.percent(row["before"]),
+                frame.percent(row["now"]),
+                row["call"] + (" (changed)" if row["changed"] else ""),
+            ]
+            for row in rows
+        ],
+        "What each model says of the picture",
+    )
+    return rows
+
+
+def threshold(run: RunFolder) -> float:
+    """From which probability on a detector calls a tumor."""
+    with reading(run, CALIBRATION):
+        return float(run.calibration["threshold"])
+
+
+def judged(run: RunFolder, p: float) -> Verdict:
+    """A probability in words: tumor, no tumor, or that a person should look."""
+    low, high = run.calibration.get("review_band") or (None, None)
+    if low is not None and low <= p < high:
+        return Verdict("a person should look", p)
+    return Verdict("tumor" if p >= threshold(run) else "no tumor", p)
+
+
+def point(rows: list[dict], change: Damage) -> str:
+    """What the models say, or which of them changed its mind."""
+    if change.none:
+        calls: dict[str, list[str]] = {}
+        for row in rows:
+            calls.setdefault(row["call"], []).append(row["model"])
+        said = "; ".join(f"{sentences.listed(names)}: **{call}**" for call, names in calls.items())
+        return f"{said}. Move the sliders: which model changes its mind first?"
+    broken = [row["model"] for row in rows if row["changed"]]
+    if not broken:
+        return "All models still say what they said of the picture as it was."
+    held = [row["model"] for row in rows if not row["changed"]]
+    return f"**{sentences.listed(broken)}** changed {'its' if len(broken) == 1 else 'their'} mind" + (
+        f"; {sentences.listed(held)} still {'says' if len(held) == 1 else 'say'} the same." if held else "."
+    )
+
+
+@st.fragment
+def sweep(view: frame.View, detectors: dict[str, RunFolder], image: Image.Image) -> None:
+    """One kind of damage from none to strong, and which model breaks first."""
+    st.subheader("Which breaks first?", anchor=False)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        kind = st.segmented_control(
+            "Damage",
+            list(KINDS),
+            default="noise",
+            required=True,
+            format_func=lambda k: KINDS[k].title,
+            key="kind_of_damage",
+        )
+        go = st.button("Make it worse step by step", type="primary")
+    if not go:
+        st.caption("Every model looks at six versions of the picture, each worse than the one before: seconds.")
+        return
+    worse = [damaged(image, Damage(**{kind: step})) for step in KINDS[kind].steps]
+    rows = [
+        {"model": name, "strength": step, "p": float(p)}
+        for name, found in models.each(detectors, lambda _, run: models.probabilities(run, worse), lambda _: False)
+        for step, p in zip(KINDS[kind].steps, found, strict=True)
+    ]
+    lines = [{"model": name, "p": threshold(run)} for name, run in detectors.items()]
+    st.markdown(first_to_break(rows, {line["model"]: line["p"] for line in lines}, kind))
+    frame.figure(
+        charts.breaking(rows, list(view.every), KINDS[kind].unit, lines),
+        caption="How to read it: each mark is the picture at one strength of the damage. Where a line crosses its "
+        "dotted threshold, the model changes its verdict. One picture is no evidence: try several.",
+        alternative=f"Probability of tumor by {KINDS[kind].unit} of {sentences.listed(list(detectors), 9)}",
+        rows=rows,
+        file="breaking.csv",
+    )
+
+
+def first_to_break(rows: list[dict], thresholds: dict[str, float], kind: str) -> str:
+    """Which model changes its verdict at the weakest damage."""
+    steps = KINDS[kind].steps
+    broken: dict[str, int] = {}
+    for name, limit in thresholds.items():
+        calls = [row["p"] >= limit for row in rows if row["model"] == name]
+        place = next((i for i, call in enumerate(calls) if call != calls[0]), None) if calls else None
+        if place is not None:
+            broken[name] = place
+    if not broken:
+        return "No model changes its verdict, however strong this damage gets here."
+    weakest = min(broken.values())
+    first = [name for name, place in broken.items() if place == weakest]
+    held = [name for name in thresholds if name not in broken]
+    verb = "breaks" if len(first) == 1 else "break"
+    said = f"**{sentences.listed(first)}** {verb} first, at {steps[weakest]:g} ({KINDS[kind].unit})"
+    return (
+        f"{said}; {sentences.listed(held)} {'holds' if len(held) == 1 else 'hold'} to the end." if held else f"{said}."
+    )
+
+
+main()
