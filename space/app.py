@@ -175,16 +175,16 @@ SHOW_RESULT = """() => {
 }"""
 
 
-class PictureFile(gr.File):
-    """A file field whose sample, in the page about the API, is a slice."""
+def with_sample(file: gr.File) -> gr.File:
+    """A file field whose sample, on the page about the API, is a slice and not Gradio's PDF.
 
-    is_template = True  # for Gradio: shown as the class it is made from
-
-    def example_payload(self) -> object:
-        return handle_file(SAMPLE) if self.file_count == "single" else [handle_file(SAMPLE)]
-
-    def example_value(self) -> object:
-        return SAMPLE if self.file_count == "single" else [SAMPLE]
+    Not a class of its own: Gradio would write a stub of it beside this file.
+    """
+    several = file.file_count == "multiple"
+    sample = handle_file(SAMPLE)
+    vars(file)["example_payload"] = lambda: [sample] if several else sample
+    vars(file)["example_value"] = lambda: [SAMPLE] if several else SAMPLE
+    return file
 
 
 def build(pipe: Pipeline) -> gr.Blocks:
@@ -369,13 +369,18 @@ def build(pipe: Pipeline) -> gr.Blocks:
         overlay = gr.Image(label="overlay", format="png", visible=False)
         found = gr.JSON(label="result", visible=False)
         gr.on(
-            [], analyze, PictureFile(label="image", visible=False), [overlay, found], api_name="analyze", **CONCURRENCY
+            [],
+            analyze,
+            with_sample(gr.File(label="image", visible=False)),
+            [overlay, found],
+            api_name="analyze",
+            **CONCURRENCY,
         )
         gr.on(
             [],
             analyze_scan,
             [
-                PictureFile(label="files", file_count="multiple", visible=False),
+                with_sample(gr.File(label="files", file_count="multiple", visible=False)),
                 gr.Number(label="series", value=None, visible=False),
                 gr.Dropdown(list(PLANES), label="plane", value=None, visible=False),
             ],
@@ -675,13 +680,14 @@ def result_html(
     if result.review_band is not None:
         low, high = (percent(end) for end in result.review_band)
         explained += f" Between {low} and {high}, the shaded part, it is “uncertain”."
+    kind = kind_html(result.input_kind, figures) if checked else ""
     overlay = result.overlay()
     stem = re.sub(r"[^\w.-]+", "_", Path(name).stem)
     said = [
         f"{probability} probability of a tumor on this slice.",
         explained,
         remark,
-        re.sub("<[^>]*>", "", kind_html(result.input_kind, figures)),
+        re.sub("<[^>]*>", "", kind),
     ]
     report = report_html(
         name,
@@ -717,7 +723,7 @@ def result_html(
   {picture_html(result, experts)}
   <div class="findings">
     {numbers_html(size) if size else ""}
-    {kind_html(result.input_kind, figures)}
+    {kind}
     <p class="downloads">{downloads}</p>
     <details><summary>Details</summary>{numbers_html(details)}</details>
   </div>
@@ -758,8 +764,8 @@ def kind_html(kind: str | None, figures: Mapping[str, Mapping[str, float]] | Non
     if figures and kind in figures:
         found, flagged = (round(100 * share) for share in (figures[kind]["recall"], 1 - figures[kind]["specificity"]))
         good = (
-            f" On pictures of this kind that it never saw, it finds {found} of 100 with a tumor and raises a false"
-            f" alarm on {flagged} of 100 without."
+            f" Of the test pictures that were taken for this kind, it finds {found} of 100 with a tumor and raises a"
+            f" false alarm on {flagged} of 100 without."
         )
     return f'<p class="kind">Taken for: {TITLES[kind]}.{good}</p>'
 

@@ -17,6 +17,7 @@
     view.y = Math.min(Math.max(view.y, box.height * (1 - view.scale)), 0);
     frame.classList.toggle("enlarged", view.scale > 1);
     frame.style.setProperty("--zoom", `translate(${view.x}px, ${view.y}px) scale(${view.scale})`);
+    frame.style.setProperty("--scale", view.scale);
   };
 
   const zoom = (frame, factor, at) => {

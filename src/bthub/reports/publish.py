@@ -69,8 +69,15 @@ RUN_FILES += (ONNX_MODEL, ONNX_QUANTIZED, ONNX_INPUT_CHECK, ONNX_RECORD, ONNX_ME
 RUN_FILES += (f"{FIGURES}/*.webp", "*.py")  # the .py files are its remote code
 DATASET_FILES = (CARD, "data/**/*.parquet")
 PACKAGE_FILES = ("**/*.py", "**/*.csv", "**/*.md", "**/*.j2", "**/*.yaml")
-APP_FILES = ("*.py", "*.css", "*.svg", "requirements.txt", "Dockerfile", ".streamlit/config.toml", "views/*.py")
-APP_FILES += ("examples/*.png", "examples/README.md", "slices/*.png", "slices/*.csv", "slices/README.md")
+APP_FILES = ("*.py", "*.css", "*.js", "*.svg", "requirements.txt", "Dockerfile", ".streamlit/config.toml", "views/*.py")
+APP_FILES += (
+    "examples/*.png",
+    "examples/*/*.png",
+    "examples/README.md",
+    "slices/*.png",
+    "slices/*.csv",
+    "slices/README.md",
+)
 APPS = {"space": ("brain-tumor-mri", "gradio"), "dashboard": ("brain-tumor-dashboard", "docker")}
 BROWSER = "brain-tumor-in-your-browser"
 """The static Space, which computes on the visitor's machine; see `space/browser/build.py`."""
