@@ -175,15 +175,18 @@ SHOW_RESULT = """() => {
 }"""
 
 
-def with_sample(file: gr.File) -> gr.File:
-    """A file field whose sample, on the page about the API, is a slice and not Gradio's PDF.
+def described(file: gr.File, text: str) -> gr.File:
+    """A file field as the page about the API shows it: with words of its own, and a slice as its sample, not a PDF.
 
     Not a class of its own: Gradio would write a stub of it beside this file.
     """
     several = file.file_count == "multiple"
-    sample = handle_file(SAMPLE)
-    vars(file)["example_payload"] = lambda: [sample] if several else sample
-    vars(file)["example_value"] = lambda: [SAMPLE] if several else SAMPLE
+    sample, info = handle_file(SAMPLE), {**file.api_info(), "additional_description": text}
+    vars(file).update(
+        api_info=lambda: info,
+        example_payload=lambda: [sample] if several else sample,
+        example_value=lambda: [SAMPLE] if several else SAMPLE,
+    )
     return file
 
 
@@ -368,10 +371,17 @@ def build(pipe: Pipeline) -> gr.Blocks:
         # The endpoints have no place on the page: they hang on no trigger.
         overlay = gr.Image(label="overlay", format="png", visible=False)
         found = gr.JSON(label="result", visible=False)
+        image = described(
+            gr.File(label="image", visible=False), "One slice as PNG, TIFF, JPEG, BMP, WebP or GIF, up to 64 MB."
+        )
+        files = described(
+            gr.File(label="files", file_count="multiple", visible=False),
+            "DICOM files of one study, or one NIfTI file, TIFF of several pages, or zip of a study.",
+        )
         gr.on(
             [],
             analyze,
-            with_sample(gr.File(label="image", visible=False)),
+            image,
             [overlay, found],
             api_name="analyze",
             **CONCURRENCY,
@@ -380,7 +390,7 @@ def build(pipe: Pipeline) -> gr.Blocks:
             [],
             analyze_scan,
             [
-                with_sample(gr.File(label="files", file_count="multiple", visible=False)),
+                files,
                 gr.Number(label="series", value=None, visible=False),
                 gr.Dropdown(list(PLANES), label="plane", value=None, visible=False),
             ],

@@ -238,6 +238,12 @@ def test_only_the_two_endpoints_are_public(client: Client) -> None:
     analyze = endpoints["named_endpoints"]["/analyze"]
     assert [p["parameter_name"] for p in analyze["parameters"]] == ["image"]
     assert [r["label"] for r in analyze["returns"]] == ["overlay", "result"]
+    assert "Whether one slice of a brain MRI shows a tumor" in analyze["description"]
+    for one in endpoints["named_endpoints"].values():
+        (file,) = (p for p in one["parameters"] if p["component"] == "File")
+        told = file["python_type"]["description"]
+        assert "TIFF" in told and "FileData" not in told
+        assert "examples/TCGA_DU_5871_19941206_22.png" in str(file["example_input"]) and "pdf" not in str(one)
     with pytest.raises(ValueError, match="show"):
         client.predict("x", api_name="/show")
 
@@ -523,7 +529,7 @@ def test_every_kind_has_an_example_and_its_figures(app: ModuleType, shipped_runs
         | {"groups": one["groups"]}
         for name, one in test.items()
     }
-    pipe = bthub.load_pipeline(*shipped_runs)
+    pipe = bthub.load_pipeline(*shipped_runs, backend="int8")
     assert pipe.sources == figures
     header, bring = app.header_html(pipe.sources), app.bring_html(pipe.sources)
     color = figures["lgg, three sequences"]

@@ -16,7 +16,7 @@ from bthub.inference import backends
 from bthub.inference.backends import eager
 from bthub.inference.pipeline import Detector, Localizer, Pipeline
 from bthub.project import default_run
-from bthub.runs.folder import CALIBRATION, CLASSIFICATION, SEGMENTATION, RunFolder
+from bthub.runs.folder import CALIBRATION, CLASSIFICATION, METRICS, SEGMENTATION, RunFolder
 from bthub.runs.operating_point import operating_points
 
 
@@ -96,8 +96,9 @@ def _figures(run: RunFolder, by: str) -> dict[str, dict[str, float]]:
     The protocol `patient` is that of LGG, so its entry stands in for a detector that was measured on it alone.
     """
     entry = run.sources.get("test", {})
-    if not entry and by == "by_source" and (measured := run.metrics.get("patient/test", {})):
-        entry = {"weights": measured.get("weights"), by: {"lgg, three sequences": measured}}
+    if not entry and by == "by_source" and (run.path / METRICS).is_file():
+        measured = run.metrics.get("patient/test", {})
+        entry = {"weights": measured.get("weights"), by: {"lgg, three sequences": measured} if measured else {}}
     if run.revision.startswith("sha256:") and entry.get("weights") != run.revision:
         return {}
     return {
