@@ -229,6 +229,11 @@ def build(pipe: Pipeline) -> gr.Blocks:
         except BthubError as error:
             return error_html(sentence(error, str(file)))
 
+    def first_html() -> str:
+        """What the page opens with; other models may refuse the example."""
+        page = example_html(FIRST)
+        return EMPTY if 'class="result error"' in page else page
+
     def answer(file: str, checked: bool) -> tuple[str, bool]:
         """The page of one picture, and whether it was refused as no slice of a brain."""
         try:
@@ -340,7 +345,7 @@ def build(pipe: Pipeline) -> gr.Blocks:
                         elem_id="plane",
                     )
                 gr.HTML('<p id="waiting" role="status"></p>', elem_id="status")
-                result = gr.HTML(example_html(FIRST), elem_id="result")
+                result = gr.HTML(first_html(), elem_id="result")
                 force = gr.Button(ANYWAY, visible=False, elem_id="anyway")
         gr.HTML(ABOUT)
 

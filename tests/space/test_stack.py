@@ -11,9 +11,9 @@ import gradio as gr
 import nibabel
 import numpy as np
 import pytest
+from light_stages import blob, make_pipeline
 from scans import PATIENT, PATIENT_ID, data, nifti, series, write_series, write_zip
 from scripts import script
-from stages import blob, make_pipeline
 
 HEALTHY = blob(120, 100, (0, 0, 0, 0))[..., 0] // 4
 TUMOR = blob(120, 100, (30, 40, 60, 80))[..., 0]
