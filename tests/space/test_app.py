@@ -481,7 +481,7 @@ def test_the_page_of_a_tumor(app: ModuleType, pipe: Recorder, kaggle: Path) -> N
         result.models["detector"]["id"],
     ):
         assert said in report
-    assert report.count("<img") == 2 and "http" not in report
+    assert report.count("<img") == 2 and "://" not in report
     assert app.DISCLAIMER in page
 
 
