@@ -11,16 +11,16 @@ written to disk; the API's overlay is, because the client downloads it as a file
 
 import base64
 import html
-import io
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -35,19 +35,37 @@ if problem := report_errors(check_network):
     sys.exit(problem)
 
 import gradio as gr
+import numpy as np
+from gradio_client import handle_file
 from PIL import Image
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from bthub import BthubError, NotASliceError, Pipeline, Result, load_pipeline
 from bthub.imaging.intake import MAX_STUDY_BYTES, Study, is_study, open_study
-from bthub.imaging.kinds import TITLES
+from bthub.imaging.kinds import THREE_SEQUENCES, TITLES
 from bthub.imaging.volume import PLANES
 from bthub.inference.result import DISCLAIMER, NO_TUMOR, TUMOR, UNCERTAIN
 from bthub.inference.study import analyze_study
-from bthub.project import hub_id
-from parts import data_address, download_html, percent
-from stack import SCRIPT, study_html
+from bthub.project import DATASET, DEFAULTS, hub_id
+from parts import (
+    LAYERS,
+    UNLEARNED,
+    area_in_words,
+    data_address,
+    download_html,
+    in_words,
+    layers_html,
+    models_html,
+    numbers_html,
+    overlap,
+    pane_html,
+    percent,
+    png,
+    viewer_html,
+)
+from report import report_html
+from stack import study_html
 
 HERE = Path(__file__).parent
 EXAMPLES = {
@@ -57,7 +75,24 @@ EXAMPLES = {
     "Faint tumor": "TCGA_HT_A61B_19991127_31.png",
     "No tumor, low slice": "TCGA_HT_7475_19970918_14.png",
     "No tumor, high slice": "TCGA_DU_8162_19961029_22.png",
+    "Large, FLAIR alone": "gray/TCGA_DU_5871_19941206_22_flair.png",
+    "Large, after contrast": "gray/TCGA_DU_5871_19941206_22_post_contrast.png",
+    "Large, before contrast": "gray/TCGA_DU_5871_19941206_22_pre_contrast.png",
 }
+FIRST = "Large tumor"
+
+# The kinds of pictures that can be brought, the sources of `sources.json` that show how good the models are at them,
+# and the examples. An example of FLAIR alone may be in color too: where all three channels are FLAIR.
+KINDS = (
+    (
+        "Three sequences in color",
+        ("lgg, three sequences",),
+        ("Large tumor", "Medium tumor", "Small tumor", "No tumor, low slice", "No tumor, high slice"),
+    ),
+    ("FLAIR in gray", ("lgg, FLAIR",), ("Large, FLAIR alone", "Faint tumor")),
+    ("Contrast-enhanced, in gray", ("lgg, post-contrast", "t1"), ("Large, after contrast",)),
+    ("Any other brain slice, in gray", ("lgg, pre-contrast", "4class", "253"), ("Large, before contrast",)),
+)
 
 # Seconds: how often uploads and overlays are deleted, and from which age.
 DELETE_EVERY, DELETE_AGE = 60, 600
@@ -70,20 +105,21 @@ MAX_FILES = 1000
 # waits for its turn isn't deleted before it.
 WAITING_PLACES = 200
 
-IN_BROWSER = f"https://huggingface.co/spaces/{hub_id('brain-tumor-in-your-browser')}"
+HUB = "https://huggingface.co"
+IN_BROWSER = f"{HUB}/spaces/{hub_id('brain-tumor-in-your-browser')}"
+CODE = f"{HUB}/spaces/{hub_id('brain-tumor-mri')}"
+LINKS = {
+    "Detector": f"{HUB}/{hub_id(DEFAULTS['detector'])}",
+    "Localizer": f"{HUB}/{hub_id(DEFAULTS['localizer'])}",
+    "Data": f"{HUB}/datasets/{hub_id(DATASET)}",
+    "Code": f"{CODE}/tree/main",
+    "Dashboard": f"{HUB}/spaces/{hub_id('brain-tumor-dashboard')}",
+    "Without an upload": IN_BROWSER,
+}
+SAMPLE = f"{CODE}/resolve/main/examples/{EXAMPLES[FIRST]}"
 
-SHOWN_SIDE = 1024  # pixels; pictures on the page are reduced to this, the downloads are not
-
-HEADER = f"""
-<header>
-  <p class="brand"><svg viewBox="0 0 32 32" aria-hidden="true"><path d="M16 3C9 3 5 8.5 5 16s4 13 11 13 11-5.5
-  11-13S23 3 16 3z"/><path d="M16 5v22"/><circle cx="11.5" cy="12.5" r="3.5"/></svg>bthub</p>
-  <h1>Brain tumor on an MRI slice</h1>
-  <p class="lead">Give it a slice of a brain MRI, or a whole scan. It tells whether it sees a tumor, how probable that
-  is, where it lies and how large it is.</p>
-  <p class="notice">{DISCLAIMER}</p>
-</header>
-"""
+SHOWN_SIDE = 1024  # pixels; pictures on the page are reduced to this
+OVERLAY_SIDE = 2048  # pixels; the overlay to download is reduced to this, the mask is not
 
 EMPTY = """
 <section class="empty" aria-label="Result">
@@ -110,23 +146,48 @@ ABOUT = f"""
   <section><h2>The examples</h2>
   <p>Slices that the models were not trained on, from The Cancer Imaging Archive, collection TCGA-LGG, prepared by
   Buda, Saha and Mazurowski (2019), <a href="https://creativecommons.org/licenses/by-nc-sa/4.0/">CC BY-NC-SA 4.0</a>.
+  In color, red is the slice before contrast, green is FLAIR and blue is after contrast: what only FLAIR shows bright,
+  as these tumors, is green. The gray ones are a single sequence of the same slice.
   Code: Apache-2.0.</p></section>
 </footer>
 """
 
-ANYWAY = "Analyze whatever it shows"
-REFUSAL = f"To analyze it all the same, tick “{ANYWAY}” and upload it again."
-UNCHECKED = "This picture was not checked: if it isn't a slice of a brain MRI, the verdict means nothing."
+ANYWAY = "Analyze anyway"
+REFUSAL = f"If you know better, press “{ANYWAY}”."
+UNCHECKED = "This doesn't look like a slice of a brain MRI. If it isn't one, what the model says of it means nothing."
 GONE = "The upload was deleted in the meantime: upload it again."
 AS_SCANNED = "As scanned"
 FAILURE = "Something failed on the server, whose log says what. Try again, or try another picture."
 
-# Tells screen readers the new verdict; where the result is below the input, brings it into view.
+SCRIPT = (HERE / "viewer.js").read_text(encoding="utf-8")
+
+# Tells screen readers the new verdict, and brings the result into view where its picture isn't.
 SHOW_RESULT = """() => {
   const verdict = document.getElementById("verdict");
-  verdict?.focus({preventScroll: true});
-  if (innerWidth < 640) verdict?.closest(".result").scrollIntoView({behavior: "smooth"});
+  if (!verdict) return;
+  verdict.focus({preventScroll: true});
+  const card = verdict.closest(".result"), seen = card.querySelector(".window") ?? verdict;
+  const top = card.getBoundingClientRect().top, bottom = seen.getBoundingClientRect().bottom;
+  const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  if (top < 0 || bottom > innerHeight) {
+    scrollTo({top: scrollY + top - 12, behavior: calm ? "auto" : "smooth"});
+  }
 }"""
+
+
+def described(file: gr.File, text: str) -> gr.File:
+    """A file field as the page about the API shows it: with words of its own, and a slice as its sample, not a PDF.
+
+    Not a class of its own: Gradio would write a stub of it beside this file.
+    """
+    several = file.file_count == "multiple"
+    sample, info = handle_file(SAMPLE), {**file.api_info(), "additional_description": text}
+    vars(file).update(
+        api_info=lambda: info,
+        example_payload=lambda: [sample] if several else sample,
+        example_value=lambda: [SAMPLE] if several else SAMPLE,
+    )
+    return file
 
 
 def build(pipe: Pipeline) -> gr.Blocks:
@@ -136,45 +197,71 @@ def build(pipe: Pipeline) -> gr.Blocks:
         pipe: the loaded models.
     """
 
-    hidden = gr.update(visible=False)
+    nothing = (None, False, gr.update(visible=False))
+    no_choice = (gr.update(visible=False), gr.update(visible=False))
 
-    def show(files: list[str] | str | None, anyway: bool) -> tuple[str, None, bool, dict | None, dict, dict]:
-        # The upload field is emptied, ready for the next picture, and the box unticked: it was ticked for this one.
+    def show(files: list[str] | str | None, checked: bool = True) -> tuple:
+        """What follows an upload: its result, the upload field emptied, and what is kept of it."""
         files = [files] if isinstance(files, str) else list(files or [])
         if not files:
-            return EMPTY, None, False, None, hidden, hidden
+            return EMPTY, None, *nothing, *no_choice
         if len(files) > 1 or is_study(files[0]):
-            page, study = scan(files, anyway, None, None)
-            kept = None if study is None else {"files": files, "anyway": anyway}
-            return page, None, False, kept, *choices(study)
-        return answer(files[0], anyway), None, False, None, hidden, hidden
+            page, study, refused = scan(files, checked, None, None)
+            choice = choices(study)
+        else:
+            (page, refused), study, choice = answer(files[0], checked), None, no_choice
+        kept = files if refused or study is not None else None
+        return page, None, kept, not checked, gr.update(visible=refused), *choice
 
-    def answer(file: str, anyway: bool) -> str:
+    def anyway(files: list[str] | None) -> tuple:
+        """The upload that was refused, analyzed all the same."""
+        if not files or not all(os.path.exists(file) for file in files):
+            return error_html(GONE), None, *nothing, *no_choice
+        return show(files, checked=False)
+
+    def example(name: str) -> tuple:
+        return example_html(name), None, *nothing, *no_choice
+
+    def example_html(name: str) -> str:
+        file = HERE / "examples" / EXAMPLES[name]
         try:
-            result = pipe(file, check_input=not anyway)
-            return result_html(result, Path(file).name, checked=not anyway, figures=pipe.figures)
-        except NotASliceError as error:
-            return error_html(sentence(error, file), REFUSAL)
+            return result_html(pipe(str(file)), file.name, figures=pipe.figures, example=name, experts=outlined(file))
         except BthubError as error:
-            return error_html(sentence(error, file))
+            return error_html(sentence(error, str(file)))
 
-    def scan(files: list[str], anyway: bool, series: int | None, plane: str | None) -> tuple[str, Study | None]:
-        """The page of one scan of a study, and the study where it could be opened."""
+    def first_html() -> str:
+        """What the page opens with; other models may refuse the example."""
+        page = example_html(FIRST)
+        return EMPTY if 'class="result error"' in page else page
+
+    def answer(file: str, checked: bool) -> tuple[str, bool]:
+        """The page of one picture, and whether it was refused as no slice of a brain."""
+        try:
+            result = pipe(file, check_input=checked)
+            return result_html(result, called([file]), checked=checked, figures=pipe.figures), False
+        except NotASliceError as error:
+            return error_html(sentence(error, file), REFUSAL), True
+        except BthubError as error:
+            return error_html(sentence(error, file)), False
+
+    def scan(files: list[str], checked: bool, series: int | None, plane: str | None) -> tuple[str, Study | None, bool]:
+        """The page of one scan of a study, the study where it could be opened, and whether it was refused."""
         study = None
         try:
             study = open_study(given(files))
-            result = analyze_study(pipe, study, scan=series, plane=plane, check_input=not anyway, max_slices=MAX_SLICES)
-            return study_html(result, called(files), checked=not anyway, unchecked=UNCHECKED), study
+            result = analyze_study(pipe, study, scan=series, plane=plane, check_input=checked, max_slices=MAX_SLICES)
+            return study_html(result, called(files), checked=checked, unchecked=UNCHECKED), study, False
         except NotASliceError as error:
-            return error_html(sentence(error, files[0]), REFUSAL, what="scan"), study
+            return error_html(sentence(error, files[0]), REFUSAL, what="scan"), study, True
         except BthubError as error:
-            return error_html(sentence(error, files[0]), what="scan"), study
+            return error_html(sentence(error, files[0]), what="scan"), study, False
 
-    def again(kept: dict | None, series: int | None, plane: str) -> str:
+    def again(files: list[str] | None, unchecked: bool, series: int | None, plane: str) -> tuple[str, dict]:
         """Another series or plane of the study that is on the page."""
-        if kept is None or not all(os.path.exists(file) for file in kept["files"]):
-            return error_html(GONE, what="scan")
-        return scan(kept["files"], kept["anyway"], series, None if plane == AS_SCANNED else plane.lower())[0]
+        if not files or not all(os.path.exists(file) for file in files):
+            return error_html(GONE, what="scan"), gr.update(visible=False)
+        page, _, refused = scan(files, not unchecked, series, None if plane == AS_SCANNED else plane.lower())
+        return page, gr.update(visible=refused)
 
     def analyze(image: str | None) -> tuple[Image.Image, dict]:
         """Whether one slice of a brain MRI shows a tumor, and where. Research software, not a medical device.
@@ -224,31 +311,26 @@ def build(pipe: Pipeline) -> gr.Blocks:
         analytics_enabled=False,
         fill_width=True,
     ) as demo:
-        gr.HTML(HEADER)
+        gr.HTML(header_html(pipe.sources))
         with gr.Row(elem_id="desk"):
             with gr.Column(scale=4, min_width=300, elem_id="input"):
                 gr.HTML(
-                    "<h2>Your slice or scan</h2><p>A slice as PNG, TIFF or JPEG. A scan as DICOM files, NIfTI, a TIFF"
-                    f" of several pages, or a zip of a study, up to {MAX_STUDY_BYTES >> 20} MB.</p>"
+                    f"<h2>Your slice or scan</h2><p>{bring_html(pipe.sources)}</p><p>PNG, TIFF or JPEG; a scan as DICOM"
+                    f" files, NIfTI, a TIFF of several pages, or a zip, up to {MAX_STUDY_BYTES >> 20} MB.</p>"
                 )
                 upload = gr.File(
-                    label="Slice or scan", show_label=False, height=170, file_count="multiple", elem_id="upload"
+                    label="Slice or scan", show_label=False, height=124, file_count="multiple", elem_id="upload"
                 )
-                anyway = gr.Checkbox(
-                    label=ANYWAY,
-                    info="For the next picture only. Others are refused if they don't look like a slice of a brain"
-                    " MRI.",
-                    visible=pipe.input_check is not None,
-                    elem_id="anyway",
-                )
-                gr.HTML("<h2>Or an example</h2><p>The names come from outlines that experts drew.</p>")
-                with gr.Row(elem_id="examples"):
-                    buttons = [
-                        gr.Button(name, icon=HERE / "examples" / file, size="sm", min_width=90)
-                        for name, file in EXAMPLES.items()
-                    ]
-            with gr.Column(scale=8, min_width=300):
-                kept = gr.State(None, time_to_live=DELETE_AGE)
+                gr.HTML("<h2>Or an example of each kind</h2><p>Named by what experts outlined on it.</p>")
+                buttons = {}
+                with gr.Column(elem_id="examples"):
+                    for title, sources, names in KINDS:
+                        with gr.Row(elem_classes="wide" if len(names) > 2 else "narrow"):
+                            gr.HTML(f"<h3>{title}</h3>{how_well(pipe.sources, sources)}")
+                            for name in names:
+                                icon = HERE / "examples" / EXAMPLES[name]
+                                buttons[name] = gr.Button(name, icon=icon, size="sm", min_width=60)
+            with gr.Column(scale=9, min_width=300):
                 with gr.Row(elem_id="choice"):
                     series = gr.Dropdown(
                         label="Series", visible=False, interactive=True, scale=3, min_width=280, elem_id="series"
@@ -262,20 +344,28 @@ def build(pipe: Pipeline) -> gr.Blocks:
                         min_width=140,
                         elem_id="plane",
                     )
-                result = gr.HTML(EMPTY, elem_id="result")
+                gr.HTML('<p id="waiting" role="status"></p>', elem_id="status")
+                result = gr.HTML(first_html(), elem_id="result")
+                force = gr.Button(ANYWAY, visible=False, elem_id="anyway")
         gr.HTML(ABOUT)
 
+        # What the page keeps of an upload lies with the visitor, not on the server: its address there, and whether it
+        # was to be analyzed unchecked. Gradio takes back only addresses of uploads.
+        kept = gr.File(visible=False, file_count="multiple", label="kept")
+        unchecked = gr.Checkbox(visible=False, label="unchecked")
+
         page = {
-            "outputs": [result, upload, anyway, kept, series, plane],
+            "outputs": [result, upload, kept, unchecked, force, series, plane],
             "show_progress_on": result,
             "api_visibility": "private",
             **CONCURRENCY,
         }
-        events = [upload.upload(show, [upload, anyway], **page)]
-        for button, file in zip(buttons, EXAMPLES.values(), strict=True):
-            events.append(button.click(partial(show, str(HERE / "examples" / file)), anyway, **page))
+        events = [upload.upload(show, upload, **page), force.click(anyway, kept, **page)]
+        for name, button in buttons.items():
+            events.append(button.click(partial(example, name), **page))
         for choice in (series, plane):
-            events.append(choice.input(again, [kept, series, plane], **page | {"outputs": [result]}))
+            chosen = page | {"outputs": [result, force]}
+            events.append(choice.input(again, [kept, unchecked, series, plane], **chosen))
         for event in events:
             event.success(None, js=SHOW_RESULT, api_visibility="private")
             failed = event.failure(lambda: error_html(FAILURE), outputs=result, queue=False, api_visibility="private")
@@ -286,12 +376,26 @@ def build(pipe: Pipeline) -> gr.Blocks:
         # The endpoints have no place on the page: they hang on no trigger.
         overlay = gr.Image(label="overlay", format="png", visible=False)
         found = gr.JSON(label="result", visible=False)
-        gr.on([], analyze, gr.File(label="image", visible=False), [overlay, found], api_name="analyze", **CONCURRENCY)
+        image = described(
+            gr.File(label="image", visible=False), "One slice as PNG, TIFF, JPEG, BMP, WebP or GIF, up to 64 MB."
+        )
+        files = described(
+            gr.File(label="files", file_count="multiple", visible=False),
+            "DICOM files of one study, or one NIfTI file, TIFF of several pages, or zip of a study.",
+        )
+        gr.on(
+            [],
+            analyze,
+            image,
+            [overlay, found],
+            api_name="analyze",
+            **CONCURRENCY,
+        )
         gr.on(
             [],
             analyze_scan,
             [
-                gr.File(label="files", file_count="multiple", visible=False),
+                files,
                 gr.Number(label="series", value=None, visible=False),
                 gr.Dropdown(list(PLANES), label="plane", value=None, visible=False),
             ],
@@ -420,7 +524,7 @@ def sweep(folder: Path, spared: Set[str] = frozenset()) -> None:
 
 def sentence(error: BthubError, file: str) -> str:
     """The error's text with the file's name only: its folder here is nothing to the user."""
-    return str(error).replace(f"{Path(file).parent}{os.sep}", "")
+    return str(error).replace(f"{Path(file).parent}{os.sep}", "").replace(Path(file).name, called([file]))
 
 
 def given(files: list[str]) -> str | list[str]:
@@ -431,8 +535,8 @@ def given(files: list[str]) -> str | list[str]:
 
 
 def called(files: list[str]) -> str:
-    """What the page calls an upload."""
-    return Path(files[0]).name if len(files) == 1 else f"{len(files)} files"
+    """What the page calls an upload. Browsers send a quotation mark in a name as %22."""
+    return Path(files[0]).name.replace("%22", '"') if len(files) == 1 else f"{len(files)} files"
 
 
 def choices(study: Study | None) -> tuple[dict, dict]:
@@ -447,6 +551,67 @@ def choices(study: Study | None) -> tuple[dict, dict]:
     )
 
 
+def outlined(file: Path) -> np.ndarray:
+    """What experts outlined on an example, bool (H, W)."""
+    patient_and_slice = re.match(r"TCGA_\w\w_\w{4}_\d{8}_\d+", file.name)
+    assert patient_and_slice is not None
+    mask = HERE / "examples" / "outlines" / f"{patient_and_slice[0]}.png"
+    with Image.open(file) as picture:
+        size = picture.size
+    return np.asarray(Image.open(mask)) > 0 if mask.is_file() else np.zeros(size[::-1], bool)
+
+
+def _of_hundred(found: Sequence[float]) -> str:
+    """Shares as "84 to 99", of 100 each; one where they round to the same."""
+    low, high = round(100 * min(found)), round(100 * max(found))
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+Sources = Mapping[str, Mapping[str, float]]
+
+
+def how_well(sources: Sources, names: Sequence[str]) -> str:
+    """How good the models are at pictures of these sources; nothing where that wasn't measured."""
+    known = [sources[name] for name in names if name in sources]
+    if not known:
+        return ""
+    found, flagged = _of_hundred([one["recall"] for one in known]), [1 - one["specificity"] for one in known]
+    return f"<p>finds {found} of 100 tumors, flags {_of_hundred(flagged)} of 100 healthy slices</p>"
+
+
+def bring_html(sources: Sources) -> str:
+    """Which picture to bring, in one sentence."""
+    known = [[sources[name] for name in names if name in sources] for _, names, _ in KINDS]
+    said = "Bring three sequences in color, FLAIR in gray, a contrast-enhanced slice or any other slice of a brain MRI"
+    if not all(known):
+        return f"{said}."
+    found = [_of_hundred([one["recall"] for one in kind]) for kind in known]
+    return f"{said}: of 100 tumors it finds {', '.join(found[:-1])} and {found[-1]}, in this order."
+
+
+def header_html(sources: Sources) -> str:
+    """The page's name, what it does, how good it is and where to read on."""
+    links = "".join(f'<a href="{address}">{name}</a>' for name, address in LINKS.items())
+    figures = ""
+    if measured := sources.get(KINDS[0][1][0]):
+        flagged = round(100 * (1 - measured["specificity"]))
+        figures = (
+            f" On {measured['groups']:.0f} patients it never saw, it finds {100 * measured['recall']:.0f} of 100 tumor"
+            f" slices and flags {flagged} of 100 healthy ones."
+        )
+    return f"""
+<header>
+  <div class="top"><p class="brand"><svg viewBox="0 0 32 32" aria-hidden="true"><path d="M16 3C9 3 5 8.5 5 16s4 13 11
+  13 11-5.5 11-13S23 3 16 3z"/><path d="M16 5v22"/><circle cx="11.5" cy="12.5" r="3.5"/></svg>bthub</p>
+  <nav aria-label="More">{links}</nav></div>
+  <h1>Brain tumor on an MRI slice</h1>
+  <p class="lead">Give it a slice of a brain MRI, or a whole scan. It tells whether it sees a tumor, how probable that
+  is, where it lies and how large it is.{figures}</p>
+  <p class="notice">{DISCLAIMER}</p>
+</header>
+"""
+
+
 def error_html(text: str, mend: str = "", what: str = "picture") -> str:
     return f"""
 <section class="result error" role="alert" aria-labelledby="verdict">
@@ -457,7 +622,13 @@ def error_html(text: str, mend: str = "", what: str = "picture") -> str:
 
 
 def result_html(
-    result: Result, name: str, *, checked: bool = True, figures: Mapping[str, Mapping[str, float]] | None = None
+    result: Result,
+    name: str,
+    *,
+    checked: bool = True,
+    figures: Mapping[str, Mapping[str, float]] | None = None,
+    example: str = "",
+    experts: np.ndarray | None = None,
 ) -> str:
     """The result of one slice as the page shows it.
 
@@ -466,6 +637,8 @@ def result_html(
         name: the file's name.
         checked: False where the input check was switched off, which is then said.
         figures: `Pipeline.figures`.
+        example: what the page calls it, where it is an example.
+        experts: what experts outlined, bool (H, W), all False where they saw nothing; None where that isn't known.
     """
     tumor = result.label == TUMOR
     probability, threshold = percent(result.tumor_probability), percent(result.threshold)
@@ -473,8 +646,8 @@ def result_html(
     if result.uncertain:
         verdict = "Uncertain"
         remark = (
-            "A tumor is more likely than not." if tumor else "No tumor is more likely."
-        ) + " A person should look: this close to the threshold the model errs too often."
+            "It leans to a tumor" if tumor else "It leans to no tumor"
+        ) + ", but this close to the threshold the model errs too often. A person should look."
     elif not tumor:
         verdict = "No tumor found"
         remark = (
@@ -487,65 +660,115 @@ def result_html(
     else:
         verdict = "Tumor suspected"
         remark = "The marked area is an estimate by a model, not a diagnosis."
+    if result.bbox is not None and result.input_kind not in (THREE_SEQUENCES, None):
+        remark += f" {UNLEARNED}"
 
     unchecked = ""
     if not checked:
         # Whatever the model says of a picture that may show anything, it isn't good news.
+        verdict = f"Unchecked: {verdict[0].lower()}{verdict[1:]}"
         unchecked, state = f'<p class="notice">{UNCHECKED}</p>', "tumor" if state == "tumor" else "unsure"
 
-    views, numbers = {}, {}
+    size, details = {}, {}
     if result.bbox is not None:
         x0, y0, x1, y1 = result.bbox
-        views["Overlay"] = (result.overlay(), "The slice with the suspected tumor tinted red, its box yellow")
-        numbers["Tumor area"] = f"{result.area_px:,} pixels"
-        if result.brain_share is not None:
-            numbers["Share of the head"] = (
-                f"{percent(result.brain_share)} <small>skull and skin included, an estimate</small>"
-            )
-        numbers["Box"] = f"{x1 - x0} × {y1 - y0} pixels <small>x {x0} to {x1}, y {y0} to {y1}</small>"
-    views["Scan"] = (Image.fromarray(result.image), "The slice as it was read")
-    if result.mask is not None:
-        views["Mask"] = (Image.fromarray(result.mask), "The suspected tumor in white on black")
-    numbers["Picture"] = f"{result.width:,} × {result.height:,} pixels"
+        area = f"{result.area_px:,} pixels"
+        share = result.brain_share
+        if result.area_mm2 is not None:
+            size["Size"] = area_in_words(result.area_mm2)
+        elif share is not None:
+            size["Size"] = f"{in_words(share)} of the head <small>on this slice, skull and skin included</small>"
+        else:
+            size["Size"] = area
+        details["Tumor area"] = area
+        if share is not None:
+            details["Share of the head"] = f"{percent(share)} <small>an estimate</small>"
+        details["Box"] = f"{x1 - x0} × {y1 - y0} pixels <small>x {x0} to {x1}, y {y0} to {y1}</small>"
+    if experts is not None:
+        size["Experts"] = experts_html(result, experts)
+    details["Picture"] = f"{result.width:,} × {result.height:,} pixels"
     stages = ", ".join(f"{stage} {ms:.0f}" for stage, ms in result.milliseconds.items() if stage != "total" and ms)
-    numbers["Time"] = f"{result.milliseconds['total']:.0f} ms <small>{stages}</small>"
-    numbers["Models"] = "".join(
-        f"<div>{html.escape(model['id'])} <small>{html.escape(model['revision'])}</small></div>"
-        for model in result.models.values()
-    )
+    details["Time"] = f"{result.milliseconds['total']:.0f} ms <small>{stages}</small>"
+    details["Models"] = models_html(result.models)
 
     explained = f"From {threshold} up, the verdict is “tumor suspected”."
     if result.review_band is not None:
         low, high = (percent(end) for end in result.review_band)
         explained += f" Between {low} and {high}, the shaded part, it is “uncertain”."
-    stem = Path(name).stem
-    as_json = json.dumps(result.to_dict()).encode()
-    downloads = download_html(f"{stem}.json", "application/json", as_json, "Result (JSON)")
+    kind = kind_html(result.input_kind, figures) if checked else ""
+    overlay = result.overlay()
+    stem = re.sub(r"[^\w.-]+", "_", Path(name).stem)
+    said = [
+        f"{probability} probability of a tumor on this slice.",
+        explained,
+        remark,
+        re.sub("<[^>]*>", "", kind),
+    ]
+    report = report_html(
+        name,
+        verdict,
+        said if checked else [UNCHECKED, *said],
+        size | {term: details[term] for term in ("Tumor area", "Box", "Picture") if term in details},
+        [
+            ("The slice as it was read", Image.fromarray(result.image)),
+            *([("Suspected tumor in red, its box in yellow", overlay)] if result.bbox is not None else []),
+        ],
+        result.models,
+    )
+    downloads = download_html(f"{stem}_report.html", "text/html", report.encode(), "Report (one page)")
+    if result.bbox is not None:
+        downloads += download_html(f"{stem}_overlay.png", "image/png", png(overlay, OVERLAY_SIDE), "Overlay (PNG)")
     if result.mask is not None:
-        downloads = download_html(f"{stem}_mask.png", "image/png", result.mask_png(), "Mask (PNG)") + downloads
+        downloads += download_html(f"{stem}_mask.png", "image/png", result.mask_png(), "Mask (PNG)")
+    as_json = json.dumps(result.to_dict()).encode()
+    downloads += download_html(f"{stem}.json", "application/json", as_json, "Result (JSON)")
 
+    shown = f"Example: {html.escape(example)} <small>{html.escape(name)}</small>" if example else html.escape(name)
     return f"""
 <section class="result {state}" aria-labelledby="verdict">
   <div class="verdict">
-    <p class="name">{html.escape(name)}</p>
+    <p class="name">{shown}</p>
     <h2 id="verdict" tabindex="-1">{verdict}</h2>
     {unchecked}
     <p class="probability"><strong>{probability}</strong> probability of a tumor on this slice</p>
     {meter_html(result.tumor_probability, result.threshold, result.review_band)}
     <p class="explain">{explained}</p>
     <p class="remark">{remark}</p>
-    {kind_html(result.input_kind, figures)}
   </div>
+  {picture_html(result, experts)}
   <div class="findings">
-    {views_html(views)}
-    <div class="numbers">
-      <dl>{"".join(f"<div><dt>{term}</dt><dd>{value}</dd></div>" for term, value in numbers.items())}</dl>
-      <p class="downloads">{downloads}</p>
-    </div>
+    {numbers_html(size) if size else ""}
+    {kind}
+    <p class="downloads">{downloads}</p>
+    <details><summary>Details</summary>{numbers_html(details)}</details>
   </div>
   <p class="disclaimer">{DISCLAIMER}</p>
 </section>
 """
+
+
+def experts_html(result: Result, experts: np.ndarray) -> str:
+    """How the model's outline of an example goes with the experts'."""
+    if not experts.any():
+        return "outlined nothing here" + (", the model did" if result.bbox is not None else "")
+    if result.bbox is None or result.mask is None:
+        return f"outlined {int(experts.sum()):,} pixels; the model outlined nothing"
+    agreed = overlap(result.mask, experts)
+    return f"agrees {agreed:.2f} <small>with the experts' outline (Dice: 1 is the same area)</small>"
+
+
+def picture_html(result: Result, experts: np.ndarray | None) -> str:
+    """The slice with what was found on it."""
+    size = (result.width, result.height)
+    found = (("fill", "outline", "box") if result.bbox is not None else ()) + (
+        ("experts",) if experts is not None and experts.any() else ()
+    )
+    layers = layers_html(result.mask, result.contour, result.bbox, size, experts, SHOWN_SIDE)
+    address = data_address("image/png", png(Image.fromarray(result.image), SHOWN_SIDE))
+    said = "The slice with the suspected tumor marked" if result.bbox is not None else "The slice as it was read"
+    return viewer_html(
+        pane_html(address, said, layers, result.width / result.height), [x for x in LAYERS if x in found]
+    )
 
 
 def kind_html(kind: str | None, figures: Mapping[str, Mapping[str, float]] | None) -> str:
@@ -556,8 +779,8 @@ def kind_html(kind: str | None, figures: Mapping[str, Mapping[str, float]] | Non
     if figures and kind in figures:
         found, flagged = (round(100 * share) for share in (figures[kind]["recall"], 1 - figures[kind]["specificity"]))
         good = (
-            f" On pictures of this kind that it never saw, it finds {found} of 100 with a tumor and raises a false"
-            f" alarm on {flagged} of 100 without."
+            f" Of the test pictures that were taken for this kind, it finds {found} of 100 with a tumor and raises a"
+            f" false alarm on {flagged} of 100 without."
         )
     return f'<p class="kind">Taken for: {TITLES[kind]}.{good}</p>'
 
@@ -575,31 +798,6 @@ def meter_html(probability: float, threshold: float, band: tuple[float, float] |
   <div class="scale" aria-hidden="true"><span>0%</span><span class="at">{mark}</span><span>100%</span></div>
 </div>
 """
-
-
-def views_html(views: dict[str, tuple[Image.Image, str]]) -> str:
-    """Pictures of which one is shown, the first until another is chosen.
-
-    Args:
-        views: name -> picture and its description for those who cannot see it.
-    """
-    chosen = "".join(
-        f'<input type="radio" name="view" id="view-{name.lower()}"{" checked" * (i == 0)}>'
-        f'<label for="view-{name.lower()}">{name}</label>'
-        for i, name in enumerate(views)
-    )
-    pictures = "".join(
-        f'<img class="{name.lower()}" src="{png(picture)}" alt="{text}">' for name, (picture, text) in views.items()
-    )
-    return f'<div class="views"><div class="chooser" role="radiogroup" aria-label="View">{chosen}</div>{pictures}</div>'
-
-
-def png(picture: Image.Image) -> str:
-    """The picture, reduced to SHOWN_SIDE, as a data address."""
-    picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    return data_address("image/png", buffer.getvalue())
 
 
 def main() -> int:

@@ -3,14 +3,29 @@
 import html
 import io
 import json
+import re
 
 import numpy as np
 from PIL import Image
 
-from bthub import Result
+from bthub.imaging.kinds import THREE_SEQUENCES
 from bthub.inference.result import DISCLAIMER, NO_TUMOR, TUMOR, UNCERTAIN
 from bthub.inference.study import EMPTY, StudyResult, listed
-from parts import data_address, download_html, percent
+from parts import (
+    LAYERS,
+    UNLEARNED,
+    area_in_words,
+    data_address,
+    download_html,
+    layers_html,
+    models_html,
+    numbers_html,
+    pane_html,
+    percent,
+    png,
+    viewer_html,
+)
+from report import report_html
 
 SHOWN_SIDE = 512  # pixels; slices on the page are reduced to this, the downloads are not
 
@@ -20,31 +35,6 @@ SIDES = {
     "coronal": ("R", "L", "S", "front", "back"),
     "sagittal": ("A", "P", "S", "left", "right"),
 }
-
-# Once for the page: it hears every slider that comes later.
-SCRIPT = """() => {
-  const show = (stack, number) => {
-    const last = stack.querySelectorAll("figure").length;
-    number = Math.min(Math.max(number, 1), last);
-    stack.querySelectorAll("figure").forEach((figure, i) => { figure.hidden = i !== number - 1; });
-    stack.querySelector("input[type=range]").value = number;
-    stack.querySelectorAll(".bars rect").forEach((bar, i) => { bar.classList.toggle("here", i === number - 1); });
-    const caption = stack.querySelectorAll("figure")[number - 1].dataset.caption;
-    stack.querySelector("input[type=range]").setAttribute("aria-valuetext", caption);
-    stack.querySelector("output").textContent = caption;
-  };
-  document.addEventListener("input", (event) => {
-    const stack = event.target.closest?.(".stack");
-    if (stack && event.target.type === "range") show(stack, Number(event.target.value));
-  });
-  document.addEventListener("click", (event) => {
-    const bars = event.target.closest?.(".stack .bars");
-    if (!bars) return;
-    const box = bars.getBoundingClientRect();
-    const count = bars.querySelectorAll("rect").length;
-    show(bars.closest(".stack"), Math.floor((event.clientX - box.left) / box.width * count) + 1);
-  });
-}"""
 
 
 def study_html(result: StudyResult, name: str, *, checked: bool = True, unchecked: str = "") -> str:
@@ -84,8 +74,18 @@ def study_html(result: StudyResult, name: str, *, checked: bool = True, unchecke
     if not checked:
         # Whatever the model says of pictures that may show anything, it isn't good news.
         notice, state = f'<p class="notice">{unchecked}</p>', "tumor" if state == "tumor" else "unsure"
+    if result.tumor_slices and any(one is not None and one.input_kind != THREE_SEQUENCES for one in result.results):
+        remark += f" {UNLEARNED}"
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in result.notes)
-    numbers = "".join(f"<div><dt>{term}</dt><dd>{value}</dd></div>" for term, value in _numbers(result).items())
+    size = _size(result)
+    report = report_html(
+        name,
+        verdict,
+        [re.sub("<[^>]*>", "", found), remark, *([] if checked else [unchecked]), *result.notes],
+        size,
+        [(f"Slice {index + 1}", _overlay(result, index)) for index in _largest_three(result)],
+        result.models,
+    )
     return f"""
 <section class="result {state}" aria-labelledby="verdict">
   <div class="verdict">
@@ -95,12 +95,11 @@ def study_html(result: StudyResult, name: str, *, checked: bool = True, unchecke
     <p class="probability">{found}</p>
     <p class="remark">{remark}</p>
   </div>
+  {_viewer(result)}
   <div class="findings">
-    {_viewer(result)}
-    <div class="numbers">
-      <dl>{numbers}</dl>
-      <p class="downloads">{_downloads(result, name)}</p>
-    </div>
+    {numbers_html(size)}
+    <p class="downloads">{_downloads(result, name, report)}</p>
+    <details><summary>Details</summary>{numbers_html(_details(result))}</details>
   </div>
   {f'<ul class="notes">{notes}</ul>' if notes else ""}
   <p class="disclaimer">{DISCLAIMER}</p>
@@ -108,13 +107,33 @@ def study_html(result: StudyResult, name: str, *, checked: bool = True, unchecke
 """
 
 
-def _numbers(result: StudyResult) -> dict[str, str]:
+def _largest_three(result: StudyResult) -> list[int]:
+    """For the report: the slices with the largest areas, or the one that is shown first."""
+    ranked = sorted(result.tumor_slices, key=lambda index: -result.areas_px[index])[:3]
+    return sorted(ranked) or [result.largest]
+
+
+def _overlay(result: StudyResult, index: int) -> Image.Image:
+    one = result.results[index]
+    return Image.fromarray(np.ascontiguousarray(result.volume.slices[index])) if one is None else one.overlay()
+
+
+def _size(result: StudyResult) -> dict[str, str]:
+    """What a person asks first: how large."""
+    if not result.tumor_slices:
+        return {}
+    where, size = f"slice {result.largest + 1}", {}
+    if result.volume_ml is not None:
+        size["Tumor volume"] = f"{result.volume_ml:,.1f} ml"
+    if result.areas_mm2 is None:
+        size["Largest area"] = f"{result.areas_px[result.largest]:,} pixels <small>on {where}</small>"
+    else:
+        size["Largest area"] = f"{area_in_words(result.areas_mm2[result.largest])} <small>on {where}</small>"
+    return size
+
+
+def _details(result: StudyResult) -> dict[str, str]:
     volume, numbers = result.volume, {}
-    if result.tumor_slices:
-        if result.volume_ml is not None:
-            numbers["Tumor volume"] = f"{result.volume_ml:,.1f} ml"
-        where = f"<small>slice {result.largest + 1}</small>"
-        numbers["Largest area"] = f"{_area(result, result.largest)} {where}"
     height, width = volume.slices.shape[1:3]
     slices = f"{len(volume)} slice{'s' * (len(volume) > 1)} of {width} × {height}"
     numbers["Stack"] = f"{slices} <small>{html.escape(result.scan)}</small>"
@@ -126,10 +145,7 @@ def _numbers(result: StudyResult) -> dict[str, str]:
     done = [one for one in result.results if one is not None]
     seconds = sum(one.milliseconds["total"] for one in done) / 1000
     numbers["Time"] = f"{seconds:.1f} s <small>{1000 * seconds / len(done):.0f} ms a slice</small>"
-    numbers["Models"] = "".join(
-        f"<div>{html.escape(model['id'])} <small>{html.escape(model['revision'])}</small></div>"
-        for model in result.models.values()
-    )
+    numbers["Models"] = models_html(result.models)
     return numbers
 
 
@@ -139,9 +155,11 @@ def _area(result: StudyResult, index: int) -> str:
     return f"{result.areas_mm2[index] / 100:,.2f}\u00a0cm²"
 
 
-def _downloads(result: StudyResult, name: str) -> str:
+def _downloads(result: StudyResult, name: str, report: str) -> str:
     stem = name.partition(".")[0] or "study"
-    links = []
+    links = [download_html(f"{stem}_report.html", "text/html", report.encode(), "Report (one page)")]
+    overlay = png(_overlay(result, result.largest))
+    links.append(download_html(f"{stem}_overlay.png", "image/png", overlay, f"Slice {result.largest + 1} (PNG)"))
     if result.volume.grid is not None:
         links.append(download_html(f"{stem}_mask.nii.gz", "application/gzip", result.mask_nifti(), "Masks (NIfTI)"))
     links.append(download_html(f"{stem}_masks.zip", "application/zip", result.mask_png_zip(), "Masks (PNG)"))
@@ -154,22 +172,18 @@ def _viewer(result: StudyResult) -> str:
     figures = "".join(_figure(result, index, index != shown) for index in range(count))
     caption = _caption(result, shown)
     slider = (
-        f'<input type="range" min="1" max="{count}" value="{shown + 1}" aria-label="Slice" aria-valuetext="{caption}">'
+        f'<input type="range" class="slice" min="1" max="{count}" value="{shown + 1}" aria-label="Slice"'
+        f' aria-valuetext="{caption}">'
         if count > 1
-        else '<input type="range" min="1" max="1" value="1" hidden>'
+        else '<input type="range" class="slice" min="1" max="1" value="1" aria-label="Slice" hidden>'
     )
-    return f"""
-<div class="stack views">
-  <div class="chooser" role="radiogroup" aria-label="View">
-    <input type="radio" name="view" id="view-overlay" checked><label for="view-overlay">Overlay</label>
-    <input type="radio" name="view" id="view-scan"><label for="view-scan">Scan</label>
-  </div>
-  {figures}
+    layers = [name for name in LAYERS if name != "experts"] if result.tumor_slices else []
+    below = f"""
   <output aria-live="polite">{caption}</output>
-  {_chart(result) if count > 1 else ""}
   {slider}
-</div>
+  {_chart(result) if count > 1 else ""}
 """
+    return viewer_html(figures, layers, below)
 
 
 def _caption(result: StudyResult, index: int) -> str:
@@ -198,19 +212,16 @@ def _figure(result: StudyResult, index: int, hidden: bool) -> str:
         for side, letter in (("left", left), ("right", right), ("top", top))
         if letter
     )
-    return (
-        f'<figure{" hidden" * hidden} data-caption="{_caption(result, index)}" style="--ratio: {width / height:.4f}">'
-        f'<img src="{data_address("image/webp", buffer.getvalue())}" alt="Slice {index + 1}">'
-        f'<svg viewBox="0 0 {width} {height}" preserveAspectRatio="none" aria-hidden="true">'
-        f"{_outline(result.results[index])}</svg>{marks}</figure>"
+    one = result.results[index]
+    layers = "" if one is None else layers_html(one.mask, one.contour, one.bbox, (width, height), most=SHOWN_SIDE)
+    return pane_html(
+        data_address("image/webp", buffer.getvalue()),
+        f"Slice {index + 1}",
+        layers,
+        width / height,
+        marks,
+        f'{" hidden" * hidden} data-caption="{_caption(result, index)}"',
     )
-
-
-def _outline(one: Result | None) -> str:
-    if one is None or not one.contour:
-        return ""
-    path = " ".join("M" + " L".join(f"{x:.1f} {y:.1f}" for x, y in polygon) + " Z" for polygon in one.contour)
-    return f'<path d="{path}"/>'
 
 
 def _chart(result: StudyResult) -> str:

@@ -16,8 +16,7 @@ import models
 import pictures
 from bthub.errors import BthubError
 from bthub.imaging.image_io import read_picture_bytes
-from bthub.runs.folder import CALIBRATION, CLASSIFICATION, SEGMENTATION, WEIGHTS, RunFolder
-from bthub.runs.records import reading
+from bthub.runs.folder import CLASSIFICATION, SEGMENTATION, WEIGHTS, RunFolder
 
 # Sides of a picture beyond this are made smaller: the models look at less than a quarter of it anyway.
 LARGEST = 1024
@@ -191,13 +190,13 @@ def look(
 
 def threshold(run: RunFolder) -> float:
     """From which probability on a detector calls a tumor."""
-    with reading(run, CALIBRATION):
-        return float(run.calibration["threshold"])
+    found = run.detector_calibration.threshold
+    return 0.5 if found is None else found
 
 
 def judged(run: RunFolder, p: float) -> Verdict:
     """A probability in words: tumor, no tumor, or that a person should look."""
-    low, high = run.calibration.get("review_band") or (None, None)
+    low, high = run.detector_calibration.review_band or (None, None)
     if low is not None and low <= p < high:
         return Verdict("a person should look", p)
     return Verdict("tumor" if p >= threshold(run) else "no tumor", p)

@@ -1,7 +1,9 @@
 """The demo app: built and served in this process, asked by the stock gradio_client."""
 
 import base64
+import html
 import io
+import json
 import re
 import socket
 import threading
@@ -10,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar
 
 import gradio as gr
 import httpx
@@ -19,10 +22,10 @@ import pytest
 import yaml
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from light_stages import DarkCorners, blob, make_pipeline
 from packaging.requirements import Requirement
 from PIL import Image
 from scripts import script
-from stages import DarkCorners, blob, make_pipeline
 
 import bthub
 from bthub.data.splits import patient_split
@@ -40,7 +43,7 @@ class Recorder:
     def __init__(self, pipe: bthub.Pipeline) -> None:
         self.pipe = pipe
         self.received = b""
-        self.figures = pipe.figures
+        self.figures, self.sources = pipe.figures, pipe.sources
 
     def __call__(self, file: str, **options: bool) -> bthub.Result:
         self.received = Path(file).read_bytes()
@@ -57,8 +60,11 @@ def app() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def pipe(tiny_runs: tuple[Path, Path]) -> Recorder:
-    return Recorder(bthub.load_pipeline(*tiny_runs))
+def pipe() -> Recorder:
+    """Calls every slice a tumor, and what is bright its outline."""
+    pipe = make_pipeline()
+    pipe.threshold, pipe.points = 0.001, {None: OperatingPoint(0.001)}
+    return Recorder(pipe)
 
 
 @pytest.fixture(scope="module")
@@ -188,33 +194,41 @@ def test_what_is_no_slice_is_refused(
     )
 
 
-def test_the_box_switches_the_check_off_for_one_picture(
+def test_a_refused_picture_is_analyzed_on_demand(
     app: ModuleType, pipe: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipe.pipe, "input_check", DarkCorners())
-    (event, *_) = (event for event in app.build(pipe).fns.values() if event.name == "show")
-    assert [block.elem_id for block in event.outputs] == ["result", "upload", "anyway", None, "series", "plane"]
-    noise, example = tmp_path / "noise.png", SPACE / "examples" / app.EXAMPLES["Large tumor"]
+    functions = list(app.build(pipe).fns.values())
+    events = {event.name: event for event in functions}
+    large = next(event.fn for event in functions if getattr(event.fn, "args", ()) == ("Large tumor",))
+    places = ["result", "upload", None, None, "anyway", "series", "plane"]
+    assert [block.elem_id for block in events["show"].outputs] == places
+    show, anyway = events["show"].fn, events["anyway"].fn
+    noise, slice_ = tmp_path / "noise.png", tmp_path / "slice.png"
     Image.effect_noise((64, 64), 50).point(lambda level: level // 2 + 100).save(noise)
+    slice_.write_bytes((SPACE / "examples" / app.EXAMPLES["Large tumor"]).read_bytes())
 
-    refused, *emptied = event.fn(str(noise), False)
-    assert "noise.png: this doesn&#x27;t look like a slice" in refused and app.REFUSAL in refused
-    assert emptied[:3] == [None, False, None]
-    for file in (noise, example):
-        unchecked, *emptied = event.fn(str(file), True)
-        assert "Tumor suspected" in unchecked and app.UNCHECKED in unchecked
-        assert emptied[:3] == [None, False, None]
-    checked, *_ = event.fn(str(example), False)
-    assert "Tumor suspected" in checked and app.UNCHECKED not in checked
+    page, upload, kept, unchecked, button, *_ = show([str(noise)])
+    assert "noise.png: this doesn&#x27;t look like a slice" in page and app.ANYWAY in page
+    assert (upload, kept, unchecked, button["visible"]) == (None, [str(noise)], False, True)
+
+    page, _, kept, unchecked, button, *_ = anyway(kept)
+    assert "Unchecked: tumor suspected" in page and html.escape(app.UNCHECKED, quote=False) in page
+    assert (kept, unchecked, button["visible"]) == (None, True, False)
+
+    for page, _, kept, unchecked, button, *_ in (show([str(slice_)]), large()):
+        assert "Tumor suspected" in page and "Unchecked" not in page
+        assert (kept, unchecked, button["visible"]) == (None, False, False)
+
+    noise.unlink()
+    assert app.GONE in anyway([str(noise)])[0] and app.GONE in anyway(None)[0]
 
 
-@pytest.mark.parametrize("check", [None, DarkCorners()])
-def test_the_box_that_switches_the_check_off_is_there_where_there_is_one(
-    app: ModuleType, pipe: Recorder, check: DarkCorners | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pipe.pipe, "input_check", check)
-    (box,) = (block for block in app.build(pipe).blocks.values() if isinstance(block, gr.Checkbox))
-    assert box.label == app.ANYWAY and box.value is False and box.visible is (check is not None)
+def test_a_document_is_refused_without_a_button(app: ModuleType, pipe: Recorder, tmp_path: Path) -> None:
+    (tmp_path / "letter.png").write_text("Dear colleague")
+    (show,) = (event.fn for event in app.build(pipe).fns.values() if event.name == "show")
+    page, _, kept, _, button, *_ = show([str(tmp_path / "letter.png")])
+    assert "is not a picture" in page and app.ANYWAY not in page and not button["visible"] and kept is None
 
 
 def test_no_file_is_answered_with_a_sentence(client: Client) -> None:
@@ -229,6 +243,12 @@ def test_only_the_two_endpoints_are_public(client: Client) -> None:
     analyze = endpoints["named_endpoints"]["/analyze"]
     assert [p["parameter_name"] for p in analyze["parameters"]] == ["image"]
     assert [r["label"] for r in analyze["returns"]] == ["overlay", "result"]
+    assert "Whether one slice of a brain MRI shows a tumor" in analyze["description"]
+    for one in endpoints["named_endpoints"].values():
+        (file,) = (p for p in one["parameters"] if p["component"] == "File")
+        told = file["python_type"]["description"]
+        assert "TIFF" in told and "FileData" not in told
+        assert "examples/TCGA_DU_5871_19941206_22.png" in str(file["example_input"]) and "pdf" not in str(one)
     with pytest.raises(ValueError, match="show"):
         client.predict("x", api_name="/show")
 
@@ -292,7 +312,8 @@ def test_uploads_and_overlays_are_deleted(
     with app.swept(cache):
         wait_for(lambda: not any(path.is_file() for path in cache.rglob("*")))
     config = httpx.get(f"{served.local_url}config").json()
-    pictures = [c["props"]["icon"]["url"] for c in config["components"] if c["type"] == "button"]
+    icons = [c["props"].get("icon") for c in config["components"] if c["type"] == "button"]
+    pictures = [icon["url"] for icon in icons if icon]
     assert [httpx.get(url).status_code for url in pictures] == [200] * len(app.EXAMPLES)
 
 
@@ -331,9 +352,17 @@ class Slow:
     """A pipeline that holds each picture until it may go on, and reads its file only then."""
 
     input_check = None
+    figures: ClassVar = {}
+    sources: ClassVar = {}
 
     def __init__(self) -> None:
         self.go_on, self.began = threading.Event(), threading.Event()
+        self.go_on.set()
+
+    def hold(self) -> None:
+        """From here on; the page's first result is made when it is built."""
+        self.go_on.clear()
+        self.began.clear()
 
     def __call__(self, file: str, **_: bool) -> bthub.Result:
         self.began.set()
@@ -349,6 +378,7 @@ def test_fifty_at_once_are_served_and_their_uploads_outlive_the_wait(
     monkeypatch.setattr(app, "DELETE_AGE", 0)
     slow = Slow()
     demo = app.build(slow)
+    slow.hold()
     app.launch(demo, free_port())
     try:
         file = tmp_path / "slice.png"
@@ -372,6 +402,44 @@ def test_fifty_at_once_are_served_and_their_uploads_outlive_the_wait(
         demo.close(verbose=False)
 
 
+def test_who_leaves_frees_the_place(app: ModuleType, cache: Path, tmp_path: Path) -> None:
+    """A client that is killed, in the queue or at work, keeps nobody waiting."""
+    slow = Slow()
+    demo = app.build(slow)
+    slow.hold()
+    app.launch(demo, free_port())
+    number = next(event._id for event in demo.fns.values() if event.name == "analyze")
+    picture = io.BytesIO()
+    Image.fromarray(blob(120, 100, (30, 40, 60, 80))).save(picture, format="PNG")
+    place = f"{demo.local_url}gradio_api/"
+
+    def join(session: str, http: httpx.Client) -> None:
+        (path,) = http.post(f"{place}upload", files={"files": ("s.png", picture.getvalue())}).json()
+        data = [{"path": path, "meta": {"_type": "gradio.FileData"}}]
+        http.post(f"{place}queue/join", json={"data": data, "fn_index": number, "session_hash": session})
+
+    def wait_in_line(session: str, http: httpx.Client):
+        return http.stream("GET", f"{place}queue/data", params={"session_hash": session}, timeout=120)
+
+    try:
+        with httpx.Client() as first, httpx.Client() as second, httpx.Client() as third:
+            join("first", first)
+            with wait_in_line("first", first) as working:
+                assert slow.began.wait(60)
+                join("second", second)
+                with wait_in_line("second", second):
+                    join("third", third)
+                    with wait_in_line("third", third):
+                        wait_for(lambda: len(demo._queue) == 2)
+                    wait_for(lambda: len(demo._queue) == 1)  # the connection of the third is gone
+                slow.go_on.set()
+                assert "process_completed" in "".join(working.iter_text())
+        wait_for(lambda: len(demo._queue) == 0 and not app.waiting_files(demo))
+    finally:
+        slow.go_on.set()
+        demo.close(verbose=False)
+
+
 def wait_for(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
     while not condition():
@@ -389,20 +457,31 @@ def files_in(folder: Path) -> set[Path]:
 
 def test_the_page_of_a_tumor(app: ModuleType, pipe: Recorder, kaggle: Path) -> None:
     result = pipe.pipe(kaggle / "TCGA_HT_8018_19970411" / "TCGA_HT_8018_19970411_9.tif")
-    page = app.result_html(result, "<b>mine</b>.tif")
+    page = app.result_html(result, "<b>mine<b>.tif")
     assert "Tumor suspected" in page and "No tumor found" not in page
-    assert "&lt;b&gt;mine&lt;/b&gt;.tif" in page and "<b>mine" not in page
+    assert "&lt;b&gt;mine&lt;b&gt;.tif" in page and "<b>mine" not in page
     for said in (app.percent(result.tumor_probability), f"threshold {app.percent(result.threshold)}"):
         assert said in page
     x0, y0, x1, y1 = result.bbox
-    for said in (f"{result.area_px:,} pixels", f"{x1 - x0} × {y1 - y0} pixels", "256 × 256 pixels", "detector"):
+    for said in (f"{result.area_px:,} pixels", f"{x1 - x0} × {y1 - y0} pixels", "256 × 256 pixels", "bright-pixels"):
         assert said in page
     assert f"<dt>Share of the head</dt><dd>{app.percent(result.brain_share)} " in page
-    assert [name for name in ("overlay", "scan", "mask") if f'<img class="{name}"' in page] == [
-        "overlay",
-        "scan",
-        "mask",
-    ]
+    assert '<img class="scan"' in page and '<img class="layer fill"' in page
+    assert re.findall(r'data-layer="(\w+)"', page) == ["fill", "outline", "box"]
+    saved = dict(re.findall(r'download="_b_mine_b_([^"]+)" href="data:[^,]+,([^"]+)"', page))
+    assert list(saved) == ["_report.html", "_overlay.png", "_mask.png", ".json"]
+    with Image.open(io.BytesIO(base64.b64decode(saved["_overlay.png"]))) as overlay:
+        assert np.array_equal(np.asarray(overlay), np.asarray(result.overlay()))
+    report = base64.b64decode(saved["_report.html"]).decode()
+    for said in (
+        "Tumor suspected",
+        app.DISCLAIMER,
+        "&lt;b&gt;mine",
+        f"{result.area_px:,} pixels",
+        result.models["detector"]["id"],
+    ):
+        assert said in report
+    assert report.count("<img") == 2 and "://" not in report
     assert app.DISCLAIMER in page
 
 
@@ -430,14 +509,71 @@ def test_the_page_names_the_kind_and_how_good_the_model_is_at_it(app: ModuleType
 def test_an_unchecked_picture_never_gets_a_green_verdict(app: ModuleType, pipe: Recorder) -> None:
     result = replace(pipe.pipe(SPACE / "examples" / app.EXAMPLES["Faint tumor"]), label="no_tumor", uncertain=False)
     assert 'class="result clear"' in app.result_html(result, "mine.png")
-    assert 'class="result unsure"' in app.result_html(result, "mine.png", checked=False)
+    page = app.result_html(result, "mine.png", checked=False)
+    assert 'class="result unsure"' in page and "Unchecked: no tumor found" in page and "Taken for" not in page
+
+
+def test_the_experts_outline_and_how_well_the_model_agrees(app: ModuleType, pipe: Recorder) -> None:
+    file = SPACE / "examples" / app.EXAMPLES["Large tumor"]
+    experts, result = app.outlined(file), pipe.pipe(file)
+    assert experts.sum() == 4506
+    half = experts & (np.cumsum(experts, axis=None).reshape(experts.shape) <= 2253)
+    page = app.result_html(replace(result, mask=half), file.name, example="Large tumor", experts=experts)
+    assert "Example: Large tumor" in page and "agrees 0.67" in page and 'data-layer="experts"' in page
+    assert 'class="layer experts"' in page
+    missed = replace(result, mask=None, bbox=None, contour=[], area_px=0)
+    assert "outlined 4,506 pixels; the model outlined nothing" in app.result_html(missed, "a.png", experts=experts)
+    assert "outlined nothing here, the model did" in app.result_html(result, "a.png", experts=np.zeros_like(experts))
+    assert "Experts" not in app.result_html(result, "a.png")
+
+
+def test_every_kind_has_an_example_and_its_figures(app: ModuleType, shipped_runs: tuple[Path, Path]) -> None:
+    assert sorted(name for _, _, names in app.KINDS for name in names) == sorted(app.EXAMPLES)
+    test = json.loads((shipped_runs[0] / "sources.json").read_text())["test"]["by_source"]
+    figures = {
+        name: {"recall": one["metrics"]["recall"]["value"], "specificity": one["metrics"]["specificity"]["value"]}
+        | {"groups": one["groups"]}
+        for name, one in test.items()
+    }
+    pipe = bthub.load_pipeline(*shipped_runs, backend="int8")
+    assert pipe.sources == figures
+    header, bring = app.header_html(pipe.sources), app.bring_html(pipe.sources)
+    color = figures["lgg, three sequences"]
+    assert f"it finds {100 * color['recall']:.0f} of 100 tumor slices" in header
+    assert f"flags {100 - 100 * color['specificity']:.0f} of 100 healthy ones" in header
+    contrast = sorted(100 * figures[name]["recall"] for name in ("lgg, post-contrast", "t1"))
+    assert f"{contrast[0]:.0f} to {contrast[1]:.0f}" in bring
+    for address in app.LINKS.values():
+        assert f'href="{address}"' in header
+    # Nothing is said where nothing was measured.
+    assert "of 100" not in app.header_html({}) + app.bring_html({}) + app.how_well({}, ("t1",))
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.9, "most"), (0.5, "about half"), (0.36, "about a third"), (0.18, "about a sixth"), (0.1, "about a tenth")]
+    + [(0.05, "about 5%"), (0.004, "under 1%")],
+)
+def test_a_share_in_words(app: ModuleType, share: float, text: str) -> None:
+    assert app.in_words(share) == text
+
+
+def test_an_area_in_words(app: ModuleType) -> None:
+    assert app.area_in_words(2279) == "22.8\u00a0cm² <small>as large as a disk 5.4 cm across</small>"
+    assert app.area_in_words(28) == "0.3\u00a0cm² <small>as large as a disk 6 mm across</small>"
+
+
+def test_a_quotation_mark_in_a_name(app: ModuleType) -> None:
+    assert app.called(["/tmp/x/slice %22left%22.png"]) == 'slice "left".png'
+    error = bthub.BthubError("/tmp/x/a%22.png: the picture is blank")
+    assert app.sentence(error, "/tmp/x/a%22.png") == 'a".png: the picture is blank'
 
 
 def test_the_page_without_a_tumor(app: ModuleType, pipe: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipe.pipe, "points", {None: OperatingPoint(1.0)})
     page = app.result_html(pipe.pipe(SPACE / "examples" / app.EXAMPLES["No tumor, high slice"]), "mine.png")
     assert "No tumor found" in page and "not an all-clear" in page and "Tumor suspected" not in page
-    assert '<img class="scan"' in page and '<img class="mask"' not in page
+    assert '<img class="scan"' in page and "data-layer" not in page and "_mask.png" not in page
     assert app.DISCLAIMER in page
 
 
@@ -446,7 +582,7 @@ def test_the_page_of_a_tumor_that_was_not_outlined(app: ModuleType, pipe: Record
     page = app.result_html(
         replace(result, mask=np.zeros_like(result.mask), bbox=None, contour=[], area_px=0), "mine.tif"
     )
-    assert "Tumor suspected" in page and "outline stayed empty" in page and '<img class="overlay"' not in page
+    assert "Tumor suspected" in page and "outline stayed empty" in page and "data-layer" not in page
 
 
 @pytest.mark.parametrize(
@@ -465,7 +601,7 @@ def test_the_disclaimer_is_on_the_empty_page(served: gr.Blocks, app: ModuleType)
 # -- starting it
 
 
-@pytest.mark.parametrize("port", ["", "web", "0", "70000"])
+@pytest.mark.parametrize("port", ["web", "0", "70000"])
 def test_a_wrong_port_is_refused(
     app: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], port: str
 ) -> None:
@@ -504,7 +640,8 @@ def test_what_stops_it_is_one_sentence(
 
 def test_the_examples(app: ModuleType) -> None:
     folder = SPACE / "examples"
-    assert set(app.EXAMPLES.values()) == {file.name for file in folder.glob("*.png")}
+    pictures = [*folder.glob("*.png"), *folder.glob("gray/*.png")]
+    assert set(app.EXAMPLES.values()) == {file.relative_to(folder).as_posix() for file in pictures}
     attribution = (folder / "README.md").read_text()
     assert "CC BY-NC-SA 4.0" in attribution
     institutions = set()
@@ -516,6 +653,14 @@ def test_the_examples(app: ModuleType) -> None:
             assert (image.mode, image.size) == ("RGB", (256, 256))
         institutions.add(patient.split("_")[1])
     assert len(institutions) >= 4
+    for file in folder.glob("gray/*.png"):
+        color = folder / f"{'_'.join(file.stem.split('_')[:5])}.png"
+        channel = ("pre_contrast", "flair", "post_contrast").index("_".join(file.stem.split("_")[5:]))
+        assert np.array_equal(np.asarray(Image.open(file)), np.asarray(Image.open(color))[..., channel])
+        assert file.name in attribution
+    said = dict(re.findall(r"^\| (TCGA\w+)\.png .*\| ([\d,]+|none)(?: px)? \|$", attribution, re.MULTILINE))
+    for file in folder.glob("*.png"):
+        assert f"{app.outlined(file).sum():,}".replace("0", "none", said[file.stem] == "none") == said[file.stem]
 
 
 def test_the_space_card_and_its_requirements() -> None:

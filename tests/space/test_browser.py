@@ -113,7 +113,7 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
 
 def shown_picture(page: Page) -> tuple[int, int]:
     """Natural width and height of the one picture of the result that is visible, once it is decoded."""
-    picture = page.locator("#result .views img:visible")
+    picture = page.locator("#result .window img.scan:visible")
     expect(picture).to_have_count(1)
     return tuple(picture.evaluate("async i => { await i.decode(); return [i.naturalWidth, i.naturalHeight] }"))
 
@@ -130,39 +130,55 @@ def test_upload_a_kaggle_tiff(page: Page, kaggle: Path) -> None:
     expect(result).to_contain_text("256 × 256 pixels")
     expect(result).to_contain_text("not a medical device")
     expect(page.get_by_role("meter", name="Probability of a tumor")).to_be_visible()
-    expect(page.locator("#result img.overlay")).to_be_visible()
+    expect(page.locator("#result .layer.fill")).to_be_visible()
     assert shown_picture(page) == (256, 256)
     # The upload field waits for the next slice.
     expect(page.locator(UPLOAD)).to_contain_text("Drop a slice or a scan here")
 
-    page.get_by_text("Mask", exact=True).click()
-    expect(page.locator("#result img.mask")).to_be_visible()
-    expect(page.locator("#result img.overlay")).to_be_hidden()
-    assert shown_picture(page) == (256, 256)
+    # What lies over the picture can be hidden, and stays so for the next result.
+    page.get_by_label("Fill", exact=True).uncheck()
+    expect(page.locator("#result .layer.fill")).to_be_hidden()
+    expect(page.locator("#result .layer.outline")).to_be_visible()
+    page.get_by_label("Box", exact=True).check()
+    expect(page.locator("#result .layer.box")).to_be_visible()
+    page.get_by_label("Fill", exact=True).check()
+    page.get_by_label("Opacity").fill("80")
+    expect(page.locator("#result .layer.fill")).to_have_css("opacity", "0.8")
     with page.expect_download() as download:
         page.get_by_role("link", name="Mask (PNG)").click()
     assert download.value.suggested_filename == "TCGA_HT_8018_19970411_9_mask.png"
     with Image.open(download.value.path()) as mask:
         assert mask.size == (256, 256) and set(np.unique(mask)) == {0, 255}
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Report (one page)").click()
+    assert download.value.suggested_filename == "TCGA_HT_8018_19970411_9_report.html"
+    assert "not a medical device" in Path(download.value.path()).read_text(encoding="utf-8")
 
 
 def test_by_keyboard_alone(page: Page, kaggle: Path) -> None:
     # Set at the beginning: Chromium takes a moment to hand its dialog over.
     file = kaggle / "TCGA_HT_8018_19970411" / "TCGA_HT_8018_19970411_10.tif"
     page.on("filechooser", lambda dialog: dialog.set_files(file))
-    example = page.get_by_role("button", name="Large tumor")
-    for _ in range(20):
+    example = page.get_by_role("button", name="Medium tumor")
+    for _ in range(30):
         page.keyboard.press("Tab")
         if example.evaluate("e => e === document.activeElement"):
             break
     page.keyboard.press("Enter")
+    expect(page.locator("#result")).to_contain_text("TCGA_FG_6691_20020405_25.png", timeout=ANALYZED)
     expect(page.get_by_role("heading", name="Tumor suspected")).to_be_focused(timeout=ANALYZED)
-    expect(page.locator("#result")).to_contain_text("TCGA_DU_5871_19941206_22.png")
     assert shown_picture(page) == (256, 256)
 
-    page.keyboard.press("Tab")  # from the verdict to the choice of the view
+    page.keyboard.press("Tab")  # from the verdict to the picture
+    picture = page.locator("#result .pane")
+    width = picture.bounding_box()["width"]
+    page.keyboard.press("+")
+    assert picture.bounding_box()["width"] == pytest.approx(1.5 * width, rel=0.01)
+    left = picture.bounding_box()["x"]
     page.keyboard.press("ArrowRight")
-    expect(page.locator("#result img.scan")).to_be_visible()
+    assert picture.bounding_box()["x"] < left - 20
+    page.keyboard.press("0")
+    assert picture.bounding_box()["width"] == pytest.approx(width, rel=0.01)
 
     page.locator(UPLOAD).focus()
     page.keyboard.press("Enter")
@@ -185,42 +201,77 @@ def test_what_is_no_picture_is_answered_with_one_sentence(page: Page) -> None:
 
 
 def test_a_photograph_is_refused_unless_it_is_asked_for(page: Page, tmp_path: Path, shipped_runs) -> None:
-    photograph = tmp_path / "cat.png"
+    photograph = tmp_path / 'my "cat".png'
     shutil.copy(Path(skimage.__file__).parent / "data" / "chelsea.png", photograph)
+    button = page.get_by_role("button", name="Analyze anyway")
+    expect(button).to_be_hidden()
     page.set_input_files("#upload input[type=file]", photograph)
 
     alert = page.get_by_role("alert").filter(has_text="could not be analyzed")
     expect(alert).to_be_visible(timeout=ANALYZED)
-    expect(alert).to_contain_text("cat.png: this doesn't look like a slice of a brain MRI")
+    expect(alert).to_contain_text('my "cat".png: this doesn\'t look like a slice of a brain MRI')
+    expect(button).to_be_in_viewport()
 
-    expect(alert).to_contain_text("tick “Analyze whatever it shows” and upload it again")
+    button.click()
+    expect(page.get_by_role("heading", name="Unchecked: ")).to_be_visible(timeout=ANALYZED)
+    expect(page.locator("#result")).to_contain_text('my "cat".png')
+    expect(page.locator("#result .result.clear")).to_have_count(0)
+    expect(page.get_by_text("what the model says of it means nothing")).to_be_visible()
+    expect(button).to_be_hidden()
 
-    box = page.get_by_label("Analyze whatever it shows")
-    box.check()
-    page.set_input_files("#upload input[type=file]", photograph)
-    expect(page.get_by_role("meter", name="Probability of a tumor")).to_be_visible(timeout=ANALYZED)
-    expect(page.locator("#result")).to_contain_text("cat.png")
-    expect(page.locator("#result")).to_contain_text("451 × 300 pixels")
-    expect(page.get_by_text("This picture was not checked")).to_be_visible()
-    expect(box).not_to_be_checked()
-
-    page.get_by_role("button", name="Large tumor").click()
-    expect(page.locator("#result")).to_contain_text("TCGA_DU_5871_19941206_22.png", timeout=ANALYZED)
-    expect(page.get_by_text("This picture was not checked")).to_have_count(0)
     page.set_input_files("#upload input[type=file]", photograph)
     expect(alert).to_be_visible(timeout=ANALYZED)
+    page.get_by_role("button", name="Medium tumor").click()
+    expect(page.locator("#result")).to_contain_text("TCGA_FG_6691_20020405_25.png", timeout=ANALYZED)
+    expect(page.get_by_text("Unchecked")).to_have_count(0)
+    expect(button).to_be_hidden()
+
+
+def test_the_first_800_pixels(browser: Browser, address: str) -> None:
+    """The page opens with an example's result; verdict and whole picture are seen, and the page lies in the middle."""
+    for width, height in ((1280, 800), (1920, 1080)):
+        context = browser.new_context(viewport={"width": width, "height": height}, locale="en-US")
+        page = context.new_page()
+        page.goto(address)
+        expect(page.locator("#result")).to_contain_text("Example: Large tumor")
+        assert page.locator("#result .window").bounding_box()["height"] > 300
+        bottom = page.evaluate("document.querySelector('#result .window').getBoundingClientRect().bottom")
+        assert bottom < 800
+        expect(page.locator("#verdict")).to_be_in_viewport()
+        box = page.locator("main").bounding_box()
+        assert box["x"] == pytest.approx(
+            page.evaluate("document.documentElement.clientWidth") - box["x"] - box["width"], abs=2
+        )
+        context.close()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_an_example_brings_its_result_into_view(browser: Browser, address: str, width: int) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 800}, reduced_motion="reduce", locale="en-US")
+    page = context.new_page()
+    page.goto(address)
+    page.get_by_role("button", name="Large, before contrast").click()
+    expect(page.locator("#result")).to_contain_text("pre_contrast.png", timeout=ANALYZED)
+    expect(page.locator("#verdict")).to_be_in_viewport(ratio=1)
+    if width >= 900:
+        expect(page.locator("#result .window")).to_be_in_viewport(ratio=0.99)
+    context.close()
 
 
 def test_on_a_phone_in_the_dark(browser: Browser, address: str) -> None:
-    context = browser.new_context(viewport={"width": 360, "height": 740}, color_scheme="dark", has_touch=True)
+    context = browser.new_context(
+        viewport={"width": 360, "height": 740}, color_scheme="dark", has_touch=True, is_mobile=True, locale="en-US"
+    )
     page = context.new_page()
     page.goto(address)
-    page.get_by_role("button", name="Large tumor").tap()
-    verdict = page.get_by_role("heading", name="Tumor suspected")
-    expect(verdict).to_be_in_viewport(timeout=ANALYZED)
+    # Nothing can be dropped there.
+    expect(page.locator("#upload .wrap")).to_have_css("font-size", "0px")
+    page.get_by_role("button", name="Medium tumor").tap()
+    expect(page.locator("#result")).to_contain_text("TCGA_FG_6691_20020405_25.png", timeout=ANALYZED)
+    expect(page.get_by_role("heading", name="Tumor suspected")).to_be_in_viewport(timeout=ANALYZED)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     text, behind = page.evaluate(
-        "() => [[...document.querySelectorAll('#result dd')].at(-1), document.body]"
+        "() => [document.querySelector('#result dd'), document.body]"
         ".map((e, i) => getComputedStyle(e)[i ? 'backgroundColor' : 'color'])"
     )
     assert brightness(behind) < 60 < 180 < brightness(text)
@@ -241,7 +292,6 @@ def test_screenshot(browser: Browser, tmp_path: Path, shipped_runs: tuple[Path, 
     with serve(folder, shipped_runs) as url:
         page = browser.new_page(viewport={"width": 1280, "height": 1100}, locale="en-US")
         page.goto(url)
-        page.get_by_role("button", name="Large tumor").click()
         expect(page.get_by_role("heading", name="Tumor suspected")).to_be_visible(timeout=ANALYZED)
         page.mouse.move(0, 0)
         page.evaluate("document.activeElement.blur()")

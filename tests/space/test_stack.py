@@ -11,9 +11,9 @@ import gradio as gr
 import nibabel
 import numpy as np
 import pytest
+from light_stages import blob, make_pipeline
 from scans import PATIENT, PATIENT_ID, data, nifti, series, write_series, write_zip
 from scripts import script
-from stages import blob, make_pipeline
 
 HEALTHY = blob(120, 100, (0, 0, 0, 0))[..., 0] // 4
 TUMOR = blob(120, 100, (30, 40, 60, 80))[..., 0]
@@ -39,20 +39,24 @@ def visible(update: dict) -> bool:
 
 def test_a_series_as_many_files(handlers: dict, tmp_path: Path) -> None:
     folder = write_series(tmp_path / "s", series(STACK, spacing=(0.5, 0.5), gap=4.0))
-    page, upload, anyway, kept, choice, plane = handlers["show"](sorted(map(str, folder.iterdir())), False)
+    page, upload, kept, unchecked, force, choice, plane = handlers["show"](sorted(map(str, folder.iterdir())))
     assert "Tumor suspected" in page and "not a medical device" in page
     assert '<p class="name">4 files</p>' in page
     assert "Outlined on <strong>2 of 4 slices</strong>: 2 to 3" in page
     assert "<dt>Tumor volume</dt><dd>2.4 ml</dd>" in page
-    assert "<dt>Largest area</dt><dd>3.00\u00a0cm² <small>slice 2</small></dd>" in page
-    assert (upload, anyway) == (None, False) and len(kept["files"]) == 4
+    assert (
+        "<dt>Largest area</dt><dd>3.0\u00a0cm² <small>as large as a disk 2.0 cm across</small> <small>on slice 2"
+        in page
+    )
+    assert (upload, unchecked) == (None, False) and len(kept) == 4 and not visible(force)
     assert not visible(choice) and visible(plane)
 
     figures = re.findall(r"<figure( hidden)? data-caption=\"([^\"]*)\"", page)
     assert [bool(hidden) for hidden, _ in figures] == [True, False, True, True], "the largest area is shown first"
     assert figures[1][1].startswith("Slice 2 of 4 · tumor ") and figures[1][1].endswith("3.00\u00a0cm²")
-    assert page.count("<path d=") == 2 and page.count("<rect ") == 4
-    assert 'type="range" min="1" max="4" value="2"' in page
+    assert page.count('<path class="layer outline"') == 2 and page.count('<rect class="layer box"') == 2
+    assert page.count('<img class="layer fill"') == 2
+    assert 'type="range" class="slice" min="1" max="4" value="2"' in page
 
     links = dict(re.findall(r'<a download="([^"]+)" href="data:[\w/-]+;base64,([^"]+)"', page))
     mask = next(content for name, content in links.items() if name.endswith("_mask.nii.gz"))
@@ -67,15 +71,15 @@ def test_another_series_is_chosen_from_a_list(app: ModuleType, handlers: dict, t
     first = series(STACK, SeriesNumber=1, SeriesDescription="T1 " + PATIENT)
     second = series(STACK[:2], SeriesNumber=2, SeriesDescription="FLAIR")
     study = write_zip(tmp_path / "s.zip", {f"{i}": data(one) for i, one in enumerate([*first, *second])})
-    page, _, _, kept, choice, _ = handlers["show"]([str(study)], False)
+    page, _, kept, _, _, choice, _ = handlers["show"]([str(study)])
     assert "of 2 slices" in page
     assert choice["value"] == 1 and visible(choice)
     assert choice["choices"][0] == ("DICOM, series 1, T1, axial, 4 slices of 100 x 120", 0)
-    assert "of 4 slices" in handlers["again"](kept, 0, app.AS_SCANNED)
-    assert "too small" in handlers["again"](kept, 1, "Coronal")
+    assert "of 4 slices" in handlers["again"](kept, False, 0, app.AS_SCANNED)[0]
+    assert "too small" in handlers["again"](kept, False, 1, "Coronal")[0]
     study.unlink()
-    assert app.GONE in handlers["again"](kept, 0, app.AS_SCANNED)
-    assert app.GONE in handlers["again"](None, 0, app.AS_SCANNED)
+    assert app.GONE in handlers["again"](kept, False, 0, app.AS_SCANNED)[0]
+    assert app.GONE in handlers["again"](None, False, 0, app.AS_SCANNED)[0]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +92,7 @@ def test_another_series_is_chosen_from_a_list(app: ModuleType, handlers: dict, t
 )
 def test_a_bad_scan_is_one_sentence(handlers: dict, tmp_path: Path, name: str, content: bytes, said: str) -> None:
     (tmp_path / name).write_bytes(content)
-    page, *_ = handlers["show"]([str(tmp_path / name)], False)
+    page, *_ = handlers["show"]([str(tmp_path / name)])
     assert "This scan could not be analyzed" in page and said in page
     assert str(tmp_path) not in page and page.count("<p>") == 1
 
@@ -96,7 +100,7 @@ def test_a_bad_scan_is_one_sentence(handlers: dict, tmp_path: Path, name: str, c
 def test_a_scan_without_a_tumor(handlers: dict, tmp_path: Path) -> None:
     window = {"WindowCenter": 127.5, "WindowWidth": 255, "VOILUTFunction": "LINEAR_EXACT"}
     folder = write_series(tmp_path / "s", series(STACK[[0, 3]], **window))
-    page, *_ = handlers["show"](sorted(map(str, folder.iterdir())), False)
+    page, *_ = handlers["show"](sorted(map(str, folder.iterdir())))
     assert "No tumor found" in page and "not an all-clear" in page
     assert "Nothing outlined on 2 slices; highest probability" in page and "Tumor volume" not in page
 

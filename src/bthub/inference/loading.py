@@ -16,7 +16,7 @@ from bthub.inference import backends
 from bthub.inference.backends import eager
 from bthub.inference.pipeline import Detector, Localizer, Pipeline
 from bthub.project import default_run
-from bthub.runs.folder import CALIBRATION, CLASSIFICATION, SEGMENTATION, RunFolder
+from bthub.runs.folder import CALIBRATION, CLASSIFICATION, METRICS, SEGMENTATION, RunFolder
 
 
 def load_pipeline(
@@ -80,7 +80,8 @@ def load_pipeline(
         threshold=points[None].threshold,
         review_band=points[None].review_band,
         points=points,
-        figures=_figures(detector_run),
+        figures=_figures(detector_run, "by_kind"),
+        sources=_figures(detector_run, "by_source"),
         input_check=backends.open_check(detector_run, taken["detector"], device, threads) if check_input else None,
         models={
             stage: {"id": run.id, "revision": run.revision, "backend": taken[stage]} for stage, run in runs.items()
@@ -88,12 +89,21 @@ def load_pipeline(
     )
 
 
-def _figures(run: RunFolder) -> dict[str, dict[str, float]]:
-    """What a detector reached on test with each kind of input; nothing where these weights weren't measured."""
+def _figures(run: RunFolder, by: str) -> dict[str, dict[str, float]]:
+    """What a detector reached on test, `by_kind` of input or `by_source`; nothing where these weights weren't measured.
+
+    The protocol `patient` is that of LGG, so its entry stands in for a detector that was measured on it alone.
+    """
     entry = run.sources.get("test", {})
+    if not entry and by == "by_source" and (run.path / METRICS).is_file():
+        measured = run.metrics.get("patient/test", {})
+        entry = {"weights": measured.get("weights"), by: {"lgg, three sequences": measured} if measured else {}}
     if run.revision.startswith("sha256:") and entry.get("weights") != run.revision:
         return {}
     return {
-        kind: {name: found["metrics"][name]["value"] for name in ("recall", "specificity")}
-        for kind, found in entry.get("by_kind", {}).items()
+        name: {
+            **{metric: found["metrics"][metric]["value"] for metric in ("recall", "specificity")},
+            **({"groups": found["groups"]} if found.get("groups") else {}),
+        }
+        for name, found in entry.get(by, {}).items()
     }

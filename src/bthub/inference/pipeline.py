@@ -86,6 +86,7 @@ class Pipeline:
         input_check: InputCheck | None = None,
         points: Mapping[str | None, OperatingPoint] | None = None,
         figures: Mapping[str, Mapping[str, float]] | None = None,
+        sources: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
         """
         Args:
@@ -99,6 +100,7 @@ class Pipeline:
                 and `review_band` hold for all.
             figures: by kind of input what was measured on test: `recall`, `specificity`. Nothing depends on them; apps
                 show them beside the verdict.
+            sources: the same by where the pictures come from, and `groups`, the number of patients or groups.
         """
         self.detector = detector
         self.localizer = localizer
@@ -110,6 +112,7 @@ class Pipeline:
             None: OperatingPoint(threshold, review_band=review_band)
         }
         self.figures = dict(figures or {})
+        self.sources = dict(sources or {})
         self._tumor_index = detector.tumor_index  # fails here for a classifier of something else
 
     def __call__(

@@ -7,7 +7,6 @@ import numpy as np
 
 from bthub.errors import BthubError
 from bthub.runs.folder import PREDICTIONS, RunFolder
-from bthub.runs.operating_point import operating_points
 from bthub.runs.records import Row, name, reading
 
 PREDICTED = "mix-{split}.csv"
@@ -44,7 +43,7 @@ def predicted(run: RunFolder, split: str = "test") -> list[dict[str, str]]:
         )
     rows = run.rows(f"{PREDICTIONS}/{file}")
     with reading(run, f"{PREDICTIONS}/{file}"):
-        points = operating_points(run.calibration)
+        points = run.detector_calibration.points
         return [
             {**row, "p_tumor": repr(points.get(row["kind"], points[None]).calibrate(float(row["p_tumor"])))}
             for row in rows
