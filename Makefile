@@ -4,7 +4,7 @@ PORT ?= 7860
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo dashboard practice test test-slow lint bench browser onnx artifacts check-artifacts cards results reproduce help
+.PHONY: demo dashboard practice test test-slow lint audit bench browser onnx artifacts check-artifacts cards results reproduce help
 
 # Every measured run: those with weights, and those of the comparison.
 RUNS = $(dir $(wildcard runs/*/metrics.json runs/comparison/*/metrics.json))
@@ -41,6 +41,9 @@ lint: $(VENV)/.test  ## rules, format, types, American spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/codespell
+
+audit: $(VENV)/.uv  ## published vulnerabilities of the pinned packages; needs PyPI's advisories
+	@$(BIN)/python .ci/audit.py
 
 bench: $(VENV)/.test  ## measure speed, memory and size beside the stock pipelines: benchmarks/ (BENCH='--only one_slice')
 	@HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/run.py $(BENCH)
