@@ -1,6 +1,6 @@
-"""Files that somebody made to do harm, each by code. MARK is in all of them, and must come out of none.
+"""Files that somebody made to do harm, each by code. MARK is in most of them, and must come out of none.
 
-`says` is a part of the sentence that refuses a file; "" where what is a picture in it is analyzed, and the rest dropped.
+`says` is a part of the sentence that refuses a file; "" where its pixels are analyzed and all the rest is dropped.
 """
 
 import gzip
