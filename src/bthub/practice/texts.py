@@ -58,7 +58,9 @@ def foreign(text: str, language: str) -> str:
         return text
     for pattern, words in _patterns(language):
         if match := pattern.fullmatch(text):
-            return words.format(**match.groupdict())
+            # A part may be a phrase of the table itself: what a file is, what mends it.
+            known = table(language)
+            return words.format(**{name: known.get(part, part) for name, part in match.groupdict().items()})
     return text
 
 
