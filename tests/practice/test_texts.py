@@ -133,7 +133,7 @@ def test_messages_of_the_reader_are_translated():
 
 # Modules whose refusals a person reads on a page, and what of them no upload can cause: Python's callers alone.
 REFUSING = ("imaging/dicom", "imaging/formats", "imaging/image_io", "imaging/intake", "imaging/nifti", "imaging/pages")
-REFUSING += ("imaging/tiff", "imaging/volume", "practice/study")
+REFUSING += ("imaging/tiff", "imaging/volume", "inference/study", "practice/study")
 FOR_PROGRAMS = re.compile(r"^(the array: |a picture must be|the slices|no files were given|masks of )")
 
 
@@ -157,7 +157,11 @@ def refusals() -> set[str]:
     for module in REFUSING:
         tree = ast.parse((PACKAGE.parent / f"{module}.py").read_text(encoding="utf-8"))
         for node in ast.walk(tree):
-            raised = isinstance(node, ast.Call) and ast.unparse(node.func) in ("BthubError", "super().__init__")
+            raised = isinstance(node, ast.Call) and ast.unparse(node.func) in (
+                "BthubError",
+                "super().__init__",
+                "notes.append",
+            )
             for one in [node.args[0]] if raised and node.args else []:
                 text = said(one, {"name": "file.png", "FORMATS": FORMATS, "_WANTED": "expected slices of an MR scan"})
                 found |= {text} if text else set()
@@ -187,10 +191,15 @@ def test_every_refusal_of_an_upload_is_in_the_table(language):
 
 @pytest.mark.parametrize("language", [code for code in texts.NAMES if code != "en"])
 def test_what_a_file_is_and_what_mends_it_is_in_the_table(language):
-    from bthub.imaging import formats
+    from bthub.imaging import dicom, formats
 
     phrases = {phrase for _, what, mend in formats._OTHERS for phrase in (what, mend)}
-    assert phrases and phrases <= set(texts.table(language)), phrases - set(texts.table(language))
+    phrases |= {*dicom._NO_SCAN.values(), *dicom._OTHER_MODALITIES.values()}
+    for module in ("dicom", "intake"):
+        source = (PACKAGE.parent / "imaging" / f"{module}.py").read_text(encoding="utf-8")
+        for pattern in (r'left_out\["([^"]+)"\]', r'NoScanError\(name, "([^"]+)"\)'):
+            phrases |= set(re.findall(pattern, source))
+    assert len(phrases) > 50 and phrases <= set(texts.table(language)), phrases - set(texts.table(language))
 
 
 def test_the_accepted_language():
