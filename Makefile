@@ -4,7 +4,7 @@ PORT ?= 7860
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo dashboard dashboard-pictures practice test test-slow lint docs bench browser onnx artifacts check-artifacts cards results reproduce help
+.PHONY: demo dashboard dashboard-pictures practice test test-slow lint docs audit bench browser onnx artifacts check-artifacts cards results reproduce help
 
 # Every measured run: those with weights, and those of the comparison.
 RUNS = $(dir $(wildcard runs/*/metrics.json runs/comparison/*/metrics.json))
@@ -47,6 +47,8 @@ lint: $(VENV)/.test  ## rules, format, types, American spelling
 
 docs: $(VENV)/.test  ## build these pages and the API, from the docstrings: build/docs/index.html
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+audit: $(VENV)/.uv  ## published vulnerabilities of the pinned packages; needs PyPI's advisories
+	@$(BIN)/python .ci/audit.py
 
 bench: $(VENV)/.test  ## measure speed, memory and size beside the stock pipelines: benchmarks/ (BENCH='--only one_slice')
 	@HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/run.py $(BENCH)

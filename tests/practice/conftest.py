@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -45,11 +46,24 @@ def postgres() -> Iterator[str]:
         )
         options = f"-k {place} -c listen_addresses= -c fsync=off -c max_connections=200"
         pg_ctl = [*as_user, programs / "pg_ctl", "-D", f"{place}/data", "-w", "-l", f"{place}/log"]
-        subprocess.run([*pg_ctl, "-o", options, "start"], check=True, stdout=subprocess.DEVNULL, cwd="/")
+        # Stops the server when this process is gone, however it went: then nobody holds the other end of its input.
+        stop = shlex.join(map(str, [*pg_ctl, "-m", "immediate", "stop"]))
+        watch = subprocess.Popen(
+            ["sh", "-c", f"read _; {stop}; rm -rf {shlex.quote(place)}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
+        )
         try:
+            subprocess.run([*pg_ctl, "-o", options, "start"], check=True, stdout=subprocess.DEVNULL, cwd="/")
             yield f"postgresql://bthub@/postgres?host={place}"
         finally:
-            subprocess.run([*pg_ctl, "-m", "immediate", "stop"], **run)
+            assert watch.stdin is not None
+            watch.stdin.close()
+            watch.wait(timeout=60)
+            os.makedirs(place, exist_ok=True)  # for who made it to remove
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

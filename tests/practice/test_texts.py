@@ -131,6 +131,77 @@ def test_messages_of_the_reader_are_translated():
     assert texts.foreign("something unknown", "de") == "something unknown"
 
 
+# Modules whose refusals a person reads on a page, and what of them no upload can cause: Python's callers alone.
+REFUSING = ("imaging/dicom", "imaging/formats", "imaging/image_io", "imaging/intake", "imaging/nifti", "imaging/pages")
+REFUSING += ("imaging/tiff", "imaging/volume", "inference/study", "practice/study")
+FOR_PROGRAMS = re.compile(r"^(the array: |a picture must be|the slices|no files were given|masks of )")
+
+
+def said(node: ast.AST, names: dict[str, str]) -> str | None:
+    """An expression's text, with a value in the place of each part that isn't known; None where nothing is."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(said(part, names) or "7" for part in node.values)
+    if isinstance(node, ast.FormattedValue):
+        return names.get(ast.unparse(node.value))
+    if isinstance(node, ast.BinOp):
+        return (said(node.left, names) or "7") + (said(node.right, names) or "7")
+    return None
+
+
+def refusals() -> set[str]:
+    from bthub.imaging.formats import FORMATS, other_kind
+
+    found = set()
+    for module in REFUSING:
+        tree = ast.parse((PACKAGE.parent / f"{module}.py").read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            raised = isinstance(node, ast.Call) and ast.unparse(node.func) in (
+                "BthubError",
+                "super().__init__",
+                "notes.append",
+            )
+            for one in [node.args[0]] if raised and node.args else []:
+                text = said(one, {"name": "file.png", "FORMATS": FORMATS, "_WANTED": "expected slices of an MR scan"})
+                found |= {text} if text else set()
+    found.discard("file.png: 7")  # its kinds follow
+    contents = (
+        b"%PDF-1.7",
+        b"8BPS",
+        b"<svg>",
+        b"<html>",
+        b"PK\3\4",
+        b"\x1f\x8b",
+        b"\x93NUMPY",
+        b"NRRD0004",
+        b"nothing",
+    )
+    found |= {f"file.png: {other_kind(content)}" for content in contents}
+    return {text for text in found if not FOR_PROGRAMS.search(text)}
+
+
+@pytest.mark.parametrize("language", [code for code in texts.NAMES if code != "en"])
+def test_every_refusal_of_an_upload_is_in_the_table(language):
+    found = refusals()
+    assert len(found) > 60
+    missing = {text for text in found if texts.foreign(text, language) == text}
+    assert not missing, sorted(missing)
+
+
+@pytest.mark.parametrize("language", [code for code in texts.NAMES if code != "en"])
+def test_what_a_file_is_and_what_mends_it_is_in_the_table(language):
+    from bthub.imaging import dicom, formats
+
+    phrases = {phrase for _, what, mend in formats._OTHERS for phrase in (what, mend)}
+    phrases |= {*dicom._NO_SCAN.values(), *dicom._OTHER_MODALITIES.values()}
+    for module in ("dicom", "intake"):
+        source = (PACKAGE.parent / "imaging" / f"{module}.py").read_text(encoding="utf-8")
+        for pattern in (r'left_out\["([^"]+)"\]', r'NoScanError\(name, "([^"]+)"\)'):
+            phrases |= set(re.findall(pattern, source))
+    assert len(phrases) > 50 and phrases <= set(texts.table(language)), phrases - set(texts.table(language))
+
+
 def test_the_accepted_language():
     assert texts.choose("de-AT") == "de"
     assert texts.choose("fr;q=0.9, de;q=0.5, en;q=0.7") == "en"

@@ -90,7 +90,7 @@ def detector_scores(run: RunFolder, evaluation: Evaluation) -> Scores:
     found = scores(run, evaluation)
     if len(found.labels) != 2 or sum(map(is_healthy, found.labels)) != 1:
         raise BthubError(
-            f"{name(run)} predicts the classes {', '.join(found.labels)}. A threshold decides only between two classes, "
+            f"{name(run)} has the classes {', '.join(found.labels)}. A threshold decides only between two classes, "
             "one of them without a tumor: choose another model"
         )
     return found if found.threshold is not None else replace(found, threshold=0.5)

@@ -573,24 +573,17 @@ def _windowed(array: np.ndarray, slices: list[_Decoded]) -> np.ndarray | None:
 
 def _placed(levels: np.ndarray, frames: Sequence[Frame], name: str, plane: str | None) -> Volume:
     """Slices (n, rows, columns) as a volume, in the grid that converters from DICOM to NIfTI make of them."""
-    first, last = frames[0], frames[-1]
-    height, width = first.pixel_mm or (1.0, 1.0)
+    first = frames[0]
     notes = []
     if first.pixel_mm is None:
         notes.append("The file doesn't say how large a pixel is, so sizes are in pixels.")
-    affine = np.diag((-width, -height, first.slice_mm or 1.0, 1.0))
+    affine = _affine(frames)
     even, slice_mm = True, first.slice_mm
-    if first.orientation is not None and first.position is not None:
-        row, column = np.array(first.orientation[:3]), np.array(first.orientation[3:])
-        start = np.array(first.position)
-        step = np.cross(row, column) * (first.slice_mm or 1.0)
+    if first.normal is not None:
         if len(frames) > 1:
-            step = (np.array(last.position) - start) / (len(frames) - 1)
             gaps = np.diff([frame.depth for frame in frames])
             slice_mm = float(np.median(gaps))
             even = bool(np.abs(gaps - slice_mm).max() <= _UNEVEN * slice_mm + _SAME_PLACE)
-        affine[:3] = np.stack([row * width, column * height, step, start], axis=1)
-        affine[:2] *= -1  # DICOM's x and y grow to the left and to the back
     else:
         even = False
         notes.append("The files don't say where their slices lie, so they are in the order of their numbers.")
@@ -612,3 +605,43 @@ def _placed(levels: np.ndarray, frames: Sequence[Frame], name: str, plane: str |
     if even and slice_mm is not None:
         return volume
     return dataclasses.replace(volume, slice_mm=None, grid=volume.grid if even else None)
+
+
+def _affine(frames: Sequence[Frame]) -> np.ndarray:
+    """From (column, row, slice, 1) to millimeters as NIfTI has them, as if the slices were evenly spaced."""
+    first, last = frames[0], frames[-1]
+    height, width = first.pixel_mm or (1.0, 1.0)
+    affine = np.diag((-width, -height, first.slice_mm or 1.0, 1.0))
+    if first.orientation is not None and first.position is not None:
+        row, column = np.array(first.orientation[:3]), np.array(first.orientation[3:])
+        start = np.array(first.position)
+        step = np.cross(row, column) * (first.slice_mm or 1.0)
+        if len(frames) > 1:
+            step = (np.array(last.position) - start) / (len(frames) - 1)
+        affine[:3] = np.stack([row * width, column * height, step, start], axis=1)
+        affine[:2] *= -1  # DICOM's x and y grow to the left and to the back
+    return affine
+
+
+def to_frames(series: DicomSeries, masks: np.ndarray, name: str) -> np.ndarray:
+    """Masks of a volume's slices, as its files' own pixels.
+
+    Args:
+        series: of `group`, read in the plane that was scanned.
+        masks: bool (n, h, w), one a slice of the volume.
+        name: what messages call the study.
+
+    Returns:
+        bool (n, rows, columns), in the order of `series.frames`; also where the slices aren't evenly spaced.
+
+    Raises:
+        BthubError: the files don't say where their slices lie, or these aren't their masks.
+    """
+    first, (rows, columns) = series.frames[0], series.frames[0].shape
+    if first.normal is None:
+        raise BthubError(f"{name}: the files don't say where their slices lie, so no mask can refer to them")
+    empty = np.zeros((columns, rows, len(series.frames)), np.uint8)
+    volume = cut_volume(empty, _affine(series.frames), (1, 1), name=name, kind="DICOM", stack_axis=2)
+    if masks.shape != volume.slices.shape[:3]:
+        raise BthubError(f"{name}: isn't the scan that the masks were drawn on")
+    return volume.to_grid(masks).transpose(2, 1, 0).astype(bool)

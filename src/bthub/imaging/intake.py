@@ -55,6 +55,8 @@ class Scan:
         kind: `DICOM`, `NIfTI`, `TIFF` or `pictures`.
         likely: whether it looks like the sequence that shows gliomas best.
         slices: how many, None where only reading tells.
+        series, content: of DICOM, which file and frame each slice is, and the bytes of a file by its number; what
+            refers to the scan's slices needs both. None for other kinds.
     """
 
     label: str
@@ -62,6 +64,8 @@ class Scan:
     likely: bool
     slices: int | None
     read: Callable[[str | None], Volume] = field(repr=False)
+    series: dicom.DicomSeries | None = field(default=None, repr=False)
+    content: Callable[[int], bytes] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -456,7 +460,7 @@ def _dicom_scans(frames: Sequence[dicom.Frame], files: "_Files", name: str) -> l
         return lambda plane: dicom.read_series(one, files.read, name, plane)
 
     return [
-        Scan(f"DICOM, {one.label}", "DICOM", one.flair_like, len(one.frames), reader(one))
+        Scan(f"DICOM, {one.label}", "DICOM", one.flair_like, len(one.frames), reader(one), one, files.read)
         for one in dicom.group(frames)
     ]
 

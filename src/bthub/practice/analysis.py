@@ -30,7 +30,7 @@ from bthub.practice.database import Database
 from bthub.practice.files import FileStore
 from bthub.practice.models import DONE, FAILED, QUEUED, RUNNING, Examination, Slice, Upload
 from bthub.practice.settings import Settings
-from bthub.practice.study import PICTURES, VOLUME, geometry, pictures_of, renamed, study_of
+from bthub.practice.study import PICTURES, VOLUME, geometry, laid_out, pictures_of, renamed, study_of
 from bthub.practice.texts import Refusal
 
 BATCH = 8
@@ -216,12 +216,7 @@ class Engine:
 
     def _open(self, work: _Work, uploads: Sequence[Upload]) -> None:
         """Put the uploaded files where readers find them, and see what they are."""
-        files = []
-        for upload in uploads:
-            # The number in front keeps files of one name apart; the end tells readers what it is.
-            path = Path(work.folder.name, f"{upload.position:05d}-{_safe(upload.name)}")
-            path.write_bytes(self._files.read(upload.file))
-            files.append((upload.name, path))
+        files = laid_out(uploads, Path(work.folder.name), self._files.read)
         work.study = study_of(files)
         if work.study is None:
             work.answers = self._answers(files, work.check_input)
@@ -442,8 +437,3 @@ def _heat(pipe: Pipeline, picture: bytes) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.rint(255 * np.clip(heat, 0, 1)).astype(np.uint8)).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def _safe(name: str) -> str:
-    """A file's name without anything a path could mean; its suffix stays."""
-    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[-80:].lstrip(".") or "file"

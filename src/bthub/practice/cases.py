@@ -26,6 +26,7 @@ from bthub.practice.models import (
     QUEUED,
     SIGNED,
     Account,
+    Audit,
     Case,
     Correction,
     Examination,
@@ -359,14 +360,22 @@ class Cases:
             Refusal: a case of the same label is there now.
         """
         with self._writing() as session:
-            latest: Any = None
-            for thing in (Case, Examination, Note, Report):
-                query = access.own(thing, account_id, deleted=True).where(thing.deleted_in == session_id)
-                found = session.scalar(query.order_by(thing.deleted_at.desc()).limit(1))
-                if found is not None and (latest is None or found.deleted_at > latest.deleted_at):
-                    latest = found
-            if latest is None:
+            gone: dict[str, Any] = {
+                found.id: found
+                for thing in (Case, Examination, Note, Report)
+                for found in session.scalars(
+                    access.own(thing, account_id, deleted=True).where(thing.deleted_in == session_id)
+                )
+            }
+            if not gone:
                 return None
+            # What was deleted last by the order of the audit trail: the clock may have jumped in between.
+            deletions = session.scalars(
+                select(Audit.subject)
+                .where(Audit.account_id == account_id, Audit.action.startswith("delete "))
+                .order_by(Audit.number.desc())
+            )
+            latest = gone[next(subject for subject in deletions if subject in gone)]
             if isinstance(latest, Case) and session.scalar(
                 access.own(Case, account_id).where(Case.folded == latest.folded).limit(1)
             ):

@@ -5,8 +5,10 @@ import io
 import json
 import random
 import re
+import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from bthub.inference.result import NO_TUMOR, TUMOR
 from bthub.practice import access
-from bthub.practice.cases import decode, encode, masks_that_count
+from bthub.practice.cases import decode, encode, full_disk, masks_that_count
 from bthub.practice.database import Database
 from bthub.practice.files import FileStore
 from bthub.practice.models import (
@@ -29,9 +31,12 @@ from bthub.practice.models import (
     NoteVersion,
     Report,
     Slice,
+    Upload,
 )
 from bthub.practice.report import build, to_pdf
-from bthub.practice.study import nifti_of
+from bthub.practice.seg import dicom_seg
+from bthub.practice.settings import Settings
+from bthub.practice.study import laid_out, nifti_of
 from bthub.practice.texts import Refusal
 
 SEED, TRIES = 42, 500
@@ -42,6 +47,7 @@ LABEL/case.json                     all that is known of the case, notes with th
 LABEL/DAY-EXAMINATION/NAME.png      the pictures
 LABEL/DAY-EXAMINATION/NAME_mask.png        the mask that counts, white on black
 LABEL/DAY-EXAMINATION/NAME_model_mask.png  the model's, where it was corrected by hand
+LABEL/DAY-EXAMINATION/mask.nii.gz   of a scan: all masks in the scan's own grid
 LABEL/reports/                      reports as PDF and JSON; signed ones as they were signed
 """
 COLUMNS = (
@@ -65,9 +71,11 @@ COLUMNS = (
 class Exports:
     """Zips, made while they are sent: no more than one picture is in memory."""
 
-    def __init__(self, database: Database, files: FileStore) -> None:
+    def __init__(self, database: Database, files: FileStore, settings: Settings) -> None:
         self._database = database
         self._files = files
+        self._tmp = settings.folder / "tmp"
+        self._tmp.mkdir(exist_ok=True, mode=0o700)
 
     def cases(self, account: Account, case_id: str | None = None) -> Iterator[bytes]:
         """A zip of one case, or of all.
@@ -162,6 +170,8 @@ class Exports:
                     }
                 )
                 yield
+            if (lies := examination.geometry) and lies.get("grid") and len(slices) == lies["shape"][0]:
+                archive.writestr(f"{place}/mask.nii.gz", nifti_of(lies, self._joined(lies, slices, counting)))
             told["examinations"].append(
                 {
                     "title": examination.title,
@@ -230,18 +240,68 @@ class Exports:
         """
         with self._database.read() as session:
             examination = access.get(session, Examination, account.id, examination_id)
-            slices = session.scalars(
-                select(Slice).where(Slice.examination_id == examination_id).order_by(Slice.position)
-            ).all()
-            counting = masks_that_count(session, slices)
+            slices, counting = self._stack(session, examination)
         place = examination.geometry
         if not place or not place.get("grid") or len(slices) != place["shape"][0]:
             raise Refusal("This file doesn't say how its slices lie: there is no scan's grid to write a mask in.", 409)
+        return nifti_of(place, self._joined(place, slices, counting))
+
+    def seg(self, account: Account, examination_id: str) -> bytes:
+        """The masks that count as a DICOM SEG, with the patient's identifiers from the upload.
+
+        Raises:
+            NotFound: it isn't the account's.
+            Refusal: it isn't a DICOM scan, its files are gone, or they lack what a SEG must refer to.
+        """
+        with self._database.read() as session:
+            examination = access.get(session, Examination, account.id, examination_id)
+            slices, counting = self._stack(session, examination)
+            uploads = session.scalars(
+                select(Upload).where(Upload.examination_id == examination_id).order_by(Upload.position)
+            ).all()
+            authors = session.scalars(
+                select(Correction.author)
+                .join(Slice, Correction.slice_id == Slice.id)
+                .where(Slice.examination_id == examination_id, Correction.mask.is_not(None))
+                .order_by(Correction.number.desc())
+            ).all()
+        place = examination.geometry
+        if not place or place.get("kind") != "DICOM" or len(slices) != place["shape"][0]:
+            raise Refusal("A DICOM SEG can only be made of a DICOM scan.", 409)
+        if not uploads:
+            raise Refusal(
+                "The uploaded files are gone, and with them what a DICOM SEG must refer to. To have one later, choose "
+                "to keep the files when you save.",
+                409,
+            )
+        by_hand = any(hand for _, hand in counting.values())
+        with full_disk(), tempfile.TemporaryDirectory(dir=self._tmp, prefix="seg-") as folder:
+            return dicom_seg(
+                laid_out(uploads, Path(folder), self._files.read),
+                place["scan"],
+                self._joined(place, slices, counting),
+                models=(examination.facts or {}).get("models", {}),
+                corrected_by=authors[0] if by_hand and authors else None,
+                key=examination_id,
+            )
+
+    def _stack(
+        self, session: Session, examination: Examination
+    ) -> tuple[Sequence[Slice], dict[str, tuple[str | None, bool]]]:
+        slices = session.scalars(
+            select(Slice).where(Slice.examination_id == examination.id).order_by(Slice.position)
+        ).all()
+        return slices, masks_that_count(session, slices)
+
+    def _joined(
+        self, place: dict[str, Any], slices: Sequence[Slice], counting: dict[str, tuple[str | None, bool]]
+    ) -> np.ndarray:
+        """The masks that count, bool (n, h, w)."""
         masks = np.zeros(place["shape"], bool)
         for found in slices:
             if address := counting[found.id][0]:
                 masks[found.position] = decode(self._files.read(address))
-        return nifti_of(place, masks)
+        return masks
 
     def dataset(self, account: Account) -> Iterator[bytes]:
         """A zip that `bthub data build` reads: corrected slices, in folders by split and class, and their masks.

@@ -3,7 +3,7 @@
 A stack's place in its scan is kept as JSON, so that a mask that was corrected a year later still fits the scan.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from bthub.imaging.intake import Study, holds_dicom, is_study, open_study
 from bthub.imaging.nifti import mask_nifti
 from bthub.imaging.volume import Grid, Volume
 from bthub.inference.pipeline import ReadPicture, read_picture
+from bthub.practice.models import Upload
 
 PICTURES, VOLUME = "pictures", "volume"
 
@@ -35,6 +36,31 @@ def study_of(files: Sequence[tuple[str, Path]]) -> Study | None:
     if any(is_study(path) for path in paths):
         raise BthubError("several studies came at once: upload one NIfTI, zip or stack at a time")
     return None
+
+
+def laid_out(uploads: Sequence[Upload], folder: Path, read: Callable[[str], bytes]) -> list[tuple[str, Path]]:
+    """Put stored uploads where readers find them.
+
+    Args:
+        uploads: in their order.
+        folder: for this alone; whoever made it removes it.
+        read: gives a stored file's bytes by its address.
+
+    Returns:
+        The name that the browser gave, and where the content lies.
+    """
+    files = []
+    for upload in uploads:
+        # The number in front keeps files of one name apart; the end tells readers what it is.
+        path = folder / f"{upload.position:05d}-{_safe(upload.name)}"
+        path.write_bytes(read(upload.file))
+        files.append((upload.name, path))
+    return files
+
+
+def _safe(name: str) -> str:
+    """A file's name without anything a path could mean; its suffix stays."""
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[-80:].lstrip(".") or "file"
 
 
 def pictures_of(files: Sequence[tuple[str, Path]]) -> Iterator[tuple[str, ReadPicture | BthubError]]:

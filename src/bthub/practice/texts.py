@@ -58,8 +58,17 @@ def foreign(text: str, language: str) -> str:
         return text
     for pattern, words in _patterns(language):
         if match := pattern.fullmatch(text):
-            return words.format(**match.groupdict())
+            return words.format(**{name: _phrase(part, language) for name, part in match.groupdict().items()})
     return text
+
+
+def _phrase(part: str, language: str) -> str:
+    """A part of a message that is a phrase of the table itself: what a file is, what mends it, how many are what."""
+    known = table(language)
+    counts = [re.fullmatch(r"([\d,]+) files?: (.+)", piece) for piece in part.split("; ")]
+    if all(counts):
+        return "; ".join(f"{one[1]}\u00a0× {known.get(one[2], one[2])}" for one in counts if one)
+    return known.get(part, part)
 
 
 @cache

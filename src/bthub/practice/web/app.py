@@ -64,7 +64,7 @@ def create_app(
         accounts,
         Cases(database, files),
         Reports(database, files),
-        Exports(database, files),
+        Exports(database, files, settings),
         engine,
     )
     locks = Locks(settings.folder)

@@ -510,6 +510,13 @@ def export_nifti(visit: Seen, id: str) -> Response:
     return Response(content, media_type="application/gzip", headers=headers)
 
 
+@router.get("/examinations/{id}/mask.dcm")
+def export_seg(visit: Seen, id: str) -> Response:
+    content = visit.practice.exports.seg(visit.account, id)
+    headers = {"Content-Disposition": 'attachment; filename="mask.dcm"'}
+    return Response(content, media_type="application/dicom", headers=headers)
+
+
 @router.get("/export.zip")
 def export_all(visit: Seen) -> Response:
     return _zip(visit.practice.exports.cases(visit.account), "cases.zip")

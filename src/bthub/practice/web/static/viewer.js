@@ -73,6 +73,7 @@ class Viewer {
       e: () => this.edit && this.swap(), "[": () => size(-1), "]": () => size(1), z: () => this.edit && this.undo(),
     };
     if (range && event.key.startsWith("Arrow")) return;
+    if (this.edit && event.target === this.stage && this.steer(event)) { event.preventDefault(); return; }
     const act = acts[event.key];
     if (act) { event.preventDefault(); act(); }
   }
@@ -305,8 +306,7 @@ class Viewer {
   down(event) {
     if (!this.edit || event.button > 0) return;
     this.canvas.setPointerCapture(event.pointerId);
-    this.edit.steps.push(this.edit.mask.slice());
-    if (this.edit.steps.length > 40) this.edit.steps.shift();
+    this.remember();
     this.drawing = this.spot(event);
     this.paint(this.drawing, this.drawing);
   }
@@ -319,6 +319,30 @@ class Viewer {
   }
 
   up() { this.drawing = null; }
+
+  // The brush by keyboard: arrows move it, with Shift it draws on the way, Space draws where it is.
+  steer(event) {
+    const ways = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1], " ": [0, 0] };
+    const way = ways[event.key];
+    if (!way) return false;
+    const one = this.slices[this.at];
+    const from = this.pointer || { x: one.width / 2, y: one.height / 2 };
+    const step = Math.max(1, Number(this.controls.size.value) / 4);
+    const within = (value, side) => Math.max(0, Math.min(side, value));
+    this.pointer = { x: within(from.x + way[0] * step, one.width), y: within(from.y + way[1] * step, one.height) };
+    if (event.key === " " || event.shiftKey) {
+      // A key that is held down is one stroke to take back.
+      if (!event.repeat) this.remember();
+      this.paint(from, this.pointer);
+    }
+    this.soon();
+    return true;
+  }
+
+  remember() {
+    this.edit.steps.push(this.edit.mask.slice());
+    if (this.edit.steps.length > 40) this.edit.steps.shift();
+  }
 
   paint(from, to) {
     const one = this.slices[this.at];
@@ -349,7 +373,7 @@ class Viewer {
   }
 
   clear() {
-    this.edit.steps.push(this.edit.mask.slice());
+    this.remember();
     this.edit.mask.fill(0);
     this.count();
     this.soon();
