@@ -49,6 +49,17 @@ from bthub.project import hub_id
 from parts import data_address, download_html, percent
 from stack import SCRIPT, study_html
 
+try:
+    import spaces  # comes with ZeroGPU hardware, and with nothing else
+except ModuleNotFoundError:
+    pass
+else:
+
+    @spaces.GPU
+    def on_gpu() -> None:
+        """Nothing: such hardware starts no app without a function for its GPU, and the networks here need none."""
+
+
 HERE = Path(__file__).parent
 EXAMPLES = {
     "Large tumor": "TCGA_DU_5871_19941206_22.png",

@@ -4,6 +4,7 @@ import base64
 import io
 import re
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -382,6 +383,36 @@ def wait_for(condition: Callable[[], bool]) -> None:
 def files_in(folder: Path) -> set[Path]:
     # gr.File leaves an empty file with a random name for each call: no content, so not counted.
     return {path for path in folder.rglob("*") if path.is_file() and path.stat().st_size}
+
+
+def test_zero_gpu_hardware_finds_its_function_and_no_visitor_pays_for_it(
+    pipe: Recorder, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where `spaces` is, as it is on that hardware; elsewhere it isn't asked for."""
+    given: list[Callable] = []
+    calls: list[str] = []
+
+    def gpu(function: Callable) -> Callable:
+        given.append(function)
+        return lambda *_: calls.append(function.__name__)
+
+    spaces = ModuleType("spaces")
+    spaces.GPU = gpu
+    monkeypatch.setitem(sys.modules, "spaces", spaces)
+    on_zero_gpu = script("space/app.py")
+    assert len(given) == 1
+    demo = on_zero_gpu.build(pipe)
+    on_zero_gpu.launch(demo, free_port())
+    try:
+        client = Client(demo.local_url, verbose=False, download_files=tmp_path)
+        file = SPACE / "examples" / on_zero_gpu.EXAMPLES["Large tumor"]
+        assert client.predict(handle_file(file), api_name="/analyze")[1]["label"] in ("tumor", "no_tumor")
+    finally:
+        demo.close(verbose=False)
+    assert calls == []
+
+    monkeypatch.setitem(sys.modules, "spaces", None)
+    assert not hasattr(script("space/app.py"), "on_gpu") and len(given) == 1
 
 
 # -- the page
