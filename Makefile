@@ -42,7 +42,7 @@ lint: $(VENV)/.test  ## rules, format, types, American spelling
 	$(BIN)/mypy
 	$(BIN)/codespell
 
-bench: $(VENV)/.test  ## measure speed, memory and size beside the stock pipelines: benchmarks/ (BENCH='--only one_slice')
+bench: $(VENV)/.test  ## measure speed, memory and size beside the stock pipelines: docs/benchmarks.md (BENCH='--only one_slice')
 	@HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/run.py $(BENCH)
 
 browser: $(VENV)/.demo  ## build the static page that computes in the browser, and serve it on http://127.0.0.1:8000 (PORT=)

@@ -550,8 +550,8 @@ def plan(part: dict[str, Any]) -> list[str]:
     lines += [
         "",
         "Shards don't talk to each other, so this grows with the cores as long as the storage keeps up. Each shard",
-        f"walks the whole list, twice: so many files take {part['seconds_to_list'] * share / 60:.0f} minutes a walk from",
-        "this disk; on a network's, pack them into zips or a built data set.",
+        f"walks the whole list, twice: so many files take {part['seconds_to_list'] * share / 60:.0f} minutes a walk",
+        "from this disk; on a network's, pack them into zips or a built data set.",
         "",
     ]
     return lines
