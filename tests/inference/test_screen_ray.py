@@ -119,7 +119,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 @pytest.mark.slow
 def test_two_nodes_give_what_one_machine_gives(archive, tmp_path, cluster):
     address, _ = cluster
-    done = run(tmp_path, "archive", "--out", "found", "--backend", "onnx", "--ray", address)
+    done = run(tmp_path, "archive", "--out", "found", "--backend", "int8", "--ray", address)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "24 entries: 23 pictures analyzed, 1 bad ones set aside\n"
     folders = sorted(path.name for path in (tmp_path / "found").iterdir())
@@ -127,7 +127,7 @@ def test_two_nodes_give_what_one_machine_gives(archive, tmp_path, cluster):
     assert f"{len(folders)} shards on 2 machines" in done.stderr and "Traceback" not in done.stderr
     assert run(tmp_path, "--merge", "--out", "found").returncode == 0
 
-    alone = run(tmp_path, "archive", "--out", "whole", "--backend", "onnx")
+    alone = run(tmp_path, "archive", "--out", "whole", "--backend", "int8")
     assert alone.returncode == 0, alone.stderr
     merge(tmp_path / "whole")
     for name in (RESULTS, BAD):
@@ -141,7 +141,7 @@ def test_two_nodes_give_what_one_machine_gives(archive, tmp_path, cluster):
     part = tmp_path / "found" / folders[1] / "part-000000.parquet"
     others = {path: path.stat().st_mtime_ns for path in (tmp_path / "found").rglob("part-*.parquet") if path != part}
     part.unlink()
-    again = run(tmp_path, "archive", "--out", "found", "--backend", "onnx", "--ray", address)
+    again = run(tmp_path, "archive", "--out", "found", "--backend", "int8", "--ray", address)
     assert again.returncode == 0 and again.stdout == done.stdout, again.stderr
     assert part.is_file()
     bad = part.with_name("part-000000.bad.parquet")
@@ -162,7 +162,7 @@ def test_a_node_that_dies_loses_nothing(archive, tmp_path, cluster):
             "--out",
             "found",
             "--backend",
-            "onnx",
+            "int8",
             "--ray",
             address,
         ],
@@ -188,9 +188,9 @@ def test_a_node_that_dies_loses_nothing(archive, tmp_path, cluster):
 def test_what_a_shard_says_is_told(archive, tmp_path, cluster):
     """The others are done all the same."""
     address, _ = cluster
-    screen([str(archive)], tmp_path / "found", shard=Shard(2, 3), backend="int8")
-    with pytest.raises(BthubError, match="1 of 3 shards could not be done; of shard 2: .*other models"):
-        screen_on_ray([str(archive)], tmp_path / "found", address, backend="onnx")
+    screen([str(archive)], tmp_path / "found", shard=Shard(2, 3), backend="int8", check_input=False)
+    with pytest.raises(BthubError, match="1 of 3 shards could not be done; of shard 2: .*other settings"):
+        screen_on_ray([str(archive)], tmp_path / "found", address, backend="int8")
     assert len(list((tmp_path / "found").glob("*/part-*0.parquet"))) == 3
 
 
