@@ -23,7 +23,7 @@ EXAMPLES = Path(__file__).parents[2] / "space" / "examples"
 SOURCE = Path(__file__).parents[2] / "src"
 
 
-ENVIRONMENT = {"PYTHONPATH": str(SOURCE), "RAY_DISABLE_MEMORY_MONITOR": "1"}
+ENVIRONMENT = {"PYTHONPATH": str(SOURCE), "RAY_DISABLE_MEMORY_MONITOR": "1", "RAY_agent_register_timeout_ms": "600000"}
 
 
 def free_port() -> int:
@@ -38,9 +38,6 @@ class Node:
     def __init__(self, log: Path, *more: str) -> None:
         command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-cpus=1"]
         command += ["--object-store-memory=80000000", "--disable-usage-stats", *more]
-        # Given, Ray doesn't wait for its agents to choose them, for which it has no patience on a busy machine.
-        for agent in ("metrics-export", "dashboard-agent-grpc", "dashboard-agent-listen", "runtime-env-agent"):
-            command.append(f"--{agent}-port={free_port()}")
         for _ in range(2):  # on a busy machine Ray may give up
             with open(log, "w") as written:
                 self.process = subprocess.Popen(

@@ -7,6 +7,7 @@ can be ended on a laptop.
 Inputs and the folder for the parts lie on storage that all machines see under the same name.
 """
 
+import logging
 import os
 import threading
 import time
@@ -80,9 +81,8 @@ def screen_on_ray(
                 _Worker,
                 fn_constructor_kwargs={"options": options},
                 num_cpus=1,
-                compute=ray.data.ActorPoolStrategy(
-                    min_size=1, max_size=min(of, processors), max_tasks_in_flight_per_actor=1
-                ),
+                # Not a pool that grows: one with a task at a time for each never sees a need to.
+                compute=ray.data.ActorPoolStrategy(size=min(of, processors), max_tasks_in_flight_per_actor=1),
             )
             answers += shards.iter_rows()
     finally:
@@ -166,6 +166,7 @@ def _connect(address: str) -> Any:
             f"there is no Ray cluster at {address!r} ({error}): start one with `ray start --head`, and name it as "
             "HOST:PORT, or auto on one of its machines"
         ) from error
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # there is one of our own, which knows entries
     return ray
@@ -196,7 +197,7 @@ def _watching(inputs: list[str], out: Path, of: int) -> Iterator[None]:
             wait = max(2.0, 20 * (time.monotonic() - start))  # a slow disk is left to the work
 
     with (
-        progress_bar(unit="entry", smoothing=0.05, mininterval=1) as progress,
+        progress_bar(unit="item", smoothing=0.05, mininterval=1) as progress,
         screen.counting(inputs, screen.Shard(1, 1), progress),
     ):
         thread = threading.Thread(target=watch, args=(progress,), name="watch", daemon=True)
