@@ -228,17 +228,12 @@ def test_the_pair_that_ships_gives_pythons_verdicts_on_the_examples(context, shi
                 assert dice >= 0.99, path.name
                 masks += 1
         assert masks >= 3
-        context.set_offline(True)
-        try:
-            asked = len(server.requests)
-            again = context.new_page()
-            again.goto(address)
-            again.evaluate("window.bthub.ready.then(() => 0)")
-            assert analyze(again, examples[0].read_bytes())["label"] == pipe(examples[0]).label
-            assert len(server.requests) == asked
-        finally:
-            context.set_offline(False)
-            server.shutdown()
+        server.shutdown()
+        server.server_close()  # there is nothing any more that could answer
+        again = context.new_page()
+        again.goto(address)
+        again.evaluate("window.bthub.ready.then(() => 0)")
+        assert analyze(again, examples[0].read_bytes())["label"] == pipe(examples[0]).label
 
 
 def test_another_archive_is_refused(tmp_path, monkeypatch):
