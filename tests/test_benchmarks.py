@@ -34,7 +34,7 @@ def test_the_machine_is_named(bench):
 
 
 def test_the_page_says_what_the_results_say(bench):
-    facts = bench.machine()
+    facts = bench.machine() | {"cores": 2, "load_before": 0.1}
     times = {"median": 10.0, "least": 9.0, "most": 12.0}
     results = {
         "one_slice": {
@@ -55,7 +55,7 @@ def test_the_page_says_what_the_results_say(bench):
             "ratios": {'python -c "import torch"': 4.0}, "seconds_waited": {"bthub predict": 1.5},
         },
         "fifty": {
-            "date": "2026-11-28", "machine": facts, "people": 50, "results": 49, "errors": ["Full: Queue is full"],
+            "date": "2026-11-28", "machine": {**facts, "load_before": 5.0}, "people": 50, "results": 49, "errors": ["Full: Queue is full"],
             "seconds": {"median": 4.0, "most": 8.0}, "farthest_place_told": 48, "longest_wait_told": 7.6,
             "megabytes_before": 300.0, "megabytes_after": 310.0,
         },
@@ -76,7 +76,7 @@ def test_the_page_says_what_the_results_say(bench):
         "against `import torch` | 0.3 x | 0.5 x | 0.25 x | reached |",
         "faster than two stock pipelines | 6 x | 3 x | 4.7 x | enough |",
         "| environment of the demo | 0.4 GB | 0.8 GB | 0.408 GB | enough |",
-        "| fifty at once: results |  | 50 | 49 | missed |",
+        "| fifty at once: results |  | 50 | 49 | missed; the machine was busy |",
         "faster than on one |  | 1.7 x | not measured | |",
         # ten million: at 10 a second and core
         "one core in 278\nhours: 14 dollars at 0.05 a core and",

@@ -23,7 +23,12 @@ EXAMPLES = Path(__file__).parents[2] / "space" / "examples"
 SOURCE = Path(__file__).parents[2] / "src"
 
 
-ENVIRONMENT = {"PYTHONPATH": str(SOURCE), "RAY_DISABLE_MEMORY_MONITOR": "1", "RAY_agent_register_timeout_ms": "600000"}
+ENVIRONMENT = {
+    "PYTHONPATH": str(SOURCE),
+    "RAY_DISABLE_MEMORY_MONITOR": "1",
+    "RAY_agent_register_timeout_ms": "600000",
+    "RAY_DATA_DEFAULT_WAIT_FOR_MIN_ACTORS_S": "300",  # so little is to do that one could do it all meanwhile
+}
 
 
 def free_port() -> int:
@@ -122,6 +127,7 @@ def test_two_nodes_give_what_one_machine_gives(archive, tmp_path, cluster):
     folders = sorted(path.name for path in (tmp_path / "found").iterdir())
     assert len(folders) == 2 * SHARDS_A_PROCESSOR
     assert f"{len(folders)} shards on 2 machines" in done.stderr and "Traceback" not in done.stderr
+    assert "24/24 items" in done.stderr
     assert run(tmp_path, "--merge", "--out", "found").returncode == 0
 
     alone = run(tmp_path, "archive", "--out", "whole", "--backend", "int8")

@@ -7,6 +7,7 @@ can be ended on a laptop.
 Inputs and the folder for the parts lie on storage that all machines see under the same name.
 """
 
+import json
 import logging
 import os
 import threading
@@ -189,11 +190,11 @@ def _watching(inputs: list[str], out: Path, of: int) -> Iterator[None]:
     over = threading.Event()
 
     def watch(progress: "tqdm[Any]") -> None:
-        progress.initial = progress.n = screen.PART * _parts(out, of)
+        progress.initial = progress.n = _done(out, of)
         wait = 2.0
         while not over.wait(wait):
             start = time.monotonic()
-            progress.update(screen.PART * _parts(out, of) - progress.n)
+            progress.update(_done(out, of) - progress.n)
             wait = max(2.0, 20 * (time.monotonic() - start))  # a slow disk is left to the work
 
     with (
@@ -207,8 +208,14 @@ def _watching(inputs: list[str], out: Path, of: int) -> Iterator[None]:
         finally:
             over.set()
             thread.join()
+            progress.update(_done(out, of) - progress.n)
 
 
-def _parts(out: Path, of: int) -> int:
-    names = (file.name for file in out.glob(f"shard-*-of-{of:04d}/part-*.parquet"))
-    return sum(not name.endswith(".bad.parquet") for name in names)
+def _done(out: Path, of: int) -> int:
+    """Entries that are done, of shards at work those of their whole parts."""
+    done = 0
+    for record in out.glob(f"shard-*-of-{of:04d}/{screen.RECORD}"):
+        found = json.loads(record.read_text(encoding="utf-8"))
+        parts = (file.name for file in record.parent.glob("part-*.parquet"))
+        done += found.get("entries") or screen.PART * sum(not name.endswith(".bad.parquet") for name in parts)
+    return done
