@@ -355,8 +355,10 @@ def test_fifty_at_once_are_served_and_their_uploads_outlive_the_wait(
     try:
         file = tmp_path / "slice.png"
         Image.fromarray(blob(120, 100, (30, 40, 60, 80))).save(file)
-        # Unless told, a client sends 40 at a time, and keeps the rest to itself until some are done.
-        client = Client(demo.local_url, verbose=False, download_files=tmp_path, max_workers=50)
+        # Unless told, a client sends 40 at a time, keeps the rest to itself until some are done, and gives up on an
+        # answer after five seconds, which an upload among fifty may take.
+        options = {"max_workers": 50, "httpx_kwargs": {"timeout": 300}}
+        client = Client(demo.local_url, verbose=False, download_files=tmp_path, **options)
         jobs = [client.submit(handle_file(file), api_name="/analyze") for _ in range(50)]
         assert slow.began.wait(300)
         wait_for(lambda: len(demo._queue) == 49)
