@@ -50,7 +50,7 @@ docs: $(VENV)/.test  ## build these pages and the API, from the docstrings: buil
 audit: $(VENV)/.uv  ## published vulnerabilities of the pinned packages; needs PyPI's advisories
 	@$(BIN)/python .ci/audit.py
 
-bench: $(VENV)/.test  ## measure speed, memory and size beside the stock pipelines: benchmarks/ (BENCH='--only one_slice')
+bench: $(VENV)/.test  ## measure speed, memory and size beside the stock pipelines: docs/benchmarks.md (BENCH='--only one_slice')
 	@HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/run.py $(BENCH)
 
 browser: $(VENV)/.demo  ## build the static page that computes in the browser, and serve it on http://127.0.0.1:8000 (PORT=)

@@ -67,6 +67,17 @@ from parts import (
 from report import report_html
 from stack import study_html
 
+try:
+    import spaces  # comes with ZeroGPU hardware, and with nothing else
+except ModuleNotFoundError:
+    pass
+else:
+
+    @spaces.GPU
+    def on_gpu() -> None:
+        """Nothing: such hardware starts no app without a function for its GPU, and the networks here need none."""
+
+
 HERE = Path(__file__).parent
 EXAMPLES = {
     "Large tumor": "TCGA_DU_5871_19941206_22.png",

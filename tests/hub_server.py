@@ -37,6 +37,8 @@ LFS_PATTERNS = "*.safetensors *.bin *.pt *.onnx *.parquet *.npy *.npz *.zip *.gz
 LFS_PICTURES = ["*.png", "*.jpg", "*.jpeg", "*.tif", "*.tiff"]  # in data sets only
 LFS_SIZE = 10 * 2**20  # whatever its name, a file above this can't be a plain git file
 SDKS = ["gradio", "docker", "static", "streamlit"]
+# What an account without a plan may make.
+FREE_HARDWARE, FREE_SPACES = "zero-a10g", 2
 COLORS = ["red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"]
 # The ids that the Hub's card validation takes.
 LICENSES = """apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0
@@ -106,6 +108,7 @@ class Repo:
     id: str
     private: bool
     sdk: str | None = None
+    hardware: str | None = None
     commits: dict[str, Commit] = field(default_factory=dict, repr=False)
     branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
@@ -225,6 +228,7 @@ class HubServer:
         repos: by (type, id), for example `("model", "bthub/x")`.
         collections: by slug, as the Hub's JSON has them.
         requests: every request so far, in the order of the answers.
+        free_account: whether Spaces are refused that need a plan.
     """
 
     write_token, read_token, expired_token, stranger_token = "hf_write", "hf_read", "hf_expired", "hf_stranger"
@@ -241,6 +245,7 @@ class HubServer:
         self.collections: dict[str, dict] = {}
         self.uploads: dict[str, bytes] = {}  # by SHA-256: what the LFS protocol brought
         self.faults: list[Fault] = []
+        self.free_account = False
         self.requests: list[Request] = []
         self.lock = threading.RLock()
         self.closing = threading.Event()
@@ -437,7 +442,13 @@ def create_repo(call: Call) -> dict:
         raise Refused(409, f"You already created this {repo_type} repo", url=f"{call.hub.url}/{repo.web_path}")
     if repo_type == "space" and call.json.get("sdk") not in SDKS:
         raise Refused(400, f'"sdk" must be one of {SDKS}')
+    hardware = call.json.get("hardware")
+    if repo_type == "space" and call.hub.free_account and call.json["sdk"] != "static":
+        there = [repo for repo in call.hub.repos.values() if repo.hardware == FREE_HARDWARE]
+        if call.json["sdk"] != "gradio" or hardware != FREE_HARDWARE or len(there) >= FREE_SPACES:
+            raise Refused(402, "Subscribe to PRO to create this Space")
     repo = call.hub.add(*key, {}, private=call.json.get("visibility") == "private", sdk=call.json.get("sdk"))
+    repo.hardware = hardware
     return {"url": f"{call.hub.url}/{repo.web_path}", "name": repo.id}
 
 

@@ -1,7 +1,7 @@
 // The page: takes a picture, hands it to the worker, shows the answer. Nothing leaves the visitor's machine.
 
 const element = (id) => document.getElementById(id);
-const CONTROL_SECONDS = 5;
+const CONTROL_SECONDS = 60; // at most; a keeper that fails says so before
 const waiting = new Map();
 let number = 0;
 
@@ -9,14 +9,22 @@ let number = 0;
 async function kept() {
   const container = navigator.serviceWorker;
   if (!container) return;
+  let registration;
   try {
-    await container.register("./offline.js");
+    registration = await container.register("./offline.js");
   } catch {
     return; // in a private window, or in a frame that may not
   }
   if (container.controller) return;
+  // It takes the page over before it is "activated". On a slow machine that takes a while; loaded before, the models
+  // would not be kept.
+  const keeper = registration.installing ?? registration.waiting ?? registration.active;
+  const settled = () => keeper.state === "activated" || keeper.state === "redundant";
   await Promise.race([
-    new Promise((resolve) => container.addEventListener("controllerchange", resolve, { once: true })),
+    new Promise((resolve) => {
+      if (settled()) resolve();
+      keeper.addEventListener("statechange", () => settled() && resolve());
+    }),
     new Promise((resolve) => setTimeout(resolve, 1000 * CONTROL_SECONDS)),
   ]);
 }

@@ -246,6 +246,27 @@ def _screen(args: argparse.Namespace) -> None:
         done = merge(args.out)
     elif not args.inputs:
         raise BthubError("expected at least one input: a picture, folder, zip or data set")
+    elif args.ray:
+        if args.shard or args.workers:
+            raise BthubError(
+                "--ray divides the work itself, by the processors of the cluster: leave out --shard and --workers"
+            )
+        from bthub.inference.screen_ray import screen_on_ray
+
+        done = screen_on_ray(
+            args.inputs,
+            args.out,
+            args.ray,
+            detector=args.detector,
+            localizer=args.localizer,
+            backend=args.backend,
+            batch_size=args.batch_size,
+            check_input=args.input_check,
+        )
+        machines = f"{done['nodes']} machine{'s' * (done['nodes'] != 1)}"
+        print(
+            f"bthub: {done['shards']} shards on {machines}; now: bthub screen --merge --out {args.out}", file=sys.stderr
+        )
     else:
         shard = parse_shard(args.shard)
         if shard.of > 1:
@@ -487,6 +508,9 @@ def _parser() -> argparse.ArgumentParser:
         "--shard",
         metavar="I/N",
         help="do part I of N; default: what SLURM's or torchrun's variables say, or everything",
+    )
+    screen.add_argument(
+        "--ray", metavar="ADDRESS", help="do all shards on this Ray cluster, as HOST:PORT, ray://HOST:PORT or auto"
     )
     screen.add_argument("--merge", action="store_true", help="join the shards in --out to results.parquet, bad.parquet")
     screen.add_argument("--detector", help="run folder or Hub id of the detector; default: the project's own")

@@ -41,8 +41,9 @@ class LogLines(tqdm):
         seconds = self.format_interval(facts["elapsed"])
         of = f"/{self.total}" if self.total is not None else ""
         rest = ""
-        if self.total and 0 < self.n < self.total:
-            rest = f", {self.format_interval(facts['elapsed'] * (self.total - self.n) / self.n)} to go"
+        now = self.n - self.initial  # what was there already says nothing about the rate
+        if self.total and now > 0 and self.n < self.total:
+            rest = f", {self.format_interval(facts['elapsed'] * (self.total - self.n) / now)} to go"
         what = f"{self.desc.removesuffix(': ')}: " if self.desc else "done: "
         self.fp.write(f"{what}{self.n}{of} {self.unit}s, {seconds}{rest}\n")
         self.fp.flush()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -228,6 +229,38 @@ def test_kills_lose_and_repeat_nothing(archive, tmp_path, kills):
         one, other = rows(tmp_path / "whole", name), rows(out, name)
         assert [row["key"] for row in one] == [row["key"] for row in other]
         assert [row.get("area_px") for row in one] == [row.get("area_px") for row in other]
+
+
+@pytest.mark.slow
+def test_memory_is_that_of_a_part_however_long_the_input(tmp_path):
+    picture = tmp_path / "one.png"
+    Image.fromarray(blob(60, 50, (10, 10, 30, 30))).save(picture)
+    peaks = []
+    for count in (150, 150, 1500):  # the first also loads what is loaded once
+        folder = tmp_path / f"in-{count}"
+        folder.mkdir(exist_ok=True)
+        for number in range(count):
+            shutil.copyfile(picture, folder / f"{number:05d}.png")
+        tracemalloc.start()
+        done = screen([str(folder)], tmp_path / f"out-{len(peaks)}", pipeline=make_pipeline(), workers=2)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert done["pictures"] == count
+    # Names of one folder are sorted, so they are held: some hundred bytes each, and no pictures.
+    assert peaks[2] < 1.2 * peaks[1] + 1500 * 500
+
+
+def test_a_zip_is_listed_once_not_for_each_member(tmp_path, monkeypatch):
+    picture = tmp_path / "one.png"
+    Image.fromarray(blob(60, 50, (10, 10, 30, 30))).save(picture)
+    with zipfile.ZipFile(tmp_path / "many.zip", "w") as packed:
+        for number in range(20):
+            packed.write(picture, f"{number}.png")
+    opened = []
+    real = zipfile.ZipFile
+    monkeypatch.setattr(zipfile, "ZipFile", lambda *arguments: opened.append(arguments) or real(*arguments))
+    done = screen([str(tmp_path / "many.zip")], tmp_path / "out", pipeline=make_pipeline(), workers=2)
+    assert done["pictures"] == 20 and len(opened) < 8
 
 
 def test_two_processes_dont_share_a_shard(archive, tmp_path):

@@ -96,7 +96,10 @@ def test_everything_once_and_then_nothing(server, runs, tiny_lgg):
     before = {key: server.commits(*key)[0].oid for key in server.repos}
     posts = server.count("POST", "/commit/") + server.count("POST", "/collections")
     said = publish("all", runs / "resnet18-lgg", org="school", data=tiny_lgg)
-    assert all(line.endswith("unchanged") for line in said) and len(said) == 7
+    assert sum(line.endswith("unchanged") for line in said) == 7
+    assert [line.partition(": ")[2] for line in said if not line.endswith("unchanged")] == [
+        "left out, it is built with npm (Node.js) and the pair's ONNX files"
+    ]
     assert {key: server.commits(*key)[0].oid for key in server.repos} == before
     assert server.count("POST", "/commit/") + server.count("POST", "/collections") == posts
 
@@ -115,17 +118,52 @@ def test_the_folder_is_the_repo_and_nothing_else_goes(server, runs):
         assert set(files) - {".gitattributes"} == there - secret
 
 
-def test_what_the_hub_wants_a_plan_for_is_left_out_and_told(server, runs):
+def test_what_each_repo_needs_is_told_first_and_what_is_refused_stops_nothing(server, runs):
+    """An account without a plan: a Gradio Space goes to ZeroGPU, a Docker Space can't be had."""
+    server.free_account = True
     said = []
-    server.fault("POST", "repos/create", "status", 402, times=1, after=1)
-    with pytest.raises(BthubError, match="paid plan: bthub/brain-tumor-mri; everything else"):
-        module.publish([str(runs / "resnet18-lgg"), "space", "dashboard"], say=said.append)
-    assert f"bthub/{module.APPS['dashboard'][0]}" in {repo_id for _, repo_id in server.repos}
-    assert ("space", "bthub/brain-tumor-mri") not in server.repos and ("model", "bthub/resnet18-lgg") in server.repos
-    assert any("new, needs a Gradio Space" in line for line in said[:2]), "before anything is written"
-    assert any("continuing with the rest" in line for line in said)
-    said = publish("space")
-    assert any("files written" in line for line in said)
+    with pytest.raises(BthubError, match="all is published but bthub/brain-tumor-dashboard: .* needs a paid plan"):
+        module.publish(["dashboard", "space", str(runs / "resnet18-lgg"), "collection"], say=said.append)
+    spaces = {name: repo for (kind, name), repo in server.repos.items() if kind == "space"}
+    assert {name: repo.hardware for name, repo in spaces.items()} == {"bthub/brain-tumor-mri": "zero-a10g"}
+    assert ("model", "bthub/resnet18-lgg") in server.repos and len(server.collections) == 1
+    needs = dict(line.split(": new, needs ") for line in said[:3])  # before anything is written
+    assert needs == {
+        "model bthub/resnet18-lgg": module.NEEDS[None],
+        "space bthub/brain-tumor-mri": module.NEEDS["gradio"],
+        "space bthub/brain-tumor-dashboard": module.NEEDS["docker"],
+    }
+    assert any("trying ZeroGPU" in line for line in said)
+    assert any(line == "space bthub/brain-tumor-dashboard: refused; going on with the rest" for line in said)
+    server.free_account = False
+    said = publish("space", "dashboard")
+    assert any("brain-tumor-dashboard" in line and "files written" in line for line in said)
+    assert server.repos["space", "bthub/brain-tumor-dashboard"].hardware is None
+
+
+def test_a_static_space_needs_no_plan(server, monkeypatch, tmp_path):
+    server.free_account = True
+    page = module.Publication("space", "bthub/page", {CARD: b"a page"}, "static")
+    monkeypatch.setattr(module, "browser_publication", lambda org: page)
+    assert publish("browser")[0] == f"space bthub/page: new, needs {module.NEEDS['static']}"
+    assert server.files("space", "bthub/page")[CARD] == b"a page"
+
+
+def test_two_free_spaces_are_all_there_are(server, runs):
+    server.free_account = True
+    for name in ("one", "two"):
+        server.add("space", f"bthub/{name}", {}, sdk="gradio").hardware = "zero-a10g"
+    with pytest.raises(BthubError, match="wants a plan for it, which needs a paid plan .* on ZeroGPU"):
+        publish("space")
+
+
+def test_a_repo_of_someone_elses_making_stops_no_other(server, runs):
+    server.add("model", "bthub/resnet18-lgg", {"thesis.pdf": b"years of work"})
+    said = []
+    with pytest.raises(BthubError, match="all is published but bthub/resnet18-lgg: .*bthub didn't write it"):
+        module.publish([str(runs / "resnet18-lgg"), str(runs / "resunet18-lgg"), "two-stage"], say=said.append)
+    assert WEIGHTS in server.files("model", "bthub/resunet18-lgg")
+    assert ("model", f"bthub/{TWO_STAGE}") not in server.repos and said[-1].endswith("without bthub/resnet18-lgg")
 
 
 def test_only_what_differs_is_sent(server, runs):
@@ -149,7 +187,8 @@ def test_a_dry_run_writes_nothing(server, runs, tiny_lgg):
     said = publish("all", data=tiny_lgg, dry_run=True, private=True)
     assert server.repos == {} and server.collections == {}
     assert {request.method for request in server.requests} == {"GET"}
-    assert f"+ {WEIGHTS}" in "\n".join(said) and "make it (private)" in said[0]
+    assert f"+ {WEIGHTS}" in "\n".join(said) and "new, needs" in said[0]
+    assert sum("make it (private)" in line for line in said) == 5
     publish("all", data=tiny_lgg)
     (runs / "resnet18-lgg" / SPLIT).write_text((runs / "resnet18-lgg" / SPLIT).read_text() + "\n")
     requests = len(server.requests)

@@ -201,6 +201,41 @@ def test_it_works_without_a_network(context, server, page):
         context.set_offline(False)
 
 
+@pytest.mark.slow
+def test_the_pair_that_ships_gives_pythons_verdicts_on_the_examples(context, shipped_runs, tmp_path):
+    """The eight-bit networks in the browser and in Python; and again without a network."""
+    runs = [RunFolder.open(run, weights=False, onnx=True) for run in shipped_runs]
+    if not all(run.quantized_ships() for run in runs):
+        pytest.skip("the pair has no eight-bit networks that ship: make onnx")
+    if not CHROMIUM.is_file():
+        pytest.skip("there is no Chromium here: apt-get install chromium")
+    script("space/browser/build.py").build(tmp_path / "page", *map(str, shipped_runs), "https://app.example")
+    pipe = load_pipeline(*shipped_runs, backend="int8")
+    examples = sorted((SPACE / "examples").glob("*.png"))
+    with Server(tmp_path / "page") as server:
+        address = f"http://127.0.0.1:{server.server_port}/"
+        page = context.new_page()
+        page.goto(address)
+        page.evaluate("window.bthub.ready.then(() => 0)")
+        masks = 0
+        for path in examples:
+            expected, found = pipe(path), analyze(page, path.read_bytes())
+            assert found["tumor_probability"] == pytest.approx(expected.tumor_probability, abs=0.01), path.name
+            assert (found["verdict"], found["label"]) == (expected.verdict, expected.label), path.name
+            if expected.mask is not None and expected.mask.any():
+                mask = np.array(found["mask"], bool).reshape(expected.mask.shape)
+                dice = 2 * (mask & expected.mask).sum() / (mask.sum() + expected.mask.sum())
+                assert dice >= 0.99, path.name
+                masks += 1
+        assert masks >= 3
+        server.shutdown()
+        server.server_close()  # there is nothing any more that could answer
+        again = context.new_page()
+        again.goto(address)
+        again.evaluate("window.bthub.ready.then(() => 0)")
+        assert analyze(again, examples[0].read_bytes())["label"] == pipe(examples[0]).label
+
+
 def test_another_archive_is_refused(tmp_path, monkeypatch):
     build = script("space/browser/build.py")
     (tmp_path / f"onnxruntime-web-{build.ORT_VERSION}.tgz").write_bytes(b"something else")

@@ -35,6 +35,7 @@ from bthub.inference.loading import load_pipeline
 from bthub.inference.pipeline import Pipeline, ReadPicture
 from bthub.inference.result import DISCLAIMER, Result
 from bthub.inference.screen_inputs import Item, walk
+from bthub.progress import progress_bar
 from bthub.runs.folder import write_json
 
 PART = 256
@@ -116,10 +117,7 @@ def screen(
         BthubError: an input isn't there; the folder holds another screening, or its inputs have changed; another
             process is at work on this shard; or the folder can't be written.
     """
-    # What is wrong with these is said before anything is loaded.
-    _parquet()
-    for name in inputs:
-        next(walk([name]))
+    check_before(inputs)
     workers = workers or max(2, threads())
     pipe = pipeline or load_pipeline(
         detector,
@@ -152,6 +150,17 @@ def screen(
     return record | done
 
 
+def check_before(inputs: list[str]) -> None:
+    """Say what is wrong with the inputs or the installation before anything is loaded.
+
+    Raises:
+        BthubError: an input isn't there or nothing in it can be read, or pyarrow isn't installed.
+    """
+    _parquet()
+    for name in inputs:
+        next(walk([name]))
+
+
 def _work(
     pipe: Pipeline, inputs: list[str], folder: Path, shard: Shard, batch_size: int, check_input: bool, workers: int
 ) -> dict[str, Any]:
@@ -166,8 +175,8 @@ def _work(
     entries = mine()
     start = time.monotonic()
     with (
-        tqdm(unit="entry", smoothing=0.05, mininterval=1) as progress,
-        _counting(inputs, shard, progress),
+        progress_bar(unit="item", smoothing=0.05, mininterval=1) as progress,
+        counting(inputs, shard, progress),
         ThreadPoolExecutor(workers, thread_name_prefix="screen") as pool,
     ):
         number = 0
@@ -304,7 +313,7 @@ def _done(file: Path, names: str) -> tuple[int, int]:
 
 
 @contextmanager
-def _counting(inputs: list[str], shard: Shard, progress: tqdm) -> Iterator[None]:
+def counting(inputs: list[str], shard: Shard, progress: tqdm) -> Iterator[None]:
     """Count the list beside the work, so that the bar can tell the time left."""
     over = threading.Event()
 

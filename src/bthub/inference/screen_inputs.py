@@ -145,10 +145,16 @@ def _zip(path: Path) -> Iterator[Item]:
             yield Item(f"{path}!/{member}", partial(_member, path, member))
 
 
+@lru_cache(maxsize=4)
+def _opened(path: Path, changed: int) -> zipfile.ZipFile:
+    """A zip that is kept open, for all threads: opened for each member, one of n members would be listed n times."""
+    return zipfile.ZipFile(path)
+
+
 def _member(path: Path, member: str) -> bytes:
     name = printable(f"{path}!/{member}")
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(member) as file:
+        with _opened(path, path.stat().st_mtime_ns).open(member) as file:
             return file.read(MAX_FILE_BYTES + 1)  # whatever the zip says of its size
     except RuntimeError as error:  # it is encrypted
         raise BthubError(f"{name}: cannot be unpacked ({error})") from error

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import yaml
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard, SpaceHardware
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -86,14 +86,20 @@ KEPT = {".gitattributes"}
 
 PARTS = ("dataset", "two-stage", *APPS, "browser", "docs", "collection")
 NEEDS = {
-    "gradio": "a Gradio Space: ZeroGPU, two of them free, or a paid plan",
-    "docker": "a Docker Space: a paid plan",
-    "static": "a static Space: free for everyone",
+    None: "nothing, public ones are free",
+    "static": "nothing, static Spaces are free",
+    "gradio": "a paid plan for a processor, or one of a free account's two Gradio Spaces on ZeroGPU",
+    "docker": "a paid plan, as all Docker Spaces",
 }
+"""What a repo of this SDK (None: not a Space) costs to make."""
 ATTEMPTS = 3
 WAIT_SECONDS = 2.0
 PAYMENT_REQUIRED = 402
 _REPOSITORY = SHIPPED_RUNS.parent
+
+
+class RefusedError(BthubError):
+    """One repo can't be published; the others can."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +140,8 @@ def publish(
 
     Raises:
         BthubError: something named isn't there or isn't complete; no token, or one that may not write; the Hub
-            can't be reached or refuses. Each repo is then as it was before, or published whole.
+            can't be reached or refuses. Each repo is then as it was before, or published whole. Where one repo alone
+            is refused, for want of a plan or because someone else made it, the others are published first.
     """
     check_network()
     runs, parts = _what(what)
@@ -150,22 +157,22 @@ def publish(
     api = HfApi()
     _attempt(partial(_check_token, api, org), org)
     for publication in publications:
-        if publication.sdk and not dry_run and _attempt(partial(_head, api, publication.repo_id, "space"), org) is None:
-            say(f"space {publication.repo_id}: new, needs {NEEDS[publication.sdk]}")
-    refused = []
+        if _attempt(partial(_head, api, publication.repo_id, publication.kind), org) is None:
+            say(f"{publication.kind} {publication.repo_id}: new, needs {NEEDS[publication.sdk]}")
+    if "all" in what and "browser" not in parts:
+        say(f"space {hub_id(BROWSER, org)}: left out, it is built with npm (Node.js) and the pair's ONNX files")
+    refused: dict[str, BthubError] = {}
     for publication in publications:
         try:
             _attempt(partial(_sync, api, publication, private, dry_run, say), org)
-        except BthubError as error:
-            answer = _http_error(error)
-            if answer is None or answer.response.status_code != PAYMENT_REQUIRED:
-                raise
-            say(
-                f"{publication.kind} {publication.repo_id}: refused, because it needs a paid plan; "
-                "continuing with the rest"
-            )
-            refused.append(publication.repo_id)
-    if "two-stage" in parts:
+        except RefusedError as error:
+            say(f"{publication.kind} {publication.repo_id}: refused; going on with the rest")
+            refused[publication.repo_id] = error
+    if "two-stage" in parts and (
+        lacking := [hub_id(name, org) for name in DEFAULTS.values() if hub_id(name, org) in refused]
+    ):
+        say(f"model {hub_id(TWO_STAGE, org)}: left out, without {', '.join(lacking)}")
+    elif "two-stage" in parts:
         # It names the commits of its stages, so it comes after them.
         pair = {stage: hub_id(name, org) for stage, name in DEFAULTS.items()}
         commits = {stage: _attempt(partial(_head, api, repo_id), org) for stage, repo_id in pair.items()}
@@ -181,10 +188,10 @@ def publish(
             _attempt(partial(_sync, api, two_stage, private, dry_run, say), org)
     if "collection" in parts:
         _attempt(partial(_collect, api, org, private, dry_run, say), org)
+    if len(refused) == 1 and len(publications) == 1:
+        raise next(iter(refused.values()))
     if refused:
-        raise BthubError(
-            f"not published, because they need a paid plan: {', '.join(refused)}; everything else is published"
-        )
+        raise BthubError("all is published but " + "; ".join(f"{name}: {error}" for name, error in refused.items()))
 
 
 def _what(what: list[str]) -> tuple[list[Path], set[str]]:
@@ -351,6 +358,8 @@ def build_docs(out: Path) -> None:
 def _app_card(path: Path, org: str) -> bytes:
     """An app's card, which names the repos of the organization."""
     readme = RepoCard.load(path, ignore_metadata_errors=False)
+    if path.parent.name != "dashboard":  # which compares more than the pair
+        readme.data["models"] = list(DEFAULTS.values())
     for key in ("models", "datasets"):
         if named := readme.data.get(key):
             readme.data[key] = [hub_id(repo.rpartition("/")[2], org) for repo in named]
@@ -387,7 +396,7 @@ def _sync(api: HfApi, wanted: Publication, private: bool, dry_run: bool, say: Ca
     if head is not None:
         _check_it_is_ours(api, wanted, private)
     if head is None and not dry_run:
-        api.create_repo(wanted.repo_id, repo_type=wanted.kind, private=private, space_sdk=wanted.sdk, exist_ok=True)
+        _make(api, wanted, private, say)
         head = _head(api, wanted.repo_id, wanted.kind)
     changed, removed = dict(wanted.files), []
     if head is not None:
@@ -417,6 +426,29 @@ def _sync(api: HfApi, wanted: Publication, private: bool, dry_run: bool, say: Ca
     say(f"{name}: {len(changed)} files written, {len(removed)} removed, commit {commit.oid[:12]}")
 
 
+def _make(api: HfApi, wanted: Publication, private: bool, say: Callable[[str], None]) -> None:
+    """Make a repo. A Gradio Space that an account has no plan for is made on ZeroGPU, which is free for two of them."""
+    make = partial(
+        api.create_repo, wanted.repo_id, repo_type=wanted.kind, private=private, space_sdk=wanted.sdk, exist_ok=True
+    )
+    try:
+        try:
+            make()
+        except HfHubHTTPError as error:
+            if wanted.sdk != "gradio" or not _wants_plan(error):
+                raise
+            say(f"{wanted.kind} {wanted.repo_id}: no plan for a processor, trying ZeroGPU")
+            make(space_hardware=SpaceHardware.ZERO_A10G)
+    except HfHubHTTPError as error:
+        if not _wants_plan(error):
+            raise
+        raise RefusedError(f"the Hub wants a plan for it, which needs {NEEDS[wanted.sdk]}") from error
+
+
+def _wants_plan(error: HfHubHTTPError) -> bool:
+    return error.response is not None and error.response.status_code == PAYMENT_REQUIRED
+
+
 def _head(api: HfApi, repo_id: str, kind: str = "model") -> str | None:
     """The commit at the tip of main; None if there is no such repo."""
     try:
@@ -439,12 +471,12 @@ def _check_it_is_ours(api: HfApi, wanted: Publication, private: bool) -> None:
     # The first commit is the Hub's own.
     _, *commits = reversed(api.list_repo_commits(repo_id, repo_type=kind))
     if commits and not any(commit.title == COMMIT_MESSAGE for commit in commits):
-        raise BthubError(
-            f"the {kind} {repo_id} already exists, and bthub didn't write it, so its files would be lost. Rename the "
-            "run, or delete that repo"
+        raise RefusedError(
+            f"the {kind} {repo_id} is there already, and bthub didn't write it: all its files would be replaced. Give "
+            "the run another name, or delete that repo"
         )
     if private and not api.repo_info(repo_id, repo_type=kind).private:
-        raise BthubError(f"the {kind} {repo_id} is public: make it private in its settings, or leave out --private")
+        raise RefusedError(f"the {kind} {repo_id} is public: make it private in its settings, or leave out --private")
 
 
 def _same(content: Path | bytes, there: RepoFile) -> bool:
