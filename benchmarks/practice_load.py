@@ -1,6 +1,6 @@
 """Fifty people at once on the practice: sign-ins, uploads, saves, notes and searches mixed; figures as JSON.
 
-python benchmarks/practice_load.py --people 50 --seconds 600 > benchmarks/practice.json
+python benchmarks/practice_load.py --people 50 --seconds 600 > benchmarks/practice_load.json
 
 The server is a process of its own, with the models of BTHUB_DETECTOR and BTHUB_LOCALIZER or the project's own. Each
 person waits a little between two acts, as people do.

@@ -380,3 +380,16 @@ def test_a_forged_file_name_stays_in_its_folder(serve_sqlite, sqlite_settings):
         answer = browser.post("/analyze", files=[("files", (name, picture(), "image/png"))])
         browser.wait(re.search(r"/examinations/(\w+)", str(answer.url))[1])
     assert not list(sqlite_settings.folder.parent.glob("**/evil.png"))
+
+
+def test_a_report_says_how_good_the_models_are_on_this_kind_of_input(serve_sqlite):
+    browser = serve_sqlite().begin()
+    _, examination = browser.case()
+    report = browser.post(f"/examinations/{examination}/reports").url.path
+    words = "finds 93 of 100 with a tumor and raises a false alarm on 4 of 100 without"
+    assert "Taken for: a FLAIR slice in gray." in browser.get(report).text and words in browser.get(report).text
+    content = browser.get(f"{report}/report.json").json()
+    assert content["quality"]["input"] == {"kind": "flair_like", "figures": {"recall": 0.926, "specificity": 0.962}}
+    browser.post("/language", language="de")
+    report = browser.post(f"/examinations/{examination}/reports").url.path
+    assert "findet der Detektor 93 von 100" in browser.get(report).text

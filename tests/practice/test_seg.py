@@ -52,9 +52,10 @@ def masks_by_instance(content: bytes, files) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "orientation", [AXIAL, CORONAL, SAGITTAL, OBLIQUE], ids=["axial", "coronal", "sagittal", "lean"]
+    ("orientation", "spacing"),
+    [(AXIAL, (0.9, 0.9)), (CORONAL, (0.9, 0.9)), (SAGITTAL, (0.9, 0.9)), (OBLIQUE, (0.9, 0.9)), (OBLIQUE, (0.5, 1.0))],
+    ids=["axial", "coronal", "sagittal", "oblique", "stretched"],
 )
-@pytest.mark.parametrize("spacing", [(0.9, 0.9), (0.5, 1.0)], ids=["square", "stretched"])
 def test_the_seg_is_the_mask_voxel_by_voxel(serve_sqlite, orientation, spacing):
     browser = serve_sqlite().begin()
     stack = pixels(BOXES)

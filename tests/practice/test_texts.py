@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bthub.imaging.kinds import TITLES
 from bthub.practice import texts
 from bthub.practice.models import PROFESSIONS
 from bthub.practice.web.context import TEMPLATES
@@ -206,3 +207,8 @@ def test_the_accepted_language():
     assert texts.choose("de-AT") == "de"
     assert texts.choose("fr;q=0.9, de;q=0.5, en;q=0.7") == "en"
     assert texts.choose("x;q=nonsense") == texts.choose(None) == "en"
+
+
+@pytest.mark.parametrize("language", [code for code in texts.NAMES if code != "en"])
+def test_kinds_of_pictures_are_in_the_table(language):
+    assert set(TITLES.values()) <= set(texts.table(language))

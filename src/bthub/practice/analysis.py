@@ -407,7 +407,7 @@ def shipped() -> tuple[Pipeline, dict[str, Any]]:
     pipe = load_pipeline(_named("detector"), _named("localizer"), say=lambda line: print(f"bthub: {line}", flush=True))
     print(f"bthub: the models are ready after {time.monotonic() - start:.0f} s", flush=True)
     runs = [RunFolder.open(_named(stage), weights=False) for stage in ("detector", "localizer")]
-    return pipe, facts(*runs)
+    return pipe, {**facts(*runs), "by_kind": pipe.figures}
 
 
 @cache

@@ -3,6 +3,8 @@
 import hashlib
 import io
 import json
+from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from bthub.errors import BthubError
+from bthub.imaging.kinds import TITLES
 from bthub.inference.result import TUMOR
 from bthub.practice import access
 from bthub.practice.accounts import audit, clean_text
@@ -199,7 +202,8 @@ def build(
         "shown_slice": shown and {"position": shown.position + 1, **_slice(shown, counting[shown.id])},
         "slices": found,
         "models": facts.get("models", {}),
-        "quality": {stage: facts[stage] for stage in ("detector", "localizer") if stage in facts},
+        "quality": {stage: facts[stage] for stage in ("detector", "localizer") if stage in facts}
+        | {"input": _input(slices, facts)},
         "findings": report.findings,
         "impression": report.impression,
         "notes": [
@@ -210,6 +214,15 @@ def build(
         "disclaimer": DISCLAIMER,
     }
     return content, picture
+
+
+def _input(slices: Sequence[Slice], facts: dict[str, Any]) -> dict[str, Any] | None:
+    """What most of the pictures were taken for, and how good the detector was measured to be at that kind."""
+    kinds = Counter(kind for found in slices if (kind := (found.result or {}).get("input_kind")))
+    if not kinds:
+        return None
+    (kind, _), *_ = kinds.most_common(1)
+    return {"kind": kind, "figures": facts.get("by_kind", {}).get(kind)}
 
 
 def _slice(found: Slice, counting: tuple[str | None, bool]) -> dict[str, Any]:
@@ -320,7 +333,8 @@ def lines(content: dict[str, Any], language: str) -> dict[str, Any]:
     """A report's content in words.
 
     Returns:
-        `verdict`, `tone`, `meaning` (sentences), `numbers`, `quality` and `models` (pairs of term and value), `who`.
+        `verdict`, `tone`, `meaning` (sentences), `numbers`, `quality` and `models` (pairs of term and value), `kind`,
+        `basis` and `who`.
     """
 
     def t(text: str, **values: object) -> str:
@@ -386,6 +400,17 @@ def lines(content: dict[str, Any], language: str) -> dict[str, Any]:
             if figure.get("low") is not None:
                 text += f" ({number(figure['low'], language, 2)}–{number(figure['high'], language, 2)})"
             quality.append((names.get(name, name), text))
+    given = content["quality"].get("input")
+    kind = ""
+    if given:
+        kind = t("Taken for: {kind}.", kind=t(TITLES[given["kind"]]))
+        if figures := given["figures"]:
+            kind += " " + t(
+                "On pictures of this kind that it never saw, the detector finds {found} of 100 with a tumor and raises "
+                "a false alarm on {flagged} of 100 without.",
+                found=round(100 * figures["recall"]),
+                flagged=round(100 * (1 - figures["specificity"])),
+            )
     detector = content["quality"].get("detector")
     basis = detector and t(
         "Measured on {samples} slices of {patients} patients with lower-grade glioma that no "
@@ -400,6 +425,7 @@ def lines(content: dict[str, Any], language: str) -> dict[str, Any]:
         "meaning": meaning,
         "numbers": numbers,
         "quality": quality,
+        "kind": kind,
         "basis": basis or t("How good these models are was not measured."),
         "models": [
             (t("Detector") if stage == "detector" else t("Localizer"), f"{model['id']} {model['revision']}")
@@ -486,7 +512,7 @@ def to_pdf(content: dict[str, Any], picture: bytes | None, language: str) -> byt
         with Image.open(io.BytesIO(picture)) as image:
             width, height = image.size
         factor = min(78 / width, 78 / height)
-        pdf.image(io.BytesIO(picture), x=left, y=top, w=width * factor, h=height * factor)
+        pdf.image(io.BytesIO(picture), x=left + pdf.c_margin, y=top, w=width * factor, h=height * factor)
         bottom = top + height * factor
         pdf.set_xy(left, bottom + 0.5)
         shown = content["shown_slice"]
@@ -527,6 +553,8 @@ def to_pdf(content: dict[str, Any], picture: bytes | None, language: str) -> byt
             body(f"{when(note['at'], language)}, {note['author']}: {note['text']}")
     heading(t("How good the models are"))
     pdf.set_font("sans", size=8)
+    if words["kind"]:
+        pdf.multi_cell(0, 4, words["kind"], align="L", **new_line)
     for term, value in words["quality"]:
         pdf.cell(70, 4.4, term)
         pdf.cell(0, 4.4, value, **new_line)

@@ -193,7 +193,14 @@ def _slice_entry(visit: Visit, found: Slice, counting: tuple[str | None, bool]) 
         "mask": f"/slices/{found.id}/mask.png{mark}" if address else None,
         "heat": f"/slices/{found.id}/heat.png",
         "label": found.label or "skipped",
-        "probability": "" if found.probability is None else percent(found.probability, visit.language),
+        # With its threshold, which depends on the kind of picture and may differ from slice to slice.
+        "probability": ""
+        if found.probability is None or result.get("threshold") is None
+        else visit.t(
+            "{probability}, threshold {threshold}",
+            probability=percent(found.probability, visit.language),
+            threshold=percent(result["threshold"], visit.language),
+        ),
         "uncertain": found.uncertain,
         "area_px": found.area_px or 0,
         "area": area_text(found.area_px, found.area_mm2, visit.language),
