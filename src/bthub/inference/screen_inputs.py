@@ -154,7 +154,8 @@ def _opened(path: Path, changed: int) -> zipfile.ZipFile:
 def _member(path: Path, member: str) -> bytes:
     name = printable(f"{path}!/{member}")
     try:
-        with _opened(path, path.stat().st_mtime_ns).open(member) as file:
+        archive = _opened(path, path.stat().st_mtime_ns)
+        with archive.open(member) as file:
             return file.read(MAX_FILE_BYTES + 1)  # whatever the zip says of its size
     except RuntimeError as error:  # it is encrypted
         raise BthubError(f"{name}: cannot be unpacked ({error})") from error

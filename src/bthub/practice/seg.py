@@ -8,6 +8,7 @@ import hashlib
 import io
 import warnings
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,8 +136,6 @@ def _written(
     from pydicom.sr.codedict import codes
     from pydicom.uid import generate_uid
 
-    from bthub import __version__
-
     model = models.get("localizer", {})
     name, revision = str(model.get("id", "unknown"))[:64], str(model.get("revision", "unknown"))[:64]
     kinds = highdicom.seg.SegmentAlgorithmTypeValues
@@ -167,7 +166,7 @@ def _written(
         instance_number=1,
         manufacturer="bthub",
         manufacturer_model_name=name,
-        software_versions=__version__,
+        software_versions=version("bthub"),
         device_serial_number="none",
         content_label="TUMOR",
         content_description=DESCRIPTION,
