@@ -47,6 +47,7 @@ lint: $(VENV)/.test  ## rules, format, types, American spelling
 
 docs: $(VENV)/.test  ## build these pages and the API, from the docstrings: build/docs/index.html
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 audit: $(VENV)/.uv  ## published vulnerabilities of the pinned packages; needs PyPI's advisories
 	@$(BIN)/python .ci/audit.py
 
