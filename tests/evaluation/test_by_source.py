@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bthub.errors import BthubError
-from bthub.evaluation.by_source import measure_detector, measure_kinds, measure_localizer
+from bthub.evaluation.source_metrics import measure_detector, measure_kinds, measure_localizer
 from bthub.evaluation.two_stage import two_stage_by_source
 from bthub.imaging.kinds import FLAIR_LIKE, OTHER_MRI, THREE_SEQUENCES
 from bthub.reports import inputs

@@ -1,15 +1,17 @@
 """The ways to show an LGG slice: its three sequences together in color, or one of them alone in gray."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from datasets import Dataset
 from PIL import Image
 
 from bthub.imaging.image_io import upright_rgb
 from bthub.imaging.kinds import FLAIR_LIKE, OTHER_MRI
 from bthub.imaging.kinds import THREE_SEQUENCES as THREE_SEQUENCES_KIND
 from bthub.progress import progress_bar
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 FLAIR = 1
 """Channel of an LGG slice; 0 is pre-contrast, 2 post-contrast."""
@@ -40,7 +42,7 @@ class View(NamedTuple):
         return {THREE_SEQUENCES: THREE_SEQUENCES_KIND, FLAIR_ALONE: FLAIR_LIKE}.get(self.name, OTHER_MRI)
 
 
-def views(rows: Dataset, of_lgg: Sequence[str] = LGG_VIEWS) -> list[View]:
+def views(rows: "Dataset", of_lgg: Sequence[str] = LGG_VIEWS) -> list[View]:
     """All views of some rows: an LGG slice in each of `of_lgg`, any other picture as it is.
 
     Args:
@@ -63,7 +65,7 @@ def show(image: Image.Image, view: str) -> Image.Image:
 
 
 def view_batches(
-    rows: Dataset, shown: Sequence[View], size: int, doing: str
+    rows: "Dataset", shown: Sequence[View], size: int, doing: str
 ) -> Iterator[list[tuple[View, Image.Image]]]:
     """Views and their RGB pictures, `size` at a time, under a progress bar; a row is decoded once for all its views.
 

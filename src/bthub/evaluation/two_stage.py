@@ -3,8 +3,8 @@
 from typing import Any
 
 from bthub.errors import BthubError
-from bthub.evaluation.by_source import MIX, measure_localizer
 from bthub.evaluation.scoring import HD95, PROBABILITY, TUMOR, measure, rounded
+from bthub.evaluation.source_metrics import MIX, measure_localizer
 from bthub.project import as_named
 from bthub.runs import records
 from bthub.runs.folder import CALIBRATION, CLASSIFICATION, METRICS, SEGMENTATION, SOURCES, RunFolder
