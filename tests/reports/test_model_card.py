@@ -428,7 +428,7 @@ def test_the_card_of_an_image_set_speaks_of_images(image_run):
     assert "predictions are argmax" in text
     entry = read(image_run / METRICS)["default/validation"]
     validation = text[text.index("### Validation split, protocol default") :]
-    assert f"\n{entry['samples']} images, measured at" in validation
+    assert f"\n{entry['samples']} images, measured on" in validation
     assert row(validation, "F1, macro average")[0] == f"{entry['metrics']['f1']['value']:.3f}"
     assert row(validation, "accuracy")[0] == f"{entry['metrics']['accuracy']['value']:.3f}"
     for label, counts in zip(classes, entry["confusion_matrix"], strict=True):
@@ -491,7 +491,7 @@ def test_the_metadata_of_an_image_set(image_run):
 
 def test_only_a_known_set_is_described_beyond_its_classes(image_runs):
     four, two, mine = (model_card.render(image_runs[name]) for name in LAYOUTS)
-    assert "without a copy elsewhere test a model" in four and "without a copy elsewhere" not in two + mine
+    assert "without a near-duplicate elsewhere test a model" in four and "without a copy elsewhere" not in two + mine
     assert "253 brain MRI images" in two
     assert "mine-built (built as `mine-built`" in mine and "both, left, right" in mine
     for text in (four, two, mine):
