@@ -175,7 +175,7 @@ def _file_samples(name: str, content: bytes, any_shape: bool = False) -> np.ndar
         raise BthubError(f"{name}: {other_kind(content)}")
     if _TIFF.match(content):
         samples, orientation = read_tiff(content, name, any_shape=any_shape)
-        return _turned(samples, orientation)
+        return turned(samples, orientation)
     plugin = next((plugin for magic, plugin in _PLUGINS if magic.match(content)), None)
     if plugin is None:
         raise BthubError(f"{name}: {other_kind(content)}")
@@ -193,7 +193,7 @@ def _file_samples(name: str, content: bytes, any_shape: bool = False) -> np.ndar
         low_byte_mode = _LOW_BYTE_MODE.get(_raw_mode(image))
         image.load()
         if low_byte_mode is None:
-            return _turned(pixels(image), orientation)
+            return turned(pixels(image), orientation)
         high = np.asarray(image)
     with plugin(io.BytesIO(content)) as again:
         again.tile = [again.tile[0]._replace(args=low_byte_mode)]
@@ -201,8 +201,8 @@ def _file_samples(name: str, content: bytes, any_shape: bool = False) -> np.ndar
         low = np.asarray(again)
     if low_byte_mode == "RGBA":
         gray, alpha = (low[..., i].astype(np.uint16) << 8 | low[..., i + 1] for i in (0, 2))
-        return _turned(np.dstack([gray, gray, gray, alpha]), orientation)
-    return _turned(high.astype(np.uint16) << 8 | low, orientation)
+        return turned(np.dstack([gray, gray, gray, alpha]), orientation)
+    return turned(high.astype(np.uint16) << 8 | low, orientation)
 
 
 def _raw_mode(image: Image.Image) -> str:
@@ -222,7 +222,7 @@ def _pil_samples(name: str, image: Image.Image) -> np.ndarray:
     return load_opened(image)
 
 
-def _turned(samples: np.ndarray, orientation: int) -> np.ndarray:
+def turned(samples: np.ndarray, orientation: int) -> np.ndarray:
     """Stored samples, upright; orientation 1 to 8 as in EXIF, anything else is left as it is."""
     if orientation in (2, 3, 7, 8):
         samples = samples[:, ::-1]
@@ -282,13 +282,13 @@ def _to_rgb(samples: np.ndarray, name: str) -> np.ndarray:
         samples = samples * (alpha > 0)[..., None]  # what cannot be seen must not set the window
     levels = _to_uint8(samples)
     if alpha is not None:
-        _put_on_black(levels, alpha)
+        put_on_black(levels, alpha)
     if levels.ndim == 2:
         levels = np.repeat(levels[..., None], 3, axis=2)
     return np.array(levels, order="C")
 
 
-def _put_on_black(levels: np.ndarray, alpha: np.ndarray) -> None:
+def put_on_black(levels: np.ndarray, alpha: np.ndarray) -> None:
     """Multiply uint8 levels (H, W, 3), in place, by alpha (H, W) of any depth."""
     scale = _full_scale(alpha)
     for rows in _blocks(levels):
