@@ -233,7 +233,7 @@ def _inside(folder: str) -> tuple[list[_Input], int]:
     others = [path for path in others if os.path.basename(path) != RESULTS]
     is_series = holds_dicom(others)
     if is_series:
-        others = []  # the study itself says what it leaves out
+        others = tree.hidden = tree.repeated = []  # the study itself says what it leaves out
     note = left_out(
         {
             "masks by name": masks,

@@ -35,6 +35,7 @@ from bthub.inference.loading import load_pipeline
 from bthub.inference.pipeline import Pipeline, ReadPicture
 from bthub.inference.result import DISCLAIMER, Result
 from bthub.inference.screen_inputs import Item, walk
+from bthub.progress import progress_bar
 from bthub.runs.folder import write_json
 
 PART = 256
@@ -158,7 +159,7 @@ def _work(
     counts = {"pictures": 0, "bad": 0, "entries": 0, "listed": 0}
 
     def mine() -> Iterator[tuple[int, Item]]:
-        for index, item in enumerate(walk(inputs)):
+        for index, item in enumerate(walk(inputs, lambda line: tqdm.write(f"bthub: {line}", file=sys.stderr))):
             counts["listed"] = index + 1
             if index % shard.of == shard.number - 1:
                 yield index, item
@@ -166,7 +167,7 @@ def _work(
     entries = mine()
     start = time.monotonic()
     with (
-        tqdm(unit="entry", smoothing=0.05, mininterval=1) as progress,
+        progress_bar(unit="file", smoothing=0.05, mininterval=1) as progress,
         _counting(inputs, shard, progress),
         ThreadPoolExecutor(workers, thread_name_prefix="screen") as pool,
     ):
