@@ -1,12 +1,16 @@
 """bthub.imaging.image_io: the same picture comes out of every container, and what is no picture is refused."""
 
+import array
+import gzip
 import http.server
 import io
+import mmap
 import os
 import struct
 import threading
 import tracemalloc
 import warnings
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -19,7 +23,7 @@ from PIL import Image
 
 from bthub.errors import BthubError
 from bthub.imaging import fetch, image_io
-from bthub.imaging.image_io import read_image
+from bthub.imaging.image_io import is_picture, read_image
 
 SLICE = Path(__file__).parents[1] / "data/kaggle_3m/TCGA_HT_8018_19970411/TCGA_HT_8018_19970411_11.tif"
 ORIENTATION = 274
@@ -647,3 +651,51 @@ def test_a_host_that_does_not_answer_is_refused(capfd, monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     assert "download failed" in refused("http://127.0.0.1:1/a.png", capfd)
     assert "download failed" in refused("http://[bad/a.png", capfd)
+
+
+def broken_files(png: bytes):
+    """Open files of which the middle, or the checksum, is broken."""
+    yield gzip.open(io.BytesIO(gzip.compress(png)[:-20]))
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("a.png", png)
+    yield zipfile.ZipFile(io.BytesIO(packed.getvalue().replace(png[:50], png[:40] + b"broken####"))).open("a.png")
+
+    class Odd(io.RawIOBase):
+        def read(self, size=-1):
+            raise RuntimeError("gone")
+
+    yield Odd()
+
+
+def test_open_files_that_break_are_one_sentence(rgb):
+    for file in broken_files(pillow(rgb, "PNG")):
+        with pytest.raises(BthubError, match="the open file cannot be read \\("):
+            read_image(file)
+
+
+def test_pipes_uploads_maps_and_buffers(rgb, tmp_path):
+    png = pillow(rgb, "PNG")
+    (tmp_path / "a.png").write_bytes(png)
+
+    class Pipe(io.RawIOBase):  # unbuffered: gives what is there
+        left = io.BytesIO(png)
+
+        def readable(self):
+            return True
+
+        def readinto(self, into):
+            return self.left.readinto(memoryview(into)[:1000])
+
+    class Upload:  # as Starlette's
+        file = io.BytesIO(png)
+
+        async def read(self, size=-1):
+            raise AssertionError
+
+    with open(tmp_path / "a.png", "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        for source in (Pipe(), Upload(), mapped, mapped, array.array("B", png), file, file):
+            assert is_picture(source) and np.array_equal(read_image(source), rgb)
+    with pytest.raises(BthubError, match="the open file cannot be read"):
+        read_image(mapped)
+    assert not is_picture([png]) and not is_picture(iter([png]))

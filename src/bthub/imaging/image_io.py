@@ -120,9 +120,18 @@ def check_file(content: bytes, name: str) -> None:
 
 def is_picture(source: object) -> bool:
     """Whether an object is meant as one picture and not as several: it may still be one that can't be read."""
-    return isinstance(source, (str, bytes, bytearray, memoryview, os.PathLike, Image.Image)) or any(
-        hasattr(source, name) for name in ("__array__", "read")
-    )
+    if isinstance(source, (str, os.PathLike, Image.Image)):
+        return True
+    return any(hasattr(source, name) for name in ("__array__", "read")) or is_buffer(source)
+
+
+def is_buffer(source: Any) -> bool:
+    """Whether an object gives its bytes as `bytes` do: also an `array.array` and an open `mmap`."""
+    try:
+        memoryview(source)
+    except (TypeError, ValueError, BufferError):  # ValueError: an mmap that is closed
+        return False
+    return not hasattr(source, "__array__")
 
 
 def name_of(source: object) -> str:
@@ -137,7 +146,7 @@ def name_of(source: object) -> str:
         return printable(getattr(source, "filename", "") or "the image")
     if isinstance(source, (str, os.PathLike)):
         return display_name(os.fsdecode(source))
-    if isinstance(source, (bytes, bytearray, memoryview)):
+    if is_buffer(source):
         return "the bytes"
     if callable(getattr(source, "read", None)):
         name = getattr(source, "name", None)  # of a temporary file a number
@@ -150,7 +159,7 @@ def name_of(source: object) -> str:
 
 
 def _content(source: Any, name: str) -> bytes:
-    if isinstance(source, (bytes, bytearray, memoryview)):
+    if is_buffer(source):
         return check_bytes(bytes(source), name)
     if not isinstance(source, (str, os.PathLike)):
         return read_open_file(source, name)
