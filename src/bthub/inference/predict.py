@@ -130,14 +130,8 @@ def run(
             else:
                 said = "" if as_json else _describe(one.file, result)
             line = json.dumps({"file": without_password(one.file), **result.to_dict()}) if as_json else said
-            try:
-                tqdm.write(line, file=sys.stdout)
-                sys.stdout.flush()
-            except BrokenPipeError:
-                # Whoever read this has seen enough, `bthub predict ... | head` for one. Python flushes standard
-                # output once more at its exit, which must not fail again.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                return 1
+            tqdm.write(line, file=sys.stdout)
+            sys.stdout.flush()  # whoever reads this gets each line when it is there
             try:
                 if out is not None and isinstance(result, StudyResult):
                     _save_study(out, one.file, result)
