@@ -19,7 +19,7 @@ import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps, PngImagePlugin
 
 from bthub.errors import BthubError
 from bthub.imaging import fetch, image_io
@@ -377,6 +377,29 @@ def test_orientation_is_applied(orientation, rgb, tmp_path):
     assert lossy.shape == rgb.shape and np.abs(lossy.astype(int) - rgb).mean() < 4
     opened = Image.open(io.BytesIO(pillow(stored, "PNG", exif=exif)))
     np.testing.assert_array_equal(read_image(opened), rgb)
+
+
+def xmp(orientation: int) -> bytes:
+    return b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="%d"/></x:xmpmeta>' % orientation
+
+
+@pytest.mark.parametrize("form", ["JPEG", "WEBP", "PNG", "PNG packed"])
+@pytest.mark.parametrize("tag", [None, 1, 3])
+def test_what_exif_says_goes_before_xmp_as_pillow_has_it(rgb, tag, form):
+    exif = Image.Exif()
+    exif[271] = "a scanner"
+    if tag is not None:
+        exif[ORIENTATION] = tag
+    options = {"xmp": xmp(6)}
+    if form.startswith("PNG"):
+        options = {"pnginfo": PngImagePlugin.PngInfo()}
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp(6).decode(), zip="packed" in form)
+    content = pillow(rgb, form.split()[0], exif=exif, **options)
+    opened = Image.open(io.BytesIO(content))
+    theirs = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+    assert theirs.shape == (rgb.shape if tag else rgb.swapaxes(0, 1).shape)
+    np.testing.assert_array_equal(read_image(content), theirs)
+    np.testing.assert_array_equal(read_image(Image.open(io.BytesIO(content))), theirs)
 
 
 @settings(max_examples=30, deadline=None)

@@ -197,12 +197,15 @@ def _file_samples(name: str, content: bytes, any_shape: bool = False) -> np.ndar
         check_size(image.size, name, any_shape=any_shape)
         _check_single_frame(image, name)
         if plugin is WebPImageFile:
-            orientation = exif_orientation(image.info.get("exif", b""))
-            orientation = orientation if orientation != 1 else xmp_orientation(image.info.get("xmp", b""))
+            said = exif_orientation(image.info.get("exif", b""))
+            orientation = xmp_orientation(image.info.get("xmp", b"")) if said is None else said
         low_byte_mode = _LOW_BYTE_MODE.get(_raw_mode(image))
         image.load()
         if low_byte_mode is None:
-            return turned(pixels(image), orientation)
+            samples = pixels(image)
+            if plugin is BmpImageFile and samples.ndim == 3 and not samples[..., 3:].any():
+                samples = samples[..., :3]  # a fourth byte that nobody set
+            return turned(samples, orientation)
         high = np.asarray(image)
     with plugin(io.BytesIO(content)) as again:
         again.tile = [again.tile[0]._replace(args=low_byte_mode)]
