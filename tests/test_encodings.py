@@ -89,7 +89,11 @@ def test_a_recipe_with_any_letters_under_a_c_locale(tmp_path):
 @pytest.mark.parametrize(
     ("shell", "code", "said"),
     [
-        ("> /dev/full", 2, "bthub: the output can't be written (No space left on device): free space, or redirect it\n"),
+        (
+            "> /dev/full",
+            2,
+            "bthub: the output can't be written (No space left on device): free space, or redirect it\n",
+        ),
         (">&-", 0, ""),
         ("2>&-", 0, ""),
         ("| head -n 1", 1, ""),

@@ -316,7 +316,9 @@ CASES = (
     Case("lossless.jpg", "lossless JPEG", jpeg(frame_of(0xC3)), "lossless JPEG"),
     Case("arithmetic.jpg", "lossless JPEG, arithmetic", jpeg(frame_of(0xCB)), "lossless JPEG"),
     Case("hierarchical.jpg", "hierarchical JPEG, arithmetic", jpeg(frame_of(0xCD)), "hierarchical JPEG"),
-    Case("apple.png", "PNG as Apple's tools pack it (CgBI)", with_chunk(b"CgBI", b"\x50\0\x20\2", 8), "Apple's own form"),
+    Case(
+        "apple.png", "PNG as Apple's tools pack it (CgBI)", with_chunk(b"CgBI", b"\x50\0\x20\2", 8), "Apple's own form"
+    ),
     Case("jpeg-ls.jpg", "JPEG-LS", b"\xff\xd8\xff\xf7\0\x0b\x08\0\x40\0\x40\1\1\x11\0\xff\xda" + bytes(60), "JPEG-LS"),
     # Other kinds of files.
     Case("jpeg2000.png", "JPEG 2000", pillow(RGB, "JPEG2000"), NOT + "a JPEG 2000 picture"),

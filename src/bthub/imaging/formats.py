@@ -106,7 +106,9 @@ def shown_png(content: bytes, name: str) -> tuple[bytes, int]:
         elif kind == _PNG_ANIMATION and size >= 4 and struct.unpack_from(">I", body)[0] > 1:
             raise several_frames(name)
         elif kind == b"CgBI":
-            raise BthubError(f"{name}: is a PNG of Apple's own form (CgBI), which can't be read; save it as a plain PNG")
+            raise BthubError(
+                f"{name}: is a PNG of Apple's own form (CgBI), which can't be read; save it as a plain PNG"
+            )
         elif kind == _PNG_EXIF:
             orientation = exif_orientation(body)
         elif kind in (b"tEXt", b"zTXt") and _EXIF_TEXT.match(body):

@@ -311,9 +311,7 @@ def _opened(directory: Directory, name: str) -> TiffImageFile:
         ) from error
 
 
-def _decompressed(
-    directory: Directory, name: str, kind: int, depth: int, channels: int, planar: bool
-) -> np.ndarray:
+def _decompressed(directory: Directory, name: str, kind: int, depth: int, channels: int, planar: bool) -> np.ndarray:
     """What libtiff decompresses and Pillow unpacks, of the sample types that both get right."""
     samples = None
     if (kind, depth) == (_UNSIGNED, 16) and channels in (3, 4) and not planar:
