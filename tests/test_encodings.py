@@ -82,3 +82,45 @@ def test_a_recipe_with_any_letters_under_a_c_locale(tmp_path):
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr and "epochs" in done.stderr, done.stderr[-1500:]
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize(
+    ("shell", "code", "said"),
+    [
+        (
+            "> /dev/full",
+            2,
+            "bthub: the output can't be written (No space left on device): free space, or redirect it\n",
+        ),
+        (">&-", 0, ""),
+        ("2>&-", 0, ""),
+        ("| head -n 1", 1, ""),
+        ("not.png 2>&-", 2, ""),
+        ("not.png >&-", 2, "bthub: not.png: no such file\n"),
+        ("not.png 2> /dev/full", 2, ""),
+    ],
+)
+def test_output_that_is_closed_or_full(shell, code, said, buffered):
+    """Of what prints as every command does; a picture that isn't there is told without loading anything."""
+    command = [sys.executable, "-c", PRINTS]
+    done = subprocess.run(
+        ["bash", "-c", f'set -o pipefail; "$@" {shell}', "bash", *command],
+        env={**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        cwd=REPOSITORY,
+    )
+    assert (done.returncode, done.stderr) == (code, said)
+
+
+PRINTS = """
+import sys
+from bthub import cli, errors
+def action():
+    for _ in range(10_000):
+        print("x" * 100)
+sys.exit(cli.main(["predict", *sys.argv[1:]]) if sys.argv[1:] else errors.report_errors(action))
+"""

@@ -11,6 +11,7 @@ import pytest
 
 from bthub import cli
 from bthub.errors import BthubError
+from bthub.imaging.checks import display_name, without_password
 from bthub.imaging.fetch import is_loopback
 from bthub.imaging.image_io import read_image
 from bthub.network import app_host, app_port, check_network, hub_trouble, spare_loopback
@@ -35,6 +36,14 @@ def no_surroundings(monkeypatch):
         ({"HF_ENDPOINT": "huggingface.co"}, "HF_ENDPOINT is 'huggingface.co', expected an address"),
         ({"ALL_PROXY": "socks4://127.0.0.1:9"}, "ALL_PROXY names a proxy of kind socks4"),
         ({"https_proxy": "ftp://127.0.0.1:9"}, "https_proxy names a proxy of kind ftp"),
+        ({"SSL_CERT_FILE": __file__}, f"SSL_CERT_FILE names {__file__}, which holds no certificates"),
+        ({"SSL_CERT_FILE": "/"}, "SSL_CERT_FILE names /, which is a folder"),
+        ({"http_proxy": "http://127.0.0.1:abc"}, "http_proxy isn't the address of a proxy"),
+        ({"http_proxy": "http://user:se/cret@127.0.0.1:9"}, "http_proxy isn't the address of a proxy"),
+        ({"https_proxy": "http://[::1"}, "https_proxy isn't the address of a proxy"),
+        ({"all_proxy": "http://"}, "all_proxy isn't the address of a proxy"),
+        ({"https_proxy": "://x"}, "https_proxy isn't the address of a proxy"),
+        ({"HF_ENDPOINT": "https://me:secret@x:abc"}, "HF_ENDPOINT is 'https://x:abc', expected an address"),
     ],
 )
 def test_what_can_not_work_is_said_before_it_is_tried(variables, expected, monkeypatch, capsys):
@@ -45,13 +54,38 @@ def test_what_can_not_work_is_said_before_it_is_tried(variables, expected, monke
     assert expected in str(info.value)
     assert cli.main(["data", "info", "someone/something"]) == 2
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith(f"bthub: {expected}") and len(err.splitlines()) == 1
+    assert out == "" and err.startswith(f"bthub: {expected}") and len(err.splitlines()) == 1 and "cret" not in err
 
 
-@pytest.mark.parametrize("proxy", ["", "127.0.0.1:9", DEAD, "https://127.0.0.1:9", "socks5://127.0.0.1:9"])
+@pytest.mark.parametrize("proxy", ["", "127.0.0.1:9", DEAD, "https://127.0.0.1:9", "socks5://127.0.0.1:9", f" {DEAD} "])
 def test_usual_proxies_pass(proxy, monkeypatch):
     monkeypatch.setenv("ALL_PROXY", proxy)
     check_network()
+
+
+@pytest.mark.parametrize(
+    ("spared", "kept"),
+    [
+        ("10.0.0.0/8,::1/128,fe80::/10", "10.0.0.0/8,::1"),
+        ("[::1], localhost,[::1]:80", "::1,localhost,::1"),
+        ("ex\u00e4mple.com,.example.com,*.a.b,a.b:80,*", "xn--exmple-cua.com,.example.com,*.a.b,a.b:80,*"),
+        ("a:b,http://c,,http://d:e", "http://c"),
+    ],
+)
+def test_hosts_without_a_proxy_are_put_in_order(spared, kept, monkeypatch):
+    monkeypatch.setenv("http_proxy", DEAD)
+    monkeypatch.setenv("no_proxy", spared)
+    check_network()
+    assert os.environ["no_proxy"] == kept
+
+
+def test_what_else_stops_the_client_is_a_sentence(monkeypatch):
+    httpx = pytest.importorskip("httpx")
+    monkeypatch.setenv("http_proxy", DEAD)
+    monkeypatch.setattr(httpx, "Client", lambda: httpx.URL("http://u:secret@h:x"))
+    with pytest.raises(BthubError, match="no connection can be made with what .*http_proxy says") as info:
+        check_network()
+    assert "secret" not in str(info.value)
 
 
 def test_a_socks_proxy_without_its_package_is_a_sentence(monkeypatch):
@@ -125,6 +159,26 @@ def test_addresses_are_encoded_and_passwords_sent_but_never_said(picture_server,
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("password", ["pa/ss", "p#ss", "p?ss", "pa/ss@h"])
+def test_passwords_that_end_the_address_too_early_are_not_said(password):
+    url = f"http://user:{password}@h.invalid/x.png"
+    assert without_password(url) == display_name(url) == "http://h.invalid/x.png"
+    with pytest.raises(BthubError, match="in its password are written %2F") as info:
+        read_image(url)
+    assert "ss" not in str(info.value).replace("password", "").replace("address", "")
+
+
+@pytest.mark.parametrize("url", ["http://h:80/x@y.png", "http://h/a:b@c", "http://[::1]:80/a@b", "http://h:80?x=@"])
+def test_addresses_without_a_password_stay(url):
+    assert without_password(url) == url
+
+
+def test_odd_ports_of_addresses_are_not_repeated():
+    with pytest.raises(BthubError, match="the port isn't a number") as info:
+        read_image("http://h.invalid:80x/a.png")
+    assert "'80x'" not in str(info.value)
+
+
 def test_a_redirect_elsewhere_gets_no_password(picture_server):
     host, asked = picture_server
 
@@ -161,6 +215,7 @@ def test_loopback(host, expected):
         (ConnectionRefusedError(111, "refused"), "then run this again"),
         (OSError("certificate verify failed"), "SSL_CERT_FILE"),
         (ValueError("odd"), "ValueError"),
+        (type("ProxyError", (Exception,), {})("Proxy http://user:secret@127.0.0.1:9 says 403"), "Proxy http://127.0"),
     ],
 )
 def test_why_the_hub_fails(error, expected, monkeypatch):
@@ -171,6 +226,7 @@ def test_why_the_hub_fails(error, expected, monkeypatch):
         assert expected in hub_trouble(error) and ("ValueError" in expected or expected in hub_trouble(wrapped))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     sentence = hub_trouble(error)
+    assert "secret" not in sentence
     assert "HF_HUB_OFFLINE is set" in sentence and "again" not in sentence
 
 

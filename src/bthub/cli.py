@@ -29,13 +29,13 @@ RUNTIMES = ("onnx", "int8", "openvino", "openvino-int8")
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit code. Problems that the user can mend are one sentence on stderr, code 2."""
     args = _parser().parse_args(argv)
-    if not sys.stderr.isatty():  # bars of libraries, in a log, are hundreds of half lines
-        for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
-            os.environ.setdefault(name, "1")
     return report_errors(lambda: _run(args))
 
 
 def _run(args: argparse.Namespace) -> int | None:
+    if not sys.stderr.isatty():  # bars of libraries, in a log, are hundreds of half lines
+        for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+            os.environ.setdefault(name, "1")
     try:
         return args.run(args)
     except ModuleNotFoundError as error:

@@ -1,8 +1,11 @@
 """The one exception whose text is for users, and how a command shows it."""
 
+import errno
 import io
+import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 
 class BthubError(Exception):
@@ -17,16 +20,44 @@ def report_errors(action: Callable[[], int | None]) -> int:
     """Run `action`; turn a `BthubError` into its sentence on stderr and exit code 2.
 
     What standard output and error can't encode, where they are redirected under another encoding than UTF-8, is
-    written as an escape: a name or a unit must not end a batch.
+    written as an escape: a name or a unit must not end a batch. Where one of them is closed, nothing is written to it;
+    where the disk behind it is full, that is a sentence too; and where whoever read it has seen enough, `| head` for
+    one, that is the end, with exit code 1.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
     try:
-        return action() or 0
-    except BthubError as error:
-        print(f"bthub: {error}", file=sys.stderr)
+        try:
+            code = action() or 0
+        except BthubError as error:
+            print(f"bthub: {error}", file=sys.stderr)
+            code = 2
+        except KeyboardInterrupt:
+            print("bthub: stopped", file=sys.stderr)
+            code = 130
+        sys.stdout.flush()  # or it fails at the exit
+        return code
+    except OSError as error:
+        if not _muted() and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EPIPE):
+            raise
+        if isinstance(error, BrokenPipeError):
+            return 1
+        with suppress(OSError):  # where standard error is what is full, there is nowhere to say it
+            print(f"bthub: the output can't be written ({error.strerror}): free space, or redirect it", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("bthub: stopped", file=sys.stderr)
-        return 130
+
+
+def _muted() -> bool:
+    """Have what can't be written to standard output or error go nowhere; whether there is anything like that."""
+    muted = False
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            muted = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return muted

@@ -4,9 +4,13 @@ import ipaddress
 import os
 import re
 import socket
+import ssl
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
+from urllib.parse import urlsplit
 
 from bthub.errors import BthubError
 
@@ -29,23 +33,105 @@ def spare_loopback() -> None:
 def check_network() -> None:
     """Refuse surroundings in which no connection can be made, before anything tries.
 
+    What other programs take and the clients here don't is put in order: spaces around a proxy, and hosts of `no_proxy`
+    in brackets, in other letters, or with the length of an IPv6 network, which would match nothing anyway.
+
     Raises:
-        BthubError: a certificate file that isn't there, a proxy of an unknown kind, or a Hub address without https://.
+        BthubError: a certificate file that isn't one, a proxy that isn't an address or of an unknown kind, or a Hub
+            address without https://.
     """
     for name in _CERTIFICATES:
-        path = os.environ.get(name)
-        if path and not Path(path).exists():
-            raise BthubError(f"{name} names {path}, which isn't there: name a certificate file, or unset it")
+        _check_certificates(name, os.environ.get(name, ""))
     for name in (*_PROXIES, *(name.upper() for name in _PROXIES)):
-        proxy = os.environ.get(name, "").strip()
-        kind = proxy.partition("://")[0].lower() if "://" in proxy else ""
-        if kind.startswith("socks") and find_spec("socksio") is None:
-            raise BthubError(f"{name} names a SOCKS proxy, which needs a package: pip install socksio, or unset {name}")
-        if kind and kind not in ("http", "https", "socks5", "socks5h"):
-            raise BthubError(f"{name} names a proxy of kind {kind}, expected http://, https:// or socks5://")
+        if name in os.environ:
+            os.environ[name] = os.environ[name].strip()
+            _check_proxy(name, os.environ[name])
+    for name in ("no_proxy", "NO_PROXY"):
+        if name in os.environ:
+            os.environ[name] = ",".join(filter(None, map(_spared_host, os.environ[name].split(","))))
     endpoint = os.environ.get("HF_ENDPOINT")
-    if endpoint and not re.match(r"https?://[^/]", endpoint):
-        raise BthubError(f"HF_ENDPOINT is {endpoint!r}, expected an address that starts with https://")
+    if endpoint and (not re.match(r"https?://[^/]", endpoint) or not _is_address(endpoint)):
+        raise BthubError(f"HF_ENDPOINT is {_short(endpoint)!r}, expected an address that starts with https://")
+    for client in _clients():
+        try:
+            client.Client().close()
+        except Exception as error:
+            known = (*_CERTIFICATES, *_PROXIES, "no_proxy")
+            names = [name for one in known for name in dict.fromkeys((one, one.upper())) if os.environ.get(name)]
+            raise BthubError(
+                f"no connection can be made with what {', '.join(names) or 'the environment'} says"
+                f" ({_short(str(error))}): check it, or unset it"
+            ) from error
+
+
+def client_errors() -> tuple[type[Exception], ...]:
+    """What the Hub's client raises that is no OSError."""
+    return tuple(kind for client in _clients() for kind in (client.HTTPError, client.InvalidURL))
+
+
+def _clients() -> list[ModuleType]:
+    """The libraries through which the Hub and the apps are reached, of those that are installed."""
+    return [import_module(name) for name in ("httpx2", "httpx") if find_spec(name)]
+
+
+def _check_certificates(name: str, path: str) -> None:
+    if not path:
+        return
+    if name != "SSL_CERT_DIR" and Path(path).is_file():
+        try:
+            ssl.create_default_context(cafile=path)
+        except (OSError, ValueError) as error:
+            raise BthubError(
+                f"{name} names {path}, which holds no certificates: name a file of them (PEM), or unset it"
+            ) from error
+    elif name == "SSL_CERT_FILE" and Path(path).is_dir():
+        raise BthubError(f"{name} names {path}, which is a folder: name a certificate file, or unset it")
+    elif not any(Path(one).exists() for one in (path, *path.split(os.pathsep))):
+        raise BthubError(f"{name} names {path}, which isn't there: name a certificate file, or unset it")
+
+
+def _check_proxy(name: str, proxy: str) -> None:
+    """Refuse what is no proxy; without its value, which may have a password in it."""
+    if not proxy:
+        return
+    kind = proxy.partition("://")[0].lower() if "://" in proxy else "http"
+    if kind.startswith("socks") and find_spec("socksio") is None:
+        raise BthubError(f"{name} names a SOCKS proxy, which needs a package: pip install socksio, or unset {name}")
+    if kind and kind not in ("http", "https", "socks5", "socks5h"):
+        raise BthubError(f"{name} names a proxy of kind {_short(kind)}, expected http://, https:// or socks5://")
+    if not kind or not _is_address(proxy if "://" in proxy else f"http://{proxy}"):
+        raise BthubError(
+            f"{name} isn't the address of a proxy, expected one like http://proxy.example:8080; / ? # and @ in a"
+            f" password are written %2F %3F %23 %40. Mend it, or unset {name}"
+        )
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        for client in _clients():
+            client.URL(url)
+        return bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except Exception:  # ValueError, and what the clients raise, which are of no common kind
+        return False
+
+
+def _spared_host(entry: str) -> str:
+    """An entry of `no_proxy` as all clients take it, "" where none would match it."""
+    host = entry.strip()
+    if found := re.fullmatch(r"\[([^]]*)\](:\d+)?", host):
+        host = found[1]
+    try:
+        network = ipaddress.ip_network(host, strict=False)
+    except ValueError:
+        try:
+            host = host if host.isascii() else host.encode("idna").decode("ascii")
+        except UnicodeError:
+            return ""
+        return host if _is_address(host if "://" in host else f"all://*{host}") or host == "*" else ""
+    if network.version == 6:  # none of them knows networks of these
+        return str(network.network_address) if network.prefixlen == 128 else ""
+    return host
 
 
 def hub_trouble(error: BaseException) -> str:
@@ -77,7 +163,7 @@ def hub_trouble(error: BaseException) -> str:
 
 
 def _short(text: str) -> str:
-    line = " ".join(text.split())
+    line = re.sub(r"//\S*@", "//", " ".join(text.split()))  # a password
     return line if len(line) <= 80 else line[:77] + "..."
 
 

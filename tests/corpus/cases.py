@@ -114,8 +114,20 @@ def twelve_bits(content: bytearray) -> None:
     content[at + 1], content[at + 4] = 0xC1, 12
 
 
-def lossless(content: bytearray) -> None:
-    content[content.index(b"\xff\xc0") + 1] = 0xC3
+def frame_of(marker: int) -> Callable[[bytearray], None]:
+    def edit(content: bytearray) -> None:
+        content[content.index(b"\xff\xc0") + 1] = marker
+
+    return edit
+
+
+def bitmap5() -> bytes:
+    """A BMP with a fourth byte a pixel that is named alpha and that nobody set."""
+    height, width, _ = RGB.shape
+    rows = np.dstack([RGB[::-1, :, ::-1], np.zeros(GRAY.shape, "u1")]).tobytes()
+    header = struct.pack("<IiiHHIIiiII", 124, width, height, 1, 32, 3, len(rows), 2835, 2835, 0, 0)
+    header += struct.pack("<IIII4s", 0xFF0000, 0xFF00, 0xFF, 0xFF000000, b"BGRs") + bytes(64)
+    return struct.pack("<2sIHHI", b"BM", 14 + len(header) + len(rows), 0, 0, 14 + len(header)) + header + rows
 
 
 def exif(**tags: int) -> Image.Exif:
@@ -237,6 +249,7 @@ CASES = (
         pillow(Image.fromarray(RGB), "MPO", save_all=True, append_images=[Image.fromarray(RGB[::2, ::2])]),
     ),
     Case("bitmap.bmp", "BMP", pillow(RGB, "BMP")),
+    Case("bitmap5.bmp", "BMP (version 5) whose alpha was never set", bitmap5()),
     Case("bitmap.dib", "BMP under the name DIB", pillow(GRAY, "BMP")),
     Case("still.gif", "GIF of one frame", pillow(GRAY, "GIF")),
     Case("web.webp", "WebP", pillow(RGB, "WEBP")),
@@ -300,7 +313,12 @@ CASES = (
         "made-up.tif", "TIFF with a compression nobody knows", retagged(TIF, 259, 60000), "unknown (60000) compression"
     ),
     Case("twelve-bits.jpg", "JPEG of 12 bits", jpeg(twelve_bits), "JPEG of 12 bits"),
-    Case("lossless.jpg", "lossless JPEG", jpeg(lossless), "lossless JPEG"),
+    Case("lossless.jpg", "lossless JPEG", jpeg(frame_of(0xC3)), "lossless JPEG"),
+    Case("arithmetic.jpg", "lossless JPEG, arithmetic", jpeg(frame_of(0xCB)), "lossless JPEG"),
+    Case("hierarchical.jpg", "hierarchical JPEG, arithmetic", jpeg(frame_of(0xCD)), "hierarchical JPEG"),
+    Case(
+        "apple.png", "PNG as Apple's tools pack it (CgBI)", with_chunk(b"CgBI", b"\x50\0\x20\2", 8), "Apple's own form"
+    ),
     Case("jpeg-ls.jpg", "JPEG-LS", b"\xff\xd8\xff\xf7\0\x0b\x08\0\x40\0\x40\1\1\x11\0\xff\xda" + bytes(60), "JPEG-LS"),
     # Other kinds of files.
     Case("jpeg2000.png", "JPEG 2000", pillow(RGB, "JPEG2000"), NOT + "a JPEG 2000 picture"),

@@ -1,12 +1,16 @@
 """bthub.imaging.image_io: the same picture comes out of every container, and what is no picture is refused."""
 
+import array
+import gzip
 import http.server
 import io
+import mmap
 import os
 import struct
 import threading
 import tracemalloc
 import warnings
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -15,11 +19,11 @@ import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps, PngImagePlugin
 
 from bthub.errors import BthubError
 from bthub.imaging import fetch, image_io
-from bthub.imaging.image_io import read_image
+from bthub.imaging.image_io import is_picture, read_image
 
 SLICE = Path(__file__).parents[1] / "data/kaggle_3m/TCGA_HT_8018_19970411/TCGA_HT_8018_19970411_11.tif"
 ORIENTATION = 274
@@ -375,6 +379,29 @@ def test_orientation_is_applied(orientation, rgb, tmp_path):
     np.testing.assert_array_equal(read_image(opened), rgb)
 
 
+def xmp(orientation: int) -> bytes:
+    return b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="%d"/></x:xmpmeta>' % orientation
+
+
+@pytest.mark.parametrize("form", ["JPEG", "WEBP", "PNG", "PNG packed"])
+@pytest.mark.parametrize("tag", [None, 1, 3])
+def test_what_exif_says_goes_before_xmp_as_pillow_has_it(rgb, tag, form):
+    exif = Image.Exif()
+    exif[271] = "a scanner"
+    if tag is not None:
+        exif[ORIENTATION] = tag
+    options = {"xmp": xmp(6)}
+    if form.startswith("PNG"):
+        options = {"pnginfo": PngImagePlugin.PngInfo()}
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp(6).decode(), zip="packed" in form)
+    content = pillow(rgb, form.split()[0], exif=exif, **options)
+    opened = Image.open(io.BytesIO(content))
+    theirs = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+    assert theirs.shape == (rgb.shape if tag else rgb.swapaxes(0, 1).shape)
+    np.testing.assert_array_equal(read_image(content), theirs)
+    np.testing.assert_array_equal(read_image(Image.open(io.BytesIO(content))), theirs)
+
+
 @settings(max_examples=30, deadline=None)
 @given(height=st.integers(16, 90), width=st.integers(16, 90), orientation=st.sampled_from(list(_STORED)))
 def test_any_size(height, width, orientation):
@@ -647,3 +674,51 @@ def test_a_host_that_does_not_answer_is_refused(capfd, monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     assert "download failed" in refused("http://127.0.0.1:1/a.png", capfd)
     assert "download failed" in refused("http://[bad/a.png", capfd)
+
+
+def broken_files(png: bytes):
+    """Open files of which the middle, or the checksum, is broken."""
+    yield gzip.open(io.BytesIO(gzip.compress(png)[:-20]))
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("a.png", png)
+    yield zipfile.ZipFile(io.BytesIO(packed.getvalue().replace(png[:50], png[:40] + b"broken####"))).open("a.png")
+
+    class Odd(io.RawIOBase):
+        def read(self, size=-1):
+            raise RuntimeError("gone")
+
+    yield Odd()
+
+
+def test_open_files_that_break_are_one_sentence(rgb):
+    for file in broken_files(pillow(rgb, "PNG")):
+        with pytest.raises(BthubError, match="the open file cannot be read \\("):
+            read_image(file)
+
+
+def test_pipes_uploads_maps_and_buffers(rgb, tmp_path):
+    png = pillow(rgb, "PNG")
+    (tmp_path / "a.png").write_bytes(png)
+
+    class Pipe(io.RawIOBase):  # unbuffered: gives what is there
+        left = io.BytesIO(png)
+
+        def readable(self):
+            return True
+
+        def readinto(self, into):
+            return self.left.readinto(memoryview(into)[:1000])
+
+    class Upload:  # as Starlette's
+        file = io.BytesIO(png)
+
+        async def read(self, size=-1):
+            raise AssertionError
+
+    with open(tmp_path / "a.png", "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        for source in (Pipe(), Upload(), mapped, mapped, array.array("B", png), file, file):
+            assert is_picture(source) and np.array_equal(read_image(source), rgb)
+    with pytest.raises(BthubError, match="the open file cannot be read"):
+        read_image(mapped)
+    assert not is_picture([png]) and not is_picture(iter([png]))

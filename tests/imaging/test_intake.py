@@ -142,6 +142,66 @@ def test_imagej_says_how_large_a_pixel_is(tmp_path, pixels, pages):
     assert found.pixel_mm == pytest.approx((0.5, 0.5)) and found.slice_mm == 3
 
 
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("dtype", ["i1", "u2", "i2", "f2", "u4", "i4", "f4", "u8", "i8", "f8"])
+def test_pages_of_any_type_are_read_rightly_or_refused(tmp_path, pixels, dtype, compression, order, capfd):
+    factor = {"i1": 1, "u4": 2**24, "u8": 2**56, "i8": 2**54, "f8": 1e200}.get(dtype, 100)
+    samples = (pixels.astype(np.dtype(dtype[0] + "8")) - 128 * (dtype == "i1")) * factor
+    options = {"photometric": "minisblack", "compression": compression, "byteorder": order}
+    tifffile.imwrite(tmp_path / "a.tif", samples.astype(order + dtype), **options)
+    expected = np.clip(pixels / np.percentile(pixels, 99.9), 0, 1) * 255
+    try:
+        found = open_study(tmp_path / "a.tif").read()
+    except BthubError as error:
+        assert compression and (dtype[1] == "8" or dtype == "f2" or order + dtype == ">u4")
+        assert "cannot be read, save it as 8" in str(error)
+    else:
+        assert np.abs(found.slices - expected).max() <= 1
+    assert capfd.readouterr() == ("", "")
+
+
+def test_pages_in_which_white_is_zero_share_a_level(tmp_path, pixels):
+    deep = pixels.astype(np.uint16) * 100
+    pages = [page + np.uint16(500) for page in deep.max() - deep]  # of which each has its own largest sample
+    tifffile.imwrite(tmp_path / "a.tif", np.stack(pages), photometric="miniswhite")
+    expected = np.clip(pixels / np.percentile(pixels, 99.9), 0, 1) * 255
+    assert np.abs(open_study(tmp_path / "a.tif").read().slices - expected).max() <= 1
+
+
+def test_what_is_transparent_in_pages_is_black(tmp_path, pixels):
+    clear = np.stack([pixels] * 3 + [np.full_like(pixels, 255)], axis=3)
+    clear[:, :20, :20] = 255, 255, 255, 0
+    tifffile.imwrite(tmp_path / "a.tif", clear, photometric="rgb", extrasamples=["unassalpha"])
+    found = open_study(tmp_path / "a.tif").read().slices
+    assert not found[:, :20, :20].any() and np.array_equal(found[:, 20:], pixels[:, 20:])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"imagej": True, "metadata": {"axes": "ZCYX"}}, "2 channels x 5 slices"),
+        ({"imagej": True, "metadata": {"axes": "TZYX"}}, "2 times x 5 slices"),
+        ({"ome": True, "metadata": {"axes": "CZYX"}}, "2 channels x 5 slices"),
+        ({"ome": True, "metadata": {"axes": "TZYX"}}, "2 times x 5 slices"),
+        ({}, "2 x 5"),
+        ({"metadata": {"axes": "CZYX"}}, "2 channels x 5 slices"),
+    ],
+)
+def test_pages_of_several_channels_or_times_are_no_scan(refused, tmp_path, pixels, options, said):
+    samples = np.stack([pixels, 255 - pixels]).astype(np.uint16)
+    if options.get("metadata", {}).get("axes") == "ZCYX":
+        samples = samples.swapaxes(0, 1)
+    tifffile.imwrite(tmp_path / "a.tif", samples, photometric="minisblack", **options)
+    assert f"its pages are {said}, expected the slices of one scan" in refused(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("options", [{"ome": True, "metadata": {"axes": "ZYX"}}, {"metadata": {"axes": "ZYX"}}])
+def test_pages_that_say_they_are_slices(tmp_path, pixels, options):
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack", **options)
+    assert np.array_equal(open_study(tmp_path / "a.tif").read().slices, pixels)
+
+
 def test_a_single_picture_is_no_study(tmp_path, pixels):
     Image.fromarray(pixels[0]).save(tmp_path / "a.tif")
     Image.fromarray(pixels[0]).save(tmp_path / "a.png")
@@ -168,6 +228,7 @@ def test_a_study_with_what_lies_about_in_it(tmp_path, pixels, packed):
         "1 file: a DICOMDIR, a table of contents without pictures",
         "1 file: a single picture",
         "1 file: a structured report",
+        "1 file: hidden",
         "1 file: no file that can be read",
     ]
     assert not [secret for secret in SECRETS if secret in repr(study).replace(str(folder), "")]
@@ -345,6 +406,29 @@ def test_limits_hold_before_anything_is_decoded(refused, pixels, monkeypatch):
     assert "256 x 4 pixels are too small" in refused(data(file))
     monkeypatch.setattr(intake, "MAX_STUDY_BYTES", 1000)
     assert "the file is too large" in refused(data(file))
+
+
+def test_folders_with_links(refused, tmp_path, pixels):
+    files = sorted(write_series(tmp_path / "scan", series(pixels)).iterdir())
+    far = tmp_path / "far"
+    far.mkdir()
+    for file in files[3:]:
+        file.rename(far / file.name)
+    (tmp_path / "scan" / "rest").symlink_to("../far")
+    (tmp_path / "scan" / "nowhere.dcm").symlink_to("missing.dcm")
+    (tmp_path / "scan" / "again.dcm").symlink_to(files[0].name)
+    (tmp_path / "scan" / ".DS_Store").write_bytes(b"x")
+    study = open_study(tmp_path / "scan")
+    assert len(study.read()) == len(pixels)
+    assert study.notes == (
+        "Left out: 1 file: hidden; 1 file: a link to what is found anyway; 1 file: a link that leads nowhere.",
+    )
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "all").symlink_to("../scan")
+    assert len(open_study(tmp_path / "links").read()) == len(pixels)
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "a.dcm").symlink_to("missing.dcm")
+    assert "empty but for 1 file: a link that leads nowhere" in refused(tmp_path / "none")
 
 
 def test_tiffs_that_are_no_stack(refused, tmp_path, pixels):

@@ -83,6 +83,31 @@ def test_an_archive(archive, tmp_path):
     assert {row["label"] for row in found} == {"tumor", "no_tumor"}
 
 
+def test_what_is_left_out_is_counted_and_named(archive, tmp_path, capsys):
+    for name in ("X_MASK.PNG", "b/slice-01_overlay.png", "scan.nii.gz", "notes.txt", ".hidden.png"):
+        (archive / name).write_bytes(b"x")
+    far = tmp_path / "far"
+    far.mkdir()
+    (archive / "a.png").rename(far / "a.png")
+    (archive / "linked").symlink_to(far)
+    (archive / "loop").symlink_to(archive)
+    said: list[str] = []
+    keys = [item.key.removeprefix(f"{archive}/") for item in walk([str(archive)], said.append)]
+    assert len(keys) == 18 and "linked/a.png" in keys
+    assert said == [
+        f"{archive}: left out hidden: 2 (._one.png, .hidden.png), links to what is found anyway: 1 (loop),"
+        " masks by name: 2 (X_MASK.PNG, slice-00_mask.tif), files of other kinds: 2 (notes.txt, scan.nii.gz),"
+        " overlays by name: 1 (slice-01_overlay.png)"
+    ]
+    screen([str(archive)], tmp_path / "out", pipeline=make_pipeline())
+    told = capsys.readouterr().err.splitlines()
+    assert f"bthub: {said[0]}" in told and "\r" not in "".join(told)
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "a_mask.png").write_bytes(b"x")
+    with pytest.raises(BthubError, match="nothing in it can be read.*it has masks by name: 1"):
+        next(walk([str(tmp_path / "masks")]))
+
+
 def test_dicom_frames(tmp_path):
     pydicom = pytest.importorskip("pydicom")
     scan = pydicom.dcmread(pydicom.data.get_testdata_file("MR_small.dcm"))

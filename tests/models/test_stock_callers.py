@@ -46,7 +46,20 @@ def test_sizes_of_any_kind(kind, processor):
     assert [tuple(one["segmentation"].shape) for one in segments] == sizes and segments[0]["segments_info"]
 
 
-@pytest.mark.parametrize("sizes", [[(96, 48)], [(96, 48)] * 3, [(96, 48), (0, 4)], [(96, 48, 3)] * 2])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        [(96, 48)],
+        [(96, 48)] * 3,
+        [(96, 48), (0, 4)],
+        [(96, 48, 3)] * 2,
+        (100, 90),
+        torch.tensor([96, 48]),
+        [None, (10, 10)],
+        64,
+        ["ab", "cd"],
+    ],
+)
 def test_sizes_that_do_not_fit(sizes, processor):
     with pytest.raises(ValueError, match="target size"):
         processor.post_process_semantic_segmentation(SimpleNamespace(logits=LOGITS), target_sizes=sizes)
@@ -90,3 +103,35 @@ def test_other_switches(processor, picture):
     torch.testing.assert_close(gray, processor(Image.fromarray(picture[..., 0]), return_tensors="pt")["pixel_values"])
     with pytest.raises(ValueError, match="square"):
         processor(picture, size={"height": 64, "width": 32}, return_tensors="pt")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda picture: picture > 90, "are bool"),
+        (lambda picture: picture / 127.5 - 1, "floats of -1 to 1: pass do_rescale=False"),
+        (lambda picture: picture.astype(np.float32) - 128, "hold -128 to 127, expected levels of 0-255"),
+        (lambda picture: np.where(picture > 250, np.nan, picture), "NaN"),
+        (lambda picture: picture.astype(np.uint16) * 257, "hold 0 to 65535, expected levels of 0-255"),
+    ],
+)
+def test_numbers_that_are_no_levels(change, message, processor, picture):
+    with pytest.raises(ValueError, match=message):
+        processor(change(picture), return_tensors="pt")
+
+
+def test_the_usual_factor_of_sixteen_bits(processor, picture):
+    found = processor(picture.astype(np.uint16) * 257, rescale_factor=1 / 65535, return_tensors="pt")["pixel_values"]
+    assert (found - processor(picture, return_tensors="pt")["pixel_values"]).abs().max() < 1.1 / 255
+
+
+@pytest.mark.parametrize("size", [{"shortest_edge": 64}, {"height": 50, "width": 50}])
+def test_sizes_that_the_network_cannot_take(size, processor, picture):
+    with pytest.raises(ValueError, match="expected height and width, the same multiple of 32"):
+        processor(picture, size=size, return_tensors="pt")
+
+
+def test_outputs_that_require_gradients(processor):
+    outputs = SimpleNamespace(logits=LOGITS.clone().requires_grad_())
+    maps = processor.post_process_semantic_segmentation(outputs, [(96, 48)] * 2)
+    assert maps[0].any() and processor.post_process_panoptic_segmentation(outputs)[0]["segments_info"]

@@ -38,6 +38,20 @@ ROOT = Path(__file__).parents[2]
         ("augmentation={flip: 2}", "flip is 2, expected 0 or more and at most 1"),
         ("mixed_precision=int4", "expected one of no, fp16, bf16"),
         ("protocol=random", "expected one of patient, slice"),
+        ("epoch_samples=0", "epoch_samples is 0, expected 1 or more"),
+        ("epoch_samples=-5", "epoch_samples is -5"),
+        ("average_decay=2", "average_decay is 2"),
+        ("average_decay=-1", "average_decay is -1"),
+        ("average_decay=1", "average_decay is 1"),
+        ("source_shares={lgg: 0}", "source_shares is {'lgg': 0}, expected {source: share} with numbers above 0"),
+        ("source_shares={lgg: -1}", "source_shares is"),
+        ("source_shares={lgg: a}", "source_shares is"),
+        ("augmentation={single_sequence: [0.9, 0.9, 0]}", "three probabilities, at most 1 together"),
+        ("augmentation={single_sequence: [1]}", "three probabilities"),
+        ("augmentation={single_sequence: [0, -0.1, 0]}", "three probabilities"),
+        ("augmentation={jpeg: 7}", "jpeg is 7, expected 0 or more and at most 1"),
+        ("augmentation={overlay: -1}", "overlay is -1"),
+        ("augmentation={resample: 2}", "resample is 2"),
         ("epochs={", "the value isn't YAML"),
     ],
 )
@@ -49,6 +63,23 @@ def test_values_out_of_range(network, setting, expected, tmp_path, capsys):
     out, err = capsys.readouterr()
     assert expected in err and err.startswith("bthub: ") and len(err.splitlines()) == 1 and out == ""
     assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        ("{widths: [0]}", "widths is [0], expected whole numbers above 0"),
+        ("{widths: [a]}", "widths is ['a']"),
+        ("{widths: [16], dropout: [2]}", "dropout is [2"),
+        ("{widths: [16], dropout: [-0.1]}", "a share from 0 to below 1"),
+        ("{widths: [16], dropout: [0.1, 0.1]}", "for each of [16]"),
+    ],
+)
+def test_heads_out_of_range(head, expected, tmp_path, capsys):
+    arguments = ["train", "classifier", "--config", "resnet18-lgg", "--output", str(tmp_path / "run")]
+    assert cli.main([*arguments, "--set", f"head={head}"]) == 2
+    err = capsys.readouterr().err
+    assert expected in err and len(err.splitlines()) == 1 and not (tmp_path / "run").exists()
 
 
 def test_a_batch_that_normalization_cannot_take():

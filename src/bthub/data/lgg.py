@@ -18,7 +18,7 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE
 
 from bthub.data.archive import Source, pick_root
 from bthub.errors import BthubError
-from bthub.imaging.tiff import first_directory, silence_libtiff
+from bthub.imaging.tiff import read_directory, silence_libtiff
 
 LABELS = ["no_tumor", "tumor"]
 FEATURES = Features(
@@ -165,7 +165,7 @@ def _open_tiff(source: Source, name: str, mode: str, what: str) -> Image.Image:
     where = source.where(name)
     data = source.read(name)
     try:
-        directory = first_directory(data)
+        directory = read_directory(data)
         silence_libtiff()
         picture = Image.open(io.BytesIO(directory.pillow), formats=["TIFF"])
         size, pages = picture.size, "several" if directory.several else "1"

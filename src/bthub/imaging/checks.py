@@ -8,6 +8,8 @@ MAX_FILE_BYTES = 64 * 2**20
 MAX_PIXELS = 64 * 2**20
 MIN_SIDE = 16
 MAX_ASPECT = 32
+# From the user name to the last @, where what follows its colon is no port.
+_UNENCODED = re.compile(r"(?<=://)(?!\[)[^/?#@]*:(?!\d*(?:[/?#]|$))[^@/?#]*[/?#].*@", re.DOTALL)
 
 
 def check_size(size: tuple[int, int], name: str, *, any_shape: bool = False) -> None:
@@ -51,8 +53,18 @@ def is_url(source: str) -> bool:
 
 
 def without_password(source: str) -> str:
-    """A URL without the user name and password before its host; anything else as it is."""
-    return re.sub(r"(?<=://)[^/?#]*@", "", source, count=1) if is_url(source) else source
+    """A URL without the user name and password before its host; anything else as it is.
+
+    A password with / ? or # in it, which isn't encoded as it should be, is taken out too.
+    """
+    if not is_url(source):
+        return source
+    return _UNENCODED.sub("", re.sub(r"(?<=://)[^/?#]*@", "", source, count=1), count=1)
+
+
+def has_unencoded_password(url: str) -> bool:
+    """Whether what stands before the host of a URL has / ? or # in it, so that it ends too early."""
+    return _UNENCODED.search(url) is not None
 
 
 def display_name(source: str) -> str:

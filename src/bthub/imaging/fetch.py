@@ -1,6 +1,7 @@
 """The bytes of an untrusted picture: from a file, a web address, or a file that a program has open."""
 
 import base64
+import inspect
 import ipaddress
 import re
 import stat
@@ -13,7 +14,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from bthub.errors import BthubError
-from bthub.imaging.checks import MAX_FILE_BYTES, printable
+from bthub.imaging.checks import MAX_FILE_BYTES, has_unencoded_password, printable
 
 DOWNLOAD_SECONDS = 30
 MAX_REDIRECTS = 3
@@ -56,25 +57,38 @@ def read_open_file(file: Any, name: str) -> bytes:
     Raises:
         BthubError: it is closed, open as text, unreadable, empty or too large.
     """
+    if inspect.iscoroutinefunction(file.read):  # Starlette's UploadFile, around a file
+        file = getattr(file, "file", file)
     try:
-        place = file.tell() if file.seekable() else None
-    except (AttributeError, OSError, ValueError):
+        place = file.tell()
+        file.seek(0)
+    except Exception:  # a pipe, or what can't be rewound for reasons of its own: it is read from where it stands
         place = None
+    chunks: list[bytes] = []
+    size = 0
     try:
-        if place is not None:
-            file.seek(0)
-        content = file.read(MAX_FILE_BYTES + 1)
+        while size <= MAX_FILE_BYTES:  # a pipe gives what is there, and the rest later
+            chunk = file.read(MAX_FILE_BYTES + 1 - size)
+            if isinstance(chunk, str):
+                raise BthubError(f"{name}: the file is open as text, open it with mode 'rb'")
+            if not isinstance(chunk, (bytes, bytearray, memoryview)):
+                raise BthubError(
+                    f"{name}: its read() gives {type(chunk).__name__}, expected the bytes of a picture file"
+                )
+            if not len(chunk):
+                break
+            chunks.append(bytes(chunk))
+            size += len(chunks[-1])
         if place is not None:
             file.seek(place)
+    except BthubError:
+        raise
     except UnicodeDecodeError as error:
         raise BthubError(f"{name}: the file is open as text, open it with mode 'rb'") from error
-    except (OSError, ValueError) as error:  # ValueError: it is closed
-        raise BthubError(f"{name}: the open file cannot be read ({printable(error)})") from error
-    if isinstance(content, str):
-        raise BthubError(f"{name}: the file is open as text, open it with mode 'rb'")
-    if not isinstance(content, (bytes, bytearray, memoryview)):
-        raise BthubError(f"{name}: its read() gives {type(content).__name__}, expected the bytes of a picture file")
-    return check_bytes(bytes(content), name)
+    except Exception as error:  # it is closed, or each kind of file has errors of its own: EOFError, BadZipFile
+        reason = printable(error) or type(error).__name__
+        raise BthubError(f"{name}: the open file cannot be read ({reason})") from error
+    return check_bytes(b"".join(chunks), name)
 
 
 def check_bytes(content: bytes, name: str) -> bytes:
@@ -108,6 +122,8 @@ def download(url: str, name: str) -> bytes:
     """
     if url.partition(":")[0].lower() not in ("http", "https"):
         raise BthubError(f"{name}: only http:// and https:// addresses can be read")
+    if has_unencoded_password(url):
+        raise BthubError(f"{name}: the address isn't valid; / ? # and @ in its password are written %2F %3F %23 %40")
     deadline = time.monotonic() + DOWNLOAD_SECONDS
     chunks, size = [], 0
     try:
@@ -170,15 +186,19 @@ def _encoded(url: str) -> tuple[str, str | None]:
     except UnicodeError as error:
         raise ValueError("the host's name isn't valid") from error
     place = f"[{ascii_host}]" if ":" in ascii_host else ascii_host
-    if parts.port is not None:
-        place += f":{parts.port}"
+    try:
+        port = parts.port
+    except ValueError:  # its text repeats what may be a piece of a password
+        raise ValueError("the port isn't a number from 0 to 65535") from None
+    if port is not None:
+        place += f":{port}"
     # What is encoded already stays: "%" is safe.
     path, query = quote(parts.path, safe="/%:@!$&'()*+,;=~"), quote(parts.query, safe="/%:@!$&'()*+,;=~?")
     return urlunsplit((parts.scheme, place, path, query, "")), authorization
 
 
 def _reason(error: object) -> str:
-    return printable(re.sub(r"//[^/?#\s]*@", "//", str(error)))
+    return printable(re.sub(r"//\S*@", "//", str(error)))
 
 
 class _FewRedirects(urllib.request.HTTPRedirectHandler):

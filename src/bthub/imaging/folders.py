@@ -8,7 +8,7 @@ from pathlib import PurePath
 from bthub.imaging.checks import printable
 
 # What operating systems and file servers leave behind.
-_LITTER = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini", "Icon\r", "@eaDir", "$RECYCLE.BIN"})
+_LITTER = frozenset({"__macosx", "thumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bin"})
 _NAMED = 3
 
 
@@ -31,7 +31,7 @@ class Tree:
 
 def is_hidden(name: str) -> bool:
     """Whether a file or folder is no one's data, by its name."""
-    return name.startswith(".") or name in _LITTER
+    return name.startswith(".") or name.lower() in _LITTER
 
 
 def look_below(folder: str) -> Tree:

@@ -65,7 +65,11 @@ _MAX_TEXT = 2**20
 
 # Frames of JPEG data by their marker: those that Pillow's library decodes, and the names of the others.
 _JPEG_FRAMES = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}
-_JPEG_OTHERS = {0xC3: "lossless JPEG", 0xF7: "JPEG-LS", **dict.fromkeys((0xC5, 0xC6, 0xC7), "hierarchical JPEG")}
+_JPEG_OTHERS = {
+    **dict.fromkeys((0xC3, 0xCB), "lossless JPEG"),
+    **dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), "hierarchical JPEG"),
+    0xF7: "JPEG-LS",
+}
 _JPEG_SHOWN = frozenset({0xE0, 0xEE})  # of the application segments: JFIF, and Adobe's that says what the colors are
 
 
@@ -86,10 +90,11 @@ def shown_png(content: bytes, name: str) -> tuple[bytes, int]:
     """A PNG with only what its pixels depend on, and its orientation, 1 to 8.
 
     Raises:
-        BthubError: it is animated.
+        BthubError: it is animated, or of Apple's own form.
         struct.error: it ends within a chunk.
     """
-    kept, orientation, position = [content[:8]], 1, 8
+    kept, position = [content[:8]], 8
+    orientation: int | None = None
     from_xmp = 1
     while position + 8 <= len(content):
         size, kind = struct.unpack_from(">I4s", content, position)
@@ -100,16 +105,32 @@ def shown_png(content: bytes, name: str) -> tuple[bytes, int]:
             kept.append(content[position : position + size + 12])
         elif kind == _PNG_ANIMATION and size >= 4 and struct.unpack_from(">I", body)[0] > 1:
             raise several_frames(name)
+        elif kind == b"CgBI":
+            raise BthubError(
+                f"{name}: is a PNG of Apple's own form (CgBI), which can't be read; save it as a plain PNG"
+            )
         elif kind == _PNG_EXIF:
             orientation = exif_orientation(body)
         elif kind in (b"tEXt", b"zTXt") and _EXIF_TEXT.match(body):
             orientation = exif_orientation(_hexadecimal(body, packed=kind == b"zTXt"))
-        elif kind == b"iTXt" and body.startswith(b"XML:com.adobe.xmp\0\0"):
-            from_xmp = xmp_orientation(body)
+        elif kind == b"iTXt" and body.startswith(b"XML:com.adobe.xmp\0"):
+            from_xmp = xmp_orientation(_international(body))
         position += size + 12
         if kind == b"IEND":
             break
-    return b"".join(kept), orientation if orientation != 1 else from_xmp
+    return b"".join(kept), from_xmp if orientation is None else orientation
+
+
+def _international(text: bytes) -> bytes:
+    """What a text of a PNG in UTF-8 says, unpacked; b"" where it is damaged."""
+    packed, _, rest = text.partition(b"\0")[2].partition(b"\0")
+    if not packed:  # the flag is 0, and what parted is the flag itself
+        return rest
+    try:
+        # After flag and method: language, translated keyword, the text.
+        return zlib.decompressobj().decompress(rest.split(b"\0", 2)[2], _MAX_TEXT)
+    except (IndexError, zlib.error):
+        return b""
 
 
 def _hexadecimal(text: bytes, *, packed: bool) -> bytes:
@@ -130,7 +151,8 @@ def shown_jpeg(content: bytes, name: str) -> tuple[bytes, int]:
         BthubError: it is of a kind that isn't decoded: 12 bits, lossless, JPEG-LS.
         struct.error: it ends before its pixels begin.
     """
-    kept, orientation, from_xmp = [content[:2]], 1, 1
+    kept, from_xmp = [content[:2]], 1
+    orientation: int | None = None
     for marker, start, end in _segments(content):
         body = content[start + 4 : end]
         if marker in _JPEG_OTHERS:
@@ -143,7 +165,7 @@ def shown_jpeg(content: bytes, name: str) -> tuple[bytes, int]:
             from_xmp = xmp_orientation(body)
         if not (0xE0 <= marker <= 0xEF or marker == 0xFE) or marker in _JPEG_SHOWN:
             kept.append(content[start:end])
-    return b"".join(kept), orientation if orientation != 1 else from_xmp
+    return b"".join(kept), from_xmp if orientation is None else orientation
 
 
 def _segments(content: bytes) -> Iterator[tuple[int, int, int]]:
@@ -171,12 +193,12 @@ def _segments(content: bytes) -> Iterator[tuple[int, int, int]]:
         position += 2 + size
 
 
-def exif_orientation(exif: bytes) -> int:
-    """The orientation in EXIF data, 1 to 8; 1 where there is none or it is damaged."""
+def exif_orientation(exif: bytes) -> int | None:
+    """The orientation in EXIF data, 1 to 8, 1 also for nonsense; None where they have none or are damaged."""
     exif = exif.removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
     if order is None:
-        return 1
+        return None
     try:
         (position,) = struct.unpack_from(order + "I", exif, 4)
         (count,) = struct.unpack_from(order + "H", exif, position)
@@ -186,8 +208,8 @@ def exif_orientation(exif: bytes) -> int:
                 (value,) = struct.unpack_from(order + {3: "H", 4: "I"}[kind], exif, start + 8)
                 return value if 1 <= value <= 8 else 1
     except struct.error:
-        return 1
-    return 1
+        return None
+    return None
 
 
 def xmp_orientation(xmp: bytes) -> int:

@@ -120,9 +120,18 @@ def check_file(content: bytes, name: str) -> None:
 
 def is_picture(source: object) -> bool:
     """Whether an object is meant as one picture and not as several: it may still be one that can't be read."""
-    return isinstance(source, (str, bytes, bytearray, memoryview, os.PathLike, Image.Image)) or any(
-        hasattr(source, name) for name in ("__array__", "read")
-    )
+    if isinstance(source, (str, os.PathLike, Image.Image)):
+        return True
+    return any(hasattr(source, name) for name in ("__array__", "read")) or is_buffer(source)
+
+
+def is_buffer(source: Any) -> bool:
+    """Whether an object gives its bytes as `bytes` do: also an `array.array` and an open `mmap`."""
+    try:
+        memoryview(source)
+    except (TypeError, ValueError, BufferError):  # ValueError: an mmap that is closed
+        return False
+    return not hasattr(source, "__array__")
 
 
 def name_of(source: object) -> str:
@@ -137,7 +146,7 @@ def name_of(source: object) -> str:
         return printable(getattr(source, "filename", "") or "the image")
     if isinstance(source, (str, os.PathLike)):
         return display_name(os.fsdecode(source))
-    if isinstance(source, (bytes, bytearray, memoryview)):
+    if is_buffer(source):
         return "the bytes"
     if callable(getattr(source, "read", None)):
         name = getattr(source, "name", None)  # of a temporary file a number
@@ -150,7 +159,7 @@ def name_of(source: object) -> str:
 
 
 def _content(source: Any, name: str) -> bytes:
-    if isinstance(source, (bytes, bytearray, memoryview)):
+    if is_buffer(source):
         return check_bytes(bytes(source), name)
     if not isinstance(source, (str, os.PathLike)):
         return read_open_file(source, name)
@@ -175,7 +184,7 @@ def _file_samples(name: str, content: bytes, any_shape: bool = False) -> np.ndar
         raise BthubError(f"{name}: {other_kind(content)}")
     if _TIFF.match(content):
         samples, orientation = read_tiff(content, name, any_shape=any_shape)
-        return _turned(samples, orientation)
+        return turned(samples, orientation)
     plugin = next((plugin for magic, plugin in _PLUGINS if magic.match(content)), None)
     if plugin is None:
         raise BthubError(f"{name}: {other_kind(content)}")
@@ -188,12 +197,15 @@ def _file_samples(name: str, content: bytes, any_shape: bool = False) -> np.ndar
         check_size(image.size, name, any_shape=any_shape)
         _check_single_frame(image, name)
         if plugin is WebPImageFile:
-            orientation = exif_orientation(image.info.get("exif", b""))
-            orientation = orientation if orientation != 1 else xmp_orientation(image.info.get("xmp", b""))
+            said = exif_orientation(image.info.get("exif", b""))
+            orientation = xmp_orientation(image.info.get("xmp", b"")) if said is None else said
         low_byte_mode = _LOW_BYTE_MODE.get(_raw_mode(image))
         image.load()
         if low_byte_mode is None:
-            return _turned(pixels(image), orientation)
+            samples = pixels(image)
+            if plugin is BmpImageFile and samples.ndim == 3 and not samples[..., 3:].any():
+                samples = samples[..., :3]  # a fourth byte that nobody set
+            return turned(samples, orientation)
         high = np.asarray(image)
     with plugin(io.BytesIO(content)) as again:
         again.tile = [again.tile[0]._replace(args=low_byte_mode)]
@@ -201,8 +213,8 @@ def _file_samples(name: str, content: bytes, any_shape: bool = False) -> np.ndar
         low = np.asarray(again)
     if low_byte_mode == "RGBA":
         gray, alpha = (low[..., i].astype(np.uint16) << 8 | low[..., i + 1] for i in (0, 2))
-        return _turned(np.dstack([gray, gray, gray, alpha]), orientation)
-    return _turned(high.astype(np.uint16) << 8 | low, orientation)
+        return turned(np.dstack([gray, gray, gray, alpha]), orientation)
+    return turned(high.astype(np.uint16) << 8 | low, orientation)
 
 
 def _raw_mode(image: Image.Image) -> str:
@@ -222,7 +234,7 @@ def _pil_samples(name: str, image: Image.Image) -> np.ndarray:
     return load_opened(image)
 
 
-def _turned(samples: np.ndarray, orientation: int) -> np.ndarray:
+def turned(samples: np.ndarray, orientation: int) -> np.ndarray:
     """Stored samples, upright; orientation 1 to 8 as in EXIF, anything else is left as it is."""
     if orientation in (2, 3, 7, 8):
         samples = samples[:, ::-1]
@@ -282,13 +294,13 @@ def _to_rgb(samples: np.ndarray, name: str) -> np.ndarray:
         samples = samples * (alpha > 0)[..., None]  # what cannot be seen must not set the window
     levels = _to_uint8(samples)
     if alpha is not None:
-        _put_on_black(levels, alpha)
+        put_on_black(levels, alpha)
     if levels.ndim == 2:
         levels = np.repeat(levels[..., None], 3, axis=2)
     return np.array(levels, order="C")
 
 
-def _put_on_black(levels: np.ndarray, alpha: np.ndarray) -> None:
+def put_on_black(levels: np.ndarray, alpha: np.ndarray) -> None:
     """Multiply uint8 levels (H, W, 3), in place, by alpha (H, W) of any depth."""
     scale = _full_scale(alpha)
     for rows in _blocks(levels):

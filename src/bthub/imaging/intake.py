@@ -12,7 +12,7 @@ import re
 import stat
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -20,6 +20,7 @@ from typing import Protocol
 
 from bthub.errors import BthubError
 from bthub.imaging import dicom, image_io, nifti, pages
+from bthub.imaging.folders import look_below
 from bthub.imaging.image_io import display_name
 from bthub.imaging.volume import Volume
 
@@ -199,6 +200,10 @@ class _Files(Protocol):
     def names(self) -> Sequence[str]:
         """For their order and their suffix; never to be shown."""
 
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """What else is there, and how many of it."""
+
     def read(self, index: int) -> bytes:
         """All bytes of a file."""
 
@@ -207,6 +212,8 @@ class _Files(Protocol):
 
 
 class _One:
+    left_out: Mapping[str, int] = {}
+
     def __init__(self, content: bytes, name: str) -> None:
         self._content = content
         self.names = [name]
@@ -219,27 +226,27 @@ class _One:
 
 
 class _Folder:
-    """The regular files below a folder, hidden ones left out."""
+    """The regular files below a folder, also below linked ones, hidden ones left out."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self._name = name
-
-        def unreadable(error: OSError) -> None:
-            raise error
-
         with _reading(name):
-            found = [
-                os.path.join(parent, file)
-                for parent, folders, files in os.walk(folder, onerror=unreadable)
-                if not any(part.startswith(".") for part in Path(parent).relative_to(folder).parts)
-                for file in files
-                if not _JUNK.search(file)
-            ]
-            found = [file for file in found if stat.S_ISREG(os.stat(file).st_mode)]
+            tree = look_below(str(folder))
+            if tree.unreadable:
+                raise tree.unreadable[0]
+            there = [file for file in tree.files if os.path.exists(file) or not os.path.islink(file)]
+            found = [file for file in there if stat.S_ISREG(os.stat(file).st_mode)]
+        self.left_out = {
+            "hidden": len(tree.hidden),
+            "a link to what is found anyway": len(tree.repeated),
+            "a link that leads nowhere": len(tree.files) - len(there),
+            "no regular file": len(there) - len(found),
+        }
         if len(found) > MAX_FILES:
             raise BthubError(f"{name}: the folder holds more than {MAX_FILES:,} files, give the folder of one study")
         if not found:
-            raise BthubError(f"{name}: the folder is empty, expected {EXPECTED}")
+            others = _counted(Counter(self.left_out))
+            raise BthubError(f"{name}: the folder is empty{f' but for {others}' * bool(others)}, expected {EXPECTED}")
         self.names = sorted(found, key=_natural)
 
     def read(self, index: int) -> bytes:
@@ -255,6 +262,7 @@ class _Several(_Folder):
 
     def __init__(self, paths: list[str], name: str) -> None:
         self._name = name
+        self.left_out = {}
         if not paths:
             raise BthubError("no files were given")
         if len(paths) > MAX_FILES:
@@ -283,7 +291,9 @@ class _Zip:
                 or is_link
             ):
                 raise BthubError(f"{name}: a path in the zip leads out of it, so nothing of it is read; pack it again")
-        files = [entry for entry in entries if not entry.is_dir() and not _JUNK.search(entry.filename)]
+        there = [entry for entry in entries if not entry.is_dir()]
+        files = [entry for entry in there if not _JUNK.search(entry.filename)]
+        self.left_out = {"hidden": len(there) - len(files)}
         if not files:
             raise BthubError(f"{name}: the zip is empty, expected {EXPECTED}")
         if any(entry.flag_bits & 1 for entry in files):
@@ -369,7 +379,7 @@ def _scans(files: "_Files", name: str) -> tuple[list[Scan], list[str]]:
     volumes: list[int] = []
     stacks: list[int] = []
     pictures: list[int] = []
-    left_out: Counter[str] = Counter()
+    left_out: Counter[str] = +Counter(files.left_out)
     for index, file in enumerate(files.names):
         called = name if alone else f"{name}, file {index + 1} of {len(files.names)}"
         head = files.head(index)

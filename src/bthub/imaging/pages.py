@@ -3,24 +3,19 @@
 import io
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import tifffile
-from PIL import ImageOps
-from PIL.TiffImagePlugin import TiffImageFile
 
 from bthub.errors import BthubError
-from bthub.imaging.image_io import MAX_FILE_BYTES, read_picture_bytes
+from bthub.imaging import tiff
+from bthub.imaging.image_io import MAX_FILE_BYTES, put_on_black, read_picture_bytes, turned
 from bthub.imaging.volume import MAX_SLICES, Volume, check_stack, is_8_bit, is_mask, percentile_window, to_levels
 
 _TIFF = re.compile(rb"II[*+]\0|MM\0[*+]")
-_BITS, _PHOTOMETRIC, _DESCRIPTION, _KIND = 258, 262, 270, 254
-_X_RESOLUTION, _Y_RESOLUTION = 282, 283
-_STRIPS, _TILES = (273, 279), (324, 325)
-_WHITE_IS_ZERO = 0
+_KIND, _X_RESOLUTION, _Y_RESOLUTION = 254, 282, 283
 _IMAGEJ_UNITS = {"mm": 1.0, "millimeter": 1.0, "cm": 10.0, "um": 0.001, "micron": 0.001, "\u00b5m": 0.001}
 
 
@@ -35,16 +30,16 @@ def is_tiff_stack(content: bytes) -> bool:
         return False
     pages = 0
     try:
-        for pages, _ in enumerate(_directories(content), 1):
+        for pages, _ in enumerate(tiff.positions(content), 1):
             if pages > 1:
                 return True
     except (ValueError, struct.error):
         return pages > 0
     try:
-        with TiffImageFile(io.BytesIO(content)) as image:
-            return _imagej(image).get("images", "1") not in ("0", "1")
-    except Exception:  # whatever is wrong with a lone page, it is no stack
+        directory = tiff.read_directory(content)
+    except (ValueError, struct.error):  # whatever is wrong with a lone page, it is no stack
         return False
+    return bool(_imagej(directory) and tiff.stack_axes(directory))
 
 
 def read_tiff(content: bytes, name: str) -> Volume:
@@ -81,89 +76,82 @@ def read_tiff(content: bytes, name: str) -> Volume:
 
 def _pages(content: bytes, name: str) -> tuple[list[np.ndarray], dict[str, str], tuple[float, float]]:
     """The pages' samples, what ImageJ says of them, and pixels a unit down and across."""
-    pages: list[np.ndarray] = []
-    directories = list(islice(_directories(content), 2 * MAX_SLICES + 1))
-    if len(directories) > 2 * MAX_SLICES:
+    positions = list(islice(tiff.positions(content), 2 * MAX_SLICES + 1))
+    if len(positions) > 2 * MAX_SLICES:
         raise BthubError(f"{name}: the file has too many pages, at most {MAX_SLICES:,} are read")
-    image: Any  # a TiffImageFile, which its `with` calls an ImageFile
-    with TiffImageFile(io.BytesIO(content)) as image:
-        imagej = _imagej(image)
-        down, across = (float(image.tag_v2.get(tag, 0) or 0) for tag in (_Y_RESOLUTION, _X_RESOLUTION))
-        width, height = image.size
-        if not getattr(image, "is_animated", False):
-            return _contiguous(content, int(imagej["images"]), name), imagej, (down, across)
-        for index in range(len(directories)):
-            image.seek(index)
-            if int(image.tag_v2.get(_KIND, 0)) & 1:  # a smaller copy of another page
-                continue
-            if image.size != (width, height):
-                raise BthubError(f"{name}: its pages differ in size, expected the slices of one stack")
-            check_stack(len(pages) + 1, height, width, name)
-            for offsets, lengths in (_STRIPS, _TILES):
-                for offset, length in zip(image.tag_v2.get(offsets, ()), image.tag_v2.get(lengths, ()), strict=False):
-                    if offset + length > len(content):
-                        raise ValueError("a strip lies beyond the end of the file")
-            pages.append(_samples(image, name))
+    first = tiff.read_directory(content)
+    _check_axes(tiff.stack_axes(first), name)
+    imagej, order = _imagej(first), "<" if content[:1] == b"I" else ">"
+    down, across = (_ratio(first.values.get(tag, b""), order) for tag in (_Y_RESOLUTION, _X_RESOLUTION))
+    width, height = first.number(tiff.WIDTH, 0), first.number(tiff.HEIGHT, 0)
+    if len(positions) == 1:
+        return _contiguous(content, first, int(imagej["images"]), name), imagej, (down, across)
+    pages: list[np.ndarray] = []
+    inverted: set[bool] = set()
+    for position in positions:
+        page = tiff.read_directory(content, position)
+        if page.number(_KIND, 0) & 1:  # a smaller copy of another page
+            continue
+        if (page.number(tiff.WIDTH, 0), page.number(tiff.HEIGHT, 0)) != (width, height):
+            raise BthubError(f"{name}: its pages differ in size, expected the slices of one stack")
+        check_stack(len(pages) + 1, height, width, name)
+        samples, white_is_zero = tiff.read_page(page, content, name)
+        if samples.ndim == 3:
+            if samples.dtype != np.uint8:
+                bits = 8 * samples.dtype.itemsize
+                raise BthubError(f"{name}: pages of {bits}-bit color cannot be read, save them as gray or with 8 bits")
+            if samples.shape[2] == 4:
+                samples, alpha = np.array(samples[..., :3]), samples[..., 3]
+                put_on_black(samples, alpha)
+        pages.append(turned(samples, page.orientation))
+        inverted.add(white_is_zero)
+    if len(inverted) > 1:
+        raise BthubError(f"{name}: in some of its pages 0 is white and in others black, save all of them one way")
+    # At one level for all: the slices of a stack are compared.
+    if inverted == {True} and len({page.shape for page in pages}) == 1:
+        pages = list(tiff.inverted(np.stack(pages)))
     return pages, imagej, (down, across)
 
 
-def _directories(content: bytes) -> Iterator[int]:
-    """Where each page's directory lies.
-
-    Pillow only warns where one lies beyond the end of the file, and gives those before it.
-
-    Raises:
-        ValueError: one follows itself.
-        struct.error: one lies beyond the end.
-    """
-    order = "<" if content[:1] == b"I" else ">"
-    pointer, count_type, entry = ("Q", "Q", 20) if b"+" in content[2:4] else ("I", "H", 12)
-    (position,) = struct.unpack_from(order + pointer, content, 8 if pointer == "Q" else 4)
-    seen: set[int] = set()
-    while position:
-        if position in seen:
-            raise ValueError("a page follows itself")
-        seen.add(position)
-        (count,) = struct.unpack_from(order + count_type, content, position)
-        end = position + struct.calcsize(count_type) + count * entry
-        (following,) = struct.unpack_from(order + pointer, content, end)
-        yield position
-        position = following
+def _check_axes(axes: dict[str, int], name: str) -> None:
+    """Refuse pages that aren't the slices of one scan, one behind the other, but several scans in each other."""
+    if set(axes) & {"channels", "times", "images"} or len(axes) > 1:
+        said = " x ".join(f"{length:,} {axis}" if axis.isalpha() else f"{length:,}" for axis, length in axes.items())
+        raise BthubError(
+            f"{name}: its pages are {said}, expected the slices of one scan; save one channel and one time as its own"
+            " file, with its pages as slices"
+        )
 
 
-def _imagej(image: Any) -> dict[str, str]:
-    text = image.tag_v2.get(_DESCRIPTION)
-    if not isinstance(text, str) or not text.startswith("ImageJ="):
+def _ratio(value: tuple[int, ...] | bytes, order: str) -> float:
+    """A rational number of a directory, 0 where it is none."""
+    if not isinstance(value, bytes) or len(value) != 8:
+        return 0.0
+    above, below = struct.unpack(order + "II", value)
+    return above / below if below else 0.0
+
+
+def _imagej(directory: tiff.Directory) -> dict[str, str]:
+    text = directory.text.rstrip(b"\0").decode("utf-8", errors="replace")
+    if not text.startswith("ImageJ="):
         return {}
     return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
 
 
-def _contiguous(content: bytes, images: int, name: str) -> list[np.ndarray]:
+def _contiguous(content: bytes, directory: tiff.Directory, images: int, name: str) -> list[np.ndarray]:
     """ImageJ writes large stacks as one page with the others' samples behind it."""
-    with tifffile.TiffFile(io.BytesIO(content)) as tiff:
-        page = tiff.pages.first
+    with tifffile.TiffFile(io.BytesIO(directory.pillow)) as file:
+        page = file.pages.first
         check_stack(images, page.imagelength, page.imagewidth, name)
         if page.compression != 1 or page.samplesperpixel != 1 or page.dtype is None:
             raise BthubError(f"{name}: this ImageJ stack cannot be read, save it as gray without compression")
         shape = (images, page.imagelength, page.imagewidth)
-        dtype = np.dtype(page.dtype).newbyteorder(tiff.byteorder)
+        dtype = np.dtype(page.dtype).newbyteorder(file.byteorder)
         (start, *_), size = page.dataoffsets, int(np.prod(shape)) * dtype.itemsize
-        if start + size > len(content):
-            raise ValueError("samples lie beyond the end of the file")
-        return list(np.frombuffer(content, dtype, int(np.prod(shape)), start).reshape(shape))
-
-
-def _samples(image: Any, name: str) -> np.ndarray:
-    bits = max(image.tag_v2.get(_BITS, (1,)))
-    if image.mode in ("RGB", "RGBA", "CMYK") and bits > 8:
-        raise BthubError(f"{name}: pages of {bits}-bit color cannot be read, save them as gray or with 8 bits")
-    image.load()
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode[0] in "IF":
-        samples = np.asarray(upright)
-        inverted = image.tag_v2.get(_PHOTOMETRIC, 1) == _WHITE_IS_ZERO
-        return samples.max() - samples if inverted else samples
-    return np.array(upright if upright.mode == "L" else upright.convert("L" if upright.mode == "1" else "RGB"))
+    if start + size > len(content):
+        raise ValueError("samples lie beyond the end of the file")
+    samples = np.frombuffer(content, dtype, int(np.prod(shape)), start).reshape(shape)
+    return list(tiff.inverted(samples) if directory.number(tiff.PHOTOMETRIC, 1) == tiff.WHITE_IS_ZERO else samples)
 
 
 def read_pictures(contents: Sequence[bytes], name: str) -> Volume:

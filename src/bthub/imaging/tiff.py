@@ -15,7 +15,7 @@ import math
 import re
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from ctypes import CDLL
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +62,8 @@ _DEFLATE = (8, 32946)
 # A file that says it holds several pictures, and after the first has no more than this, holds one of them.
 _NO_PICTURE_BYTES = 4096
 
+_AXES = {"C": "channels", "T": "times", "Z": "slices"}
+
 # How Pillow must be told to unpack what libtiff has decompressed: in this machine's byte order, whatever the file's.
 _NATIVE = {
     (_UNSIGNED, 32): ("I;32N", np.uint32),
@@ -74,12 +76,12 @@ _NATIVE = {
 
 @dataclass(frozen=True)
 class Directory:
-    """The first directory of a TIFF file.
+    """A directory of a TIFF file, which is one page.
 
     Attributes:
         values: tag -> its whole numbers, or its bytes where it holds text or anything else.
         counts: tag -> how many values it says it has.
-        pillow: the same file with only the entries that pixels depend on.
+        pillow: the same file with this directory alone, and of it only the entries that pixels depend on.
         several: whether another directory follows.
     """
 
@@ -98,13 +100,47 @@ class Directory:
         return (self.numbers(tag) or (default,))[0]
 
     @property
+    def text(self) -> bytes:
+        """What programs write of the whole file into its first page."""
+        found = self.values.get(DESCRIPTION, b"")
+        return found if isinstance(found, bytes) else bytes(value & 255 for value in found)
+
+    @property
     def orientation(self) -> int:
         """How the picture is to be turned, 1 to 8 as in EXIF."""
         return self.number(ORIENTATION, 1)
 
 
-def first_directory(content: bytes) -> Directory:
-    """Read the first directory of a TIFF or BigTIFF file.
+def positions(content: bytes) -> Iterator[int]:
+    """Where each page's directory lies.
+
+    Pillow only warns where one lies beyond the end of the file, and gives those before it.
+
+    Raises:
+        ValueError: one follows itself.
+        struct.error: one lies beyond the end.
+    """
+    order = "<" if content[:1] == b"I" else ">"
+    pointer, count_type, entry = ("Q", "Q", 20) if b"+" in content[2:4] else ("I", "H", 12)
+    (position,) = struct.unpack_from(order + pointer, content, 8 if pointer == "Q" else 4)
+    seen: set[int] = set()
+    while position:
+        if position in seen:
+            raise ValueError("a page follows itself")
+        seen.add(position)
+        (count,) = struct.unpack_from(order + count_type, content, position)
+        end = position + struct.calcsize(count_type) + count * entry
+        (following,) = struct.unpack_from(order + pointer, content, end)
+        yield position
+        position = following
+
+
+def read_directory(content: bytes, position: int | None = None) -> Directory:
+    """Read a directory of a TIFF or BigTIFF file.
+
+    Args:
+        content: the file.
+        position: where it lies; by default where the first one does.
 
     Raises:
         struct.error, ValueError: it, a value it points to, or a pixel lies beyond the end of the file, or is nonsense.
@@ -113,7 +149,10 @@ def first_directory(content: bytes) -> Directory:
     big = b"+" in content[2:4]
     pointer, count_type, entry = ("Q", "Q", "HHQ") if big else ("I", "H", "HHI")
     inline = struct.calcsize(pointer)
-    (position,) = struct.unpack_from(order + pointer, content, 8 if big else 4)
+    (first,) = struct.unpack_from(order + pointer, content, 8 if big else 4)
+    if position is None:
+        position = first
+    is_first = position == first
     (count,) = struct.unpack_from(order + count_type, content, position)
     if count > _MAX_ENTRIES:
         raise ValueError("a directory of so many entries")
@@ -143,7 +182,7 @@ def first_directory(content: bytes) -> Directory:
     end = position + count * entry_bytes
     (following,) = struct.unpack_from(order + pointer, content, end) if end + inline <= len(content) else (0,)
     shortened = content
-    if len(shown) < count:
+    if len(shown) < count or not is_first:
         # The same bytes with another directory after them, which the header points to.
         padding = b"\0" * (len(content) % 2)
         appended = struct.pack(order + count_type, len(shown)) + b"".join(shown) + bytes(inline)
@@ -170,21 +209,32 @@ def read_tiff(content: bytes, name: str, *, any_shape: bool = False) -> tuple[np
         BthubError: it holds several pictures, or one of a kind that no reader here gives rightly.
         Exception: it is damaged; decoders raise nearly anything.
     """
-    directory = first_directory(content)
-    width, height = directory.number(WIDTH, 0), directory.number(HEIGHT, 0)
-    check_size((width, height), name, any_shape=any_shape)
+    directory = read_directory(content)
+    size = directory.number(WIDTH, 0), directory.number(HEIGHT, 0)
+    check_size(size, name, any_shape=any_shape)
     if directory.several or _planes(directory, len(content)) > 1:
         raise several_frames(name)
+    samples, white_is_zero = read_page(directory, content, name)
+    return inverted(samples) if white_is_zero else samples, directory.orientation
+
+
+def read_page(directory: Directory, content: bytes, name: str) -> tuple[np.ndarray, bool]:
+    """The samples of one page of a file, as `read_tiff` has them, and whether they are still to be inverted.
+
+    What a page is inverted at is its largest sample: of a stack, the largest of all its pages.
+    """
     if directory.number(COMPRESSION, 1) in _DEFLATE:
         _check_deflate(directory, content)
     silence_libtiff()
-    samples = _samples(directory, content, name)
+    samples, white_is_zero = _samples(directory, name)
+    height, width = directory.number(HEIGHT, 0), directory.number(WIDTH, 0)
     if samples.shape[:2] != (height, width):
         raise ValueError(f"expected {height} x {width} samples, found {samples.shape}")
-    return samples, directory.orientation
+    return samples, white_is_zero and directory.number(PHOTOMETRIC, 0) == WHITE_IS_ZERO
 
 
-def _samples(directory: Directory, content: bytes, name: str) -> np.ndarray:
+def _samples(directory: Directory, name: str) -> tuple[np.ndarray, bool]:
+    """The samples, and whether of a page in which white is 0 they are still as stored."""
     compression = directory.number(COMPRESSION, 1)
     photometric = directory.number(PHOTOMETRIC, 0)
     channels = directory.number(SAMPLES, 1)
@@ -220,15 +270,15 @@ def _samples(directory: Directory, content: bytes, name: str) -> np.ndarray:
         deep = depth > 8 or kind != _UNSIGNED or not pillows_alpha
         if deep and depth in (8, 16, 32, 64) and kind in (_UNSIGNED, _SIGNED, _FLOAT) and compression == 1:
             if not (kind == _FLOAT and depth == 8):
-                return _by_tifffile(directory, name)
+                return _by_tifffile(directory), True
         if deep and not (channels == 1 and (kind, depth) == (_UNSIGNED, 12) and compression == 1):
-            return _decompressed(directory, name, kind, depth, channels, photometric, planar)
+            return _decompressed(directory, name, kind, depth, channels, planar), True
     elif len(bits) > 1 or len(kinds) > 1 or photometric not in (3, 5, 6) or kinds != {_UNSIGNED}:
         raise BthubError(
             f"{name}: a TIFF with {_photometric_name(photometric)} colors, {_text(bits)} bits and sample format"
             f" {_text(kinds)} cannot be read, save it as 8-bit gray or RGB"
         )
-    return _by_pillow(directory, name)
+    return _by_pillow(directory, name), False
 
 
 def _by_pillow(directory: Directory, name: str) -> np.ndarray:
@@ -261,9 +311,7 @@ def _opened(directory: Directory, name: str) -> TiffImageFile:
         ) from error
 
 
-def _decompressed(
-    directory: Directory, name: str, kind: int, depth: int, channels: int, photometric: int, planar: bool
-) -> np.ndarray:
+def _decompressed(directory: Directory, name: str, kind: int, depth: int, channels: int, planar: bool) -> np.ndarray:
     """What libtiff decompresses and Pillow unpacks, of the sample types that both get right."""
     samples = None
     if (kind, depth) == (_UNSIGNED, 16) and channels in (3, 4) and not planar:
@@ -283,7 +331,7 @@ def _decompressed(
             f"{name}: a {'compressed ' * packed}TIFF of {what} {depth}-bit samples{planes} cannot be read, save it as"
             f" 8 or 16-bit {'TIFF without compression, or as ' * packed}PNG"
         )
-    return inverted(samples) if photometric == WHITE_IS_ZERO else samples
+    return samples
 
 
 def _both_bytes(directory: Directory, name: str) -> np.ndarray | None:
@@ -312,7 +360,7 @@ def _native(image: Image.Image, kind: int, depth: int) -> Any:
     return dtype
 
 
-def _by_tifffile(directory: Directory, name: str) -> np.ndarray:
+def _by_tifffile(directory: Directory) -> np.ndarray:
     """Uncompressed samples of any type. What is compressed isn't given to it: its decompressors know no limit."""
     with tifffile.TiffFile(io.BytesIO(directory.pillow)) as tiff:
         page = tiff.pages.first
@@ -323,8 +371,6 @@ def _by_tifffile(directory: Directory, name: str) -> np.ndarray:
     if samples.shape != expected:  # tifffile gives what it finds
         raise ValueError(f"expected samples of shape {expected}, found {samples.shape}")
     extra = directory.number(EXTRA, _UNASSOCIATED)
-    if directory.number(PHOTOMETRIC, 0) == WHITE_IS_ZERO:
-        samples = inverted(samples) if samples.ndim == 2 else np.dstack([inverted(samples[..., 0]), samples[..., 1]])
     if samples.ndim == 3 and samples.shape[2] == 2:  # gray with alpha
         samples = samples[..., [0, 0, 0, 1]]
     if samples.ndim == 3 and samples.shape[2] == 4 and extra in (_UNSPECIFIED, _ASSOCIATED):
@@ -333,7 +379,14 @@ def _by_tifffile(directory: Directory, name: str) -> np.ndarray:
 
 
 def inverted(samples: np.ndarray) -> np.ndarray:
-    """The largest sample minus each: the picture of a file in which 0 is white. Whole numbers become unsigned."""
+    """The largest sample minus each: the picture of a file in which 0 is white. Whole numbers become unsigned.
+
+    Args:
+        samples: gray, or (..., 4) with an alpha, which stays.
+    """
+    if samples.ndim > 2 and samples.shape[-1] == 4:
+        gray = inverted(samples[..., :3])
+        return np.concatenate([gray, samples[..., 3:].astype(gray.dtype)], axis=-1)
     if samples.dtype.kind != "i":
         return samples.max() - samples
     unsigned = np.dtype(f"u{samples.dtype.itemsize}")  # the difference may not fit the signed type
@@ -348,7 +401,7 @@ def check_opened(image: Image.Image, name: str) -> None:
     tags = getattr(image, "tag_v2", {})
     description = tags.get(DESCRIPTION, "")
     samples = math.prod(image.size) * len(image.getbands())
-    if isinstance(description, str) and _described_planes(description.encode(), samples) > 1:
+    if isinstance(description, str) and described_axes(description.encode(), samples):
         raise several_frames(name)
     if tags.get(DEPTH, 1) != 1:
         raise several_frames(name)
@@ -379,34 +432,62 @@ def load_opened(image: Image.Image) -> np.ndarray:
 
 def _planes(directory: Directory, file_bytes: int) -> int:
     """How many pictures the one directory stands for."""
-    samples = directory.number(WIDTH, 0) * directory.number(HEIGHT, 0) * max(1, directory.number(SAMPLES, 1))
     if directory.number(DEPTH, 1) != 1:
         return directory.number(DEPTH, 1)
     if METAMORPH in directory.counts:
         return directory.counts[METAMORPH]
-    description = directory.values.get(DESCRIPTION, b"")
-    planes = _described_planes(description, samples) if isinstance(description, bytes) else 1
+    planes = math.prod(described_axes(directory.text, _sample_count(directory)).values())
     # One slice that was taken out of a stack may have kept the stack's description.
     after = file_bytes - min(directory.numbers(STRIP_OFFSETS, (0,)), default=0) - _raw_bytes(directory)
     return planes if after > _NO_PICTURE_BYTES and directory.number(COMPRESSION, 1) == 1 else 1
 
 
-def _described_planes(description: bytes, samples: int) -> int:
-    """How many pictures ImageJ or tifffile say, which write a stack behind a single directory.
+def stack_axes(directory: Directory) -> dict[str, int]:
+    """As `described_axes`, of a file of several pages, by its first one; also what an OME-TIFF says."""
+    if b"<OME" not in directory.text[:4096]:
+        return described_axes(directory.text, _sample_count(directory))
+    axes: dict[str, int] = {"images": len(re.findall(rb"<(?:\w+:)?Pixels\b", directory.text))}
+    for letter, name in _AXES.items():
+        found = re.findall(rb'\bSize%s="(\d{1,9})"' % letter.encode(), directory.text)
+        axes[name] = max(map(int, found), default=1)
+    axes["channels"] //= max(1, directory.number(SAMPLES, 1))  # of color, each counts
+    return {name: length for name, length in axes.items() if length > 1}
+
+
+def described_axes(description: bytes, samples: int) -> dict[str, int]:
+    """The axes along which ImageJ or tifffile say that a file's pictures lie.
 
     Args:
-        description: what they write.
+        description: what they write into the first page.
         samples: of one picture.
+
+    Returns:
+        The length of each that is longer than 1, as `slices`, `channels`, `times` or under another name; empty where
+        they say nothing.
     """
+    axes: dict[str, int] = {}
     if description.startswith(b"ImageJ="):
-        found = re.search(rb"^images=(\d{1,9})\s*$", description, re.MULTILINE)
-        return int(found[1]) if found else 1
-    if description.startswith(b'{"shape":'):
+        found = re.findall(rb"^(\w+)=(\d{1,9})\s*$", description, re.MULTILINE)
+        said = {word: int(number) for word, number in found}
+        if (images := said.get(b"images", 1)) > 1:
+            axes = {"channels": said.get(b"channels", 1), "times": said.get(b"frames", 1)}
+            axes["slices"] = images // max(1, math.prod(axes.values()))
+    elif description.startswith(b'{"shape":'):
         try:
-            return max(1, int(math.prod(json.loads(description.rstrip(b"\0")).get("shape", []))) // samples)
-        except (AttributeError, TypeError, ValueError):
-            return 1
-    return 1
+            metadata = json.loads(description.rstrip(b"\0"))
+            shape, names = metadata["shape"], metadata.get("axes", "")
+            leading = 0
+            while math.prod(shape[leading:]) > samples:
+                leading += 1
+            names = [_AXES.get(name, name) for name in names] if len(names) == len(shape) else map(str, range(leading))
+            axes = dict(zip(names, shape[:leading], strict=False))
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return {}
+    return {name: length for name, length in axes.items() if length > 1}
+
+
+def _sample_count(directory: Directory) -> int:
+    return directory.number(WIDTH, 0) * directory.number(HEIGHT, 0) * max(1, directory.number(SAMPLES, 1))
 
 
 def _raw_bytes(directory: Directory) -> int:

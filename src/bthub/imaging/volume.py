@@ -252,7 +252,7 @@ def to_levels(array: np.ndarray, low: float, high: float) -> np.ndarray:
     levels = np.zeros(array.shape, np.uint8)
     if high > low:
         for index in range(len(array)):  # slice by slice: as floats, the whole would take gigabytes
-            scaled = np.clip(array[index].astype(np.float32), low, high)
+            scaled = np.clip(array[index].astype(np.promote_types(array.dtype, np.float32)), low, high)
             levels[index] = np.rint((scaled - low) * (255 / (high - low)))
     return levels
 

@@ -130,14 +130,8 @@ def run(
             else:
                 said = "" if as_json else _describe(one.file, result)
             line = json.dumps({"file": without_password(one.file), **result.to_dict()}) if as_json else said
-            try:
-                tqdm.write(line, file=sys.stdout)
-                sys.stdout.flush()
-            except BrokenPipeError:
-                # Whoever read this has seen enough, `bthub predict ... | head` for one. Python flushes standard
-                # output once more at its exit, which must not fail again.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                return 1
+            tqdm.write(line, file=sys.stdout)
+            sys.stdout.flush()  # whoever reads this gets each line when it is there
             try:
                 if out is not None and isinstance(result, StudyResult):
                     _save_study(out, one.file, result)
@@ -233,7 +227,7 @@ def _inside(folder: str) -> tuple[list[_Input], int]:
     others = [path for path in others if os.path.basename(path) != RESULTS]
     is_series = holds_dicom(others)
     if is_series:
-        others = []  # the study itself says what it leaves out
+        others = tree.hidden = tree.repeated = []  # the study itself says what it leaves out
     note = left_out(
         {
             "masks by name": masks,

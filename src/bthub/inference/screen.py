@@ -167,7 +167,7 @@ def _work(
     counts = {"pictures": 0, "bad": 0, "entries": 0, "listed": 0}
 
     def mine() -> Iterator[tuple[int, Item]]:
-        for index, item in enumerate(walk(inputs)):
+        for index, item in enumerate(walk(inputs, lambda line: tqdm.write(f"bthub: {line}", file=sys.stderr))):
             counts["listed"] = index + 1
             if index % shard.of == shard.number - 1:
                 yield index, item

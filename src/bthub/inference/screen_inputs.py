@@ -1,15 +1,14 @@
 """What `bthub screen` reads: folders, zips, DICOM trees and data sets, as one long list in an order that never changes.
 
-The list is walked, not held: a million files take no more memory than ten. Each entry is read later, by a worker.
+The list is walked: of a million files no more than the names are held. Each entry is read later, by a worker.
 """
 
-import os
 import re
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,12 @@ import numpy as np
 from bthub.errors import BthubError
 from bthub.imaging import dicom
 from bthub.imaging.checks import MAX_FILE_BYTES, printable
+from bthub.imaging.folders import is_hidden, left_out, look_below
 from bthub.imaging.image_io import SUFFIXES, read_image, read_picture_bytes
 
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 _WANTED = f"expected pictures ({', '.join(sorted(SUFFIXES))}), DICOM files, zips or a built data set"
+_OTHERS = "files of other kinds"
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,14 @@ class Item:
         return [image]
 
 
-def walk(inputs: list[str]) -> Iterator[Item]:
+def walk(inputs: list[str], say: Callable[[str], None] | None = None) -> Iterator[Item]:
     """The entries of all inputs, in the order of the inputs; of a folder the files by name, then its folders.
 
     Args:
         inputs: pictures, DICOM files, folders of them and of zips, zips, folders of `bthub data build`, Hub ids of data
-            sets. Hidden files and masks named as in the LGG set (`*_mask.tif`) are left out.
+            sets. Links are followed, each once. Hidden files, masks named as in the LGG set (`*_mask.tif`), overlays of
+            `bthub predict` and files of other kinds are left out.
+        say: is given, after the last entry of an input, a line that counts and names what was left out of it.
 
     Raises:
         BthubError: an input isn't there, or nothing in it can be read.
@@ -66,12 +69,13 @@ def walk(inputs: list[str]) -> Iterator[Item]:
     for name in inputs:
         path = Path(name)
         found = False
+        left: dict[str, list[str]] = {}
         if path.is_dir() and (path / "README.md").is_file() and any((path / "data").rglob("*.parquet")):
             entries = _built(path)
         elif path.is_dir():
-            entries = _folder(path)
+            entries = _folder(path, left)
         elif path.is_file():
-            entries = _zip(path) if zipfile.is_zipfile(path) else iter([_file(path)])
+            entries = _zip(path, left) if zipfile.is_zipfile(path) else iter([_file(path)])
         elif re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and not path.parent.is_dir():
             entries = _hub(name)
         else:
@@ -79,17 +83,25 @@ def walk(inputs: list[str]) -> Iterator[Item]:
         for item in entries:
             found = True
             yield item
+        note = left_out(left)
         if not found:
-            raise BthubError(f"{printable(name)}: nothing in it can be read, {_WANTED}")
+            raise BthubError(
+                f"{printable(name)}: nothing in it can be read, {_WANTED}" + (f"; it has {note}" if note else "")
+            )
+        if note and say is not None:
+            say(f"{printable(name)}: left out {note}")
 
 
-def _wanted(name: str) -> bool:
-    path = Path(name)
-    suffix = path.suffix.lower()
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    if hidden or path.stem.endswith("_mask") or path.name == "DICOMDIR":
-        return False
-    return suffix in SUFFIXES or suffix in DICOM_SUFFIXES or suffix == "" or suffix[1:].isdigit()
+def _unwanted(name: str) -> str:
+    """Why a file is left out, by its name; "" where it isn't."""
+    path = PurePosixPath(name)
+    stem, suffix = path.stem.lower(), path.suffix.lower()
+    if stem.endswith("_mask"):
+        return "masks by name"
+    if stem.endswith("_overlay"):
+        return "overlays by name"
+    known = suffix in SUFFIXES or suffix in DICOM_SUFFIXES or suffix == "" or suffix[1:].isdigit()
+    return "" if known and path.name != "DICOMDIR" else _OTHERS
 
 
 def _file(path: Path) -> Item:
@@ -105,18 +117,24 @@ def _file(path: Path) -> Item:
     return Item(str(path), content)
 
 
-def _folder(folder: Path) -> Iterator[Item]:
-    def unreadable(error: OSError) -> None:
+def _folder(folder: Path, left: dict[str, list[str]]) -> Iterator[Item]:
+    tree = look_below(str(folder))
+    for error in tree.unreadable:
         raise BthubError(f"{printable(error.filename)}: the folder cannot be read ({error.strerror})") from error
+    left |= {"hidden": tree.hidden, "links to what is found anyway": tree.repeated}
 
-    for parent, folders, names in os.walk(folder, onerror=unreadable):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            path = Path(parent, name)
-            if name.lower().endswith(".zip") and not name.startswith("."):
-                yield from _zip(path)
-            elif _wanted(name) and (path.suffix or _is_dicom(path)):
-                yield _file(path)
+    def files_first(file: str) -> list[tuple[bool, str]]:
+        *folders, name = Path(file).parts
+        return [*((True, one) for one in folders), (False, name)]
+
+    for file in sorted(tree.files, key=files_first):
+        path = Path(file)
+        if path.suffix.lower() == ".zip":
+            yield from _zip(path, left)
+        elif reason := _unwanted(path.name) or (_OTHERS if not path.suffix and not _is_dicom(path) else ""):
+            left.setdefault(reason, []).append(file)
+        else:
+            yield _file(path)
 
 
 def _is_dicom(path: Path) -> bool:
@@ -128,7 +146,7 @@ def _is_dicom(path: Path) -> bool:
         return True  # reading it will say what is wrong
 
 
-def _zip(path: Path) -> Iterator[Item]:
+def _zip(path: Path, left: dict[str, list[str]]) -> Iterator[Item]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = sorted(info.filename for info in archive.infolist() if not info.is_dir())
@@ -141,7 +159,10 @@ def _zip(path: Path) -> Iterator[Item]:
         yield Item(str(path), broken)
         return
     for member in members:
-        if _wanted(member):
+        reason = "hidden" if any(map(is_hidden, PurePosixPath(member).parts)) else _unwanted(member)
+        if reason:
+            left.setdefault(reason, []).append(member)
+        else:
             yield Item(f"{path}!/{member}", partial(_member, path, member))
 
 

@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from bthub.errors import BthubError
-from bthub.network import check_network, hub_trouble
+from bthub.network import check_network, client_errors, hub_trouble
 from bthub.project import COMPARISON, shipped_runs
 from bthub.runs import schema
 
@@ -350,7 +350,6 @@ def _download(repo_id: str, revision: str | None, weights: bool, onnx: bool) -> 
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (  # type: ignore[attr-defined]
         HFValidationError,
-        HTTPError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
@@ -367,7 +366,7 @@ def _download(repo_id: str, revision: str | None, weights: bool, onnx: bool) -> 
         raise BthubError(
             f"{repo_id} is neither a folder here nor a repo on the Hub that this token may read"
         ) from error
-    except (HTTPError, OSError) as error:
+    except (*client_errors(), OSError) as error:
         raise BthubError(
             f"{repo_id} isn't a folder here, and it can't be downloaded from the Hub: {hub_trouble(error)}"
         ) from error

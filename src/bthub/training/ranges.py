@@ -37,6 +37,11 @@ _RANGES: dict[str, tuple[float, bool, float | None]] = {
     "shear": (0, True, 89),
     "intensity": (0, True, 0.999),
     "missing_sequence": (0, True, 1),
+    "resample": (0, True, 1),
+    "jpeg": (0, True, 1),
+    "overlay": (0, True, 1),
+    "epoch_samples": (1, True, None),
+    "average_decay": (0, True, 0.99999),
 }
 _WORDS = {
     "protocol": (*PROTOCOLS, *FOLD_PROTOCOLS),
@@ -65,6 +70,14 @@ def check_ranges(config: Any, name: str) -> None:
             _check_sizes(value, name)
         elif key == "decoder_channels":
             _check_channels(value, name)
+        elif key == "source_shares":
+            if not all(_is_number(share) and 0 < share < math.inf for share in value.values()):
+                raise BthubError(f"{name}: source_shares is {value}, expected {{source: share}} with numbers above 0")
+        elif key == "single_sequence":
+            if len(value) != 3 or not all(_is_number(p) and p >= 0 for p in value) or not sum(value) <= 1 + 1e-9:
+                raise BthubError(
+                    f"{name}: single_sequence is {value}, expected three probabilities, at most 1 together"
+                )
         elif key in _WORDS and value not in _WORDS[key]:
             raise BthubError(f"{name}: {key} is {value!r}, expected one of {', '.join(_WORDS[key])}")
         elif key in _RANGES and value is not None:
@@ -74,8 +87,17 @@ def check_ranges(config: Any, name: str) -> None:
                 most = f" and at most {high:g}" if high is not None else ""
                 raise BthubError(f"{name}: {key} is {value!r}, expected {least}{most}")
     if hasattr(config, "widths") and hasattr(config, "dropout"):
-        if len(config.dropout) not in (0, len(config.widths or [])):
-            raise BthubError(f"{name}: dropout is {config.dropout!r}, expected a share for each of {config.widths!r}")
+        widths, dropout = config.widths or [], config.dropout
+        if not all(isinstance(width, int) and not isinstance(width, bool) and width > 0 for width in widths):
+            raise BthubError(f"{name}: widths is {widths!r}, expected whole numbers above 0")
+        if len(dropout) not in (0, len(widths)) or not all(_is_number(p) and 0 <= p < 1 for p in dropout):
+            raise BthubError(
+                f"{name}: dropout is {dropout!r}, expected a share from 0 to below 1 for each of {config.widths!r}"
+            )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _check_sizes(sizes: dict, name: str) -> None:
