@@ -65,8 +65,8 @@ def check_network() -> None:
 
 
 def client_errors() -> tuple[type[Exception], ...]:
-    """What the Hub's client raises that is no OSError."""
-    return tuple(kind for client in _clients() for kind in (client.HTTPError, client.InvalidURL))
+    """What the Hub's client raises where the network fails."""
+    return (OSError, *(kind for client in _clients() for kind in (client.HTTPError, client.InvalidURL)))
 
 
 def _clients() -> list[ModuleType]:

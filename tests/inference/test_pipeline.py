@@ -120,7 +120,7 @@ def test_a_classifier_of_other_classes_is_no_detector(tiny_runs, tmp_path):
     config = json.loads((other / CONFIG).read_text())
     write_json(other / CONFIG, config | {"label_names": ["no", "yes"]})
     write_json(other / CALIBRATION, {"threshold": None})
-    with pytest.raises(BthubError, match="knows no, yes; a detector needs the label"):
+    with pytest.raises(BthubError, match="has the labels no, yes; a detector needs the label"):
         load_pipeline(other, tiny_runs[1], device="cpu")
 
 

@@ -520,7 +520,13 @@ def test_the_encoder_of_a_resunet_starts_a_classifier(architecture, tmp_path):
     encoder = timm.create_model(architecture, features_only=True)
     save_file({f"encoder.{key}": value for key, value in encoder.state_dict().items()}, tmp_path / WEIGHTS)
     write_json(tmp_path / CONFIG, {"model_type": "resunet"})
-    write_json(tmp_path / "training.json", {"protocol": "patient"})
+    training = {
+        "protocol": "patient",
+        "config": {},
+        "dataset": {"name": "lgg"},
+        "best": {"epoch": 0, "validation_metric": 0.5, "epochs_trained": 1},
+    }
+    write_json(tmp_path / "training.json", training)
     rows = [{"patient_id": "P1", "slice_index": i, "split": split} for i, split in [(2, "train"), (3, "validation")]]
     write_rows(tmp_path / "split.csv", rows)
     model = create_classifier(architecture, 2)
@@ -538,7 +544,7 @@ def test_the_encoder_of_a_resunet_starts_a_classifier(architecture, tmp_path):
     write_rows(child / "split.csv", [{"file": "yes/0001.jpg", "sha256": "0" * 16, "split": "train"}])
     for lgg in (True, False):
         origins = [{"source": "x", "weights": None, "lgg": lgg}]
-        write_json(child / "training.json", {"protocol": "patient", "first_weights": origins})
+        write_json(child / "training.json", training | {"first_weights": origins})
         assert load_encoder(model, str(child), pictures)["lgg"] is lgg
     write_rows(tmp_path / "split.csv", rows + [{"patient_id": "P1", "slice_index": 4, "split": "train"}])
     for start in (tmp_path, tmp_path / WEIGHTS):
@@ -570,8 +576,8 @@ def test_frozen_weights_of_a_run_are_those_it_started_from(scripts, tiny_lgg, tm
         same = torch.equal(saved[key], value.half() if value.is_floating_point() else value)
         assert same != key.startswith("fc."), key
     training = RunFolder.open(output).training
-    assert training["trainable_parameters"] == 512 * 2 + 2
-    assert [origin["source"] for origin in training["first_weights"]] == ["start.safetensors"]
+    assert training.trainable_parameters == 512 * 2 + 2
+    assert [origin.source for origin in training.first_weights] == ["start.safetensors"]
 
 
 def test_the_finder_is_asked_once(scripts, tiny_lgg, tmp_path):
@@ -604,7 +610,7 @@ def test_the_finder_is_asked_once(scripts, tiny_lgg, tmp_path):
         assert torch.equal(expected[key], resumed[key]), key
     record = RunFolder.open(whole).training
     rows = [{key: float(value) for key, value in row.items()} for row in RunFolder.open(whole).rows(LR_FINDER)]
-    assert record["learning_rate"] == lr_finder.suggest(rows) != record["config"]["learning_rate"]
+    assert record.learning_rate == lr_finder.suggest(rows) != record.config["learning_rate"]
     plots.draw_lr_finder(RunFolder.open(whole))
     assert (whole / "figures" / "lr_finder.webp").is_file()
     assert LR_FINDER in publish.RUN_FILES

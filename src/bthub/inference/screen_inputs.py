@@ -151,10 +151,10 @@ def _zip(path: Path, left: dict[str, list[str]]) -> Iterator[Item]:
         with zipfile.ZipFile(path) as archive:
             members = sorted(info.filename for info in archive.infolist() if not info.is_dir())
     except (OSError, zipfile.BadZipFile) as error:
-        reason = error  # kept: the name of an exception is gone after its block
+        cause = error  # kept: the name of an exception is gone after its block
 
         def broken() -> bytes:
-            raise BthubError(f"{printable(path)}: the zip is damaged") from reason
+            raise BthubError(f"{printable(path)}: the zip is damaged") from cause
 
         yield Item(str(path), broken)
         return

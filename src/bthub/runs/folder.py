@@ -348,7 +348,7 @@ class RunFolder:
 
 def _download(repo_id: str, revision: str | None, weights: bool, onnx: bool) -> tuple[Path, str, str]:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (  # type: ignore[attr-defined]
+    from huggingface_hub.errors import (
         HFValidationError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -366,7 +366,7 @@ def _download(repo_id: str, revision: str | None, weights: bool, onnx: bool) -> 
         raise BthubError(
             f"{repo_id} is neither a folder here nor a repo on the Hub that this token may read"
         ) from error
-    except (*client_errors(), OSError) as error:
+    except client_errors() as error:
         raise BthubError(
             f"{repo_id} isn't a folder here, and it can't be downloaded from the Hub: {hub_trouble(error)}"
         ) from error
