@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 RUNS = $(dir $(wildcard runs/*/metrics.json runs/comparison/*/metrics.json))
 
 # The shipped detector and localizer.
-PAIR = runs/lite0-mri runs/resunet18-lgg
+PAIR = runs/lite0-mri runs/resunet18-mri
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -60,7 +60,7 @@ browser: $(VENV)/.demo  ## build the static page that computes in the browser, a
 
 onnx: $(VENV)/.test  ## export the shipped pair for serving without PyTorch, and measure it: runs/*/onnx
 	@$(BIN)/bthub export runs/lite0-mri --data data/mix
-	@$(BIN)/bthub export runs/resunet18-lgg --data data/lgg
+	@$(BIN)/bthub export runs/resunet18-mri --data data/mix
 	@for run in $(PAIR); do for backend in onnx int8; do \
 		$(BIN)/bthub evaluate $$run --data data/lgg --split test --backend $$backend || exit 1; \
 	done; done
@@ -77,7 +77,7 @@ results: $(VENV)/.test  ## compare the runs of runs/ again: results/
 	@$(BIN)/bthub compare $(RUNS) >/dev/null
 	@$(BIN)/bthub two-stage $(PAIR)
 	@$(BIN)/bthub two-stage runs/comparison/resnet18-lgg-slice runs/comparison/resunet18-lgg-slice
-	@$(BIN)/bthub clean-stacks runs/resunet18-lgg
+	@$(BIN)/bthub clean-stacks runs/resunet18-mri
 	@$(BIN)/bthub cross-validate runs/comparison/resunet18-lgg-fold-*
 	@$(BIN)/python train/bars.py
 

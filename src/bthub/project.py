@@ -7,7 +7,7 @@ from pathlib import Path
 # `bthub publish --org` writes this file into the copy of the package that goes with the apps.
 ORG_FILE = Path(__file__).with_name("ORG")
 ORG = os.environ.get("BTHUB_ORG") or ORG_FILE.read_text(encoding="utf-8").strip()
-DEFAULTS = {"detector": "lite0-mri", "localizer": "resunet18-lgg"}
+DEFAULTS = {"detector": "lite0-mri", "localizer": "resunet18-mri"}
 DATASET = "lgg-mri-segmentation"
 TWO_STAGE = "detect-and-localize-lgg"
 

@@ -208,7 +208,7 @@ def test_two_stages_in_one_line(load, expected, published):
     assert task == "detect-and-localize" and forced and size == [256, 256]
     assert single[0]["models"] == {
         stage: {"id": f"bthub/{name}", "revision": published.commits("model", f"bthub/{name}")[0].oid}
-        for stage, name in (("detector", "lite0-mri"), ("localizer", "resunet18-lgg"))
+        for stage, name in (("detector", "lite0-mri"), ("localizer", "resunet18-mri"))
     }
 
 
@@ -232,10 +232,10 @@ def test_two_stages_refuse_what_is_no_slice(load, shipped_runs):
 
 
 def test_bthub_from_the_hub_and_offline_from_the_cache(load, expected, tmp_path, published):
-    commits = [published.commits("model", f"bthub/{name}")[0].oid for name in ("lite0-mri", "resunet18-lgg")]
+    commits = [published.commits("model", f"bthub/{name}")[0].oid for name in ("lite0-mri", "resunet18-mri")]
     code = f"""
         import bthub
-        pipe = bthub.load_pipeline("bthub/lite0-mri", "bthub/resunet18-lgg")
+        pipe = bthub.load_pipeline("bthub/lite0-mri", "bthub/resunet18-mri")
         result = pipe({TUMOR!r}).to_dict()
         answer = result
         """
@@ -430,7 +430,7 @@ def _wait_for(words: str, log: Path, process: subprocess.Popen) -> None:
 
 def test_card_snippets_run(load, published):
     """The Python of each model card, as it stands on the Hub, on a real slice."""
-    for name in ("lite0-mri", "resunet18-lgg", "detect-and-localize-lgg"):
+    for name in ("lite0-mri", "resunet18-mri", "detect-and-localize-lgg"):
         card = published.files("model", f"bthub/{name}")["README.md"].decode()
         blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
         assert blocks

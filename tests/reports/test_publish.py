@@ -265,7 +265,7 @@ def test_a_fork_publishes_its_own(server, runs, tiny_lgg):
         files = server.files("space", f"school/{name}")
         assert files["bthub/ORG"] == b"school\n"
         readme = SpaceCard(files[CARD].decode())
-        assert set(readme.data.models) >= {"school/lite0-mri", "school/resunet18-lgg"}
+        assert set(readme.data.models) >= {"school/lite0-mri", "school/resunet18-mri"}
         assert readme.data.datasets == [f"school/{DATASET}"]
         assert {"app.py", "serve.py"} & set(files) and "bthub/inference/pipeline.py" in files
         assert not any("__pycache__" in path for path in files)
