@@ -43,7 +43,7 @@ from starlette.routing import Route
 
 from bthub import BthubError, NotASliceError, Pipeline, Result, load_pipeline
 from bthub.imaging.intake import MAX_STUDY_BYTES, Study, is_study, open_study
-from bthub.imaging.kinds import THREE_SEQUENCES, TITLES
+from bthub.imaging.kinds import OTHER_MRI, TITLES
 from bthub.imaging.volume import PLANES
 from bthub.inference.result import DISCLAIMER, NO_TUMOR, TUMOR, UNCERTAIN
 from bthub.inference.study import analyze_study
@@ -671,7 +671,7 @@ def result_html(
     else:
         verdict = "Tumor suspected"
         remark = "The marked area is an estimate by a model, not a diagnosis."
-    if result.bbox is not None and result.input_kind not in (THREE_SEQUENCES, None):
+    if result.bbox is not None and result.input_kind == OTHER_MRI:
         remark += f" {UNLEARNED}"
 
     unchecked = ""

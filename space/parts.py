@@ -17,8 +17,8 @@ FRACTIONS = ("half", "a third", "a quarter", "a fifth", "a sixth", "a seventh", 
 LAYERS = {"fill": "Fill", "outline": "Outline", "box": "Box", "experts": "Experts' outline"}
 """What can be shown over a picture; `viewer.js` and `style.css` know them by these names."""
 
-UNLEARNED = "The outline is a rough guess: the model learned it on color pictures of three sequences only."
-"""Said beside the outline of a gray slice."""
+UNLEARNED = "The outline is a rough guess: experts outlined such tumors for the model on color and FLAIR slices only."
+"""Said beside the outline of a gray slice that isn't like FLAIR."""
 
 
 def download_html(name: str, kind: str, content: bytes, text: str) -> str:

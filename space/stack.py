@@ -8,7 +8,7 @@ import re
 import numpy as np
 from PIL import Image
 
-from bthub.imaging.kinds import THREE_SEQUENCES
+from bthub.imaging.kinds import OTHER_MRI
 from bthub.inference.result import DISCLAIMER, NO_TUMOR, TUMOR, UNCERTAIN
 from bthub.inference.study import EMPTY, StudyResult, listed
 from parts import (
@@ -74,7 +74,7 @@ def study_html(result: StudyResult, name: str, *, checked: bool = True, unchecke
     if not checked:
         # Whatever the model says of pictures that may show anything, it isn't good news.
         notice, state = f'<p class="notice">{unchecked}</p>', "tumor" if state == "tumor" else "unsure"
-    if result.tumor_slices and any(one is not None and one.input_kind != THREE_SEQUENCES for one in result.results):
+    if result.tumor_slices and any(one is not None and one.input_kind == OTHER_MRI for one in result.results):
         remark += f" {UNLEARNED}"
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in result.notes)
     size = _size(result)

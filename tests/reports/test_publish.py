@@ -265,7 +265,7 @@ def test_a_fork_publishes_its_own(server, runs, tiny_lgg):
         files = server.files("space", f"school/{name}")
         assert files["bthub/ORG"] == b"school\n"
         readme = SpaceCard(files[CARD].decode())
-        assert set(readme.data.models) >= {"school/lite0-mri", "school/resunet18-mri"}
+        assert set(readme.data.models) >= {f"school/{run}" for run in DEFAULTS.values()}
         assert readme.data.datasets == [f"school/{DATASET}"]
         assert {"app.py", "serve.py"} & set(files) and "bthub/inference/pipeline.py" in files
         assert not any("__pycache__" in path for path in files)
@@ -329,7 +329,7 @@ def test_a_pair_is_not_told_by_the_figures_of_other_weights(server, runs):
     ("token", "org", "words"),
     [
         (None, "bthub", "no Hub token|rejects this token"),
-        ("read_token", "bthub", "may only read"),
+        ("read_token", "bthub", "this token is read-only"),
         ("expired_token", "bthub", "has expired"),
         ("stranger_token", "bthub", "doesn't belong to bthub"),
         ("write_token", "elsewhere", "doesn't belong to elsewhere"),

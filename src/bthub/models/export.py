@@ -29,7 +29,7 @@ from torch.nn.functional import normalize
 from torch.utils.flop_counter import FlopCounterMode
 
 from bthub.data.dataset import load_split
-from bthub.data.fingerprint import describe_rows, listed, name_of
+from bthub.data.fingerprint import describe_rows, id_columns, identified, listed, name_of
 from bthub.errors import BthubError
 from bthub.imaging.image_io import upright_rgb
 from bthub.models.classifier import load_classifier
@@ -125,7 +125,7 @@ def export(run: str | Path, data: str | Path, *, pictures: int = PICTURES) -> di
         What was written to `onnx/export.json`.
 
     Raises:
-        BthubError: the run isn't a local folder; the pictures aren't those that it was trained on; or a file doesn't
+        BthubError: the run isn't a local folder; it wasn't trained on any of the pictures; or a file doesn't
             give what the network gives, in which case none is written.
     """
     folder = RunFolder.local(run)
@@ -197,13 +197,16 @@ def _networks(folder: RunFolder) -> Iterator[_Network]:
 
 
 def _trained_on(folder: RunFolder, rows: Rows, data: str | Path) -> Rows:
-    """Refuse pictures that the run wasn't trained on: their ranges would be taken from what it is measured on."""
-    if len(listed(rows, folder.rows(SPLIT), "train")) < len(rows):
+    """The pictures that the run was trained on: the ranges may not be taken from what it is measured on."""
+    known = listed(rows, folder.rows(SPLIT), "train")
+    names = id_columns(rows.column_names)
+    chosen = [i for i, line in enumerate(identified(rows)) if tuple(line[name] for name in names) in known]
+    if not chosen:
         raise BthubError(
-            f"the training split of {data} has pictures that {folder.id} wasn't trained on: name the set that it was "
+            f"the training split of {data} has no picture that {folder.id} was trained on: name the set that it was "
             "trained on with --data"
         )
-    return rows
+    return rows.select(chosen)
 
 
 def _spread(rows: Rows, count: int) -> Rows:
