@@ -427,7 +427,7 @@ def test_two_evaluations_at_once_both_stay(detector, tiny_lgg, monkeypatch):
 
 
 def test_other_classes_are_refused(detector, folders):
-    with pytest.raises(BthubError, match="no_tumor, tumor, but the data have no, yes"):
+    with pytest.raises(BthubError, match="no_tumor, tumor, but the data set has no, yes"):
         evaluate(detector, folders, "test")
 
 

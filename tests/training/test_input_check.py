@@ -289,7 +289,7 @@ def test_references_are_spread_over_what_there_is(script):
 def test_wrong_weights_are_one_sentence(script, tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
     for path in (tmp_path / "other.safetensors", tmp_path / "nowhere.safetensors"):
-        with pytest.raises(BthubError, match="train/imagenet.py"):
+        with pytest.raises(BthubError, match="bthub imagenet-weights"):
             script.load_network(path)
 
 
