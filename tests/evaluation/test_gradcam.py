@@ -224,7 +224,7 @@ def test_real_maps_over_a_split_by_the_command(
 
 def test_what_is_no_detector_of_slices_is_refused(tiny_runs, detector: Path, tiny_lgg: Path, tmp_path: Path):
     localizer = complete_run(tiny_runs[1], tmp_path / "tiny-localizer", tiny_lgg)
-    with pytest.raises(BthubError, match="tiny-localizer knows outlines: bthub explain measures detectors"):
+    with pytest.raises(BthubError, match="tiny-localizer predicts outlines: bthub explain measures detectors"):
         gradcam.explain(localizer, tiny_lgg, "test")
     with pytest.raises(BthubError, match="was trained on .* images of split test"):
         rows = RunFolder.open(detector).rows(SPLIT)
@@ -233,6 +233,6 @@ def test_what_is_no_detector_of_slices_is_refused(tiny_runs, detector: Path, tin
         gradcam.explain(detector, tiny_lgg, "test")
     config = json.loads((detector / CONFIG).read_text())
     write_json(detector / CONFIG, {**config, "label_names": ["no", "yes"]})
-    with pytest.raises(BthubError, match="tiny-detector knows no, yes"):
+    with pytest.raises(BthubError, match="tiny-detector predicts no, yes"):
         gradcam.explain(detector, tiny_lgg, "test")
     assert not (detector / GRADCAM).exists()

@@ -171,7 +171,7 @@ def test_what_is_refused(archive, tmp_path, capsys):
     with pytest.raises(BthubError, match="other settings"):
         screen([str(archive)], out, pipeline=make_pipeline(), check_input=False)
     Image.fromarray(blob(60, 50, (10, 10, 30, 30))).save(archive / "aa.png")
-    with pytest.raises(BthubError, match="other entries"):
+    with pytest.raises(BthubError, match="other inputs"):
         screen([str(archive)], out, pipeline=make_pipeline())
     (tmp_path / "empty").mkdir()
     for arguments, words in (
