@@ -571,7 +571,7 @@ def page(results: dict[str, Any]) -> str:
         "",
         "How fast and how large bthub is beside its peers, and what that was to be. Research software, not a medical",
         "device. `make bench` measures it on your machine and writes this page from",
-        "[results.json](../benchmarks/results.json).",
+        "`benchmarks/results.json`.",
         "",
         *goals(results),
         "",
