@@ -258,7 +258,7 @@ def test_compare_says_which_differences_are_noise(tmp_path):
     assert float(table[-1]["roc_auc_low"]) == round(expected["low"], 6)
     assert (tmp_path / "results" / "differences-lgg-patient-test-classification.csv").exists()
     assert {(row["epochs"], row["side"]) for row in table} == {("7", "192")}  # not the 256 that epoch 9 would have had
-    assert "| epochs | pixels |" in text and "knows of another seed" in text
+    assert "| epochs | pixels |" in text and "do not include seed variance" in text
 
 
 def test_split_by_slice_nothing_is_called_a_volume(tmp_path):

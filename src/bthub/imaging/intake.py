@@ -246,7 +246,8 @@ class _Folder:
             raise BthubError(f"{name}: the folder holds more than {MAX_FILES:,} files, give the folder of one study")
         if not found:
             others = _counted(Counter(self.left_out))
-            raise BthubError(f"{name}: the folder is empty{f' but for {others}' * bool(others)}, expected {EXPECTED}")
+            but = f" but for {others}" if others else ""
+            raise BthubError(f"{name}: the folder is empty{but}, expected {EXPECTED}")
         self.names = sorted(found, key=_natural)
 
     def read(self, index: int) -> bytes:
