@@ -265,7 +265,7 @@ def test_on_a_phone_in_the_dark(browser: Browser, address: str) -> None:
     page = context.new_page()
     page.goto(address)
     # Nothing can be dropped there.
-    expect(page.locator("#upload .wrap")).to_have_css("font-size", "0px")
+    expect(page.locator("#upload [data-testid=upload-text]")).to_have_css("font-size", "0px")
     page.get_by_role("button", name="Medium tumor").tap()
     expect(page.locator("#result")).to_contain_text("TCGA_FG_6691_20020405_25.png", timeout=ANALYZED)
     expect(page.get_by_role("heading", name="Tumor suspected")).to_be_in_viewport(timeout=ANALYZED)
