@@ -13,6 +13,7 @@ from bthub.project import DEFAULTS, SHIPPED_RUNS
 EXAMPLES = Path(__file__).parents[2] / "space" / "examples"
 
 
+@pytest.mark.slow
 def test_real_slices_with_the_shipped_models(sqlite_settings, monkeypatch):
     monkeypatch.setenv("BTHUB_BACKEND", "torch")  # not whatever is fastest here, which would have to be timed
     if not all((SHIPPED_RUNS / name / "config.json").is_file() for name in DEFAULTS.values()):
