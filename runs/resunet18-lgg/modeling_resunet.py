@@ -82,7 +82,7 @@ class ResUNetForSemanticSegmentation(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        # He et al. 2015, for every convolution; batch normalisation keeps torch's defaults.
+        # He et al. 2015, for every convolution; batch normalization keeps torch's defaults.
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:

@@ -36,10 +36,16 @@ def _three_channels(image: np.ndarray) -> np.ndarray:
     return np.repeat(image, 3, axis=0) if image.shape[0] == 1 else image
 
 
-def _check_levels(images: list[np.ndarray]) -> None:
+def _check_levels(images: list[np.ndarray], rescale_factor: float) -> None:
+    """Refuse numbers that aren't levels of 0-255, which the rescaling takes them for."""
     for image in images:
-        if image.dtype.kind == "f" and 0 < image.max() <= 1 and image.min() >= 0:
-            raise ValueError("the images are floats within 0-1 already: pass do_rescale=False, or levels of 0-255")
+        if image.dtype.kind == "b":
+            raise ValueError("the images are bool: multiply them by 255, or pass do_rescale=False")
+        low, high = image.min(), image.max()
+        if image.dtype.kind == "f" and 0 < high <= 1:
+            raise ValueError(f"the images are floats of {low:g} to {high:g}: pass do_rescale=False, or levels of 0-255")
+        if low < 0 or (high > 255 and rescale_factor == 1 / 255):
+            raise ValueError(f"the images hold {low:g} to {high:g}, expected levels of 0-255: pass 8 bits a sample")
 
 
 def _resized(image: np.ndarray, size: tuple[int, int], resample) -> np.ndarray:
@@ -55,15 +61,21 @@ def _sizes(logits: Tensor, target_sizes) -> list[tuple[int, int] | None]:
     """Sizes as people give them, for each of the logits (B, 1, S, S) a pair of whole numbers or None."""
     if target_sizes is None:
         return [None] * len(logits)
-    sizes = target_sizes.tolist() if hasattr(target_sizes, "tolist") else list(target_sizes)
+    expected = "expected one (height, width) an image, each at least 1"
+    sizes = target_sizes.tolist() if hasattr(target_sizes, "tolist") else target_sizes
+    if not isinstance(sizes, (list, tuple)):
+        raise ValueError(f"target sizes {sizes!r}: {expected}")
     if len(sizes) != len(logits):
-        raise ValueError(f"{len(sizes)} target sizes for {len(logits)} images: expected one (height, width) an image")
+        raise ValueError(f"{len(sizes)} target sizes for {len(logits)} images: {expected}")
     pairs: list[tuple[int, int] | None] = []
     for size in sizes:
-        pair = tuple(int(side) for side in size)
-        if len(pair) != 2 or min(pair) < 1:
-            raise ValueError(f"target size {size}: expected (height, width), each at least 1")
-        pairs.append(pair)
+        try:
+            height, width = map(int, size)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"target size {size!r}: {expected}") from error
+        if min(height, width) < 1:
+            raise ValueError(f"target size {size!r}: {expected}")
+        pairs.append((height, width))
     return pairs
 
 
@@ -102,9 +114,13 @@ class ResUNetImageProcessor(PilBackend):
         **kwargs,
     ):
         images = [_three_channels(image) for image in images]  # (3, H, W), uint8 or other numbers
+        if any(image.dtype.kind == "f" and not np.isfinite(image).all() for image in images):
+            raise ValueError("the images hold NaN or infinite values")
         if do_rescale:
-            _check_levels(images)
+            _check_levels(images, rescale_factor)
         if do_resize:
+            if not size.height or not size.width or size.height % 32:
+                raise ValueError(f"size is {dict(size)}, expected height and width, the same multiple of 32")
             if size.height != size.width:
                 raise ValueError(f"size is {size.height} x {size.width}, expected a square: the letterbox is one")
             batch = np.zeros((len(images), 3, size.height, size.width), dtype=np.float32)
@@ -139,7 +155,7 @@ class ResUNetImageProcessor(PilBackend):
             One (height, width) float tensor an image, values 0-1.
 
         Raises:
-            ValueError: there aren't as many sizes as images.
+            ValueError: there aren't as many sizes as images, or one isn't a pair of whole numbers above 0.
         """
         maps = []
         for logits, size in zip(outputs.logits, _sizes(outputs.logits, target_sizes), strict=True):  # (1, S, S)
@@ -163,7 +179,7 @@ class ResUNetImageProcessor(PilBackend):
         return [self._mask(p).long() for p in self.post_process_probability(outputs, target_sizes)]
 
     def _mask(self, probability: Tensor, threshold: float = 0.5) -> Tensor:
-        return torch.from_numpy(clean_mask(probability.cpu().numpy(), self.min_area_share, threshold))
+        return torch.from_numpy(clean_mask(probability.detach().cpu().numpy(), self.min_area_share, threshold))
 
     def post_process_panoptic_segmentation(
         self,

@@ -49,6 +49,15 @@ def test_nothing_of_the_benchmark_or_the_test_split_was_given_to_a_run(runs):
             assert not given & {row["file"] for row in run.predictions("mix/test")}
 
 
+@pytest.mark.parametrize(
+    "file", sorted((REPOSITORY / "runs").rglob("*.py")), ids=lambda file: f"{file.parent.name}/{file.name}"
+)
+def test_remote_code_is_that_of_the_package(file: Path):
+    """A clone's folder must answer as the package does: mends of a network's code reach the runs too."""
+    (source,) = (REPOSITORY / "src" / "bthub" / "models").glob(f"*/{file.name}")
+    assert file.read_text() == source.read_text(), f"copy {source.relative_to(REPOSITORY)} to {file.parent.name}"
+
+
 def test_metrics_follow_from_the_predictions(runs):
     for run in runs:
         assert "patient/test" in run.metrics and "patient/validation" in run.metrics
