@@ -607,9 +607,9 @@ def test_an_area_in_words(app: ModuleType) -> None:
 
 
 def test_a_quotation_mark_in_a_name(app: ModuleType) -> None:
-    assert app.called(["/tmp/x/slice %22left%22.png"]) == 'slice "left".png'
-    error = bthub.BthubError("/tmp/x/a%22.png: the picture is blank")
-    assert app.sentence(error, "/tmp/x/a%22.png") == 'a".png: the picture is blank'
+    assert app.called(["uploads/slice %22left%22.png"]) == 'slice "left".png'
+    error = bthub.BthubError("uploads/a%22.png: the picture is blank")
+    assert app.sentence(error, "uploads/a%22.png") == 'a".png: the picture is blank'
 
 
 def test_the_page_without_a_tumor(app: ModuleType, pipe: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:

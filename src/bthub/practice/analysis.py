@@ -6,7 +6,6 @@ import sys
 import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from bthub.inference.study import StudyResult, analyze_study
 from bthub.practice.cases import drop_uploads, encode, full_disk, refresh, summarize
 from bthub.practice.database import Database
 from bthub.practice.files import FileStore
+from bthub.practice.log import log_failure
 from bthub.practice.models import DONE, FAILED, QUEUED, RUNNING, Examination, Slice, Upload
 from bthub.practice.settings import Settings
 from bthub.practice.study import PICTURES, VOLUME, geometry, laid_out, pictures_of, renamed, study_of
@@ -126,7 +126,7 @@ class Engine:
         except Exception as error:
             # The pages work without models; who uploads reads why nothing happens.
             self.problem = str(error) if isinstance(error, BthubError) else FAILURE
-            traceback.print_exc()
+            log_failure(error)
             return
         self.ready.set()
         while not self._over.is_set():
@@ -143,8 +143,8 @@ class Engine:
                 print(f"bthub: the database failed ({type(error).__name__}), trying again", file=sys.stderr, flush=True)
                 self._put_back()
                 self._over.wait(PAUSE)
-            except Exception:
-                traceback.print_exc()
+            except Exception as error:
+                log_failure(error)
                 self._put_back()
                 self._over.wait(PAUSE)
         for work in self._works:
@@ -232,7 +232,7 @@ class Engine:
         if isinstance(error, MemoryError):
             return TOO_LARGE
         if not isinstance(error, BthubError):
-            traceback.print_exc()
+            log_failure(error)
             return FAILURE
         text = str(error)
         for path in Path(work.folder.name).glob("*"):

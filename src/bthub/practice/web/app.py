@@ -2,7 +2,6 @@
 
 import sys
 import threading
-import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -26,6 +25,7 @@ from bthub.practice.database import Database
 from bthub.practice.export import Exports
 from bthub.practice.files import FileStore
 from bthub.practice.locks import Locks
+from bthub.practice.log import log_failure
 from bthub.practice.report import Reports
 from bthub.practice.settings import Settings
 from bthub.practice.texts import Refusal, sentence
@@ -117,8 +117,8 @@ def _sweep(practice: Practice, locks: Locks, over: threading.Event, every: float
             with locks.purging() as may:  # not while a backup reads
                 if may:
                     practice.files.sweep()
-        except Exception:
-            traceback.print_exc()  # the next sweep tries again
+        except Exception as error:
+            log_failure(error)  # the next sweep tries again
 
 
 def _answer_errors(app: FastAPI) -> None:
@@ -171,9 +171,7 @@ class Failures:
         except Exception as error:
             if scope["type"] != "http":
                 raise
-            # The trace names places in the code; the message might name a patient, and is left out.
-            print(f"bthub: {type(error).__name__}", file=sys.stderr)
-            traceback.print_tb(error.__traceback__)
+            log_failure(error)
             if started:
                 raise ConnectionAbortedError from None  # what was sent can't be taken back
             request = Request(scope, receive)

@@ -4,8 +4,6 @@ No route decides by itself whether it is open: OPEN lists those that are, and al
 """
 
 import re
-import sys
-import traceback
 from html import escape
 from http.cookies import CookieError, SimpleCookie
 
@@ -16,6 +14,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bthub.practice.accounts import Accounts
+from bthub.practice.log import log_failure
 from bthub.practice.settings import MAX_FORM_BYTES, Settings
 from bthub.practice.texts import Refusal, choose, translate
 
@@ -106,8 +105,8 @@ class Guard:
         if token := cookies.get(SESSION_COOKIE):
             try:
                 found = await to_thread.run_sync(self._accounts.session_of, token)
-            except SQLAlchemyError:
-                traceback.print_exc(limit=1, file=sys.stderr)
+            except SQLAlchemyError as error:
+                log_failure(error)
                 if path != "/health":
                     return database_away(headers)
                 found = None
