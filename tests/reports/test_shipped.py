@@ -75,6 +75,17 @@ def test_the_pair_is_useful(runs):
     assert localizer["dice_volume_mean"]["value"] >= 0.75
 
 
+def test_the_page_on_stacks_has_the_figures_of_cleaning():
+    page = (REPOSITORY / "docs" / "inputs.md").read_text(encoding="utf-8")
+    found = json.loads((RESULTS / "stack-cleaning-patient.json").read_text(encoding="utf-8"))
+    assert found["command"] in page
+    for split in ("validation", "test"):
+        part = found[split]
+        dice = [f"{part[how]['dice_volume_mean']['value']:.3f}" for how in ("without", "with")]
+        cells = [split, *dice, str(part["removed_healthy"]), str(part["removed_tumor"])]
+        assert f"| {' | '.join(cells)} |" in page
+
+
 def test_outside_of_the_review_band_few_are_wrong():
     """What the card promises holds for the predictions of the weights as saved."""
     for run in map(records.open_run, records.shipped_runs()):
