@@ -42,7 +42,9 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "gbk", "ascii", "utf-8"])
+@pytest.mark.parametrize(
+    "encoding", ["cp1252", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gbk", "ascii", "utf-8"))]
+)
 def test_output_under_any_encoding(encoding, tmp_path):
     names = ["café.png", "脳.png", "пример.png", "z.png"]
     for name in names:

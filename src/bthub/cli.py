@@ -64,7 +64,7 @@ def _add_backend(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--backend",
         choices=("auto", *RUNTIMES, "torch"),
-        help="what the networks run on; default: BTHUB_BACKEND, or auto, the fastest on this machine",
+        help="what the networks run on; default: BTHUB_BACKEND, or auto, the fastest on this machine without PyTorch",
     )
 
 

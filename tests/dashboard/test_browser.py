@@ -174,9 +174,17 @@ def test_the_box_shows_the_models_of_the_table(browser: Browser, address: str) -
         page.get_by_role("radio", name="253").or_(page.get_by_role("button", name="253", exact=True)).first.click()
         expect(page.locator(".grid tbody th").first).to_contain_text("on 253", timeout=DRAWN)
         whole(page)
-        chips = page.locator("[data-testid=stMultiSelect] [data-tag], [data-testid=stMultiSelect] [data-baseweb=tag]")
-        rows = page.locator(".grid tbody th").all_inner_texts()
-        assert sorted(chip.strip() for chip in chips.all_inner_texts()) == sorted(rows)
+        # Streamlit leaves what the last choice showed in place until the new page has been drawn to its end.
+        page.wait_for_function(
+            """() => {
+                const words = (selector) =>
+                    [...document.querySelectorAll(selector)].map((e) => e.innerText.trim()).sort().join("|");
+                const box = "[data-testid=stMultiSelect]";
+                const chips = words(`${box} [data-tag], ${box} [data-baseweb=tag]`);
+                return chips !== "" && chips === words(".grid tbody th");
+            }""",
+            timeout=DRAWN,
+        )
 
 
 @pytest.mark.slow

@@ -165,15 +165,16 @@ def test_what_a_backend_loses_is_measured(exported_runs, tiny_lgg, tmp_path):
 
 def test_the_fastest_is_taken_and_remembered(exported_runs, monkeypatch):
     said = []
-    times = {"onnx": 5.0, "torch": 9.0, "openvino": 7.0}
+    times = {"onnx": 5.0, "openvino": 7.0}
     timed = []
     monkeypatch.setattr(backends, "open_stage", lambda run, name, device=None, threads=None: name)
     monkeypatch.setattr(backends, "milliseconds", lambda stage, side: timed.append(stage) or times[stage])
     run = RunFolder.open(exported_runs[0])
     assert backends.choose(run, "auto", None, said.append) == "onnx"
-    assert "using onnx" in said[0] and "torch 9 ms" in said[0] and timed[-1] == "torch"
+    assert "using onnx" in said[0] and "openvino 7 ms" in said[0]
     assert backends.choose(run, "auto", None, said.append) == "onnx" and len(said) == 1
-    assert set(timed) <= set(times) and len(timed) == len(set(timed))  # the eight-bit one wasn't measured: not taken
+    # The eight-bit one wasn't measured, so it isn't taken; torch would have to be imported.
+    assert set(timed) == set(times) and len(timed) == len(set(timed))
     backends.cache_file().write_text("{ cut short")
     assert backends.choose(run, "auto", None, said.append) == "onnx" and len(said) == 2
     assert backends.choose(run, "torch", None, said.append) == "torch"

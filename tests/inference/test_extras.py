@@ -26,7 +26,7 @@ def test_a_command_names_the_extra_that_it_needs(arguments, missing, extra):
     assert f'{missing}, which isn\'t installed: pip install "bthub[{extra}]"' in done.stderr
 
 
-@pytest.mark.parametrize("missing", ["torch", "timm", "transformers"])
+@pytest.mark.parametrize("missing", ["torch", "timm", pytest.param("transformers", marks=pytest.mark.slow)])
 def test_without_torch_the_extra_is_named(missing):
     code = (
         f"import sys\nsys.modules[{missing!r}] = None\n"

@@ -138,6 +138,7 @@ def test_classifier_with_timm(load, expected):
     assert found == pytest.approx([expected[path]["tumor_probability"] for path in (TUMOR, HEALTHY)], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_simple_cnn(load, simple_cnn):
     from PIL import Image
 
@@ -212,6 +213,7 @@ def test_two_stages_in_one_line(load, expected, published):
     }
 
 
+@pytest.mark.slow
 def test_two_stages_refuse_what_is_no_slice(load, shipped_runs):
     from bthub import NotASliceError, load_pipeline
 
@@ -283,6 +285,7 @@ def test_dataset_pixels_are_stored_once(published):
     assert parquet and all("patient-" in path and "slice-" in path for path in parquet)
 
 
+@pytest.mark.slow
 def test_revisions(load, published, shipped_runs):
     """An older commit loads by its id, and a tag by its name, for each client."""
     old = published.commits("model", "bthub/lite0-mri")[0].oid

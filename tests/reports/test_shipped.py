@@ -37,6 +37,12 @@ def test_weights_are_small_and_in_half_precision(runs):
         assert types <= {"F16", "I64"}, file
 
 
+def test_a_new_clone_serves_them_without_torch(runs):
+    """The eight-bit networks are measured, and of these weights: without them the apps would need torch."""
+    for run in runs:
+        assert run.onnx["weights"] == run.revision and run.quantized_ships(), f"make onnx: {run.id}"
+
+
 def test_nothing_of_the_benchmark_or_the_test_split_was_given_to_a_run(runs):
     for run in runs:
         assert run.training.protocol == "patient"

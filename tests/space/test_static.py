@@ -128,7 +128,7 @@ def test_the_verdicts_are_those_of_python(page, exported_runs, kaggle, tmp_path)
 def test_the_pixels_are_those_of_pillow(page, server):
     """What the networks see, digit for digit: the arithmetic of Pillow's reduction in another language."""
     rng = np.random.default_rng(0)
-    for width, height in ((256, 256), (300, 177), (90, 411), (640, 512)):
+    for width, height in ((256, 256), (300, 177), (90, 311)):
         image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
         for name, reference, size in (("detectorPixels", detector_pixels, 256), ("checkPixels", check_pixels, 128)):
             found = page.evaluate(

@@ -5,10 +5,11 @@
     int8             its ONNX file in eight-bit whole numbers, on onnxruntime
     openvino         its ONNX file on OpenVINO
     openvino-int8    likewise in eight-bit whole numbers
-    auto             the one of them that was fastest on this machine
+    auto             of those that run ONNX files the one that was fastest on this machine
 
 Each stage has its own: where the eight-bit localizer loses too much, the eight-bit detector may still be taken. `auto`
-times, once a machine, what is installed and what the run has files for, and remembers it in a file.
+times, once a machine, what is installed and what the run has files for, and remembers it in a file. It takes torch only
+for a run without such files: importing it costs seconds and a gigabyte, which no picture gives back.
 """
 
 import json
@@ -88,7 +89,7 @@ def open_check(
 
 
 def choose(run: RunFolder, backend: str, device: str | None, say: Callable[[str], None]) -> str:
-    """The backend for a run's network: the one that is asked for, or for `auto` the fastest here.
+    """The backend for a run's network: the one that is asked for, or for `auto` the fastest here but torch.
 
     Args:
         run: it.
@@ -124,7 +125,10 @@ def choose(run: RunFolder, backend: str, device: str | None, say: Callable[[str]
 
 
 def candidates(run: RunFolder) -> list[str]:
-    """The backends that `auto` chooses from: installed, with the run's files, and none that loses too much."""
+    """The backends that `auto` chooses from: installed, with the run's files, and none that loses too much.
+
+    Torch is among them only where there is no other.
+    """
     able = []
     for name, (runtime, quantized) in GRAPHS.items():
         if find_spec(runtime) is None or (quantized and not run.quantized_ships()):
@@ -134,7 +138,7 @@ def candidates(run: RunFolder) -> list[str]:
         except BthubError:  # it has none, or that of other weights
             continue
         able.append(name)
-    if torch_installed() and (run.path / WEIGHTS).is_file():
+    if not able and torch_installed() and (run.path / WEIGHTS).is_file():
         able.append(TORCH)
     return able
 
