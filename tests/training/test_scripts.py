@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import json
-import os
 import re
 import signal
 import subprocess

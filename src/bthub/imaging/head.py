@@ -24,11 +24,10 @@ def head_mask(image: np.ndarray) -> np.ndarray:
     """
     small = Image.fromarray(image)
     small.thumbnail((_HEAD_SIDE, _HEAD_SIDE))
-    pixels = np.asarray(small, dtype=np.float32)  # (h, w, 3)
-    ring = max(1, min(pixels.shape[:2]) // 32)
-    border = np.ones(pixels.shape[:2], bool)
-    border[ring:-ring, ring:-ring] = False
-    contrast = np.abs(pixels - np.median(pixels[border], axis=0)).max(axis=2)
+    ring = max(1, min(small.size) // 32)
+    # Each channel by itself: numpy takes ten times as long for a reduction over three values a pixel.
+    red, green, blue = (_from_border(np.asarray(band, dtype=np.float32), ring) for band in small.split())
+    contrast = np.maximum(np.maximum(red, green), blue)  # (h, w)
     contrast = _blurred(contrast, max(small.size) / 256)
     contrast = np.log(_NOISE_LEVELS + contrast)
     if contrast.min() == contrast.max():
@@ -37,6 +36,15 @@ def head_mask(image: np.ndarray) -> np.ndarray:
     sizes = np.bincount(regions.ravel(), minlength=count + 1)
     sizes[0] = 0  # the background
     return fill_holes((regions == sizes.argmax()) & (regions > 0))
+
+
+def _from_border(channel: np.ndarray, ring: int) -> np.ndarray:
+    """How far each value of a channel (h, w) is from the median of the outermost `ring` rows and columns."""
+    inner = channel[ring:-ring]
+    border = [channel[:ring], channel[-ring:], inner[:, :ring], inner[:, -ring:]]
+    if min(channel.shape) <= 2 * ring:
+        border = [channel]
+    return np.abs(channel - np.median(np.concatenate([part.ravel() for part in border])))
 
 
 def _blurred(image: np.ndarray, sigma: float) -> np.ndarray:
@@ -51,7 +59,8 @@ def _blurred(image: np.ndarray, sigma: float) -> np.ndarray:
         padded = padded.astype(np.float64)
 
         def shifted(by: int, padded: np.ndarray = padded, axis: int = axis, length: int = length) -> np.ndarray:
-            return padded.take(range(radius + by, radius + by + length), axis=axis)
+            part = slice(radius + by, radius + by + length)
+            return padded[part] if axis == 0 else padded[:, part]
 
         blurred = shifted(0) * weights[radius]
         for distance in range(radius, 0, -1):

@@ -267,6 +267,10 @@ def _check_array(array: np.ndarray) -> np.ndarray:
     return array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
 
 
+BLANK = 1e-3
+"""Share of a picture's pixels that must differ from its median color."""
+
+
 def _is_blank(image: np.ndarray) -> bool:
     """Whether fewer than one pixel in a thousand differs from the median color by more than one level.
 
@@ -274,8 +278,18 @@ def _is_blank(image: np.ndarray) -> bool:
     """
     step = math.isqrt(image.shape[0] * image.shape[1] // 2**20) + 1  # a million pixels are enough to tell
     image = image[::step, ::step]
-    median = np.median(image, axis=(0, 1)).astype(np.int16)
-    return np.mean((np.abs(image - median) > 1).any(axis=2)) < 1e-3
+    medians, differ = [], []
+    for band in np.moveaxis(image, 2, 0):
+        # Of values that are counted, which takes a fraction of the time of sorting them.
+        counts = np.bincount(band.ravel(), minlength=256)
+        middle = np.searchsorted(np.cumsum(counts), [(band.size - 1) // 2, band.size // 2], side="right")
+        median = int(middle.sum()) // 2
+        medians.append(median)
+        differ.append(1 - counts[max(0, median - 1) : median + 2].sum() / band.size)
+    if max(differ) >= BLANK or sum(differ) < BLANK:
+        return max(differ) < BLANK
+    apart = np.abs(image - np.array(medians, np.int16)) > 1
+    return bool(apart.any(axis=2).mean() < BLANK)
 
 
 # -- samples -> uint8 RGB

@@ -34,7 +34,7 @@ def has_color(image: Image.Image) -> bool:
     """Whether an RGB image has colors, as three sequences in one picture have."""
     small = image.copy()
     small.thumbnail((128, 128))
-    pixels = np.asarray(small, dtype=np.float32)
-    brightest, darkest = pixels.max(axis=2), pixels.min(axis=2)
+    red, green, blue = (np.asarray(band, dtype=np.float32) for band in small.split())
+    brightest, darkest = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
     lit = brightest > 0.1 * max(1.0, float(brightest.max()))
     return bool(lit.any() and (brightest - darkest)[lit].mean() > COLORFUL * float(brightest.max()))

@@ -41,8 +41,8 @@ def load_pipeline(
         check_input: refuse pictures that don't look like a slice of a brain MRI, where the detector's run has an
             input check.
         backend: "torch", "onnx", "int8", "openvino" or "openvino-int8" for both stages, or "auto": for each the one
-            that was fastest on this machine without torch, see `bthub.inference.backends`. By default what the environment variable
-            BTHUB_BACKEND says, or "auto".
+            that was fastest on this machine without torch, see `bthub.inference.backends`. By default what the
+            environment variable BTHUB_BACKEND says, or "auto".
         threads: of a network that runs on the processor, but for torch, which has one number for all; by default one a
             processor.
         say: is told, once a machine, what "auto" timed and took.
