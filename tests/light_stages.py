@@ -24,7 +24,7 @@ class Brightness:
 class BrightPixels:
     """Bright pixels are tumor."""
 
-    def masks(self, images: Sequence[Image.Image]) -> list[np.ndarray]:
+    def masks(self, images: Sequence[Image.Image], kinds: object = None) -> list[np.ndarray]:
         return [np.asarray(image)[..., 0] > 127 for image in images]
 
 

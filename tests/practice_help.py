@@ -55,7 +55,7 @@ class Brightness:
 
 
 class BrightPixels:
-    def masks(self, images: Sequence[Image.Image]) -> list[np.ndarray]:
+    def masks(self, images: Sequence[Image.Image], kinds: object = None) -> list[np.ndarray]:
         return [np.asarray(image.convert("L")) > 128 for image in images]
 
 

@@ -25,6 +25,7 @@ from bthub.errors import BthubError, report_errors
 from bthub.inference.backends.graphs import file_of
 from bthub.project import default_run, hub_id
 from bthub.runs.folder import CALIBRATION, INPUT_CHECK, ONNX_INPUT_CHECK, RunFolder
+from bthub.runs.operating_point import MaskPoint
 
 HERE = Path(__file__).parent
 ORT_VERSION = "1.30.0"
@@ -75,10 +76,11 @@ def build(out: Path, detector: str, localizer: str, app: str, cache: Path | None
         "labels": config["label_names"],
         "points": points,
     }
-    preprocessor = runs["localizer"].preprocessor
+    preprocessor, marked = runs["localizer"].preprocessor, runs["localizer"].localizer_calibration.points
+    usual = MaskPoint(min_area_share=preprocessor.get("min_area_share", 0.0))
     models["localizer"] |= {
         "size": preprocessor["size"]["height"],
-        "min_area_share": preprocessor.get("min_area_share", 0.0),
+        "points": {kind: asdict(point) for kind, point in {"unknown": usual, **marked}.items()},
     }
     if (runs["detector"].path / INPUT_CHECK).is_file():
         check = runs["detector"].input_check

@@ -74,8 +74,11 @@ export function hasColor(image) {
   return lit > 0 && sum / lit > COLORFUL * most;
 }
 
-/** Logits (size × size) to a mask of 0 and 1 at the picture's own size; nothing where it is too small. */
-export function maskOf(logits, size, image, minAreaShare) {
+/**
+ * Logits (size × size) to a mask of 0 and 1 at the picture's own size: where the probability exceeds the threshold, and
+ * nothing where that is too small.
+ */
+export function maskOf(logits, size, image, { threshold, min_area_share: minAreaShare }) {
   const box = letterboxBox(image.width, image.height, size);
   const probability = new Float32Array(box.width * box.height);
   for (let y = 0; y < box.height; y++) {
@@ -94,7 +97,7 @@ export function maskOf(logits, size, image, minAreaShare) {
       const at = (row, column) => probability[row * box.width + column];
       const first = (1 - weight) * at(upper, left) + weight * at(lower, left);
       const second = (1 - weight) * at(upper, right) + weight * at(lower, right);
-      if ((1 - part) * first + part * second > 0.5) {
+      if ((1 - part) * first + part * second > threshold) {
         mask[y * image.width + x] = 1;
         area++;
       }

@@ -101,7 +101,7 @@ async function analyze(buffer, checkInput) {
   };
   if (tumor) {
     const [map] = await run(networks.localizer, localizerPixels(image, localizer.size), localizer.size);
-    const { mask, area } = maskOf(map, localizer.size, image, localizer.min_area_share);
+    const { mask, area } = maskOf(map, localizer.size, image, localizer.points[kind] ?? localizer.points.unknown);
     Object.assign(result, { mask, area_px: area, bbox: boxOf(mask, image.width) });
   }
   return result;

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bthub.errors import BthubError
-from bthub.evaluation.source_metrics import measure_detector, measure_kinds, measure_localizer
+from bthub.evaluation.source_metrics import at_own_kind, measure_detector, measure_kinds, measure_localizer
 from bthub.evaluation.two_stage import two_stage_by_source
 from bthub.imaging.kinds import FLAIR_LIKE, OTHER_MRI, THREE_SEQUENCES
 from bthub.reports import inputs
@@ -101,6 +101,19 @@ def test_masks_are_measured_by_outline_or_by_box():
     assert boxes["healthy_slices_with_mask"]["value"] == 1 and "dice_tumor_slices" not in boxes
 
 
+def with_kind(line: dict[str, str], kind: str, predicted: int, in_box: str) -> dict[str, str]:
+    """The line of a localizer that has a point of its own for a kind."""
+    return line | {f"{kind} predicted_px": str(predicted), f"{kind} intersection_px": "0", f"{kind} in_box": in_box}
+
+
+def test_a_mask_is_that_of_the_kind_that_the_picture_is():
+    gray = with_kind(masked("t1", "as it is", "c", "tumor", (0, 0, 0), "0", outlined=0), OTHER_MRI, 30, "1")
+    color = with_kind(masked("lgg", "three sequences", "a", "tumor", (9, 9, 9)), OTHER_MRI, 30, "")
+    assert (at_own_kind(gray)["predicted_px"], at_own_kind(gray)["in_box"]) == ("30", "1")
+    assert at_own_kind(color)["predicted_px"] == "9"
+    assert at_own_kind(MASKED[4]) == MASKED[4]  # a localizer without points of its own
+
+
 def mixture_run(path: Path, config: dict, calibration: dict, rows: list[dict[str, str]]) -> RunFolder:
     (path / PREDICTIONS).mkdir(parents=True)
     write_json(path / CONFIG, config)
@@ -143,6 +156,15 @@ def test_both_stages_draw_only_where_the_detector_calls_tumor(pair):
     # c is missed at its kind's threshold, e is off its box, f is called at the threshold of no kind.
     assert boxes["center_in_box"]["value"] == pytest.approx(1 / 3)
     assert boxes["healthy_slices_with_mask"]["value"] == 0
+
+
+def test_both_stages_take_the_mask_of_the_kind_that_was_seen(pair, tmp_path):
+    """e is seen as other MRI, f as no kind: only e's mask is that of the kind."""
+    rows = [with_kind(line, OTHER_MRI, 50, "1" if line["in_box"] == "0" else "0") for line in MASKED]
+    masks = mixture_run(tmp_path / "kinds", {"model_type": "resunet", "backbone": "resnet18"}, {}, rows)
+    found = two_stage_by_source(pair[0], masks)["by_source"]
+    assert found["t1"]["metrics"]["center_in_box"]["value"] == pytest.approx(2 / 3)
+    assert found["lgg, three sequences"]["metrics"]["dice_tumor_slices"]["value"] == pytest.approx(0.8)
 
 
 def test_both_stages_must_belong_together(pair, tmp_path):

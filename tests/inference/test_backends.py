@@ -22,8 +22,10 @@ from bthub.inference.loading import load_pipeline
 from bthub.models.classifier import eval_transform, preprocessing
 from bthub.models.export import export, summary
 from bthub.models.input_check import letterbox
+from bthub.models.localizer import Localizer
 from bthub.models.resunet import ResUNetImageProcessor
 from bthub.runs.folder import ONNX_METRICS, ONNX_MODEL, ONNX_QUANTIZED, ONNX_RECORD, RunFolder, write_json
+from bthub.runs.operating_point import MaskPoint
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "space" / "examples").glob("*.png"))
 HEAVY = {"torch", "timm", "transformers", "datasets", "scipy", "sklearn", "skimage", "matplotlib", "monai", "onnx"}
@@ -65,6 +67,27 @@ def test_masks_are_stretched_as_in_torch(size):
     localizer = stages.LightLocalizer(lambda pixels: logits.numpy(), 64, 0.001)
     (found,) = localizer.masks([Image.new("RGB", (width, height))])
     assert found.shape == size and (found != expected).mean() <= 2e-4
+
+
+def test_a_kind_may_have_a_mask_of_its_own():
+    """In numpy as in torch: another threshold, another smallest area, for pictures of that kind alone."""
+    import torch
+    from transformers.modeling_outputs import SemanticSegmenterOutput
+
+    logits = torch.full((1, 1, 64, 64), -3.0)
+    logits[..., 10:14, 20:24] = -1.0  # a probability of 0.27
+    logits[..., 40:42, 20:22] = 2.0  # 4 pixels of 4096
+    points = {"other_mri": MaskPoint(0.2, 0.0)}
+    light = stages.LightLocalizer(lambda pixels: np.repeat(logits.numpy(), len(pixels), 0), 64, 0.002, points)
+    pictures = [Image.new("RGB", (64, 64))] * 3
+    kinds = ["other_mri", "flair_like", None]
+    assert [int(mask.sum()) for mask in light.masks(pictures, kinds)] == [20, 0, 0]
+    assert not any(mask.any() for mask in light.masks(pictures))
+    processor = ResUNetImageProcessor(size={"height": 64, "width": 64}, min_area_share=0.002)
+    answer = SemanticSegmenterOutput(logits=logits.repeat(3, 1, 1, 1))
+    eager = Localizer(lambda pixels: answer, processor, "cpu", points)
+    for one, other in zip(eager.masks(pictures, kinds), light.masks(pictures, kinds), strict=True):
+        assert np.array_equal(one, other)
 
 
 # -- the exported pair

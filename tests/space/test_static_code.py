@@ -27,7 +27,7 @@ for (const name of JSON.parse(fs.readFileSync("names.json"))) {
   fs.writeFileSync(`${name}.detector`, detectorPixels(image, 256));
   fs.writeFileSync(`${name}.localizer`, localizerPixels(image, 256));
   fs.writeFileSync(`${name}.check`, checkPixels(image, 128));
-  const { mask, area } = maskOf(logits, 64, image, 0.001);
+  const { mask, area } = maskOf(logits, 64, image, { threshold: 0.5, min_area_share: 0.001 });
   fs.writeFileSync(`${name}.mask`, mask);
   found[name] = { width: image.width, height: image.height, color: hasColor(image), area };
 }

@@ -14,7 +14,15 @@ from datasets import Dataset as Rows
 from bthub.data.fingerprint import describe_rows
 from bthub.data.views import View, view_batches, views
 from bthub.errors import BthubError
-from bthub.evaluation.source_metrics import COUNTS, LABELS, MIX, measure_detector, measure_kinds, measure_localizer
+from bthub.evaluation.source_metrics import (
+    LABELS,
+    MASKED,
+    MIX,
+    at_own_kind,
+    measure_detector,
+    measure_kinds,
+    measure_localizer,
+)
 from bthub.imaging.kinds import kind_of
 from bthub.metrics.info import CENTER_IN_BOX
 from bthub.metrics.interval import Interval
@@ -63,7 +71,7 @@ def evaluate_sources(
         by_kind = measure_kinds(predictions, points)
     else:
         predictions = _localize(folder, rows, shown, batch_size, device)
-        measured, by_kind = measure_localizer(predictions), {}
+        measured, by_kind = measure_localizer([at_own_kind(line) for line in predictions]), {}
     (folder.path / PREDICTIONS).mkdir(exist_ok=True)
     write_rows(folder.path / PREDICTIONS / f"{MIX}-{split}.csv", predictions)
     entry = {
@@ -125,21 +133,21 @@ def _localize(
     lines = _ids(rows, shown)
     rest = iter(lines)
     for batch in view_batches(rows, shown, batch_size, "evaluating"):
-        for (view, _), found in zip(batch, localizer.masks([picture for _, picture in batch]), strict=True):
+        for (view, _), probability in zip(batch, localizer.predict([picture for _, picture in batch]), strict=True):
             row = rows[view.row]
             healthy = row["label"] == 0
-            reference = np.zeros_like(found) if row["mask"] is None else np.asarray(row["mask"]) > 0
-            in_box = ""
-            if row["box"]:
-                in_box = str(int(found.any() and _center_in(found, row["box"])))
-            counts = (reference.sum(), found.sum(), (reference & found).sum(), found.size)
-            next(rest).update(
-                {
-                    "outlined": str(int(healthy or row["mask"] is not None)),
-                    "in_box": in_box,
-                    **{name: str(int(n)) for name, n in zip(COUNTS, counts, strict=True)},
-                }
-            )
+            reference = np.zeros(probability.shape, bool) if row["mask"] is None else np.asarray(row["mask"]) > 0
+            line = next(rest)
+            line |= {
+                "outlined": str(int(healthy or row["mask"] is not None)),
+                "tumor_px": str(reference.sum()),
+                "pixels": str(reference.size),
+            }
+            for kind in (None, *localizer.points):
+                found = localizer.mask(probability, kind)
+                in_box = str(int(found.any() and _center_in(found, row["box"]))) if row["box"] else ""
+                masked = zip(MASKED, (str(found.sum()), str((reference & found).sum()), in_box), strict=True)
+                line |= {name if kind is None else f"{kind} {name}": value for name, value in masked}
     return lines
 
 

@@ -18,6 +18,8 @@ MIX = "mix"
 """Stands for the protocol in the names of files and entries."""
 LABELS = ["no_tumor", "tumor"]
 COUNTS = ("tumor_px", "predicted_px", "intersection_px", "pixels")
+MASKED = ("predicted_px", "intersection_px", "in_box")
+"""Columns that depend on what is a mask: as they are for a picture of unknown kind, after a kind's name for that."""
 _DECISIONS = ("accuracy", "balanced_accuracy", "precision", "recall", "specificity", "f1")
 """Figures that depend on the threshold, which differs by kind of input; the others are of the probability."""
 
@@ -78,12 +80,22 @@ def measure_kinds(predictions: Sequence[dict[str, str]], points: dict[str | None
     return measured
 
 
+def at_kind(line: dict[str, str], kind: str) -> dict[str, str]:
+    """A line of a localizer's predictions with the mask that it gives in a picture of this kind of input."""
+    return line | {name: line[f"{kind} {name}"] for name in MASKED if f"{kind} {name}" in line}
+
+
+def at_own_kind(line: dict[str, str]) -> dict[str, str]:
+    """The same for the kind that the picture is."""
+    return at_kind(line, View(0, line["source"], line["view"]).kind)
+
+
 def measure_localizer(predictions: Sequence[dict[str, str]]) -> dict[str, Any]:
     """Figures of each source and view: a pure function of the predictions file.
 
     Args:
         predictions: rows with `source`, `view`, `label`, `group`, the pixel counts, and `in_box`: 1 or 0 where the
-            picture has a box, else empty.
+            picture has a box, else empty. See `at_kind` for what they are of.
 
     Returns:
         By `View.key`: `samples`, `tumor`, and `metrics` with intervals: those of `segmentation_metrics` where there are

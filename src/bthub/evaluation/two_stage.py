@@ -4,7 +4,7 @@ from typing import Any
 
 from bthub.errors import BthubError
 from bthub.evaluation.scoring import HD95, PROBABILITY, TUMOR, measure, rounded
-from bthub.evaluation.source_metrics import MIX, measure_localizer
+from bthub.evaluation.source_metrics import MIX, at_kind, measure_localizer
 from bthub.project import as_named
 from bthub.runs import records
 from bthub.runs.folder import CALIBRATION, CLASSIFICATION, METRICS, SEGMENTATION, SOURCES, RunFolder
@@ -55,7 +55,7 @@ def two_stage(detector: RunFolder, localizer: RunFolder, split: str = "test") ->
 def two_stage_by_source(detector: RunFolder, localizer: RunFolder, split: str = "test") -> dict[str, Any]:
     """The same on a mixture: what is left of the localizer's masks for each source and way to show a slice.
 
-    The detector's threshold is that of the kind of input that its picture was taken for.
+    Both the detector's threshold and what is a mask are those of the kind of input that the picture was taken for.
 
     Args:
         detector, localizer: runs that were evaluated on `split` of one mixture.
@@ -84,13 +84,16 @@ def two_stage_by_source(detector: RunFolder, localizer: RunFolder, split: str = 
         point = points.get(row["kind"], points[None])
         return point.calibrate(float(row["p_tumor"])) >= point.threshold
 
-    gate = {key(row): called(row) for row in detector.predictions(f"{MIX}/{split}")}
+    seen = {key(row): row for row in detector.predictions(f"{MIX}/{split}")}
     rows = localizer.predictions(f"{MIX}/{split}")
-    if not gate.keys() >= {key(row) for row in rows}:
+    if not seen.keys() >= {key(row) for row in rows}:
         raise BthubError(
             f"{detector.id} and {localizer.id} were evaluated on different images: evaluate both on one mixture"
         )
-    kept = [row if gate[key(row)] else {**row, **_NO_MASK, "in_box": row["in_box"] and "0"} for row in rows]
+    kept = [
+        at_kind(row, one["kind"]) if called(one) else {**row, **_NO_MASK, "in_box": row["in_box"] and "0"}
+        for row, one in ((row, seen[key(row)]) for row in rows)
+    ]
     return {
         **{stage: {"name": run.id, "weights": run.revision} for stage, run in stages.items()},
         "split": split,

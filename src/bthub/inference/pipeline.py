@@ -40,8 +40,8 @@ class Detector(Protocol):
 class Localizer(Protocol):
     """The second stage."""
 
-    def masks(self, images: Sequence[Image.Image]) -> list[np.ndarray]:
-        """One bool array (H, W) an RGB image, at the image's own size."""
+    def masks(self, images: Sequence[Image.Image], kinds: Sequence[str | None] | None = None) -> list[np.ndarray]:
+        """One bool array (H, W) an RGB image, at the image's own size; `kinds` are those of the images, if known."""
 
 
 class InputCheck(Protocol):
@@ -289,7 +289,7 @@ class Pipeline:
 
         chosen = [i for i, p in enumerate(probabilities) if always_localize or p >= points[i].threshold]
         start = time.perf_counter()
-        masks = self.localizer.masks([pictures[i] for i in chosen]) if chosen else []
+        masks = self.localizer.masks([pictures[i] for i in chosen], [kinds[i] for i in chosen]) if chosen else []
         localize_ms = _milliseconds(start) / max(1, len(chosen))
         mask_of = dict(zip(chosen, masks, strict=True))
 

@@ -2,8 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,8 @@ from bthub.models.resunet import (
     clean_mask,
     image_processing_resunet,
 )
-from bthub.runs.folder import CONFIG, PREPROCESSOR, SEGMENTATION, RunFolder, write_json, written_whole
+from bthub.runs.folder import CALIBRATION, CONFIG, PREPROCESSOR, SEGMENTATION, RunFolder, write_json, written_whole
+from bthub.runs.operating_point import MaskPoint
 
 
 def save_localizer(
@@ -69,11 +70,13 @@ class Localizer:
         model: in evaluation mode, single precision.
         processor: letterbox, normalization, their inverse, and the smallest mask that counts.
         device: where the model is.
+        points: what is a mask for kinds of input that have points of their own.
     """
 
     model: ResUNetForSemanticSegmentation
     processor: ResUNetImageProcessor
     device: str
+    points: Mapping[str, MaskPoint] = field(default_factory=dict)
 
     @torch.inference_mode()
     def predict(self, images: Sequence[Image.Image]) -> list[np.ndarray]:
@@ -87,9 +90,20 @@ class Localizer:
         sizes = [(image.height, image.width) for image in images]
         return [p.cpu().numpy() for p in self.processor.post_process_probability(outputs, sizes)]
 
-    def masks(self, images: Sequence[Image.Image]) -> list[np.ndarray]:
-        """Where the tumor is: one bool array (H, W) an image, at the image's own size."""
-        return [clean_mask(p, self.processor.min_area_share) for p in self.predict(images)]
+    def masks(self, images: Sequence[Image.Image], kinds: Sequence[str | None] | None = None) -> list[np.ndarray]:
+        """Where the tumor is: one bool array (H, W) an image, at the image's own size.
+
+        Args:
+            images: RGB.
+            kinds: of each its kind of input, or None; by default unknown.
+        """
+        found = self.predict(images)
+        return [self.mask(p, kind) for p, kind in zip(found, kinds or [None] * len(found), strict=True)]
+
+    def mask(self, probability: np.ndarray, kind: str | None = None) -> np.ndarray:
+        """What of a probability (H, W) is a mask in an image of this kind: bool (H, W)."""
+        point = self.points.get(kind or "", MaskPoint(min_area_share=self.processor.min_area_share))
+        return clean_mask(probability, point.min_area_share, point.threshold)
 
 
 def load_localizer(run: RunFolder, device: str = "cpu") -> Localizer:
@@ -105,4 +119,5 @@ def load_localizer(run: RunFolder, device: str = "cpu") -> Localizer:
         processor = ResUNetImageProcessor.from_pretrained(run.path)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise BthubError(f"the files of {run.id} are damaged or don't belong together: {error}") from error
-    return Localizer(model.eval().to(device), processor, device)
+    points = run.localizer_calibration.points if (run.path / CALIBRATION).is_file() else {}
+    return Localizer(model.eval().to(device), processor, device, points)

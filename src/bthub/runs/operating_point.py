@@ -1,7 +1,7 @@
-"""How to read a detector's probability for a kind of input: temperature, threshold and review band.
+"""How to read a detector's probability for a kind of input, and what is a mask in a localizer's.
 
-They are fitted on validation. `calibration.json` of a run holds them: at the top those that hold where the kind isn't
-known, below `kinds` one for each of `bthub.imaging.kinds.KINDS`.
+Both are fitted on validation. `calibration.json` of a run holds them: at the top those that hold where the kind isn't
+known, below `kinds` those of some of `bthub.imaging.kinds.KINDS`.
 """
 
 import math
@@ -45,3 +45,25 @@ def operating_points(calibration: Mapping[str, Any]) -> dict[str | None, Operati
     # The temperature at the top is folded into the weights.
     points: dict[str | None, OperatingPoint] = {None: point(calibration, 1.0)}
     return points | {kind: point(found, found["temperature"]) for kind, found in calibration.get("kinds", {}).items()}
+
+
+@dataclass(frozen=True)
+class MaskPoint:
+    """What is a mask for a kind.
+
+    Attributes:
+        threshold: probability of the saved weights, 0-1, above which a pixel is tumor; one half is what the weights
+            were saved for.
+        min_area_share: a mask smaller than this share of its image is taken as nothing found.
+    """
+
+    threshold: float = 0.5
+    min_area_share: float = 0.0
+
+
+def mask_points(calibration: Mapping[str, Any]) -> dict[str, MaskPoint]:
+    """What a localizer's `calibration.json` says of the kinds that have points of their own."""
+    return {
+        kind: MaskPoint(float(found["threshold"]), float(found["min_area_share"]))
+        for kind, found in calibration.get("kinds", {}).items()
+    }

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from bthub.errors import BthubError
-from bthub.runs.operating_point import OperatingPoint, operating_points
+from bthub.runs.operating_point import MaskPoint, OperatingPoint, mask_points, operating_points
 
 
 class Split(msgspec.Struct, frozen=True):
@@ -142,6 +142,24 @@ class DetectorCalibration(msgspec.Struct, frozen=True):
         return operating_points(msgspec.to_builtins(self))
 
 
+class KindMasks(msgspec.Struct, frozen=True):
+    """What was chosen for one kind of input that only has boxes.
+
+    Attributes:
+        threshold: probability of the saved weights above which a pixel is tumor.
+        min_area_share: share of its image below which a mask counts as nothing found.
+        center_in_box: share of boxes that the center of the mask lies in, with these two.
+        box_iou: mean IoU of the mask's bounding box and the box.
+        samples: boxes.
+    """
+
+    threshold: float
+    min_area_share: float
+    center_in_box: float | None = None
+    box_iou: float | None = None
+    samples: int | None = None
+
+
 class LocalizerCalibration(msgspec.Struct, frozen=True):
     """`calibration.json` of a localizer: what was chosen on validation.
 
@@ -151,6 +169,7 @@ class LocalizerCalibration(msgspec.Struct, frozen=True):
         criterion: what the two are best in; `validation_dice` what they reach.
         sweep: what each candidate reaches.
         split: `validation`; samples: its images.
+        kinds: of a localizer of a mixture, what was chosen for some of `bthub.imaging.kinds.KINDS`.
     """
 
     mask_threshold: float
@@ -160,6 +179,12 @@ class LocalizerCalibration(msgspec.Struct, frozen=True):
     sweep: list[dict[str, float]] = []
     split: str = "validation"
     samples: int | None = None
+    kinds: dict[str, KindMasks] = {}
+
+    @property
+    def points(self) -> dict[str, MaskPoint]:
+        """What is a mask for the kinds of input that have points of their own."""
+        return mask_points(msgspec.to_builtins(self))
 
 
 class Cost(msgspec.Struct, frozen=True):

@@ -112,9 +112,11 @@ def choose_operating_point(localizer: Localizer, rows: Rows) -> dict:
         rows: the validation split; of a mixture its slices of LGG count, in color and as FLAIR alone.
 
     Returns:
-        `mask_threshold`, `min_area_share`, and the sweep they were chosen from.
+        `mask_threshold`, `min_area_share`, and the sweep they were chosen from; of a mixture with boxes also `kinds`,
+        see `_choose_for_boxes`.
     """
     candidates = [(float(t), a) for t in THRESHOLDS for a in MIN_AREA_SHARES]
+    everything = rows
     tumor, pixels = [], []
     predicted: dict[tuple[float, float], list[int]] = {c: [] for c in candidates}
     both: dict[tuple[float, float], list[int]] = {c: [] for c in candidates}
@@ -156,4 +158,59 @@ def choose_operating_point(localizer: Localizer, rows: Rows) -> dict:
         "criterion": "mean Dice over patient volumes",
         "validation_dice": shares[share],
         "sweep": list(sweep.values()),
+        **_choose_for_boxes(localizer, everything, threshold),
     }
+
+
+def _choose_for_boxes(localizer: Localizer, rows: Rows, folded: float) -> dict:
+    """What is a mask in a gray picture that isn't FLAIR: chosen on the pictures that have a box.
+
+    The best in the sum of two shares of the boxes: whether the center of the mask lies in it, and the IoU of the mask's
+    bounding box with it. The first alone doesn't mind masks that are too large.
+
+    Args:
+        localizer: with the plain head.
+        rows: the validation split.
+        folded: the threshold that the saved head carries; what is returned comes on top of it.
+
+    Returns:
+        Nothing where no row has a box, else `kinds`: what `bthub.runs.schema.KindMasks` describes.
+    """
+    boxes = rows["box"][:] if "box" in rows.column_names else []
+    chosen = [i for i, box in enumerate(boxes) if box]
+    if not chosen:
+        return {}
+    candidates = [(float(t), a) for t in THRESHOLDS for a in MIN_AREA_SHARES]
+    hits = np.zeros((len(candidates), 2))
+    for batch in view_batches(rows.select(chosen), views(rows.select(chosen)), BATCH, DOING):
+        for (view, _), probability in zip(batch, localizer.predict([picture for _, picture in batch]), strict=True):
+            for k, (threshold, share) in enumerate(candidates):
+                mask = clean_mask(probability, share, threshold)
+                hits[k] += _against_box(mask, boxes[chosen[view.row]])
+    hits /= len(chosen)
+    best = int(hits.sum(axis=1).argmax())
+    threshold, share = candidates[best]
+    odds = threshold / (1 - threshold) * (1 - folded) / folded
+    return {
+        "kinds": {
+            input_kinds.OTHER_MRI: {
+                "threshold": odds / (1 + odds),
+                "min_area_share": share,
+                "center_in_box": float(hits[best, 0]),
+                "box_iou": float(hits[best, 1]),
+                "samples": len(chosen),
+            }
+        }
+    }
+
+
+def _against_box(mask: np.ndarray, box: Sequence[float]) -> tuple[float, float]:
+    """Whether the center of a mask (H, W) lies in a box x0, y0, x1, y1, and the IoU of its bounding box with it."""
+    if not mask.any():
+        return 0.0, 0.0
+    rows, columns = np.nonzero(mask)
+    inside = box[0] <= columns.mean() + 0.5 <= box[2] and box[1] <= rows.mean() + 0.5 <= box[3]
+    x0, y0, x1, y1 = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+    both = max(0.0, min(x1, box[2]) - max(x0, box[0])) * max(0.0, min(y1, box[3]) - max(y0, box[1]))
+    either = (x1 - x0) * (y1 - y0) + (box[2] - box[0]) * (box[3] - box[1]) - both
+    return float(inside), float(both / either)

@@ -11,6 +11,7 @@ import numpy as np
 from bthub.errors import BthubError
 from bthub.inference.backends.stages import LightDetector, LightInputCheck, LightLocalizer
 from bthub.runs.folder import (
+    CALIBRATION,
     CLASSIFICATION,
     INPUT_CHECK,
     ONNX_INPUT_CHECK,
@@ -78,7 +79,8 @@ def localizer(run: RunFolder, runtime: str, quantized: bool, count: int | None =
     if not usual or settings.get("resample") != 2 or size.get("height") != size.get("width"):
         raise BthubError(f"{run.id} has its own preprocessing, which needs PyTorch: use the backend torch")
     network = open_network(file_of(run, quantized), runtime, count)
-    return LightLocalizer(network, int(size["height"]), float(settings.get("min_area_share", 0.0)))
+    points = run.localizer_calibration.points if (run.path / CALIBRATION).is_file() else {}
+    return LightLocalizer(network, int(size["height"]), float(settings.get("min_area_share", 0.0)), points)
 
 
 def input_check(run: RunFolder, runtime: str, count: int | None = None) -> LightInputCheck | None:

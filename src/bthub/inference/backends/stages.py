@@ -4,13 +4,14 @@ Preprocessing gives the very numbers that timm's and transformers' image process
 against each other.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
 
 from bthub.imaging.labels import tumor_index
+from bthub.runs.operating_point import MaskPoint
 
 Network = Callable[[np.ndarray], np.ndarray]
 """Pixels, float32 (N, 3, S, S), to what the network makes of them."""
@@ -53,24 +54,36 @@ class LightLocalizer:
         network: gives logits (N, 1, S, S).
         size: side S of the square that the network sees.
         min_area_share: a mask smaller than this share of its image is taken as nothing found.
+        points: what is a mask for kinds of input that have points of their own.
     """
 
     network: Network
     size: int
     min_area_share: float
+    points: Mapping[str, MaskPoint] = field(default_factory=dict)
 
-    def masks(self, images: Sequence[Image.Image]) -> list[np.ndarray]:
-        """Where the tumor is: one bool array (H, W) an image, at the image's own size."""
+    def masks(self, images: Sequence[Image.Image], kinds: Sequence[str | None] | None = None) -> list[np.ndarray]:
+        """Where the tumor is: one bool array (H, W) an image, at the image's own size.
+
+        Args:
+            images: RGB.
+            kinds: of each its kind of input, or None; by default unknown.
+        """
         logits = self.network(np.stack([localizer_pixels(image, self.size) for image in images]))
-        return [self._mask(one[0], image.size) for one, image in zip(logits, images, strict=True)]
+        usual = MaskPoint(min_area_share=self.min_area_share)
+        points = [self.points.get(kind or "", usual) for kind in kinds or [None] * len(images)]
+        return [self._mask(one[0], image.size, point) for one, image, point in zip(logits, images, points, strict=True)]
 
-    def _mask(self, logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    def _mask(self, logits: np.ndarray, size: tuple[int, int], point: MaskPoint) -> np.ndarray:
         width, height = size
         top, left, inner_height, inner_width = letterbox_box(height, width, self.size)
         inner = logits[top : top + inner_height, left : left + inner_width]
         probability = 1 / (1 + np.exp(-np.clip(inner, -80, 80)))  # beyond that float32 overflows
-        mask = probability > 0.5 if inner.shape == (height, width) else _above_half(probability, height, width)
-        return mask if mask.sum() >= self.min_area_share * mask.size else np.zeros_like(mask)
+        if inner.shape == (height, width):
+            mask = probability > point.threshold
+        else:
+            mask = _above(point.threshold, probability, height, width)
+        return mask if mask.sum() >= point.min_area_share * mask.size else np.zeros_like(mask)
 
 
 @dataclass(frozen=True)
@@ -141,8 +154,8 @@ def _on_black(
 # -- after it
 
 
-def _above_half(probability: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Where a map (h, w) exceeds one half when it is stretched to (height, width), linearly between pixels' centers."""
+def _above(threshold: float, probability: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Where a map (h, w), stretched linearly between pixels' centers to (height, width), exceeds a threshold."""
     upper, lower, down = _neighbors(probability.shape[0], height)
     left, right, along = _neighbors(probability.shape[1], width)
     mask = np.empty((height, width), bool)
@@ -151,7 +164,7 @@ def _above_half(probability: np.ndarray, height: int, width: int) -> np.ndarray:
         rows = slice(start, start + step)
         weight = down[rows, None]
         between = (1 - weight) * probability[upper[rows]] + weight * probability[lower[rows]]
-        mask[rows] = (1 - along) * between[:, left] + along * between[:, right] > 0.5
+        mask[rows] = (1 - along) * between[:, left] + along * between[:, right] > threshold
     return mask
 
 

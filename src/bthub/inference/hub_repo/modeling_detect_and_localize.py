@@ -17,7 +17,8 @@ from transformers.utils import cached_file
 
 from bthub.inference.hub_repo.configuration_detect_and_localize import DetectAndLocalizeConfig
 from bthub.models.input_check import load_input_check
-from bthub.runs.operating_point import operating_points
+from bthub.models.resunet import clean_mask
+from bthub.runs.operating_point import MaskPoint, mask_points, operating_points
 
 # What a caller may say about where files come from, handed on to the stages.
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
@@ -31,6 +32,7 @@ class DetectAndLocalizeModel(PreTrainedModel):
         threshold: probability of tumor from which the detector says tumor, from its `calibration.json`.
         review_band: probabilities at which a person should look, from the same file, or None.
         points: both by kind of input, from the same file.
+        mask_points: what is a mask, by kind of input, from the localizer's `calibration.json`.
         input_check: refuses what isn't a slice of a brain MRI; None where the detector's repo has none.
     """
 
@@ -47,11 +49,11 @@ class DetectAndLocalizeModel(PreTrainedModel):
         self.localizer = AutoModelForSemanticSegmentation.from_pretrained(names[1], **localizer)
         self.detector_processor = AutoImageProcessor.from_pretrained(names[0], **detector)
         self.localizer_processor = AutoImageProcessor.from_pretrained(names[1], **localizer)
-        with open(
-            cached_file(names[0], "calibration.json", revision=config.detector["revision"], **hub), encoding="utf-8"
-        ) as file:
-            calibration = json.load(file)
-        self.points = operating_points(calibration)
+        fitted = []
+        for stage in (config.detector, config.localizer):
+            file = cached_file(stage["id"], "calibration.json", revision=stage["revision"], **hub)
+            fitted.append(json.loads(Path(file).read_text(encoding="utf-8")))
+        self.points, self.mask_points = operating_points(fitted[0]), mask_points(fitted[1])
         self.threshold, self.review_band = self.points[None].threshold, self.points[None].review_band
         found = [
             cached_file(
@@ -93,9 +95,14 @@ class LocalizerStage:
         self.model = model
 
     @torch.inference_mode()
-    def masks(self, images: Sequence[Image.Image]) -> list[np.ndarray]:
+    def masks(self, images: Sequence[Image.Image], kinds: Sequence[str | None] | None = None) -> list[np.ndarray]:
         processor = self.model.localizer_processor
         pixels = processor(list(images), return_tensors="pt")["pixel_values"]  # (N, 3, S, S)
         outputs = self.model.localizer(pixels.to(self.model.device))
         sizes = [(image.height, image.width) for image in images]
-        return [mask.cpu().numpy() > 0 for mask in processor.post_process_semantic_segmentation(outputs, sizes)]
+        usual = MaskPoint(min_area_share=processor.min_area_share)
+        points = [self.model.mask_points.get(kind or "", usual) for kind in kinds or [None] * len(sizes)]
+        return [
+            clean_mask(probability.cpu().numpy(), point.min_area_share, point.threshold)
+            for probability, point in zip(processor.post_process_probability(outputs, sizes), points, strict=True)
+        ]
