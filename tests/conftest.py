@@ -82,13 +82,13 @@ def shipped_runs() -> tuple[Path, Path]:
     return runs
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def detector(shipped_runs: tuple[Path, Path]) -> RunFolder:
-    """The shipped detector; only to be read."""
+    """The shipped detector; only to be read. Of each module, since some have a pair of their own."""
     return RunFolder.open(shipped_runs[0])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def localizer(shipped_runs: tuple[Path, Path]) -> RunFolder:
     """The shipped localizer; only to be read."""
     return RunFolder.open(shipped_runs[1])

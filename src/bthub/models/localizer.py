@@ -15,7 +15,6 @@ from bthub.errors import BthubError
 from bthub.models.resunet import (
     ResUNetForSemanticSegmentation,
     ResUNetImageProcessor,
-    clean_mask,
     image_processing_resunet,
 )
 from bthub.runs.folder import CALIBRATION, CONFIG, PREPROCESSOR, SEGMENTATION, RunFolder, write_json, written_whole
@@ -102,8 +101,8 @@ class Localizer:
 
     def mask(self, probability: np.ndarray, kind: str | None = None) -> np.ndarray:
         """What of a probability (H, W) is a mask in an image of this kind: bool (H, W)."""
-        point = self.points.get(kind or "", MaskPoint(min_area_share=self.processor.min_area_share))
-        return clean_mask(probability, point.min_area_share, point.threshold)
+        usual = MaskPoint(min_area_share=self.processor.min_area_share)
+        return self.points.get(kind or "", usual).mask(probability)
 
 
 def load_localizer(run: RunFolder, device: str = "cpu") -> Localizer:

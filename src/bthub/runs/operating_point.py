@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class OperatingPoint:
@@ -59,6 +61,11 @@ class MaskPoint:
 
     threshold: float = 0.5
     min_area_share: float = 0.0
+
+    def mask(self, probability: np.ndarray) -> np.ndarray:
+        """What of a probability (H, W), 0-1, is a mask: bool (H, W)."""
+        mask = probability > self.threshold
+        return mask if mask.sum() >= self.min_area_share * mask.size else np.zeros_like(mask)
 
 
 def mask_points(calibration: Mapping[str, Any]) -> dict[str, MaskPoint]:

@@ -17,7 +17,6 @@ from transformers.utils import cached_file
 
 from bthub.inference.hub_repo.configuration_detect_and_localize import DetectAndLocalizeConfig
 from bthub.models.input_check import load_input_check
-from bthub.models.resunet import clean_mask
 from bthub.runs.operating_point import MaskPoint, mask_points, operating_points
 
 # What a caller may say about where files come from, handed on to the stages.
@@ -103,6 +102,6 @@ class LocalizerStage:
         usual = MaskPoint(min_area_share=processor.min_area_share)
         points = [self.model.mask_points.get(kind or "", usual) for kind in kinds or [None] * len(sizes)]
         return [
-            clean_mask(probability.cpu().numpy(), point.min_area_share, point.threshold)
+            point.mask(probability.cpu().numpy())
             for probability, point in zip(processor.post_process_probability(outputs, sizes), points, strict=True)
         ]
