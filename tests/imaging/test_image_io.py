@@ -722,3 +722,28 @@ def test_pipes_uploads_maps_and_buffers(rgb, tmp_path):
     with pytest.raises(BthubError, match="the open file cannot be read"):
         read_image(mapped)
     assert not is_picture([png]) and not is_picture(iter([png]))
+
+
+def test_nobody_elses_words_leave_a_reader(tmp_path):
+    """Of a TIFF whose last tag is cut short Pillow warns; the filters are as before, in threads too."""
+    import subprocess
+    import sys
+
+    lines = np.arange(40 * 40, dtype=np.uint8).reshape(40, 40)
+    file = tmp_path / "cut.tif"
+    file.write_bytes(pillow(Image.fromarray(lines > 90), "TIFF", compression="group4")[:-1])
+    code = (
+        "import sys, threading, warnings\n"
+        "from bthub.errors import BthubError\n"
+        "from bthub.imaging.image_io import read_image\n"
+        "before = list(warnings.filters)\n"
+        "def read():\n"
+        "    for _ in range(50):\n"
+        "        try: read_image(sys.argv[1])\n"
+        "        except BthubError: pass\n"
+        "threads = [threading.Thread(target=read) for _ in range(4)]\n"
+        "[thread.start() for thread in threads]; [thread.join() for thread in threads]\n"
+        "assert warnings.filters == before\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

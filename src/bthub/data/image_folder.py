@@ -7,7 +7,6 @@ split it.
 import csv
 import io
 import re
-import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from sklearn.neighbors import radius_neighbors_graph
 from bthub.data.archive import Source, pick_root
 from bthub.data.splits import SEED, SPLITS
 from bthub.errors import BthubError
+from bthub.imaging.checks import without_warnings
 from bthub.imaging.image_io import SUFFIXES, check_file
 
 # Named, so that a file of another kind under one of these suffixes meets no other decoder.
@@ -222,9 +222,7 @@ def decode(data: bytes, where: str) -> Image.Image:
     except BthubError as error:
         raise BthubError(f"{error}; download it again or remove it") from error
     try:
-        with warnings.catch_warnings():
-            # Of metadata: the pixels have been checked.
-            warnings.simplefilter("ignore")
+        with without_warnings():  # of metadata: the pixels have been checked
             picture = Image.open(io.BytesIO(data), formats=_FORMATS)
             size = picture.size
             if size[0] * size[1] <= _MAX_PIXELS:

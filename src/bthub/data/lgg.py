@@ -18,6 +18,7 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE
 
 from bthub.data.archive import Source, pick_root
 from bthub.errors import BthubError
+from bthub.imaging.checks import without_warnings
 from bthub.imaging.tiff import read_directory, silence_libtiff
 
 LABELS = ["no_tumor", "tumor"]
@@ -167,12 +168,13 @@ def _open_tiff(source: Source, name: str, mode: str, what: str) -> Image.Image:
     try:
         directory = read_directory(data)
         silence_libtiff()
-        picture = Image.open(io.BytesIO(directory.pillow), formats=["TIFF"])
-        size, pages = picture.size, "several" if directory.several else "1"
-        # Of 16 bits Pillow would keep the high eight and say nothing. The tag's default is 1.
-        bits = set(directory.numbers(BITSPERSAMPLE, (1,)))
-        if max(size) <= _MAX_SIDE:
-            picture.load()
+        with without_warnings():
+            picture = Image.open(io.BytesIO(directory.pillow), formats=["TIFF"])
+            size, pages = picture.size, "several" if directory.several else "1"
+            # Of 16 bits Pillow would keep the high eight and say nothing. The tag's default is 1.
+            bits = set(directory.numbers(BITSPERSAMPLE, (1,)))
+            if max(size) <= _MAX_SIDE:
+                picture.load()
     except Exception as error:
         # Pillow raises anything from SyntaxError to struct.error on damaged files, so no narrower net holds.
         raise BthubError(f"{where}: truncated or damaged, not a readable TIFF ({error}); download it again") from error

@@ -1,6 +1,10 @@
-"""Limits on the size of a picture, and how messages name it."""
+"""Limits on the size of a picture, how messages name it, and that nobody else says anything."""
 
 import re
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from bthub.errors import BthubError
 
@@ -76,3 +80,32 @@ def printable(text: object) -> str:
     """Escape what would break a line or a terminal: newlines, control codes, undecodable bytes; keep the last 200."""
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
     return line if len(line) <= 200 else "..." + line[-200:]
+
+
+# -- warnings
+
+_QUIET = threading.Lock()
+_quiet_blocks = 0
+_kept_filters = warnings.catch_warnings()
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """No library's warning leaves the block: what a file has to be told, one sentence tells.
+
+    Safe in threads, which `warnings.catch_warnings` isn't: the filters are back when the last block ends.
+    """
+    global _quiet_blocks, _kept_filters
+    with _QUIET:
+        if _quiet_blocks == 0:
+            _kept_filters = warnings.catch_warnings()
+            _kept_filters.__enter__()
+            warnings.simplefilter("ignore")
+        _quiet_blocks += 1
+    try:
+        yield
+    finally:
+        with _QUIET:
+            _quiet_blocks -= 1
+            if _quiet_blocks == 0:
+                _kept_filters.__exit__(None, None, None)

@@ -15,7 +15,6 @@ import io
 import math
 import re
 import struct
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bthub.errors import BthubError
+from bthub.imaging.checks import without_warnings
 from bthub.imaging.volume import (
     PLANES,
     Volume,
@@ -215,14 +215,13 @@ class _guarded:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._warnings = warnings.catch_warnings()
+        self._quiet = without_warnings()  # pydicom's quote values
 
     def __enter__(self) -> None:
-        self._warnings.__enter__()
-        warnings.simplefilter("ignore")  # pydicom's quote values
+        self._quiet.__enter__()
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        self._warnings.__exit__(kind, error, trace)  # type: ignore[arg-type]
+        self._quiet.__exit__(None, None, None)
         if isinstance(error, Exception) and not isinstance(error, BthubError):
             raise BthubError(f"{self._name}: the DICOM file is truncated or damaged") from None
 
@@ -428,7 +427,11 @@ def _decoded(dataset: "Dataset", frames: list[int], name: str) -> Iterator[_Deco
     inverted = str(dataset.PhotometricInterpretation).strip() == "MONOCHROME1"
     padding_value = dataset.get("PixelPaddingValue")
     many = int(dataset.get("NumberOfFrames") or 1) > 1
-    arrays = decoder.iter_array(dataset, indices=frames, raw=True) if many else [decoder.as_array(dataset, raw=True)]
+    # GDCM's OpenJPEG writes on standard error what it finds wrong, past Python: it isn't asked where another reads
+    # JPEG 2000.
+    plugin = "pylibjpeg" if "pylibjpeg" in decoder.available_plugins else ""
+    options: Any = {"raw": True, "decoding_plugin": plugin}
+    arrays = decoder.iter_array(dataset, indices=frames, **options) if many else [decoder.as_array(dataset, **options)]
     for index, (raw, _) in zip(frames, arrays, strict=True):
         padding = None if padding_value is None else raw == padding_value
         if dataset.get("ModalityLUTSequence"):

@@ -29,7 +29,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from bthub.errors import BthubError
 from bthub.imaging.checks import MAX_FILE_BYTES as MAX_FILE_BYTES  # for those who ask what is read
 from bthub.imaging.checks import MAX_PIXELS as MAX_PIXELS
-from bthub.imaging.checks import check_size, printable, several_frames
+from bthub.imaging.checks import check_size, printable, several_frames, without_warnings
 from bthub.imaging.checks import display_name as display_name
 from bthub.imaging.checks import is_url as is_url
 from bthub.imaging.fetch import check_bytes, download, read_file, read_open_file
@@ -172,7 +172,8 @@ def _content(source: Any, name: str) -> bytes:
 
 def _decode(name: str, decode: Callable[..., np.ndarray], *args: Any) -> np.ndarray:
     try:
-        return decode(*args)
+        with without_warnings():
+            return decode(*args)
     except BthubError:
         raise
     except Exception as error:  # a broken file makes decoders raise nearly anything, KeyError to MemoryError
