@@ -181,6 +181,19 @@ def test_lossless_compression(read, pixels, syntax):
     assert np.array_equal(read(files).slices, plain.slices)
 
 
+def test_damaged_compression_is_one_sentence_and_nothing_on_standard_error(read, pixels, capfd):
+    """Past Python, too: where a library in C finds the damage."""
+    files = series(pixels[:1])
+    files[0].compress(JPEG2000Lossless, generate_instance_uid=False)
+    content = bytearray(files[0].PixelData)
+    place = content.index(b"\xff\x52")  # the coding style, JPEG 2000's COD marker
+    content[place + 4 : place + 12] = b"\xff" * 8
+    files[0].PixelData = bytes(content)
+    with pytest.raises(BthubError, match="truncated or damaged"):
+        read(files)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_lossless_jpeg_and_baseline_through_gdcm(read, pixels):
     gdcm = pytest.importorskip("gdcm")
     files = series(pixels)
