@@ -93,6 +93,21 @@ def retagged(content: bytes, tag: int, value: int) -> bytes:
     raise ValueError(f"there is no tag {tag}")
 
 
+def big_tiff_page(at: int) -> bytes:
+    """A BigTIFF whose directory lies so far beyond its end that no C library can count to it."""
+    content = tiff(RGB, photometric="rgb", bigtiff=True)
+    return content[:8] + struct.pack("<Q", at) + content[16:]
+
+
+def big_tiff_next(at: int) -> bytes:
+    """Likewise, of which the second page's directory does."""
+    content = tiff(RGB, photometric="rgb", bigtiff=True)
+    (first,) = struct.unpack_from("<Q", content, 8)
+    (count,) = struct.unpack_from("<Q", content, first)
+    end = first + 8 + 20 * count
+    return content[:end] + struct.pack("<Q", at) + content[end + 8 :]
+
+
 def imagej_stack() -> bytes:
     return tiff(STACK[0], description="ImageJ=1.54f\nimages=5\nslices=5\nloop=false\n") + STACK[1:].tobytes()
 
@@ -352,6 +367,8 @@ CASES = (
     Case("empty.png", "nothing", b"", "the file is empty"),
     # Damaged ones.
     Case("cut.png", "PNG cut in half", PNG[: len(PNG) // 2], DAMAGED),
+    Case("far-page.tif", "BigTIFF whose page lies beyond its end", big_tiff_page(2**63 + 5), DAMAGED),
+    Case("far-next-page.tif", "BigTIFF whose next page lies beyond its end", big_tiff_next(2**63 + 5), FRAMES),
     Case("head.png", "PNG of which the signature is left", PNG[:8], DAMAGED),
     Case("flipped.png", "PNG with flipped bytes in its pixels", flipped(PNG, 200, 260), DAMAGED),
     Case("cut.tif", "TIFF without its last byte", TIF[:-1], DAMAGED),

@@ -17,6 +17,7 @@ from table import PAGE, page  # noqa: E402
 from bthub import cli  # noqa: E402
 from bthub.errors import BthubError  # noqa: E402
 from bthub.imaging.image_io import read_image  # noqa: E402
+from bthub.imaging.intake import is_study, open_study  # noqa: E402
 
 names = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
@@ -55,6 +56,17 @@ def test_through_python(case: Case, tmp_path: Path, capfd: pytest.CaptureFixture
 
 
 @names
+def test_through_the_intake(case: Case, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    """As the apps ask of any upload: a scan, or one sentence, whatever the picture's reader says of it."""
+    path = tmp_path / case.name
+    path.write_bytes(case.content)
+    is_study(path)
+    if not said(lambda: open_study(path).read()):
+        assert open_study(path).read().picture(0).dtype == np.uint8
+    assert capfd.readouterr() == ("", "")
+
+
+@names
 def test_through_data_build(case: Case, capfd: pytest.CaptureFixture[str]):
     from bthub.data.image_folder import decode
 
@@ -64,8 +76,6 @@ def test_through_data_build(case: Case, capfd: pytest.CaptureFixture[str]):
 
 def test_through_the_command_line(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch):
     from stages import make_pipeline
-
-    from bthub.imaging.intake import is_study
 
     monkeypatch.setattr("bthub.inference.loading.load_pipeline", lambda *_, **__: make_pipeline())
     for case in CASES:

@@ -128,11 +128,22 @@ def positions(content: bytes) -> Iterator[int]:
         if position in seen:
             raise ValueError("a page follows itself")
         seen.add(position)
-        (count,) = struct.unpack_from(order + count_type, content, position)
+        count = _number_at(order + count_type, content, position)
         end = position + struct.calcsize(count_type) + count * entry
-        (following,) = struct.unpack_from(order + pointer, content, end)
+        following = _number_at(order + pointer, content, end)
         yield position
         position = following
+
+
+def _number_at(code: str, content: bytes, position: int) -> int:
+    """One number; a BigTIFF may name a place that no C library can count to.
+
+    Raises:
+        struct.error: it lies beyond the end.
+    """
+    if position > len(content):
+        raise struct.error(f"byte {position} lies beyond the end of the file")
+    return int(struct.unpack_from(code, content, position)[0])
 
 
 def read_directory(content: bytes, position: int | None = None) -> Directory:
@@ -153,7 +164,7 @@ def read_directory(content: bytes, position: int | None = None) -> Directory:
     if position is None:
         position = first
     is_first = position == first
-    (count,) = struct.unpack_from(order + count_type, content, position)
+    count = _number_at(order + count_type, content, position)
     if count > _MAX_ENTRIES:
         raise ValueError("a directory of so many entries")
     position += struct.calcsize(count_type)
