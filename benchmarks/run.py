@@ -449,6 +449,76 @@ def environment(args: argparse.Namespace) -> dict[str, Any]:
     return {"megabytes": sizes}
 
 
+def training(args: argparse.Namespace) -> dict[str, Any]:
+    """A classifier's training steps on the processor: pictures decoded once and moved as a batch, or by workers."""
+    import torch
+    from timm import create_model
+    from torch.utils.data import DataLoader, Dataset
+    from torchvision.transforms import v2
+
+    from bthub.data.build import build
+    from bthub.data.dataset import load_split
+    from bthub.training.loop import as_it_is
+    from bthub.training.samples import Augmentation, EpochSampler, TrainingImages, augment
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    side, size, count = 128, 32, 320
+    model = create_model("resnet18", num_classes=2).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    def learn(batches: DataLoader, move: Callable[[dict], dict]) -> None:
+        for batch in batches:
+            batch = move(batch)
+            pixels = batch["pixel_values"].to(memory_format=torch.channels_last)
+            torch.nn.functional.cross_entropy(model(pixels), batch["labels"]).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    class OneByOne(Dataset):
+        """The usual way: a picture is decoded whenever it is drawn, and moved by itself."""
+
+        def __init__(self, rows: Any) -> None:
+            a = Augmentation()
+            self.rows = rows
+            self.move = v2.Compose(
+                [
+                    v2.Resize((side, side), antialias=True),
+                    v2.RandomHorizontalFlip(a.flip),
+                    v2.RandomAffine(
+                        a.rotation, (a.translate, a.translate), (1 - a.scale, 1 + a.scale), a.shear or None,
+                        v2.InterpolationMode.BILINEAR,
+                    ),
+                    v2.ColorJitter(a.intensity, a.intensity),
+                    v2.PILToTensor(),
+                    v2.ToDtype(torch.float32, scale=True),
+                ]
+            )  # fmt: skip
+
+        def __len__(self) -> int:
+            return count
+
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            row = self.rows[index % len(self.rows)]
+            return {"pixel_values": self.move(row["image"].convert("RGB")), "labels": row["label"]}
+
+    with tempfile.TemporaryDirectory() as name:
+        build(REPOSITORY / "tests" / "data" / "kaggle_3m", Path(name) / "lgg")
+        rows = load_split(Path(name) / "lgg", "train")
+        images = TrainingImages(rows, Augmentation(), show_progress=False, canvas=256)
+        sampler = EpochSampler(range(len(rows)), 0, length=count)
+        sampler.start_epoch(0, side)
+        ours = DataLoader(images, size, sampler=sampler, num_workers=1, collate_fn=as_it_is, persistent_workers=True)
+        usual = DataLoader(OneByOne(rows), size, num_workers=2, persistent_workers=True)
+        contenders = {
+            "bthub": timed(lambda: learn(ours, augment), count),
+            "workers": timed(lambda: learn(usual, lambda batch: batch), count),
+        }
+        return in_turns(contenders, max(2, args.rounds // 4)) | {
+            "unit": "ms a picture",
+            "network": f"ResNet-18, {side}",
+        }
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "one_slice": one_slice,
     "many_slices": many_slices,
@@ -458,6 +528,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "screening": screening,
     "archive": archive,
     "environment": environment,
+    "training": training,
 }
 
 
@@ -524,6 +595,10 @@ GOALS = (
         less_is_better=True,
     ),
     Goal("fifty at once: results", "", None, 50, "fifty", value("results")),
+    Goal(
+        "training on the processor, faster than with a pipeline of workers", " x", None, 1.3,
+        "training", ratio("workers"),
+    ),
     Goal("`bthub screen` on two cores, faster than on one", " x", None, 1.7, "screening", ratio("one core")),
 )  # fmt: skip
 
