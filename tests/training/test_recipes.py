@@ -93,7 +93,12 @@ def data(tiny_lgg, tmp_path_factory) -> dict[str, Path]:
         build(folder / name, folder / f"{name}-built")
     built = {name: folder / f"{name}-built" for name in layouts}
     mix([tiny_lgg, built["253"]], folder / "mix")
-    return {"lgg": tiny_lgg, "4class-unlike-253": built["4class"], "mix": folder / "mix"} | built
+    return {
+        "lgg": tiny_lgg,
+        "4class-unlike-253": built["4class"],
+        "mix": folder / "mix",
+        "mix-without-253": folder / "mix",
+    } | built
 
 
 def rows() -> list:
