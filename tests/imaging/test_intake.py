@@ -341,6 +341,24 @@ def test_zips_that_hold_nothing(refused):
     assert "holds no scan, but 2 files: a structured report; expected slices" in text
 
 
+def test_an_entry_without_a_name(refused, one, tmp_path):
+    """Python's own reader takes names for granted; likewise in `data build` and `bthub screen`."""
+    from bthub.data.archive import Source
+    from bthub.inference.screen_inputs import walk
+
+    content = bytearray(packed({"a.dcm": one, "b": b"x"}))
+    entry = content.rindex(b"PK\x01\x02")
+    content[entry + 28 : entry + 32] = bytes([0, 0, 1, 0])  # its name has no letter; the one it had is more metadata
+    content = bytes(content)
+    assert "the zip is truncated or damaged" in refused(content, "a.zip")
+    (tmp_path / "nameless.zip").write_bytes(content)
+    with pytest.raises(BthubError, match="neither a folder nor a readable zip"):
+        Source(tmp_path / "nameless.zip")
+    (item,) = walk([str(tmp_path / "nameless.zip")])
+    with pytest.raises(BthubError, match="the zip is damaged"):
+        item.content()
+
+
 def test_a_zip_in_a_zip(refused, one):
     inner = packed({"a.dcm": one})
     assert "holds another zip, which isn't opened" in refused(packed({"a.dcm": one, "b.zip": inner}), "a.zip")

@@ -9,6 +9,7 @@ from types import TracebackType
 
 from bthub.errors import BthubError
 from bthub.imaging.folders import Tree, is_hidden, left_out, look_below
+from bthub.imaging.zips import open_zip
 
 # The files of the supported sets are under 1 MB each; what unpacks to far more is not one of them.
 MAX_FILE_BYTES = 64 * 2**20
@@ -48,7 +49,7 @@ class Source:
 
     def _open_zip(self) -> None:
         try:
-            self._zip = zipfile.ZipFile(self.path)
+            self._zip = open_zip(self.path)
         except (zipfile.BadZipFile, OSError) as error:
             raise BthubError(
                 f"{self.path}: neither a folder nor a readable zip ({error}); if it is a zip, download it again"

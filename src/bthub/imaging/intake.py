@@ -10,7 +10,6 @@ import io
 import os
 import re
 import stat
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from bthub.imaging import dicom, image_io, nifti, pages
 from bthub.imaging.folders import look_below
 from bthub.imaging.image_io import display_name
 from bthub.imaging.volume import Volume
+from bthub.imaging.zips import open_zip
 
 MAX_STUDY_BYTES = 256 * 2**20
 MAX_UNPACKED_BYTES = 2**30
@@ -278,7 +278,7 @@ class _Zip:
     def __init__(self, content: bytes, name: str) -> None:
         self._name = name
         with self._unzipping():
-            self._zip = zipfile.ZipFile(io.BytesIO(content))
+            self._zip = open_zip(io.BytesIO(content))
             entries = self._zip.infolist()
         if len(entries) > MAX_FILES:
             raise BthubError(f"{name}: the zip holds more than {MAX_FILES:,} files; pack a single study")

@@ -18,6 +18,7 @@ from bthub.imaging import dicom
 from bthub.imaging.checks import MAX_FILE_BYTES, printable
 from bthub.imaging.folders import is_hidden, left_out, look_below
 from bthub.imaging.image_io import SUFFIXES, read_image, read_picture_bytes
+from bthub.imaging.zips import open_zip
 
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 _WANTED = f"expected pictures ({', '.join(sorted(SUFFIXES))}), DICOM files, zips or a built data set"
@@ -148,7 +149,7 @@ def _is_dicom(path: Path) -> bool:
 
 def _zip(path: Path, left: dict[str, list[str]]) -> Iterator[Item]:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             members = sorted(info.filename for info in archive.infolist() if not info.is_dir())
     except (OSError, zipfile.BadZipFile) as error:
         cause = error  # kept: the name of an exception is gone after its block
@@ -169,7 +170,7 @@ def _zip(path: Path, left: dict[str, list[str]]) -> Iterator[Item]:
 @lru_cache(maxsize=4)
 def _opened(path: Path, changed: int) -> zipfile.ZipFile:
     """A zip that is kept open, for all threads: opened for each member, one of n members would be listed n times."""
-    return zipfile.ZipFile(path)
+    return open_zip(path)
 
 
 def _member(path: Path, member: str) -> bytes:
