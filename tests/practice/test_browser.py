@@ -1,20 +1,12 @@
 """The whole story in a browser: register, analyze, save, correct, note, follow up after a restart, report, delete."""
 
 import io
-import socket
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import nibabel
 import numpy as np
 import pytest
-import uvicorn
 from PIL import Image
-from practice_help import picture, stub
-
-from bthub.practice.web.app import create_app
+from practice_help import picture, served
 
 pytestmark = pytest.mark.browser
 
@@ -32,24 +24,6 @@ def chromium():
         browser = play.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
         yield browser
         browser.close()
-
-
-@contextmanager
-def served(settings) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(create_app(settings, stub), port=port, log_level="error", access_log=False))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.02)
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join(timeout=30)
 
 
 def test_the_whole_story(chromium, sqlite_settings, tmp_path):

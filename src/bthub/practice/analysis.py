@@ -82,6 +82,11 @@ class Engine:
         self.ready = threading.Event()
         self.problem: str | None = None
 
+    @property
+    def state(self) -> str:
+        """Of the models: `loading`, `ready` or `failed`."""
+        return "failed" if self.problem else "ready" if self.ready.is_set() else "loading"
+
     def start(self) -> None:
         with self._database.write() as session:
             ids = list(session.scalars(select(Examination.id).where(Examination.state == RUNNING)))

@@ -162,7 +162,10 @@ class FileStore:
         return address
 
     def add(self, session: Session, account_id: str, content: bytes, kind: str) -> str:
-        """Store a small file, and its row in the caller's transaction; returns the address."""
+        """Store a small file, and its row in the caller's transaction; returns the address.
+
+        Who stages it before the transaction lets others write meanwhile; a sweep in between does no harm.
+        """
         self._database.lock_files(session, alone=False)
         return self.attach(session, account_id, self.stage(account_id, content), len(content), kind)
 

@@ -109,6 +109,10 @@ class Reports:
         sealed = digest(content)
         frozen = {**content, DIGEST: sealed}
         pdf = to_pdf(frozen, picture, report.language)
+        with full_disk():
+            for made in (picture, pdf):
+                if made is not None:
+                    self._files.stage(account.id, made)
         with full_disk(), self._database.write() as session:
             report = access.get(session, Report, account.id, report_id)
             if report.changed_at != seen or report.state == SIGNED:
