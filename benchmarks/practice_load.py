@@ -70,17 +70,7 @@ class Person(threading.Thread):
                 signed = {"token": self.token("/sign-in"), "name": name, "password": PASSWORD}
                 self.ask("sign in", "POST", "/sign-in", data=signed)
             elif act < 0.4:
-                label = f"P-{self.number}-{len(self.saved)}"
-                file = self.random.choice(pictures)
-                answer = self.ask(
-                    "upload",
-                    "POST",
-                    "/analyze",
-                    data={"token": self.token(), "pseudonym": label},
-                    files={"files": (file.name, file.read_bytes(), "image/png")},
-                )
-                if answer.status_code == 200:
-                    self.saved.append(label)
+                self.upload(self.random.choice(pictures))
             elif act < 0.6:
                 found = re.search(r'href="(/cases/\w{32})"', self.ask("history", "GET", "/cases").text)
                 if found:
@@ -90,6 +80,29 @@ class Person(threading.Thread):
             else:
                 self.ask("search", "GET", "/cases", params={"q": self.random.choice(("P-", "seen", "1"))})
             time.sleep(self.random.uniform(0, 2 * self.pause))
+
+    def upload(self, file: Path) -> None:
+        """Save a picture as a case, and wait for its verdict as the page does."""
+        label = f"P-{self.number}-{len(self.saved)}"
+        start = time.perf_counter()
+        answer = self.ask(
+            "upload",
+            "POST",
+            "/analyze",
+            data={"token": self.token(), "pseudonym": label},
+            files={"files": (file.name, file.read_bytes(), "image/png")},
+            headers={"accept": "application/json"},
+        )
+        if answer.status_code != 201:
+            return
+        self.saved.append(label)
+        page = answer.json()["page"]
+        while (state := self.ask("status", "GET", f"{page}/status").json()["state"]) not in ("done", "failed"):
+            time.sleep(0.8)
+        if state == "failed":
+            self.errors.append("verdict: failed")
+        self.ask("page", "GET", page)
+        self.seconds["verdict"].append(time.perf_counter() - start)
 
     def missing(self) -> list[str]:
         """What was confirmed and can't be found."""
@@ -116,7 +129,10 @@ def main() -> int:
         try:
             while True:
                 try:
-                    if httpx.get(f"{base}/health", timeout=5).json()["models"] == "ready":
+                    models = httpx.get(f"{base}/health", timeout=5).json()["models"]
+                    if models == "failed":
+                        return 1  # the server's own lines say why
+                    if models == "ready":
                         break
                 except (httpx.HTTPError, OSError):
                     pass
