@@ -82,7 +82,8 @@ if (work) {
       if (answer.status === 401 || answer.status === 404) { window.location.reload(); return; }
       const told = await answer.json();
       if (told.state === "done" || told.state === "failed") { window.location.reload(); return; }
-      if (told.models === "loading") line.textContent = work.dataset.loading;
+      if (told.models === "failed") line.textContent = work.dataset.stopped;
+      else if (told.models === "loading") line.textContent = work.dataset.loading;
       else if (told.state === "queued") line.textContent = work.dataset.queued;
       else line.textContent = work.dataset.running.replace("{done}", told.done).replace("{total}", told.total);
       if (told.state === "running" && told.total) bar.value = told.done / told.total;
