@@ -1,6 +1,13 @@
-"""The whole story in a browser: register, analyze, save, correct, note, follow up after a restart, report, delete."""
+"""The whole story in a browser: register, analyze, save, correct, note, follow up after a restart, report, delete.
+
+BTHUB_AXE=axe.min.js pytest tests/practice/test_browser.py -k accessible -m slow
+    checks each page with axe-core: `npm pack axe-core@4.11.0` has that file
+"""
 
 import io
+import os
+import re
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -147,3 +154,147 @@ def test_no_page_scrolls_sideways(chromium, sqlite_settings, width, scheme):
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), address
             assert page.evaluate("document.documentElement.lang") == "de"
         context.close()
+
+
+def begin(page, base: str) -> None:
+    """Register and answer the questions of first use."""
+    page.goto(f"{base}/register")
+    page.fill("#full_name", "Ada Lovelace")
+    page.fill("#name", "ada@example.org")
+    page.fill("#password", "correct horse battery")
+    page.click("main button.first")
+    page.wait_for_url("**/welcome")
+    page.select_option("#profession", "radiologist")
+    page.fill("#institution", "General Hospital")
+    page.check("input[value=yes]")
+    page.click("main button.first")
+    page.wait_for_selector("#upload")
+
+
+def pages_with_all(page, base: str) -> dict[str, str]:
+    """Two examinations of one case, a note and two reports; returns each kind of page with its address."""
+    begin(page, base)
+    files = [{"name": f"{i}.png", "mimeType": "image/png", "buffer": picture(seed=i)} for i in range(3)]
+    for day in ("2026-01-12", "2026-03-20"):
+        page.goto(base)
+        page.set_input_files("#files", files)
+        page.wait_for_selector("#viewer[data-drawn]")
+        page.fill("#pseudonym", "Study 7")
+        page.fill("#examined_on", day)
+        page.click("form[action$='/save'] button")
+        page.wait_for_selector("#notes")
+    page.fill("#text", "To be seen again in March.")
+    page.click("text=Add the note")
+    page.wait_for_selector("article.note")
+    case = page.url.partition("#")[0]
+    page.click("text=Write a report")
+    page.wait_for_selector("#impression")
+    draft = page.url
+    page.goto(case)
+    page.click("text=Write a report")
+    page.fill("#impression", "Lesion as before.")
+    page.click("text=Sign and freeze")
+    page.wait_for_selector(".digest")
+    signed = page.url
+    page.goto(base)
+    noise = io.BytesIO()
+    Image.fromarray(np.full((64, 64), 200, np.uint8)).save(noise, "PNG")
+    page.set_input_files("#files", [{"name": "n.png", "mimeType": "image/png", "buffer": noise.getvalue()}])
+    page.wait_for_selector(".problem")
+    failed = page.url
+    page.goto(base)
+    page.set_input_files("#files", files)
+    page.wait_for_selector("#viewer[data-drawn]")
+    return {
+        "home": base,
+        "history": f"{base}/cases",
+        "case": case,
+        "follow-up": re.sub(r"\?.*", "/follow-up", case),
+        "draft": draft,
+        "report": signed,
+        "failed": failed,
+        "not saved": page.url,
+        "account": f"{base}/account",
+        "nowhere": f"{base}/nowhere",
+    }
+
+
+# Every shift from the first paint on, but for those that follow a key or a click at once.
+SHIFTS = """() => new Promise((done) => {
+    let sum = 0;
+    const moved = [];
+    new PerformanceObserver((list) => {
+        for (const entry of list.getEntries()) {
+            if (entry.hadRecentInput) continue;
+            sum += entry.value;
+            for (const one of entry.sources) moved.push(one.node?.outerHTML?.slice(0, 80));
+        }
+    }).observe({ type: "layout-shift", buffered: true });
+    setTimeout(() => done([sum, moved]), 400);
+})"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_moves_under_the_pointer(chromium, sqlite_settings, width):
+    with served(sqlite_settings) as base:
+        context = chromium.new_context(viewport={"width": width, "height": 800}, locale="en-US")
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        pages = pages_with_all(page, base)
+        # The observer sees a shift where there is one.
+        page.goto(pages["account"])
+        page.evaluate("document.querySelector('main').style.paddingTop = '300px'")
+        assert page.evaluate(SHIFTS)[0] > 0.1
+        for name in ("home", "history", "case", "follow-up", "draft", "report"):
+            page.goto(pages[name])
+            if name in ("case", "follow-up"):
+                page.wait_for_selector("[data-drawn]")
+            shift, moved = page.evaluate(SHIFTS)
+            assert shift < 0.1, (name, shift, moved)
+        # Nor while slices are turned: captions differ in length, what lies below them stays.
+        page.goto(pages["case"])
+        page.wait_for_selector("#viewer[data-drawn]")
+        page.locator("[data-slider]").evaluate("e => { e.value = 0; e.dispatchEvent(new Event('input')); }")
+        page.wait_for_selector("#viewer[data-drawn='0']")
+        shift, moved = page.evaluate(SHIFTS)
+        assert shift < 0.1, (shift, moved)
+        context.close()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("BTHUB_AXE" not in os.environ, reason="BTHUB_AXE names no axe.min.js")
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_page_is_accessible(chromium, sqlite_settings, width, scheme):
+    script = Path(os.environ["BTHUB_AXE"]).read_text(encoding="utf-8")
+    found = []
+
+    def look(page, name: str) -> None:
+        # As a script of the browser's: the pages' own policy lets none in.
+        page.evaluate(script)
+        for violation in page.evaluate("axe.run().then(found => found.violations)"):
+            if violation["impact"] in ("serious", "critical"):
+                found.append((name, violation["id"], [node["html"][:160] for node in violation["nodes"][:2]]))
+
+    with served(sqlite_settings) as base:
+        options = {"viewport": {"width": width, "height": 800}, "color_scheme": scheme, "locale": "en-US"}
+        context = chromium.new_context(**options)
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        for name in ("register", "sign-in", "recover"):
+            page.goto(f"{base}/{name}")
+            look(page, name)
+        pages = pages_with_all(page, base)
+        for name, address in pages.items():
+            page.goto(address)
+            if page.locator(".viewer").count():
+                page.wait_for_selector("[data-drawn]")
+            look(page, name)
+        page.goto(pages["case"])
+        for closed in page.locator("summary").all():
+            closed.click()
+        page.focus(".viewer-stage")
+        page.keyboard.press("c")
+        look(page, "correction")
+        context.close()
+    assert not found, "\n".join(map(str, found))

@@ -7,7 +7,7 @@ from datetime import date
 from bthub.practice.texts import number
 
 BARS_WIDTH, BARS_HEIGHT = 640, 96
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 220, 56, 20, 14, 34
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 480, 210, 66, 16, 18, 36
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def timeline(points: list[Point], language: str) -> dict[str, object]:
     # Names that would overlap are left out, the last is kept.
     free = -1e9
     for mark in marks:
-        mark["named"] = float(str(mark["x"])) - free > 74
+        mark["named"] = float(str(mark["x"])) - free > 100
         if mark["named"]:
             free = float(str(mark["x"]))
     ticks = [{"y": y(i * step), "text": number(i * step, language, digits)} for i in range(round(top / step) + 1)]
