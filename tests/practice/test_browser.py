@@ -9,11 +9,13 @@ import os
 import re
 from pathlib import Path
 
+import highdicom
 import nibabel
 import numpy as np
 import pytest
 from PIL import Image
 from practice_help import picture, served
+from scans import PATIENT_ID, data, series
 
 pytestmark = pytest.mark.browser
 
@@ -217,6 +219,95 @@ def pages_with_all(page, base: str) -> dict[str, str]:
         "account": f"{base}/account",
         "nowhere": f"{base}/nowhere",
     }
+
+
+def tab_to(page, selector: str) -> None:
+    """Press Tab until the focus is on an element, as somebody without a mouse does."""
+    for _ in range(80):
+        if page.evaluate("wanted => document.activeElement.matches(wanted)", selector):
+            return
+        page.keyboard.press("Tab")
+    raise AssertionError(f"Tab never comes to {selector}")
+
+
+def test_a_folder_of_dicom_by_keyboard_alone(chromium, sqlite_settings, tmp_path):
+    """From sign-in to the signed report, and back what was deleted, without a mouse."""
+    study = tmp_path / "study" / "series 4"
+    study.mkdir(parents=True)
+    boxes = {1: (20, 24, 40, 44), 2: (18, 20, 44, 30)}
+    stack = np.stack([np.asarray(Image.open(io.BytesIO(picture(boxes.get(i), seed=i)))) for i in range(5)])
+    for i, file in enumerate(series(stack, FrameOfReferenceUID="1.2.826.0.1.3680043.8.498.1")):
+        (study / f"IM{i:04d}").write_bytes(data(file))
+    with served(sqlite_settings) as base:
+        context = chromium.new_context(viewport={"width": 1280, "height": 900}, locale="en-US")
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        begin(page, base)
+        press, write = page.keyboard.press, page.keyboard.type
+        tab_to(page, "form[action='/sign-out'] button")
+        press("Enter")
+        page.wait_for_url("**/sign-in")
+        write("ada@example.org")
+        press("Tab")
+        write("correct horse battery")
+        press("Enter")
+        page.wait_for_selector("#upload")
+        # The first verdict: the button, and the folder in the dialog.
+        tab_to(page, "#folder")
+        with page.expect_file_chooser() as dialog:
+            press("Enter")
+        dialog.value.set_files(tmp_path / "study")
+        page.wait_for_selector("#viewer[data-drawn]")
+        assert "Tumor suspected" in page.inner_text("#verdict")
+        assert page.inner_text("[data-place]").endswith("of 5")
+        tab_to(page, ".viewer-stage")
+        press("Home")
+        press("ArrowRight")
+        assert page.inner_text("[data-place]") == "Slice 2 of 5"
+        page.wait_for_selector("#viewer[data-drawn='1']")
+        press("c")
+        press("Shift+ArrowDown")
+        press("z")
+        press("Shift+ArrowDown")
+        press("s")
+        page.wait_for_selector("[data-say]:text-is('Saved')")
+        page.wait_for_selector("[data-caption]:has-text('corrected by hand')")
+        tab_to(page, "a[href$='/mask.dcm']")
+        with page.expect_download() as download:
+            press("Enter")
+        assert highdicom.seg.segread(download.value.path()).PatientID == PATIENT_ID
+        page.reload()
+        page.wait_for_selector("#viewer[data-drawn]")
+        tab_to(page, "#pseudonym")
+        write("Study 7")
+        press("Enter")
+        page.wait_for_selector("#notes")
+        case = page.url.partition("?")[0]
+        tab_to(page, "#text")
+        write("To be seen again.")
+        press("Tab")
+        press("Enter")
+        page.wait_for_selector("article.note")
+        tab_to(page, "form[action$='/reports'] button")
+        press("Enter")
+        page.wait_for_selector("#impression")
+        tab_to(page, "#impression")
+        write("Lesion as before.")
+        tab_to(page, "button[value=sign]")
+        press("Enter")
+        page.wait_for_selector(".digest")
+        page.goto(case)
+        tab_to(page, "details.card > summary")
+        press("Enter")
+        tab_to(page, "form[action$='/delete']:not([action^='/notes']) button")
+        press("Enter")
+        page.wait_for_url("**/cases")
+        assert "Study 7" not in page.inner_text("main")
+        tab_to(page, "form[action='/undo'] button")
+        press("Enter")
+        page.wait_for_url(case)
+        assert "To be seen again." in page.inner_text("#notes")
+        context.close()
 
 
 # Every shift from the first paint on, but for those that follow a key or a click at once.
