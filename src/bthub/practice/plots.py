@@ -8,6 +8,8 @@ from bthub.practice.texts import number
 
 BARS_WIDTH, BARS_HEIGHT = 640, 96
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 480, 210, 66, 16, 18, 36
+INSET = 42
+"""From the plot's edges to its first and last day, whose names need the room."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def timeline(points: list[Point], language: str) -> dict[str, object]:
     def x(day: date, index: int) -> float:
         # All on one day: side by side.
         share = (day - first).days / days if last > first else index / max(1, len(points) - 1)
-        return LEFT + 24 + share * (WIDTH - LEFT - RIGHT - 48)
+        return LEFT + INSET + share * (WIDTH - LEFT - RIGHT - 2 * INSET)
 
     def y(value: float) -> float:
         return TOP + (1 - value / top) * (HEIGHT - TOP - BOTTOM)
