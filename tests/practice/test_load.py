@@ -1,15 +1,19 @@
 """Who waits keeps nobody else from working: turns of writers, and threads for slow work."""
 
+import json
 import threading
 import time
 
 import httpx
 import pytest
-from practice_help import Browser, served
+from practice_help import Browser, picture, served
+from scripts import script
+from sqlalchemy import select
 
 from bthub.practice.accounts import audit
 from bthub.practice.analysis import Engine
 from bthub.practice.database import Database, Turns
+from bthub.practice.models import Account
 from bthub.practice.quality import facts
 from bthub.project import DEFAULTS, SHIPPED_RUNS, default_run
 from bthub.runs.folder import RunFolder
@@ -104,6 +108,22 @@ def test_pages_are_served_while_sixty_wait_for_the_models(sqlite_settings, monke
         client.close()
 
 
+def test_a_download_that_stands_still_holds_no_connection(serve_sqlite):
+    """Else one account keeps all others from the database, with as many downloads as there are connections."""
+    browser = serve_sqlite().begin()
+    case, examination = browser.case(*(picture(seed=i) for i in range(3)))
+    browser.post(f"/examinations/{examination}/reports")
+    practice = browser.client.app.state.practice
+    with practice.database.read() as session:
+        account = session.scalar(select(Account))
+    for pieces in (practice.exports.cases(account, case), practice.exports.masks(account, examination)):
+        count = 0
+        for piece in pieces:
+            count += bool(piece)
+            assert practice.database.engine.pool.checkedout() == 0
+        assert count >= 3
+
+
 def test_what_is_told_of_the_projects_own_runs():
     if not all((SHIPPED_RUNS / name / "config.json").is_file() for name in DEFAULTS.values()):
         pytest.skip("the runs aren't there: fetch the whole repository")
@@ -116,3 +136,10 @@ def test_what_is_told_of_the_projects_own_runs():
             assert figure == entry["metrics"][name] and figure["low"] <= figure["value"] <= figure["high"]
     volumes = told["area_error"]["volumes"]
     assert volumes["patients"] == told["localizer"]["patients"] and volumes["factor"] > 1
+
+
+def test_the_page_tells_the_figures_that_were_measured():
+    load = script("benchmarks/practice_load.py")
+    page, report = (path.read_text(encoding="utf-8") for path in (load.PAGE, load.FIGURES))
+    assert page == load.filled(page, json.loads(report)), "run python benchmarks/practice_load.py --page"
+    assert json.loads(report)["error_count"] == 0 and json.loads(report)["missing"] == []

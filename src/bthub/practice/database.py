@@ -83,9 +83,9 @@ class Database:
         if url.startswith("sqlite"):
             options = {"connect_args": {"timeout": BUSY_SECONDS, "check_same_thread": False}}
         try:
-            # Values never enter messages: they are pseudonyms and notes. Threads of the server: about 40.
+            # Values never enter messages: they are pseudonyms and notes. Threads of the server: 40, and its lanes.
             self.engine = create_engine(
-                url, hide_parameters=True, pool_pre_ping=True, pool_size=20, max_overflow=40, **options
+                url, hide_parameters=True, pool_pre_ping=True, pool_size=20, max_overflow=60, **options
             )
         except (SQLAlchemyError, ModuleNotFoundError) as error:
             raise BthubError(
