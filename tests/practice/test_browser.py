@@ -7,6 +7,7 @@ BTHUB_AXE=axe.min.js pytest tests/practice/test_browser.py -k accessible -m slow
 import io
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import highdicom
@@ -124,6 +125,27 @@ def test_the_whole_story(chromium, sqlite_settings, tmp_path):
         page.wait_for_url("**/register")
     context.close()
     assert not errors, errors
+
+
+def test_too_much_is_refused_before_it_is_sent(chromium, sqlite_settings):
+    with served(replace(sqlite_settings, max_upload_bytes=3 << 20)) as base:
+        context = chromium.new_context(locale="de-DE")
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        begin(page, base)
+        sent: list[str] = []
+        page.on("request", lambda request: sent.append(request.url))
+        large = [{"name": f"{i}.png", "mimeType": "image/png", "buffer": b"x" * (2 << 20)} for i in range(2)]
+        page.set_input_files("#files", large)
+        page.wait_for_selector("[data-line]:has-text('Höchstens 3 MB')")
+        page.evaluate("document.getElementById('upload').dataset.most = 2")
+        page.set_input_files("#files", [{"name": "a.png", "mimeType": "image/png", "buffer": b"x"}] * 3)
+        page.wait_for_selector("[data-line]:has-text('zu viele Dateien')")
+        assert not sent
+        # The form works again.
+        page.set_input_files("#files", [{"name": "a.png", "mimeType": "image/png", "buffer": picture()}])
+        page.wait_for_selector("#viewer[data-drawn]")
+        context.close()
 
 
 @pytest.mark.parametrize("width", [390, 1280])

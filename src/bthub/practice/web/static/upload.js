@@ -10,6 +10,16 @@ if (form) {
 
   const send = (files) => {
     if (!files.length) return;
+    // Said before it is sent: a server that hangs up early can say nothing.
+    const bytes = files.reduce((sum, file) => sum + file.size, 0);
+    const refusal = files.length > Number(form.dataset.most) ? form.dataset.many
+      : bytes > Number(form.dataset.limit) ? form.dataset.large : null;
+    if (refusal) {
+      for (const input of inputs) input.value = "";
+      line.textContent = refusal;
+      line.setAttribute("role", "alert");
+      return;
+    }
     const body = new FormData();
     for (const field of form.querySelectorAll("input:not([type=file])")) {
       if (field.type !== "checkbox" || field.checked) body.append(field.name, field.value);
