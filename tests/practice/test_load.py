@@ -13,6 +13,7 @@ from sqlalchemy import select
 from bthub.practice.accounts import audit
 from bthub.practice.analysis import Engine
 from bthub.practice.database import Database, Turns
+from bthub.practice.files import FileStore
 from bthub.practice.models import Account
 from bthub.practice.quality import facts
 from bthub.project import DEFAULTS, SHIPPED_RUNS, default_run
@@ -122,6 +123,39 @@ def test_a_download_that_stands_still_holds_no_connection(serve_sqlite):
             count += bool(piece)
             assert practice.database.engine.pool.checkedout() == 0
         assert count >= 3
+
+
+def test_a_sweep_leaves_what_is_about_to_be_saved(settings):
+    """A person uploads again what is in place and used by nothing any more, and waits for a turn to write."""
+    database = Database(settings.database_url)
+    database.migrate()
+    files = FileStore(settings, database)
+    with database.write() as session:
+        session.add(Account(id="a" * 32, name="ada", full_name="Ada"))
+    content = b"a picture"
+
+    def save() -> str:
+        """As an upload does it, with a sweep between its two steps."""
+        address = files.stage("a" * 32, content)
+        files.sweep()
+        with database.write() as session:
+            files.attach(session, "a" * 32, address, len(content), "image/png")
+        return address
+
+    address = save()
+    assert save() == address and files.read(address) == content
+    # A transaction that fails lets go of it too, and so does a disk that is full.
+    files.stage("a" * 32, content)
+    with pytest.raises(ZeroDivisionError), database.write() as session:
+        files.attach(session, "a" * 32, address, len(content), "image/png")
+        _ = 1 / 0
+    assert files.sweep() == 1 and not files.place.has(address)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files.place, "write", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            files.stage("a" * 32, content)
+    assert not files._staged
+    database.close()
 
 
 def test_what_is_told_of_the_projects_own_runs():

@@ -274,13 +274,15 @@ class Cases:
         size = (found.result["width"], found.result["height"])
         mask = None if png is None else decode_mask(png, size)
         content = None if mask is None else encode(mask)
+        address = None
         if content is not None:
-            with full_disk():
-                self._files.stage(account.id, content)  # before the transaction: meanwhile others may write
+            with full_disk():  # before the transaction: meanwhile others may write
+                address = self._files.stage(account.id, content)
         with self._writing() as session:
             found = access.get(session, Slice, account.id, slice_id)
             examination = access.get(session, Examination, account.id, found.examination_id)
-            address = None if content is None else self._files.add(session, account.id, content, "image/png")
+            if content is not None and address is not None:
+                self._files.attach(session, account.id, address, len(content), "image/png")
             area = int(np.count_nonzero(mask)) if mask is not None else int((found.result or {}).get("area_px") or 0)
             session.add(
                 Correction(

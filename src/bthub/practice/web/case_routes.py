@@ -253,10 +253,10 @@ def heat(visit: Seen, id: str) -> Response:
         found = access.get(session, Slice, visit.account.id, id)
     if found.heat is None and found.picture is not None:
         png = practice.engine.heat(practice.files.read(found.picture))
-        practice.files.stage(visit.account.id, png)
+        address = practice.files.stage(visit.account.id, png)
         with practice.database.write() as session:
             found = access.get(session, Slice, visit.account.id, id)
-            found.heat = practice.files.add(session, visit.account.id, png, "image/png")
+            found.heat = practice.files.attach(session, visit.account.id, address, len(png), "image/png")
     return _file(visit, found.heat)
 
 
