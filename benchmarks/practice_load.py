@@ -1,6 +1,7 @@
 """Fifty people at once on the practice: sign-ins, uploads, saves, notes and searches mixed; figures as JSON.
 
 python benchmarks/practice_load.py --people 50 --seconds 600 > benchmarks/practice_load.json
+python benchmarks/practice_load.py --page    # the figures into docs/practice.md
 
 The server is a process of its own, with the models of BTHUB_DETECTOR and BTHUB_LOCALIZER or the project's own. Each
 person waits a little between two acts, as people do.
@@ -15,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 import time
 from collections import defaultdict
@@ -22,6 +24,19 @@ from pathlib import Path
 
 import httpx
 
+FIGURES = Path(__file__).with_suffix(".json")
+PAGE = Path(__file__).parents[1] / "docs" / "practice.md"
+BEGIN, END = "<!-- from benchmarks/practice_load.json -->\n", "<!-- end -->\n"
+ACTS = {
+    "page": "a page",
+    "search": "a search",
+    "case": "a case",
+    "note": "a note is kept",
+    "sign in": "sign-in",
+    "register": "registration, all at once",
+    "upload": "an upload is kept",
+    "verdict": "from the upload to its verdict",
+}
 EXAMPLES = Path(__file__).parents[1] / "space" / "examples"
 PASSWORD = "correct horse battery"
 
@@ -37,6 +52,7 @@ class Person(threading.Thread):
         self.seconds: dict[str, list[float]] = defaultdict(list)
         self.errors: list[str] = []
         self.saved: list[str] = []
+        self.missing: list[str] = []
 
     def ask(self, act: str, method: str, path: str, **more) -> httpx.Response:
         start = time.perf_counter()
@@ -53,6 +69,7 @@ class Person(threading.Thread):
     def run(self) -> None:
         try:
             self.work()
+            self.missing = self.looked_for()
         except Exception as error:
             self.errors.append(f"{type(error).__name__}: {error}")
 
@@ -70,17 +87,7 @@ class Person(threading.Thread):
                 signed = {"token": self.token("/sign-in"), "name": name, "password": PASSWORD}
                 self.ask("sign in", "POST", "/sign-in", data=signed)
             elif act < 0.4:
-                label = f"P-{self.number}-{len(self.saved)}"
-                file = self.random.choice(pictures)
-                answer = self.ask(
-                    "upload",
-                    "POST",
-                    "/analyze",
-                    data={"token": self.token(), "pseudonym": label},
-                    files={"files": (file.name, file.read_bytes(), "image/png")},
-                )
-                if answer.status_code == 200:
-                    self.saved.append(label)
+                self.upload(self.random.choice(pictures))
             elif act < 0.6:
                 found = re.search(r'href="(/cases/\w{32})"', self.ask("history", "GET", "/cases").text)
                 if found:
@@ -91,7 +98,30 @@ class Person(threading.Thread):
                 self.ask("search", "GET", "/cases", params={"q": self.random.choice(("P-", "seen", "1"))})
             time.sleep(self.random.uniform(0, 2 * self.pause))
 
-    def missing(self) -> list[str]:
+    def upload(self, file: Path) -> None:
+        """Save a picture as a case, and wait for its verdict as the page does."""
+        label = f"P-{self.number}-{len(self.saved)}"
+        start = time.perf_counter()
+        answer = self.ask(
+            "upload",
+            "POST",
+            "/analyze",
+            data={"token": self.token(), "pseudonym": label},
+            files={"files": (file.name, file.read_bytes(), "image/png")},
+            headers={"accept": "application/json"},
+        )
+        if answer.status_code != 201:
+            return
+        self.saved.append(label)
+        page = answer.json()["page"]
+        while (state := self.ask("status", "GET", f"{page}/status").json()["state"]) not in ("done", "failed"):
+            time.sleep(0.8)
+        if state == "failed":
+            self.errors.append("verdict: failed")
+        self.ask("page", "GET", page)
+        self.seconds["verdict"].append(time.perf_counter() - start)
+
+    def looked_for(self) -> list[str]:
         """What was confirmed and can't be found."""
         missing = []
         for label in self.saved:
@@ -105,7 +135,12 @@ def main() -> int:
     parser.add_argument("--people", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--pause", type=float, default=2.0, help="mean seconds between two acts of a person")
+    parser.add_argument("--page", action="store_true", help="the kept figures into docs/practice.md, no run")
     args = parser.parse_args()
+    if args.page:
+        told = filled(PAGE.read_text(encoding="utf-8"), json.loads(FIGURES.read_text(encoding="utf-8")))
+        PAGE.write_text(told, encoding="utf-8")
+        return 0
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -116,7 +151,10 @@ def main() -> int:
         try:
             while True:
                 try:
-                    if httpx.get(f"{base}/health", timeout=5).json()["models"] == "ready":
+                    models = httpx.get(f"{base}/health", timeout=5).json()["models"]
+                    if models == "failed":
+                        return 1  # the server's own lines say why
+                    if models == "ready":
                         break
                 except (httpx.HTTPError, OSError):
                     pass
@@ -131,7 +169,7 @@ def main() -> int:
             while any(person.is_alive() for person in people):
                 peak = max(peak, _memory(server.pid))
                 time.sleep(1)
-            missing = [label for person in people for label in person.missing()]
+            missing = [label for person in people for label in person.missing]
         finally:
             server.terminate()
             server.wait()
@@ -166,6 +204,30 @@ def main() -> int:
     }
     print(json.dumps(report, indent=1))
     return 1 if errors or missing or checked.returncode else 0
+
+
+def filled(page: str, report: dict) -> str:
+    """The page with the figures of a report between its two marks."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}{table(report)}{END}{after}"
+
+
+def table(report: dict) -> str:
+    """A report's figures as Markdown."""
+    what = (
+        f"{report['people']} people for {report['seconds'] / 60:.0f} minutes on {report['cores']} cores (load average "
+        f"{report['load_average']} at the end): {report['requests']:,} requests, {report['saved']:,} examinations, "
+        f"{report['error_count']} errors, {len(report['missing'])} lost; `bthub practice check`: "
+        f"{report['check'][0].rpartition(': ')[2]}; at most {report['peak_memory_mb']:,} MB."
+    )
+    rows = [
+        f"| {words} | {found['count']:,} | {found['median']:,} | {found['p95']:,} | {found['max']:,} |"
+        for act, words in ACTS.items()
+        if (found := report["milliseconds"].get(act))
+    ]
+    head = "| milliseconds | how often | median | 95 of 100 within | longest |\n| --- | ---: | ---: | ---: | ---: |"
+    return "\n".join([textwrap.fill(what, 120, break_on_hyphens=False), "", head, *rows, ""])
 
 
 def _memory(pid: int) -> int:

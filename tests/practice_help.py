@@ -3,8 +3,11 @@
 import io
 import json
 import re
+import socket
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image
@@ -70,6 +73,29 @@ def stub() -> tuple[Pipeline, dict]:
         Brightness(), BrightPixels(), threshold=0.5, models=MODELS, review_band=(0.4, 0.6), input_check=DarkCorners()
     )
     return pipe, FACTS
+
+
+@contextmanager
+def served(settings) -> Iterator[str]:
+    """A practice with the models of `stub` on a port of its own: its address."""
+    import uvicorn
+
+    from bthub.practice.web.app import create_app
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(create_app(settings, stub), port=port, log_level="error", access_log=False))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.02)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=30)
 
 
 class Browser:

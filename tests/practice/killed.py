@@ -7,6 +7,7 @@ written to stdout, then a line for each step that it did, and `over` once it was
 import os
 import re
 import sys
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ def work(folder: str, confirmed: str, round_: int) -> None:
     settings = settings_module.load(folder, {})
     app = create_app(settings, stub, sweep_every=0.2)
     with TestClient(app):
-        browser = Browser(TestClient(app)).begin(f"r{round_}@example.org")
+        # Each round from an address of its own: one address may only register so many.
+        browser = Browser(TestClient(app, client=(f"10.0.0.{round_}", 50_000))).begin(f"r{round_}@example.org")
         print("ready", flush=True)
 
         def step() -> None:
@@ -57,6 +59,8 @@ if __name__ == "__main__":
         if child == 0:
             try:
                 work(sys.argv[1], sys.argv[2], int(line))
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(1)  # only a kill ends a round as it should
         print(child, flush=True)

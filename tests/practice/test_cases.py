@@ -321,10 +321,10 @@ def test_follow_up_tells_noise_from_growth(serve):
     assert browser.get(f"/cases/{case}/follow-up").status_code == 409
     browser.case(picture((20, 20, 40, 44)), examined_on="2026-02-01")
     page = browser.get(f"/cases/{case}/follow-up").text
-    assert "400 pixels → 480 pixels (+20 %)" in page and "within the measurement" in page and "9 test patients" in page
+    assert "400 pixels → 480 pixels (+20%)" in page and "within the measurement" in page and "9 test patients" in page
     browser.case(picture((10, 10, 50, 50)), examined_on="2026-03-01")
     page = browser.get(f"/cases/{case}/follow-up").text
-    assert "(+300 %)" in page and "larger than the model" in page
+    assert "(+300%)" in page and "larger than the model" in page
     assert page.count("<circle") == 4  # three dates, and the brand's
     # From nothing to something has no percentage.
     browser.case(picture(None), examined_on="2025-12-01")

@@ -14,7 +14,7 @@ from bthub.practice.web.context import TEMPLATES
 
 PACKAGE = Path(texts.__file__).parent
 # Functions whose first argument is shown, here or by whoever reports the error.
-SPEAKING = {"t", "Refusal", "MissingFile", "translate", "markup", "__init__", "_fail"}
+SPEAKING = {"t", "Refusal", "MissingFile", "translate", "markup", "__init__", "_fail", "plain"}
 # Names, units and formats, the same in both languages.
 SAME = {
     "bthub",
@@ -66,7 +66,8 @@ def spoken() -> set[str]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and node.args and ast.unparse(node.func).rpartition(".")[2] in SPEAKING:
-                spoken_here = node.args[1:2] if ast.unparse(node.func).endswith("_fail") else node.args[:1]
+                second = ast.unparse(node.func).rpartition(".")[2] in ("_fail", "plain")
+                spoken_here = node.args[1:2] if second else node.args[:1]
                 found |= {text for argument in spoken_here for text in constants(argument)}
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in (
                 "FAILURE",

@@ -82,6 +82,11 @@ class Engine:
         self.ready = threading.Event()
         self.problem: str | None = None
 
+    @property
+    def state(self) -> str:
+        """Of the models: `loading`, `ready` or `failed`."""
+        return "failed" if self.problem else "ready" if self.ready.is_set() else "loading"
+
     def start(self) -> None:
         with self._database.write() as session:
             ids = list(session.scalars(select(Examination.id).where(Examination.state == RUNNING)))
@@ -126,7 +131,10 @@ class Engine:
         except Exception as error:
             # The pages work without models; who uploads reads why nothing happens.
             self.problem = str(error) if isinstance(error, BthubError) else FAILURE
-            log_failure(error)
+            if isinstance(error, BthubError):  # of the runs, before any upload is read: the administrator's to know
+                print(f"bthub: the models can't be loaded: {error}", file=sys.stderr, flush=True)
+            else:
+                log_failure(error)
             return
         self.ready.set()
         while not self._over.is_set():

@@ -273,10 +273,16 @@ class Cases:
             raise Refusal("This file could not be read: there is nothing to correct.", 409)
         size = (found.result["width"], found.result["height"])
         mask = None if png is None else decode_mask(png, size)
+        content = None if mask is None else encode(mask)
+        address = None
+        if content is not None:
+            with full_disk():  # before the transaction: meanwhile others may write
+                address = self._files.stage(account.id, content)
         with self._writing() as session:
             found = access.get(session, Slice, account.id, slice_id)
             examination = access.get(session, Examination, account.id, found.examination_id)
-            address = None if mask is None else self._files.add(session, account.id, encode(mask), "image/png")
+            if content is not None and address is not None:
+                self._files.attach(session, account.id, address, len(content), "image/png")
             area = int(np.count_nonzero(mask)) if mask is not None else int((found.result or {}).get("area_px") or 0)
             session.add(
                 Correction(
@@ -463,7 +469,7 @@ def summarize(session: Session, examination: Examination) -> None:
     slices = session.scalars(
         select(Slice).where(Slice.examination_id == examination.id, Slice.result.is_not(None)).order_by(Slice.position)
     ).all()
-    examination.corrected = any(latest_correction(session, found.id) for found in slices)
+    examination.corrected = any(by_hand for _, by_hand in masks_that_count(session, slices).values())
     if not slices:
         examination.label = examination.probability = examination.area_px = examination.area_mm2 = None
         return
@@ -481,14 +487,6 @@ def summarize(session: Session, examination: Examination) -> None:
     if examination.kind == "volume" and spacing and spacing[0] and examination.corrected:
         voxel = spacing[0] * spacing[1] * spacing[2]
         examination.volume_ml = sum(found.area_px or 0 for found in slices) * voxel / 1000
-
-
-def latest_correction(session: Session, slice_id: str) -> Correction | None:
-    """The mask by hand that counts; None where the model's does."""
-    found = session.scalar(
-        select(Correction).where(Correction.slice_id == slice_id).order_by(Correction.number.desc()).limit(1)
-    )
-    return found if found is not None and found.mask is not None else None
 
 
 def masks_that_count(session: Session, slices: Sequence[Slice]) -> dict[str, tuple[str | None, bool]]:

@@ -108,7 +108,13 @@ def _serve(args: argparse.Namespace, settings: Settings) -> None:
     )
     # No log of requests: an address holds what was searched for.
     config = uvicorn.Config(
-        app, access_log=False, log_level="warning", server_header=False, timeout_graceful_shutdown=10
+        app,
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=10,
+        # Longer than clients keep a connection for: one that the server closes just when it is used again is an error.
+        timeout_keep_alive=75,
     )
     server = uvicorn.Server(config)
     try:

@@ -1,8 +1,10 @@
 """The database: SQLite in the data folder, or PostgreSQL; reading and writing transactions; migrations."""
 
+import threading
 import time
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,49 @@ FILE_LOCK = 7_861_001
 """Of PostgreSQL: shared by those who add files, held alone by who removes them. SQLite has one writer anyway."""
 
 
+class Turns:
+    """A lock that is given in the order in which it was asked for.
+
+    SQLite lets those who wait for its one writer look again and again: by chance one waits for many others, and after
+    BUSY_SECONDS in vain.
+    """
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._waiting: deque[threading.Lock] = deque()
+        self._owner: int | None = None
+
+    @contextmanager
+    def take(self) -> Iterator[None]:
+        """
+        Raises:
+            RuntimeError: this thread has the turn already, and would wait for itself.
+        """
+        me = threading.get_ident()
+        with self._mutex:
+            if self._owner == me:
+                raise RuntimeError("a writing transaction inside another")
+            mine = None
+            if self._owner is None:
+                self._owner = me
+            else:
+                mine = threading.Lock()
+                mine.acquire()
+                self._waiting.append(mine)
+        if mine is not None:
+            mine.acquire()  # released by the one before
+            self._owner = me
+        try:
+            yield
+        finally:
+            with self._mutex:
+                if self._waiting:
+                    self._owner = -1  # on its way to the next
+                    self._waiting.popleft().release()
+                else:
+                    self._owner = None
+
+
 class Database:
     """Sessions on one database. A writer of SQLite takes its turn when it begins: one that first reads and then
     writes would else fail where another wrote in between."""
@@ -38,15 +83,17 @@ class Database:
         if url.startswith("sqlite"):
             options = {"connect_args": {"timeout": BUSY_SECONDS, "check_same_thread": False}}
         try:
-            # Values never enter messages: they are pseudonyms and notes. Threads of the server: about 40.
+            # Values never enter messages: they are pseudonyms and notes. Threads of the server: 40, and its lanes.
             self.engine = create_engine(
-                url, hide_parameters=True, pool_pre_ping=True, pool_size=20, max_overflow=40, **options
+                url, hide_parameters=True, pool_pre_ping=True, pool_size=20, max_overflow=60, **options
             )
         except (SQLAlchemyError, ModuleNotFoundError) as error:
             raise BthubError(
                 f"DATABASE_URL: {type(error).__name__}, expected sqlite:///FILE or postgresql://..."
             ) from error
         self.is_sqlite = self.engine.dialect.name == "sqlite"
+        # Of this process; with others, such as the administrator's commands, SQLite's own lock decides.
+        self._turns = Turns() if self.is_sqlite else None
         if self.is_sqlite:
             event.listen(self.engine, "connect", _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
@@ -64,7 +111,8 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Session]:
         """A transaction that is committed when the block ends, and leaves nothing when it ends badly."""
-        with self.engine.connect() as connection:
+        # Whoever waits for SQLite's one writer holds no connection meanwhile.
+        with self._turns.take() if self._turns else nullcontext(), self.engine.connect() as connection:
             connection = connection.execution_options(bthub_write=True)
             with Session(connection, expire_on_commit=False) as session, session.begin():
                 yield session

@@ -8,6 +8,7 @@ import re
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -103,33 +104,27 @@ class Exports:
                 case = session.scalar(access.own(Case, account.id).where(Case.id == id))
                 if case is None:
                     continue  # deleted meanwhile
-                folder = unique(safe(case.pseudonym), used)
-                yield from self._case(session, archive, account, case, folder, rows)
+                kept = _read(session, account, case)
+            # Sent without a transaction: whoever takes hours to download would keep a connection from the others.
+            yield from self._case(archive, account, kept, unique(safe(case.pseudonym), used), rows)
         archive.writestr("cases.csv", table.getvalue())
         yield
 
     def _case(
-        self, session: Session, archive: zipfile.ZipFile, account: Account, case: Case, folder: str, rows: Any
+        self, archive: zipfile.ZipFile, account: Account, kept: "_Kept", folder: str, rows: Any
     ) -> Iterator[None]:
+        case = kept.case
         told: dict[str, Any] = {
             "patient_label": case.pseudonym,
             "created_at": case.created_at.isoformat(),
             "examinations": [],
-            "notes": _notes(session, case.id),
+            "notes": kept.notes,
         }
         used: set[str] = set()
-        examinations = session.scalars(
-            access.own(Examination, account.id)
-            .where(Examination.case_id == case.id, Examination.state == DONE)
-            .order_by(Examination.examined_on, Examination.created_at)
-        ).all()
-        for examination in examinations:
+        counting = kept.counting
+        for examination, slices in kept.examinations:
             day = examination.examined_on.isoformat() if examination.examined_on else "undated"
             place = f"{folder}/{unique(f'{day}-{safe(examination.title)}', used)}"
-            slices = session.scalars(
-                select(Slice).where(Slice.examination_id == examination.id).order_by(Slice.position)
-            ).all()
-            counting = masks_that_count(session, slices)
             names: set[str] = set()
             entries = []
             for found in slices:
@@ -166,7 +161,7 @@ class Exports:
                         **entry,
                         "problem": found.problem,
                         "result": found.result,
-                        "corrections": _corrections(session, found.id),
+                        "corrections": kept.corrections.get(found.id, []),
                     }
                 )
                 yield
@@ -188,16 +183,17 @@ class Exports:
                     "slices": entries,
                 }
             )
-        reports = session.scalars(
-            access.own(Report, account.id).where(Report.case_id == case.id).order_by(Report.number)
-        ).all()
-        for number, report in enumerate(reports, 1):
+        for number, report in enumerate(kept.reports, 1):
             name = f"{folder}/reports/{number}-{report.state}"
             if report.state == SIGNED and report.frozen and report.pdf:
                 archive.writestr(f"{name}.json", report.frozen)
                 archive.writestr(f"{name}.pdf", self._files.read(report.pdf))
             else:
-                content, picture_bytes = build(session, self._files, account, report)
+                with self._database.read() as session:
+                    draft = session.scalar(access.own(Report, account.id).where(Report.id == report.id))
+                    if draft is None:
+                        continue  # deleted meanwhile
+                    content, picture_bytes = build(session, self._files, account, draft)
                 archive.writestr(f"{name}.json", json.dumps(content, ensure_ascii=False, indent=1))
                 archive.writestr(f"{name}.pdf", to_pdf(content, picture_bytes, report.language))
             yield
@@ -362,6 +358,38 @@ class Exports:
         yield
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """A case as the database has it at one moment; its files are read when they are sent."""
+
+    case: Case
+    notes: list[dict[str, Any]]
+    examinations: list[tuple[Examination, Sequence[Slice]]]
+    counting: dict[str, tuple[str | None, bool]]
+    corrections: dict[str, list[dict[str, Any]]]
+    reports: Sequence[Report]
+
+
+def _read(session: Session, account: Account, case: Case) -> _Kept:
+    examinations = session.scalars(
+        access.own(Examination, account.id)
+        .where(Examination.case_id == case.id, Examination.state == DONE)
+        .order_by(Examination.examined_on, Examination.created_at)
+    ).all()
+    with_slices = [
+        (one, session.scalars(select(Slice).where(Slice.examination_id == one.id).order_by(Slice.position)).all())
+        for one in examinations
+    ]
+    return _Kept(
+        case,
+        _notes(session, case.id),
+        with_slices,
+        masks_that_count(session, [found for _, slices in with_slices for found in slices]),
+        _corrections(session, [one.id for one in examinations]),
+        session.scalars(access.own(Report, account.id).where(Report.case_id == case.id).order_by(Report.number)).all(),
+    )
+
+
 def class_of(found: Slice) -> str:
     """The class of a slice by the mask that counts."""
     return TUMOR if found.area_px else NO_TUMOR
@@ -411,13 +439,22 @@ def _notes(session: Session, case_id: str) -> list[dict[str, Any]]:
     ]
 
 
-def _corrections(session: Session, slice_id: str) -> list[dict[str, Any]]:
-    return [
-        {"at": one.at.isoformat(), "author": one.author, "area_px": one.area_px, "back_to_model": one.mask is None}
+def _corrections(session: Session, examination_ids: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """The corrections of each slice that has any."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for id in examination_ids:
         for one in session.scalars(
-            select(Correction).where(Correction.slice_id == slice_id).order_by(Correction.number)
-        )
-    ]
+            select(Correction).join(Slice).where(Slice.examination_id == id).order_by(Correction.number)
+        ):
+            found.setdefault(one.slice_id, []).append(
+                {
+                    "at": one.at.isoformat(),
+                    "author": one.author,
+                    "area_px": one.area_px,
+                    "back_to_model": one.mask is None,
+                }
+            )
+    return found
 
 
 class _Sink(io.RawIOBase):

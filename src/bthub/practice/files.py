@@ -8,11 +8,13 @@ import hashlib
 import hmac
 import os
 import secrets
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from sqlalchemy import select
+from sqlalchemy import event, select
 from sqlalchemy.orm import Session
 
 from bthub.errors import BthubError
@@ -22,6 +24,8 @@ from bthub.practice.settings import Settings
 
 _PLAIN, _SEALED = b"bthub0\n", b"bthub1\n"
 _NONCE = 12
+FORGOTTEN = 3600.0
+"""Seconds after which a staged file is taken for one that will never be attached."""
 
 
 class MissingFile(BthubError):
@@ -136,23 +140,46 @@ class FileStore:
         self._secret = settings.secret.encode()
         self._key = settings.key
         self._database = database
+        self._mutex = threading.Lock()
+        # When each file was staged that no transaction has attached yet: until then a sweep leaves it.
+        self._staged: dict[str, list[float]] = {}
 
     def stage(self, account_id: str, content: bytes) -> str:
         """Put a file's bytes in place, before a transaction, and return the address.
 
-        Without a row from `attach` they are swept at the next start.
+        Sweeps leave it until the transaction of its `attach` has ended. Without one it is swept at the next start.
         """
         address = self.address(account_id, content)
-        if not self.place.has(address):
-            self.place.write(address, self.seal(address, content))
+        with self._mutex:
+            self._staged.setdefault(address, []).append(time.monotonic())
+        try:
+            if not self.place.has(address):
+                self.place.write(address, self.seal(address, content))
+        except BaseException:
+            self._release(address)
+            raise
         return address
+
+    def _release(self, address: str) -> None:
+        with self._mutex:
+            stamps = self._staged.get(address, [])
+            if stamps:
+                stamps.pop(0)
+            if not stamps:
+                self._staged.pop(address, None)
+
+    def _is_staged(self, address: str) -> bool:
+        since = time.monotonic() - FORGOTTEN
+        return any(stamp > since for stamp in self._staged.get(address, ()))
 
     def attach(self, session: Session, account_id: str, address: str, size: int, kind: str) -> str:
         """Make the row of a staged file in the caller's transaction; returns the address.
 
         Raises:
-            MissingFile: the bytes were swept in between, which a second try mends.
+            MissingFile: the bytes were removed in between, which a second try mends.
         """
+        for end in ("after_commit", "after_rollback"):
+            event.listen(session, end, lambda _: self._release(address))
         self._database.lock_files(session, alone=False)
         if not self.place.has(address):
             raise MissingFile("a stored file was removed while it was saved: try again")
@@ -160,11 +187,6 @@ class FileStore:
             session.add(StoredFile(address=address, account_id=account_id, size=size, kind=kind))
             session.flush()
         return address
-
-    def add(self, session: Session, account_id: str, content: bytes, kind: str) -> str:
-        """Store a small file, and its row in the caller's transaction; returns the address."""
-        self._database.lock_files(session, alone=False)
-        return self.attach(session, account_id, self.stage(account_id, content), len(content), kind)
 
     def address(self, account_id: str, content: bytes) -> str:
         """Where a content of an account lies."""
@@ -233,7 +255,8 @@ class FileStore:
             unused = select(StoredFile.address)
             for column in columns:
                 unused = unused.where(~select(column).where(column == StoredFile.address).exists())
-            gone = list(session.scalars(unused))
+            with self._mutex:
+                gone = [address for address in session.scalars(unused) if not self._is_staged(address)]
             for start in range(0, len(gone), 500):
                 session.execute(StoredFile.__table__.delete().where(StoredFile.address.in_(gone[start : start + 500])))  # type: ignore[attr-defined]
         if orphans:
@@ -250,9 +273,11 @@ class FileStore:
                 self._database.lock_files(session, alone=True)
                 kept = set(session.scalars(select(StoredFile.address).where(StoredFile.address.in_(part))))
                 for address in part:
-                    if address not in kept:
-                        self.place.remove(address)
-                        removed += 1
+                    # Who stages it meanwhile finds it gone, and writes it anew.
+                    with self._mutex:
+                        if address not in kept and not self._is_staged(address):
+                            self.place.remove(address)
+                            removed += 1
         return removed
 
 

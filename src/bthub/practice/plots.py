@@ -7,7 +7,9 @@ from datetime import date
 from bthub.practice.texts import number
 
 BARS_WIDTH, BARS_HEIGHT = 640, 96
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 220, 56, 20, 14, 34
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 480, 210, 66, 16, 18, 36
+INSET = 42
+"""From the plot's edges to its first and last day, whose names need the room."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def timeline(points: list[Point], language: str) -> dict[str, object]:
     def x(day: date, index: int) -> float:
         # All on one day: side by side.
         share = (day - first).days / days if last > first else index / max(1, len(points) - 1)
-        return LEFT + 24 + share * (WIDTH - LEFT - RIGHT - 48)
+        return LEFT + INSET + share * (WIDTH - LEFT - RIGHT - 2 * INSET)
 
     def y(value: float) -> float:
         return TOP + (1 - value / top) * (HEIGHT - TOP - BOTTOM)
@@ -89,7 +91,7 @@ def timeline(points: list[Point], language: str) -> dict[str, object]:
     # Names that would overlap are left out, the last is kept.
     free = -1e9
     for mark in marks:
-        mark["named"] = float(str(mark["x"])) - free > 74
+        mark["named"] = float(str(mark["x"])) - free > 100
         if mark["named"]:
             free = float(str(mark["x"]))
     ticks = [{"y": y(i * step), "text": number(i * step, language, digits)} for i in range(round(top / step) + 1)]

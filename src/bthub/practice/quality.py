@@ -31,7 +31,7 @@ def facts(detector: RunFolder, localizer: RunFolder) -> dict[str, Any]:
             "split": key,
             "samples": entry["samples"],
             "patients": entry["groups"],
-            "data": run.training.get("dataset", {}).get("name") if run.training else None,
+            "data": run.training.dataset.name,
             "figures": {name: entry["metrics"][name] for name in names if name in entry["metrics"]},
         }
         if stage == "localizer":

@@ -109,14 +109,17 @@ class Reports:
         sealed = digest(content)
         frozen = {**content, DIGEST: sealed}
         pdf = to_pdf(frozen, picture, report.language)
+        with full_disk():
+            pdf_address = self._files.stage(account.id, pdf)
+            picture_address = None if picture is None else self._files.stage(account.id, picture)
         with full_disk(), self._database.write() as session:
             report = access.get(session, Report, account.id, report_id)
             if report.changed_at != seen or report.state == SIGNED:
                 raise Refusal("The report was changed meanwhile: read it, then sign.", 409)
             report.digest, report.frozen = sealed, canonical(frozen)
-            if picture is not None:
-                report.picture = self._files.add(session, account.id, picture, "image/png")
-            report.pdf = self._files.add(session, account.id, pdf, "application/pdf")
+            if picture is not None and picture_address is not None:
+                report.picture = self._files.attach(session, account.id, picture_address, len(picture), "image/png")
+            report.pdf = self._files.attach(session, account.id, pdf_address, len(pdf), "application/pdf")
             report.state, report.signed_at, report.changed_at = SIGNED, signed_at, signed_at
             session.flush()
             refresh(session, report.case_id)

@@ -98,7 +98,7 @@ def choose(accepted: str | None) -> str:
 
 def number(value: float, language: str, digits: int = 0) -> str:
     """A number as the language writes it, with thousands set apart."""
-    text = f"{value:,.{digits}f}"
+    text = f"{value:,.{digits}f}".replace("-", "\N{MINUS SIGN}")
     return text.translate(str.maketrans(",.", ".,")) if language == "de" else text
 
 

@@ -10,6 +10,7 @@ from bthub.practice.models import LANGUAGES
 from bthub.practice.texts import Refusal, sentence
 from bthub.practice.web.context import Visit, checked_visit, visit_of
 from bthub.practice.web.guard import LANGUAGE_COOKIE, SESSION_COOKIE
+from bthub.practice.web.lanes import lane
 
 router = APIRouter()
 Seen = Annotated[Visit, Depends(visit_of)]
@@ -25,6 +26,7 @@ def sign_in_page(visit: Seen, name: str = "") -> Response:
 
 
 @router.post("/sign-in")
+@lane("passwords")
 def sign_in(visit: Checked, name: Field = "", password: Field = "") -> Response:
     try:
         _, token = visit.practice.accounts.sign_in(name, password, visit.address)
@@ -53,6 +55,7 @@ def _register(visit: Visit, status: int = 200, problem: str | None = None, **giv
 
 
 @router.post("/register")
+@lane("passwords")
 def register(
     visit: Checked, name: Field = "", password: Field = "", full_name: Field = "", invitation: Field = ""
 ) -> Response:
@@ -72,6 +75,7 @@ def recover_page(visit: Seen) -> Response:
 
 
 @router.post("/recover")
+@lane("passwords")
 def recover(visit: Checked, name: Field = "", code: Field = "", password: Field = "") -> Response:
     try:
         visit.practice.accounts.recover(name, code, password, visit.address)
@@ -148,6 +152,7 @@ def profile(
 
 
 @router.post("/account/password")
+@lane("passwords")
 def password(visit: Checked, old: Field = "", new: Field = "") -> Response:
     try:
         visit.practice.accounts.change_password(visit.account, old, new, visit.address, visit.session_id)
@@ -158,6 +163,7 @@ def password(visit: Checked, old: Field = "", new: Field = "") -> Response:
 
 
 @router.post("/account/delete")
+@lane("passwords")
 def delete(visit: Checked, password: Field = "", sure: Field = "") -> Response:
     try:
         if sure != "yes":

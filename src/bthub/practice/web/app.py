@@ -98,7 +98,7 @@ def create_app(
     @app.get("/health")
     def health() -> JSONResponse:
         """Whether it runs; nothing of what is in it."""
-        return JSONResponse({"status": "ok", "models": "ready" if engine.ready.is_set() else "loading"})
+        return JSONResponse({"status": "ok", "models": engine.state})
 
     @app.get("/favicon.ico")
     def favicon() -> FileResponse:

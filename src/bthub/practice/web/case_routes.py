@@ -6,7 +6,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from sqlalchemy import select
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
@@ -36,6 +35,7 @@ from bthub.practice.plots import Point, bars, timeline
 from bthub.practice.report import area_text, day_text
 from bthub.practice.texts import Refusal, number, percent, sentence
 from bthub.practice.web.context import Visit, checked_visit, script_visit, visit_of
+from bthub.practice.web.lanes import lane, run
 
 router = APIRouter()
 Seen = Annotated[Visit, Depends(visit_of)]
@@ -93,7 +93,7 @@ async def analyze(request: Request, visit: Checked) -> Response:
         visit.practice.engine.wake()
         return id
 
-    id = await run_in_threadpool(keep)
+    id = await run("uploads", keep)
     if "text/html" not in request.headers.get("accept", ""):
         return JSONResponse({"id": id, "page": f"/examinations/{id}"}, 201)
     return visit.to(f"/examinations/{id}")
@@ -120,15 +120,8 @@ def examination_page(visit: Seen, id: str) -> Response:
 def status(visit: Seen, id: str) -> JSONResponse:
     with visit.practice.database.read() as session:
         found = access.get(session, Examination, visit.account.id, id)
-    engine = visit.practice.engine
-    return JSONResponse(
-        {
-            "state": found.state,
-            "done": found.done,
-            "total": found.total,
-            "models": "failed" if engine.problem else "ready" if engine.ready.is_set() else "loading",
-        }
-    )
+    models = visit.practice.engine.state
+    return JSONResponse({"state": found.state, "done": found.done, "total": found.total, "models": models})
 
 
 @router.post("/examinations/{id}/save")
@@ -253,15 +246,17 @@ def model_mask(visit: Seen, id: str) -> Response:
 
 
 @router.get("/slices/{id}/heat.png")
+@lane("models")
 def heat(visit: Seen, id: str) -> Response:
     practice = visit.practice
     with practice.database.read() as session:
         found = access.get(session, Slice, visit.account.id, id)
     if found.heat is None and found.picture is not None:
         png = practice.engine.heat(practice.files.read(found.picture))
+        address = practice.files.stage(visit.account.id, png)
         with practice.database.write() as session:
             found = access.get(session, Slice, visit.account.id, id)
-            found.heat = practice.files.add(session, visit.account.id, png, "image/png")
+            found.heat = practice.files.attach(session, visit.account.id, address, len(png), "image/png")
     return _file(visit, found.heat)
 
 
@@ -281,16 +276,16 @@ def _file(visit: Visit, address: str | None) -> Response:
 @router.post("/slices/{id}/correction")
 async def correct(request: Request, visit: Scripted, id: str) -> JSONResponse:
     png = await request.body()
-    area = await run_in_threadpool(visit.practice.cases.correct, visit.account, id, png)
-    return JSONResponse(await run_in_threadpool(_corrected, visit, id, area))
+    return JSONResponse(await run("uploads", _correct, visit, id, png))
 
 
 @router.post("/slices/{id}/revert")
 def revert(visit: Checked, id: str) -> JSONResponse:
-    return JSONResponse(_corrected(visit, id, visit.practice.cases.correct(visit.account, id, None)))
+    return JSONResponse(_correct(visit, id, None))
 
 
-def _corrected(visit: Visit, id: str, area: int) -> dict[str, Any]:
+def _correct(visit: Visit, id: str, png: bytes | None) -> dict[str, Any]:
+    visit.practice.cases.correct(visit.account, id, png)
     with visit.practice.database.read() as session:
         found = access.get(session, Slice, visit.account.id, id)
         return _slice_entry(visit, found, masks_that_count(session, [found])[id])
@@ -506,11 +501,13 @@ def export_case(visit: Seen, id: str) -> Response:
 
 
 @router.get("/examinations/{id}/masks.zip")
+@lane("documents")
 def export_masks(visit: Seen, id: str) -> Response:
     return _zip(visit.practice.exports.masks(visit.account, id), "masks.zip")
 
 
 @router.get("/examinations/{id}/mask.nii.gz")
+@lane("documents")
 def export_nifti(visit: Seen, id: str) -> Response:
     content = visit.practice.exports.nifti(visit.account, id)
     headers = {"Content-Disposition": 'attachment; filename="mask.nii.gz"'}
@@ -518,6 +515,7 @@ def export_nifti(visit: Seen, id: str) -> Response:
 
 
 @router.get("/examinations/{id}/mask.dcm")
+@lane("documents")
 def export_seg(visit: Seen, id: str) -> Response:
     content = visit.practice.exports.seg(visit.account, id)
     headers = {"Content-Disposition": 'attachment; filename="mask.dcm"'}

@@ -10,11 +10,12 @@ from http.cookies import CookieError, SimpleCookie
 from anyio import to_thread
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bthub.practice.accounts import Accounts
 from bthub.practice.log import log_failure
+from bthub.practice.models import LANGUAGES
 from bthub.practice.settings import MAX_FORM_BYTES, Settings
 from bthub.practice.texts import Refusal, choose, translate
 
@@ -82,7 +83,7 @@ class Guard:
         limit = self._limit(path)
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > limit:
-            await _too_large(limit)(scope, receive, send_with_headers)
+            await plain(headers, TOO_LARGE, 413, limit=limit >> 20)(scope, receive, send_with_headers)
             return
         await self._app(scope, _counted(receive, limit), send_with_headers)
 
@@ -92,7 +93,8 @@ class Guard:
         name = re.sub(r":\d+$", "", host).lower()
         if name not in self._settings.hosts:
             # Another site's name that leads here would share its cookies and scripts with these pages.
-            return PlainTextResponse(
+            return plain(
+                headers,
                 "This server does not answer under that name. The administrator adds names in BTHUB_PRACTICE_HOSTS.",
                 421,
             )
@@ -119,7 +121,7 @@ class Guard:
             wants_page = scope["method"] in ("GET", "HEAD") and "text/html" in headers.get("accept", "")
             if wants_page:
                 return RedirectResponse("/sign-in", 303)
-            return JSONResponse({"error": "sign in first"}, 401)
+            return plain(headers, "Sign in first.", 401)
         if not account.complete and not FIRST_USE.fullmatch(path) and not OPEN.fullmatch(path):
             return RedirectResponse("/welcome", 303)
         return None
@@ -130,17 +132,29 @@ class Guard:
         return MAX_MASK_BYTES if MASK.fullmatch(path) else MAX_FORM_BYTES
 
 
+TOO_LARGE = "The request is too large: at most {limit} MB are taken."
 AWAY = "The database can't be reached at the moment. Nothing that was saved is lost: try again in a minute."
 
 
 def database_away(headers: Headers) -> Response:
     """What is said while the database is away: without it there is no account, and no page of ours."""
+    return plain(headers, AWAY, 503)
+
+
+def plain(headers: Headers, text: str, status: int, **values: object) -> Response:
+    """A sentence before it is known who asks, in a language that the browser takes."""
     language = choose(headers.get("accept-language"))
-    text = translate(AWAY, language)
+    chosen = read_cookies(headers.get("cookie", "")).get(LANGUAGE_COOKIE)
+    language = chosen if chosen in LANGUAGES else language
+    text = translate(text, language, **values)
     if "text/html" not in headers.get("accept", ""):
-        return JSONResponse({"error": text}, 503)
-    page = f'<!doctype html><html lang="{language}"><meta charset="utf-8"><title>bthub</title><p>{escape(text)}</html>'
-    return Response(page, 503, media_type="text/html")
+        return JSONResponse({"error": text}, status)
+    page = (
+        f'<!doctype html><html lang="{language}"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><title>bthub</title>'
+        f"<p>{escape(text)}</html>"
+    )
+    return Response(page, status, media_type="text/html")
 
 
 def read_cookies(header: str) -> dict[str, str]:
@@ -161,11 +175,7 @@ def _counted(receive: Receive, limit: int) -> Receive:
         if message["type"] == "http.request":
             taken += len(message.get("body", b""))
             if taken > limit:
-                raise Refusal("The request is too large: at most {limit} MB are taken.", 413, limit=limit >> 20)
+                raise Refusal(TOO_LARGE, 413, limit=limit >> 20)
         return message
 
     return counting
-
-
-def _too_large(limit: int) -> Response:
-    return PlainTextResponse(f"The request is too large: at most {limit >> 20} MB are taken.", 413)

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from bthub.practice.models import Report
 from bthub.practice.report import canonical, lines
 from bthub.practice.web.context import HERE, Visit, checked_visit, visit_of
+from bthub.practice.web.lanes import lane
 
 router = APIRouter()
 Seen = Annotated[Visit, Depends(visit_of)]
@@ -24,6 +25,7 @@ def create(visit: Checked, id: str) -> Response:
 
 
 @router.get("/reports/{id}")
+@lane("documents")
 def page(visit: Seen, id: str) -> Response:
     report, content, picture = visit.practice.reports.content(visit.account, id)
     return visit.page(
@@ -32,6 +34,7 @@ def page(visit: Seen, id: str) -> Response:
 
 
 @router.post("/reports/{id}")
+@lane("documents")
 def save(visit: Checked, id: str, findings: Field = "", impression: Field = "", action: Field = "") -> Response:
     reports = visit.practice.reports
     reports.save(visit.account.id, id, findings, impression)
@@ -47,6 +50,7 @@ def delete(visit: Checked, id: str) -> Response:
 
 
 @router.get("/reports/{id}/report.html")
+@lane("documents")
 def html(visit: Seen, id: str) -> Response:
     """A page that stands by itself, to be kept or printed."""
     report, content, picture = visit.practice.reports.content(visit.account, id)
@@ -63,6 +67,7 @@ def html(visit: Seen, id: str) -> Response:
 
 
 @router.get("/reports/{id}/report.json")
+@lane("documents")
 def as_json(visit: Seen, id: str) -> Response:
     report, content, _ = visit.practice.reports.content(visit.account, id)
     text = report.frozen or canonical(content)
@@ -71,6 +76,7 @@ def as_json(visit: Seen, id: str) -> Response:
 
 
 @router.get("/reports/{id}/report.pdf")
+@lane("documents")
 def pdf(visit: Seen, id: str) -> Response:
     _, content = visit.practice.reports.pdf(visit.account, id)
     return Response(

@@ -10,6 +10,16 @@ if (form) {
 
   const send = (files) => {
     if (!files.length) return;
+    // Said before it is sent: a server that hangs up early can say nothing.
+    const bytes = files.reduce((sum, file) => sum + file.size, 0);
+    const refusal = files.length > Number(form.dataset.most) ? form.dataset.many
+      : bytes > Number(form.dataset.limit) ? form.dataset.large : null;
+    if (refusal) {
+      for (const input of inputs) input.value = "";
+      line.textContent = refusal;
+      line.setAttribute("role", "alert");
+      return;
+    }
     const body = new FormData();
     for (const field of form.querySelectorAll("input:not([type=file])")) {
       if (field.type !== "checkbox" || field.checked) body.append(field.name, field.value);
@@ -82,7 +92,8 @@ if (work) {
       if (answer.status === 401 || answer.status === 404) { window.location.reload(); return; }
       const told = await answer.json();
       if (told.state === "done" || told.state === "failed") { window.location.reload(); return; }
-      if (told.models === "loading") line.textContent = work.dataset.loading;
+      if (told.models === "failed") line.textContent = work.dataset.stopped;
+      else if (told.models === "loading") line.textContent = work.dataset.loading;
       else if (told.state === "queued") line.textContent = work.dataset.queued;
       else line.textContent = work.dataset.running.replace("{done}", told.done).replace("{total}", told.total);
       if (told.state === "running" && told.total) bar.value = told.done / told.total;

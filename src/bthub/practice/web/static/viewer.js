@@ -56,7 +56,9 @@ class Viewer {
 
   key(event) {
     if (event.ctrlKey && event.key.toLowerCase() === "z" && this.edit) { event.preventDefault(); this.undo(); return; }
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    // Brackets need AltGr or Option on many keyboards.
+    const bracket = (event.key === "[" || event.key === "]") && (event.altKey || event.getModifierState("AltGraph"));
+    if ((event.ctrlKey || event.metaKey || event.altKey) && !bracket) return;
     const typing = event.target.matches("input[type=text], textarea, select");
     if (typing) return;
     const tick = (name) => { const box = this.controls[name]; if (box) { box.checked = !box.checked; this.draw(); } };
