@@ -43,3 +43,4 @@ st.html(
     "prepared by Buda, Saha and Mazurowski (2019), CC BY-NC-SA 4.0. Code: Apache-2.0. "
     f"{frame.DISCLAIMER}</footer>"
 )
+st.session_state["drawn"] = True
