@@ -360,17 +360,24 @@ def could_be_measured(run: RunFolder, evaluation: Evaluation) -> bool:
 
 
 def colored(runs: dict[str, RunFolder], chosen: Sequence[str]) -> dict[str, RunFolder]:
-    """The runs in an order that gives the chosen ones different colors; the others keep their places if they can."""
-    names, colors = list(runs), len(charts.PALETTE)
-    taken: set[int] = set()
+    """The runs in an order that gives the chosen ones different colors, and shapes where there are enough.
+
+    The others keep their places if they can.
+    """
+    names, colors, shapes = list(runs), len(charts.PALETTE), len(charts.SHAPES)
+    taken: list[int] = []
+
+    def told(place: int, by: int) -> bool:
+        return place % by not in [other % by for other in taken]
+
     for name in chosen:
         here = names.index(name)
-        if here % colors in taken:
-            free = (i for i, other in enumerate(names) if other not in chosen and i % colors not in taken)
-            there = next(free, here)
+        if not (told(here, colors) and told(here, shapes)):
+            spare = [i for i, other in enumerate(names) if other not in chosen and told(i, colors)]
+            there = next((i for i in spare if told(i, shapes)), here if told(here, colors) else next(iter(spare), here))
             names[here], names[there] = names[there], names[here]
             here = there
-        taken.add(here % colors)
+        taken.append(here)
     return {name: runs[name] for name in names}
 
 
@@ -458,13 +465,18 @@ def figure(
     if key or kinds:
         shown = {row["model"] for row in rows}
         palette = kinds or {name: mark for name, mark in charts.marks(list(view().every)).items() if name in shown}
-        legend = "".join(
-            f'<li class="{shape}" style="--who: {color}">{html.escape(name)}</li>'
-            for name, (color, shape) in palette.items()
-        )
-        st.html(f'<ul class="key">{legend}</ul>')
+        legend(palette)
     draw(chart, alternative)
     note(caption, rows, file)
+
+
+def legend(palette: dict[str, tuple[str, str]]) -> None:
+    """What colors and shapes mean, above a chart: it wraps, and takes nothing of the chart's height."""
+    said = "".join(
+        f'<li class="{shape}" style="--who: {color}">{html.escape(name)}</li>'
+        for name, (color, shape) in palette.items()
+    )
+    st.html(f'<ul class="key">{said}</ul>')
 
 
 def note(caption: str, rows: Sequence[dict], file: str) -> None:
