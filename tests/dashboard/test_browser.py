@@ -215,6 +215,7 @@ def test_every_page_is_accessible(browser: Browser, address: str, look: str) -> 
         for name in PAGES:
             page.goto(f"{address}{name}")
             whole(page)
+            page.wait_for_timeout(500)  # until the list of pages has its height
             page.evaluate(script)
             for violation in page.evaluate("axe.run().then(found => found.violations)"):
                 if violation["impact"] in ("serious", "critical"):
