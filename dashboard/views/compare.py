@@ -29,7 +29,7 @@ SHORT = {
     "tumor_slices_missed": "Tumor slices missed",
     "healthy_slices_with_mask": "Tumor-free with a mask",
     "parameters": "Parameters",
-    "latency_ms": "Time a slice",
+    "latency_ms": "Time per slice",
 }
 UNITS = {"parameters": (1e6, "M"), "file_bytes": (1e6, "MB"), "multiply_adds": (1e9, "G"), "latency_ms": (1, "ms")}
 SHOWN_COSTS = ("parameters", "latency_ms")

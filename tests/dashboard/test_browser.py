@@ -1,6 +1,7 @@
 """The dashboard as a class meets it: `dashboard/serve.py` in its own process, its pages in headless Chromium.
 
 BTHUB_SCREENSHOTS=folder pytest tests/dashboard/test_browser.py -k every_page    keeps a picture of each page
+BTHUB_SCREENSHOT=docs/dashboard.png pytest tests/dashboard/test_browser.py -k readme    takes the README's picture
 BTHUB_AXE=axe.min.js pytest tests/dashboard/test_browser.py -k accessible -m slow
     checks each page with axe-core: `npm pack axe-core@4.11.0` has that file
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from bthub.project import DEFAULTS, place_of
@@ -221,6 +223,21 @@ def test_every_page_is_accessible(browser: Browser, address: str, look: str) -> 
                 if violation["impact"] in ("serious", "critical"):
                     found.append((name, violation["id"], [node["html"][:160] for node in violation["nodes"][:2]]))
     assert not found, "\n".join(map(str, found))
+
+
+@pytest.mark.skipif("BTHUB_SCREENSHOT" not in os.environ, reason="BTHUB_SCREENSHOT names no file to write")
+def test_the_picture_of_the_readme(browser: Browser, tmp_path: Path) -> None:
+    """The comparison of the clone's runs, with few colors: the file is small."""
+    target = Path(os.environ["BTHUB_SCREENSHOT"])
+    with serve([], tmp_path / "log") as url, opened(browser, url, "light-1280") as page:
+        page.goto(f"{url}compare")
+        whole(page)
+        expect(page.get_by_test_id("stVegaLiteChart").first).to_be_visible()
+        page.wait_for_timeout(1000)
+        page.screenshot(path=target)
+    with Image.open(target) as picture:
+        picture.convert("RGB").quantize(128).save(target, optimize=True)
+    assert target.stat().st_size < 200_000
 
 
 def test_by_keyboard_alone(browser: Browser, address: str) -> None:
