@@ -138,8 +138,10 @@ def test_a_link_opens_exactly_this_view(browser: Browser, address: str, shipped_
         page.get_by_role("option", name="test").click()
         expect(page.locator("p.shown")).to_have_text("1 model, lgg, patient/test")
         page.wait_for_url("**/calibration")
+        # A step back before the page is drawn is taken for an address that is yet to change.
+        expect(page.locator("[data-test-script-state=notRunning]")).to_have_count(1, timeout=DRAWN)
         page.go_back()
-        expect(page.locator("p.shown")).to_have_text("1 model, lgg, patient/validation")
+        expect(page.locator("p.shown")).to_have_text("1 model, lgg, patient/validation", timeout=DRAWN)
 
 
 def test_every_page_on_a_phone_in_the_dark(browser: Browser, address: str) -> None:
