@@ -11,9 +11,14 @@ import frame
 # Not in a folder `pages`, which Streamlit would serve by itself, without this frame.
 # Without icons: Streamlit would fetch the tab's from another server.
 PAGES = {each.file: st.Page(f"views/{each.file}.py", title=each.title, default=each.file == "start") for each in STEPS}
-GROUPS = {each.group: [PAGES[other.file] for other in STEPS if other.group == each.group] for each in STEPS}
 
-page = st.navigation(GROUPS, expanded=True)
+# Streamlit's own list of pages has headings among its items, which screen readers can't make sense of.
+page = st.navigation([PAGES[each.file] for each in STEPS], position="hidden")
+with st.sidebar, st.container(gap=None, key="pages"):
+    for i, each in enumerate(STEPS):
+        if i == 0 or each.group != STEPS[i - 1].group:
+            st.html(f'<p class="group">{each.group}</p>')
+        st.page_link(PAGES[each.file])
 here = step(page.title)
 st.set_page_config(page_title=f"{page.title} · bthub", page_icon=str(frame.HERE / "favicon.svg"), layout="wide")
 st.html(frame.HERE / "style.css")
@@ -43,3 +48,4 @@ st.html(
     "prepared by Buda, Saha and Mazurowski (2019), CC BY-NC-SA 4.0. Code: Apache-2.0. "
     f"{frame.DISCLAIMER}</footer>"
 )
+st.session_state["drawn"] = True

@@ -40,8 +40,28 @@ SHAPES = (
 )
 # Words on charts against either background: at least 4.5 to 1.
 INK = {False: "#334155", True: "#cbd5e1"}
-# Few labels, none of them moved: streamlit's theme would push the first into the second.
-FEW = alt.Axis(tickCount=5, labelFlush=False)
+FEW = alt.Axis(tickCount=5)
+# The name of a row stands above its line: beside it, long names would leave a phone no room for the line.
+ABOVE = alt.Axis(
+    grid=True,
+    ticks=False,
+    domain=False,
+    labelAlign="left",
+    labelBaseline="bottom",
+    labelPadding=0,
+    labelOffset=-5,
+    labelLimit=0,
+    labelFlush=False,
+    minExtent=0,
+    maxExtent=0,
+)
+# A patient of TCGA without what all have in common: TCGA_DU_6405_19851005 is DU 6405.
+PATIENTS = alt.Axis(
+    labelExpr="indexof(datum.label, 'TCGA_') == 0 ? replace(slice(datum.label, 5, 12), '_', ' ') : datum.label",
+    labelFlush=False,
+    labelOverlap=False,
+    grid=True,
+)
 
 Rows = Sequence[dict]
 
@@ -62,6 +82,20 @@ def _shape(names: Sequence[str]) -> alt.Shape:
     return alt.Shape("model:N", scale=alt.Scale(domain=list(shapes), range=list(shapes.values())), legend=None)
 
 
+def of_kinds(kinds: dict[str, str]) -> dict[str, tuple[str, str]]:
+    """Colors of kinds, with a shape beside each: a kind is told without seeing colors."""
+    return {kind: (color, shape) for (kind, color), shape in zip(kinds.items(), SHAPES, strict=False)}
+
+
+def _kinds(column: str, kinds: dict[str, tuple[str, str]]) -> tuple[alt.Color, alt.Shape]:
+    """Color and shape of kinds that aren't models; the page shows them above the chart, as those of models."""
+    color, shape = ([mark[i] for mark in kinds.values()] for i in (0, 1))
+    return (
+        alt.Color(f"{column}:N", scale=alt.Scale(domain=list(kinds), range=color), legend=None),
+        alt.Shape(f"{column}:N", scale=alt.Scale(domain=list(kinds), range=shape), legend=None),
+    )
+
+
 def legible(chart: alt.TopLevelMixin, dark: bool, large: bool) -> alt.TopLevelMixin:
     """A chart whose words are read on its background, and from afar if they are `large`."""
     ink, size = INK[dark], 17 if large else 13
@@ -70,6 +104,8 @@ def legible(chart: alt.TopLevelMixin, dark: bool, large: bool) -> alt.TopLevelMi
         words["labelLimit"] = 420
     return (
         chart.configure_axis(**words)
+        # None of them moved: Streamlit's theme would push the first into the second.
+        .configure_axisX(labelFlush=False)
         .configure_legend(**words)
         .configure_title(color=ink, fontSize=size + 1)
         .configure_header(**words)
@@ -86,7 +122,7 @@ def _color(names: Sequence[str]) -> alt.Color:
 def intervals(rows: Rows, names: Sequence[str], title: str) -> alt.LayerChart:
     """A dot with its interval for each model; rows of `model`, `value`, `low`, `high`."""
     data = alt.Chart(pd.DataFrame(rows))
-    model = alt.Y("model:N", title=None, sort=list(names), axis=alt.Axis(labelLimit=300, grid=True))
+    model = alt.Y("model:N", title=None, sort=list(names), axis=ABOVE)
     color = _color(names)
     tooltip = ["model", *(alt.Tooltip(f"{end}:Q", format=".4f") for end in ("value", "low", "high"))]
     bar = data.mark_rule(strokeWidth=3, opacity=0.55).encode(
@@ -98,8 +134,8 @@ def intervals(rows: Rows, names: Sequence[str], title: str) -> alt.LayerChart:
     dot = data.mark_point(filled=True, size=130, opacity=1).encode(
         x="value:Q", y=model, color=color, shape=_shape(names), tooltip=tooltip
     )
-    text = data.mark_text(dy=-14).encode(x="value:Q", y=model, text=alt.Text("value:Q", format=".3f"))
-    return (bar + dot + text).properties(height=alt.Step(44))
+    text = data.mark_text(dy=16).encode(x="value:Q", y=model, text=alt.Text("value:Q", format=".3f"))
+    return (bar + dot + text).properties(height=alt.Step(56))
 
 
 def cost_against_quality(rows: Rows, names: Sequence[str], cost: str, quality: str) -> alt.LayerChart:
@@ -207,7 +243,7 @@ def by_start(rows: Rows, names: Sequence[str], title: str) -> alt.LayerChart:
         for words, row in zip(order, rows, strict=True)
     ]
     data = alt.Chart(pd.DataFrame([{**row, "from": words} for words, row in zip(order, rows, strict=True)]))
-    y = alt.Y("from:N", title=None, sort=order, axis=alt.Axis(labelLimit=420, grid=True))
+    y = alt.Y("from:N", title=None, sort=order, axis=ABOVE)
     x = alt.X("value:Q", title=title, scale=alt.Scale(zero=False, padding=14))
     color = _color(names)
     bar = data.mark_rule(strokeWidth=3, opacity=0.55).encode(
@@ -278,7 +314,7 @@ def dice_by_patient(rows: Rows, names: Sequence[str], means: Rows) -> alt.LayerC
         .mark_point(filled=True, opacity=0.95)
         .encode(
             x,
-            alt.Y("patient_id:N", title=None, sort=order, axis=alt.Axis(labelLimit=190, grid=True)),
+            alt.Y("patient_id:N", title=None, sort=order, axis=PATIENTS),
             color,
             _shape(names),
             size=alt.Size("tumor_px:Q", legend=None, scale=alt.Scale(type="sqrt", range=[50, 380])),
@@ -290,7 +326,7 @@ def dice_by_patient(rows: Rows, names: Sequence[str], means: Rows) -> alt.LayerC
         .mark_rule(strokeDash=[5, 3], strokeWidth=2)
         .encode(alt.X("value:Q"), color=color, tooltip=["model", alt.Tooltip("value:Q", format=".3f", title="mean")])
     )
-    return (dots + mean).properties(height=alt.Step(22))
+    return (dots + mean).properties(height=alt.Step(24))
 
 
 def dice_by_size(rows: Rows, names: Sequence[str], sizes: Sequence[str]) -> alt.LayerChart:
@@ -300,14 +336,16 @@ def dice_by_size(rows: Rows, names: Sequence[str], sizes: Sequence[str]) -> alt.
         "size:N",
         title="area of the tumor on the slice, pixels",
         sort=list(sizes),
-        axis=alt.Axis(labelAngle=0, labelOverlap=False),
+        axis=alt.Axis(labelAngle=0, labelOverlap=False, labelLimit=0),
     )
     y = alt.Y("dice:Q", title="Dice of the slice", scale=alt.Scale(domain=[0, 1]))
     color, offset = _color(names), alt.XOffset("model:N", sort=list(names))
-    box = data.mark_boxplot(size=26, outliers=False, opacity=0.75, extent=0, median={"color": "white"}).encode(
+    # Beside each other on a phone, too.
+    wide = 64 // len({row["model"] for row in rows})
+    box = data.mark_boxplot(size=wide, outliers=False, opacity=0.75, extent=0, median={"color": "white"}).encode(
         x, y, color=color, xOffset=offset
     )
-    ticks = data.mark_tick(size=16, thickness=1, opacity=0.45).encode(x, y, color=color, xOffset=offset)
+    ticks = data.mark_tick(size=wide, thickness=1, opacity=0.45).encode(x, y, color=color, xOffset=offset)
     return (ticks + box).properties(height=340)
 
 
@@ -318,12 +356,8 @@ def leakage(rows: Rows, title: str, kinds: dict[str, str] = PROTOCOLS) -> alt.La
     """
     data = alt.Chart(pd.DataFrame(rows))
     x = alt.X("value:Q", title=title, scale=alt.Scale(zero=False, padding=14))
-    y = alt.Y("line:N", title=None, axis=alt.Axis(labelLimit=420, grid=True))
-    legend = alt.Legend(orient="top", title=None, symbolOpacity=1, labelLimit=0)
-    color = alt.Color("protocol:N", scale=alt.Scale(domain=list(kinds), range=list(kinds.values())), legend=legend)
-    # With a shape beside its color each kind is told without seeing colors.
-    shapes = alt.Scale(domain=list(kinds), range=["circle", "square", "triangle-up"][: len(kinds)])
-    shape = alt.Shape("protocol:N", scale=shapes, legend=legend)
+    y = alt.Y("line:N", title=None, axis=ABOVE)
+    color, shape = _kinds("protocol", of_kinds(kinds))
     gap = data.mark_line(color=GRAY, strokeWidth=2, strokeDash=[3, 3]).encode(x, y, detail="line:N")
     bar = data.mark_rule(strokeWidth=3, opacity=0.5).encode(
         alt.X("low:Q", title=title, axis=FEW), y, x2="high:Q", color=color
@@ -331,7 +365,7 @@ def leakage(rows: Rows, title: str, kinds: dict[str, str] = PROTOCOLS) -> alt.La
     dot = data.mark_point(filled=True, size=150, opacity=1).encode(
         x, y, color, shape, tooltip=["line", "protocol", "model", alt.Tooltip("value:Q", format=".4f")]
     )
-    return (gap + bar + dot).properties(height=alt.Step(34))
+    return (gap + bar + dot).properties(height=alt.Step(40))
 
 
 def split_strips(rows: Rows) -> tuple[alt.Chart, alt.Chart]:
@@ -347,7 +381,7 @@ def split_strips(rows: Rows) -> tuple[alt.Chart, alt.Chart]:
             .mark_rect()
             .encode(
                 alt.X("slice_index:O", title="slice", axis=alt.Axis(values=list(range(0, 100, 10)), labelAngle=0)),
-                alt.Y("patient_id:N", title=None, axis=alt.Axis(labelLimit=180, labelOverlap=False, labelFontSize=10)),
+                alt.Y("patient_id:N", title=None, axis=PATIENTS),
                 alt.Color(
                     f"{protocol}:N",
                     scale=alt.Scale(domain=list(SPLITS), range=list(SPLITS.values())),
@@ -355,7 +389,7 @@ def split_strips(rows: Rows) -> tuple[alt.Chart, alt.Chart]:
                 ),
                 tooltip=["patient_id", "slice_index", alt.Tooltip(f"{protocol}:N", title="split")],
             )
-            .properties(height=alt.Step(15))
+            .properties(height=alt.Step(18))
         )
 
     return strip("patient"), strip("slice")
@@ -382,7 +416,7 @@ def by_part(rows: Rows, names: Sequence[str], title: str) -> alt.LayerChart:
     """Groups of slices, each with a mark and an interval a model: rows of `model`, `part`, `value`, `low`, `high`."""
     order = list(dict.fromkeys(row["part"] for row in rows))
     data = alt.Chart(pd.DataFrame(rows))
-    y = alt.Y("part:N", title=None, sort=order, axis=alt.Axis(labelLimit=300, grid=True))
+    y = alt.Y("part:N", title=None, sort=order, axis=alt.Axis(labelLimit=300, labelFlush=False, grid=True))
     offset = alt.YOffset("model:N", sort=list(names))
     color = _color(names)
     x = alt.X("value:Q", title=title, scale=alt.Scale(zero=False, padding=14))
@@ -402,7 +436,8 @@ def by_part(rows: Rows, names: Sequence[str], title: str) -> alt.LayerChart:
         x, y, color, _shape(names), yOffset=offset, tooltip=tooltip
     )
     models = len({row["model"] for row in rows})
-    return (bar + dot).properties(height=max(36, 15 * models) * len(order))
+    # The axis is within the height.
+    return (bar + dot).properties(height=(16 + 16 * models) * len(order) + 60)
 
 
 AGREE = {
@@ -411,29 +446,24 @@ AGREE = {
     "only the second wrong": "#2f7ed8",
     "both wrong": "#a855f7",
 }
+TRUTH = {"tumor": "triangle-up", "no tumor": "circle"}
 
 
 def two_models(rows: Rows, first: str, second: str, thresholds: tuple[float, float]) -> alt.LayerChart:
     """Each slice by what two models state: rows of `slice`, `label`, `first`, `second`, `who` (see `AGREE`)."""
     chosen = alt.selection_point(name="picked", fields=["slice"], on="click", clear="dblclick")
-    share = alt.Scale(domain=[0, 1], padding=6)
-    x = alt.X("first:Q", title=f"{first}: probability of tumor", scale=share, axis=alt.Axis(format="%"))
-    y = alt.Y("second:Q", title=f"{second}: probability of tumor", scale=share, axis=alt.Axis(format="%"))
-    top = {"orient": "top", "title": None, "labelLimit": 0, "symbolOpacity": 1, "columns": 2}
+    share = alt.Scale(domain=[-0.02, 1.02], nice=False)
+    axis = alt.Axis(format="%", values=[0, 0.2, 0.4, 0.6, 0.8, 1])
+    x = alt.X("first:Q", title=f"{first}: probability of tumor", scale=share, axis=axis)
+    y = alt.Y("second:Q", title=f"{second}: probability of tumor", scale=share, axis=axis)
     dots = (
         alt.Chart(pd.DataFrame(rows))
         .mark_point(filled=True, size=85)
         .encode(
             x,
             y,
-            alt.Color(
-                "who:N", scale=alt.Scale(domain=list(AGREE), range=list(AGREE.values())), legend=alt.Legend(**top)
-            ),
-            alt.Shape(
-                "label:N",
-                scale=alt.Scale(domain=["tumor", "no tumor"], range=["triangle-up", "circle"]),
-                legend=alt.Legend(**top),
-            ),
+            alt.Color("who:N", scale=alt.Scale(domain=list(AGREE), range=list(AGREE.values())), legend=None),
+            alt.Shape("label:N", scale=alt.Scale(domain=list(TRUTH), range=list(TRUTH.values())), legend=None),
             opacity=alt.condition(chosen, alt.value(0.9), alt.value(0.3)),
             tooltip=[
                 "slice",
@@ -446,9 +476,7 @@ def two_models(rows: Rows, first: str, second: str, thresholds: tuple[float, flo
         .add_params(chosen)
     )
     at = alt.Chart(pd.DataFrame([{"first": thresholds[0], "second": thresholds[1]}]))
-    lines = [
-        at.mark_rule(color=GRAY, strokeDash=[4, 3]).encode(**axis) for axis in ({"x": "first:Q"}, {"y": "second:Q"})
-    ]
+    lines = [at.mark_rule(color=GRAY, strokeDash=[4, 3]).encode(**way) for way in ({"x": "first:Q"}, {"y": "second:Q"})]
     return alt.layer(*lines, dots).properties(height=460)
 
 
@@ -456,11 +484,8 @@ def dot_plot(rows: Rows, title: str) -> alt.LayerChart:
     """What a paper reports beside what was measured: rows of `line`, `kind` (see `SAID`), `value`, `low`, `high`."""
     order = list(dict.fromkeys(row["line"] for row in rows))
     data = alt.Chart(pd.DataFrame(rows))
-    y = alt.Y("line:N", title=None, sort=order, axis=alt.Axis(labelLimit=420, grid=True))
-    legend = alt.Legend(orient="top", title=None, symbolOpacity=1, labelLimit=0)
-    kinds = list(SAID)
-    color = alt.Color("kind:N", scale=alt.Scale(domain=kinds, range=[SAID[k][0] for k in kinds]), legend=legend)
-    shape = alt.Shape("kind:N", scale=alt.Scale(domain=kinds, range=[SAID[k][1] for k in kinds]), legend=legend)
+    y = alt.Y("line:N", title=None, sort=order, axis=ABOVE)
+    color, shape = _kinds("kind", SAID)
     x = alt.X("value:Q", title=title, scale=alt.Scale(zero=False, padding=14))
     bar = (
         data.transform_filter("isValid(datum.low)")
@@ -470,7 +495,7 @@ def dot_plot(rows: Rows, title: str) -> alt.LayerChart:
     dot = data.mark_point(filled=True, size=110, opacity=0.9).encode(
         x, y, color, shape, tooltip=["line", "kind", "model", alt.Tooltip("value:Q", format=".4f")]
     )
-    return (bar + dot).properties(height=alt.Step(30))
+    return (bar + dot).properties(height=alt.Step(40))
 
 
 SAID = {
@@ -508,11 +533,8 @@ def within_sources(rows: Rows) -> alt.LayerChart:
     """ROC AUC by source: rows of `line`, `kind` (see `KINDS`), `value`, `low`, `high`."""
     order = list(dict.fromkeys(row["line"] for row in rows))
     data = alt.Chart(pd.DataFrame(rows))
-    y = alt.Y("line:N", title=None, sort=order, axis=alt.Axis(labelLimit=420, grid=True))
-    legend = alt.Legend(orient="top", title=None, symbolOpacity=1, labelLimit=0)
-    kinds = list(KINDS)
-    color = alt.Color("kind:N", scale=alt.Scale(domain=kinds, range=[KINDS[k][0] for k in kinds]), legend=legend)
-    shape = alt.Shape("kind:N", scale=alt.Scale(domain=kinds, range=[KINDS[k][1] for k in kinds]), legend=legend)
+    y = alt.Y("line:N", title=None, sort=order, axis=ABOVE)
+    color, shape = _kinds("kind", KINDS)
     x = alt.X("value:Q", title="ROC AUC", scale=alt.Scale(zero=False, padding=18))
     bar = (
         data.transform_filter("isValid(datum.low)")
@@ -522,8 +544,8 @@ def within_sources(rows: Rows) -> alt.LayerChart:
     dot = data.mark_point(filled=True, size=140, opacity=1).encode(
         x, y, color, shape, tooltip=["line", "kind", alt.Tooltip("value:Q", format=".3f"), "images", "tumor"]
     )
-    text = data.mark_text(dy=-13).encode(x, y, text=alt.Text("value:Q", format=".3f"))
-    return (bar + dot + text).properties(height=alt.Step(36))
+    text = data.mark_text(dy=15).encode(x, y, text=alt.Text("value:Q", format=".3f"))
+    return (bar + dot + text).properties(height=alt.Step(50))
 
 
 def crossing(rows: Rows) -> alt.LayerChart:

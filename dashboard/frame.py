@@ -212,54 +212,53 @@ def _chosen(
     """The models that are shown, those that could be, and what they were measured on."""
     of_task = {name for name, run in runs.items() if run.task in step.tasks}
     evaluations = [e for name in runs if name in of_task for e in measured.get(name, [])] or evaluations
+    _read_address(step, words)
     with st.session_state["bar"], st.popover("Models and data", icon=":material/tune:", key="choice"):
         data = _first(evaluations, "data")
-        chosen_data = data[0]
+        chosen_data = _one("data", data)
         if len(data) > 1:
-            _valid("data", data)
-            chosen_data = st.segmented_control(
-                "Data set", data, default=data[0], required=True, key="data", bind="query-params"
-            )
+            st.segmented_control("Data set", data, required=True, key="data", on_change=_remember, args=["data"])
         evaluations = [e for e in evaluations if e.data == chosen_data]
         left, right = st.columns(2)
         protocols = _first(evaluations, "protocol")
-        _valid("protocol", protocols)
-        protocol = left.selectbox(
+        protocol = _one("protocol", protocols)
+        left.selectbox(
             "Protocol",
             protocols,
             key="protocol",
-            bind="query-params",
-            help="patient: all slices of a patient are on one side. slice: they are dealt out at random. "
-            "fold: one part of a cross-validation by patient. default: the set names no patients.",
+            on_change=_remember,
+            args=["protocol"],
+            help="patient: all slices of a patient are in the same split. slice: slices are dealt out at random. "
+            "fold: one part of a cross-validation by patient. default: the data set names no patients.",
         )
         splits = _first([e for e in evaluations if e.protocol == protocol], "split")
-        _valid("split", splits)
-        split = right.selectbox(
+        split = _one("split", splits)
+        right.selectbox(
             "Split",
             splits,
             key="split",
-            bind="query-params",
+            on_change=_remember,
+            args=["split"],
             help="test: nothing was trained, tuned or selected on it. validation: epochs and thresholds were chosen "
             "on it.",
         )
         evaluation = Evaluation(chosen_data, protocol, split)
         options = [name for name in runs if name in of_task and evaluation in measured.get(name, [])]
-        default = at_first({name: runs[name] for name in options})
-        _keep_choice(options, default, words)
-        chosen = st.multiselect(
+        chosen = _several(options, at_first({name: runs[name] for name in options}))
+        _write_address()
+        st.multiselect(
             "Models",
             options,
-            default=default,
             key="models",
-            bind="query-params",
             placeholder="Choose models",
-            on_change=_remember,
-            help=f"Those that were measured on this split, at first {AT_FIRST} of them at most. Each has one color on "
+            on_change=_remember_models,
+            args=[options],
+            help=f"Those that were measured on this split; at first, no more than {AT_FIRST}. Each keeps its color on "
             "every page.",
         )
         if others := [name for name in runs if name not in options and could_be_measured(runs[name], evaluation)]:
             st.caption(
-                f"Without figures for {evaluation.key} of {chosen_data}: {', '.join(others)}. "
+                f"Not measured on {evaluation.key} of {chosen_data}: {', '.join(others)}. "
                 f"`bthub evaluate runs/NAME --data data/{chosen_data} --split {split}` measures them."
             )
     with st.session_state["bar"]:
@@ -268,38 +267,70 @@ def _chosen(
     return {name: runs[name] for name in chosen}, {name: runs[name] for name in options}, evaluation
 
 
-def _valid(key: str, options: Sequence[str]) -> None:
-    """Forget a choice that this page or data set doesn't have."""
-    if key in st.session_state and st.session_state[key] not in options:
-        st.session_state[key] = options[0]
+# What is chosen outlives the boxes, which Streamlit forgets on a page without them, and the address, which it empties
+# on the way to another page. So it is kept in `choice`, and each run tells the boxes and the address what it is.
+CHOICES = ("data", "protocol", "split", "models")
 
 
-def _remember() -> None:
-    """Keep what a person chose: of the models that the page offers, and of those that other pages do."""
-    offered = st.session_state["options"]
-    others = [name for name in st.session_state.get("chosen", []) if name not in offered]
-    st.session_state["chosen"] = [*others, *st.session_state["models"]]
+def _read_address(step: Step, words: dict[str, str]) -> None:
+    """Take over what the address asks for where that is new: of a link, or of a step back.
 
-
-def _keep_choice(options: list[str], default: list[str], words: dict[str, str]) -> None:
-    """Where the page, the data set or the split has other models, go on with those of the choice that it has.
-
-    The box is told so in every case: it would go on showing the old ones while the page shows others.
+    It isn't where this page wrote it there. Nor where it is what it was before a run that was broken off, or what
+    another page wrote: then the browser is yet to hear of the change.
     """
-    before = st.session_state.get("options")
-    st.session_state["options"] = options
-    if before is None:
+    state = st.session_state
+    choice, before = state.setdefault("choice_made", {}), {} if state.get("drawn") else state.get("read", {})
+    if state.get("page") != step.file:
+        state["page"], before, state["written"] = step.file, state.get("written", {}), {}
+    state["drawn"], state["read"] = False, {name: st.query_params.get_all(name) for name in CHOICES}
+    for name, asked in state["read"].items():
+        if asked in (state["written"].get(name, []), before.get(name)):
+            continue
         # A link may name models by their folders, too.
-        asked = [words.get(name, name) for name in st.query_params.get_all("models")]
-        if asked:
-            st.session_state["chosen"] = asked
-            if kept := [name for name in asked if name in options]:
-                st.session_state["models"] = kept
-                if asked != st.query_params.get_all("models"):
-                    st.query_params["models"] = kept
-        return
-    if before != options:
-        st.session_state["models"] = [name for name in st.session_state.get("chosen", []) if name in options] or default
+        choice[name] = [words.get(value, value) for value in asked]
+        if not asked:
+            del choice[name]
+
+
+def _write_address() -> None:
+    """Put the choice into the address, in one step of the browser's history."""
+    written = st.session_state["written"]
+    changed = {name: values for name, values in written.items() if values != st.query_params.get_all(name)}
+    for name in [name for name, values in changed.items() if not values]:
+        del st.query_params[name]
+    st.query_params.update({name: values for name, values in changed.items() if values})
+
+
+def _one(name: str, options: list[str]) -> str:
+    """What is chosen of a few options: the first where this page or data set doesn't have the choice."""
+    asked = st.session_state["choice_made"].get(name, [])
+    value = asked[-1] if asked and asked[-1] in options else options[0]
+    st.session_state[name] = value
+    st.session_state["written"][name] = [] if value == options[0] else [value]
+    return value
+
+
+def _several(options: list[str], default: list[str]) -> list[str]:
+    """The chosen models that this page, data set and split have; the default where it has none of them."""
+    value = [name for name in st.session_state["choice_made"].get("models", []) if name in options]
+    if not value and st.session_state.get("emptied") != options:
+        value = default
+    st.session_state["models"] = value
+    st.session_state["written"]["models"] = [] if value == default else value
+    return value
+
+
+def _remember(name: str) -> None:
+    """Keep what a person chose."""
+    st.session_state["choice_made"][name] = [st.session_state[name]]
+
+
+def _remember_models(offered: list[str]) -> None:
+    """Keep what a person chose: of the models that the page offers, and of those that other pages do."""
+    chosen = st.session_state["models"]
+    others = [name for name in st.session_state["choice_made"].get("models", []) if name not in offered]
+    st.session_state["choice_made"]["models"] = [*others, *chosen]
+    st.session_state["emptied"] = None if chosen else offered
 
 
 def rank(run: RunFolder) -> int:
@@ -312,10 +343,12 @@ def rank(run: RunFolder) -> int:
 
 
 def at_first(runs: dict[str, RunFolder]) -> list[str]:
-    """The names of AT_FIRST runs at most, in the order of the runs, classifiers and localizers in turn."""
+    """The names of AT_FIRST runs at most: those that the card names, then classifiers and localizers in turn."""
+    named = card_models()
+    first = [name for name, run in runs.items() if records.name(run) in named]
     turns = [[name for name, run in runs.items() if run.task == task] for task in (CLASSIFICATION, SEGMENTATION)]
     mixed = [name for pair in zip_longest(*turns) for name in pair if name]
-    return mixed[:AT_FIRST]
+    return list(dict.fromkeys([*first, *mixed]))[:AT_FIRST]
 
 
 def could_be_measured(run: RunFolder, evaluation: Evaluation) -> bool:
@@ -327,17 +360,24 @@ def could_be_measured(run: RunFolder, evaluation: Evaluation) -> bool:
 
 
 def colored(runs: dict[str, RunFolder], chosen: Sequence[str]) -> dict[str, RunFolder]:
-    """The runs in an order that gives the chosen ones different colors; the others keep their places if they can."""
-    names, colors = list(runs), len(charts.PALETTE)
-    taken: set[int] = set()
+    """The runs in an order that gives the chosen ones different colors, and shapes where there are enough.
+
+    The others keep their places if they can.
+    """
+    names, colors, shapes = list(runs), len(charts.PALETTE), len(charts.SHAPES)
+    taken: list[int] = []
+
+    def told(place: int, by: int) -> bool:
+        return place % by not in [other % by for other in taken]
+
     for name in chosen:
         here = names.index(name)
-        if here % colors in taken:
-            free = (i for i, other in enumerate(names) if other not in chosen and i % colors not in taken)
-            there = next(free, here)
+        if not (told(here, colors) and told(here, shapes)):
+            spare = [i for i, other in enumerate(names) if other not in chosen and told(i, colors)]
+            there = next((i for i in spare if told(i, shapes)), here if told(here, colors) else next(iter(spare), here))
             names[here], names[there] = names[there], names[here]
             here = there
-        taken.add(here % colors)
+        taken.append(here)
     return {name: runs[name] for name in names}
 
 
@@ -425,13 +465,18 @@ def figure(
     if key or kinds:
         shown = {row["model"] for row in rows}
         palette = kinds or {name: mark for name, mark in charts.marks(list(view().every)).items() if name in shown}
-        legend = "".join(
-            f'<li class="{shape}" style="--who: {color}">{html.escape(name)}</li>'
-            for name, (color, shape) in palette.items()
-        )
-        st.html(f'<ul class="key">{legend}</ul>')
+        legend(palette)
     draw(chart, alternative)
     note(caption, rows, file)
+
+
+def legend(palette: dict[str, tuple[str, str]]) -> None:
+    """What colors and shapes mean, above a chart: it wraps, and takes nothing of the chart's height."""
+    said = "".join(
+        f'<li class="{shape}" style="--who: {color}">{html.escape(name)}</li>'
+        for name, (color, shape) in palette.items()
+    )
+    st.html(f'<ul class="key">{said}</ul>')
 
 
 def note(caption: str, rows: Sequence[dict], file: str) -> None:

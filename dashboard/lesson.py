@@ -32,9 +32,9 @@ class Step(NamedTuple):
 
 STEPS = (
     Step("start", "Start", "Which network finds brain tumors best, and how would we know?", "Lesson"),
-    Step("quiz", "Quiz", "How good are you at it?", "Lesson", (CLASSIFICATION,), True),
+    Step("quiz", "Quiz", "Can you spot the tumor yourself?", "Lesson", (CLASSIFICATION,), True),
     Step("compare", "Compare", "Which model is better, and is that more than chance?", "Models", BOTH, True),
-    Step("threshold", "Threshold", "From which probability on should a tumor be called?", "Models", BOTH[:1], True),
+    Step("threshold", "Threshold", "At which probability should a tumor be called?", "Models", BOTH[:1], True),
     Step("calibration", "Calibration", "Can a stated probability be believed?", "Models", BOTH[:1], True),
     Step("learning", "Learning", "How did each model get where it is?", "Models", BOTH, True),
     Step("where_it_looks", "Where it looks", "Is the model right for the right reason?", "Slices", BOTH, True),
@@ -45,7 +45,7 @@ STEPS = (
     Step("try_your_own", "Try your own", "Which model breaks first when the picture gets worse?", "Slices"),
     Step("leakage", "Leakage", "What is a test worth that shares patients with training?", "Evidence"),
     Step("sources", "Sources", "Does the model know the tumor, or the hospital?", "Evidence"),
-    Step("papers", "Papers", "How do the published figures compare?", "Evidence"),
+    Step("papers", "Papers", "How do published results compare with these?", "Evidence"),
 )
 
 

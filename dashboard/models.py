@@ -15,6 +15,7 @@ from prepared import Look
 
 import frame
 from bthub.errors import BthubError
+from bthub.runs import records
 from bthub.runs.folder import WEIGHTS, RunFolder
 
 Made = TypeVar("Made")
@@ -24,8 +25,9 @@ def ready(runs: dict[str, RunFolder]) -> dict[str, RunFolder]:
     """The runs whose weights are there; a message for the others, whose figures alone came with the clone."""
     lacking = [name for name, run in runs.items() if not (run.path / WEIGHTS).is_file()]
     if lacking:
-        have, they, them = ("has", "it", "it") if len(lacking) == 1 else ("have", "they", "each of them")
-        said = f"{have} no {WEIGHTS} here, so {they} can't look at a slice: make reproduce RUN=NAME trains {them} again"
+        have, they = ("has", "it") if len(lacking) == 1 else ("have", "they")
+        again = ", ".join(f"make reproduce RUN={records.name(runs[name])}" for name in lacking)
+        said = f"{have} no {WEIGHTS} here, so {they} can't look at a slice. To train again: {again}"
         frame.say([f"{', '.join(lacking)} {said}"])
     return {name: run for name, run in runs.items() if name not in lacking}
 

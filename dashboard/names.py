@@ -54,6 +54,14 @@ def qualifiers(run: RunFolder) -> list[str]:
     return said
 
 
+def start(initialization: str) -> str:
+    """What a training started from, in words: of `records.initialization`."""
+    kind, _, source = initialization.partition(" of ")
+    if kind == "encoder":
+        return "encoder of a ResUNet" if source.startswith("resunet") else "encoder of another run"
+    return {"random": "random weights", "weights": "weights of another run"}.get(kind, f"{kind} weights")
+
+
 def of_runs(runs: Iterable[RunFolder]) -> dict[str, str]:
     """Each run's name and how it is read; the first of those with the same words keeps them, others add their name.
 

@@ -28,7 +28,7 @@ def detection(row: Row, several_classes: bool) -> str:
         return f"**{row['model']}** calls {percent(row['accuracy'])} of the pictures right"
     return (
         f"**{row['model']}** finds {percent(row['recall'])} of the tumor slices, with false alarms on "
-        f"{percent(1 - row['specificity'])} of the healthy ones"
+        f"{percent(1 - row['specificity'])} of the tumor-free ones"
     )
 
 
@@ -46,7 +46,7 @@ def ahead(differences: Sequence[Row], metric: str) -> str:
             + f"{abs(near['difference']):.3f} {metric} ({ends(near)})"
         )
     if same:
-        said.append(f"against {listed(same)} it may be chance")
+        said.append(f"its lead over {listed(same)} may be chance")
     return "; ".join(said)
 
 
@@ -99,15 +99,15 @@ def threshold(points: Sequence[Row], how: str) -> str:
 def calibration(errors: Sequence[Row]) -> str:
     """Which model's probabilities can be believed, and whether scaling helped."""
     best, worst = min(errors, key=lambda e: e["after"]), max(errors, key=lambda e: e["after"])
-    said = f"**{best['model']}** is off by {points(best['after'])} on average when it states a probability"
+    said = f"On average, the probabilities of **{best['model']}** are off by {points(best['after'])}"
     if len(errors) > 1:
-        said += f", {worst['model']} by {points(worst['after'])}"
+        said += f", those of {worst['model']} by {points(worst['after'])}"
     helped = [e["model"] for e in errors if e["after"] < e["before"]]
     if len(helped) == len(errors):
         return f"{said}; temperature scaling made {'it' if len(errors) == 1 else 'all of them'} better."
     if not helped:
         return f"{said}; temperature scaling, fitted on validation, helped {'it' if len(errors) == 1 else 'none'} here."
-    return f"{said}; temperature scaling helped {listed(helped)} and not the others."
+    return f"{said}; temperature scaling helped {listed(helped)}, but not the others."
 
 
 def points(share: float) -> str:
@@ -129,21 +129,24 @@ def learning(kept: Sequence[Row]) -> str:
         said += f", {slow['model']} after {slow['kept']} of {slow['trained']}"
     if not stopped:
         return f"{said}: every training was still improving when it ended."
-    return f"{said}: what came after the best epoch on validation was thrown away."
+    return f"{said}: the epochs after the best one on validation were discarded."
 
 
 def looking(rows: Sequence[Row]) -> str:
     """How much of the heat lies on the tumor of one slice, against chance."""
     known = [row for row in rows if row["agreement"] is not None and row["chance"]]
     if not known:
-        return "This slice has no outline to compare the heat with: the maps show what speaks for a tumor, if anything."
+        return (
+            "This slice has no outline to compare the heat with. The maps show what raised the tumor's score, if "
+            "anything."
+        )
     best, worst = (pick(known, key=lambda row: row["agreement"]) for pick in (max, min))
     said = (
-        f"Of **{best['model']}**'s heat {percent(best['agreement'])} lies on the tumor, "
+        f"**{percent(best['agreement'])}** of {best['model']}'s heat lies on the tumor, "
         f"{best['agreement'] / best['chance']:.0f} times what chance would give"
     )
     if len(known) > 1:
-        said += f"; of {worst['model']}'s {percent(worst['agreement'])}"
+        said += f"; of {worst['model']}'s, {percent(worst['agreement'])}"
     return f"{said}."
 
 
@@ -158,23 +161,23 @@ def localization(means: Sequence[Row], small: float | None, large: float | None)
     said = f"**{best['model']}** outlines a patient's tumor with a Dice of {best['value']:.2f} on average"
     if small is not None and large is not None:
         said += f": {large:.2f} where it is large on the slice, {small:.2f} where it is small"
-    return f"{said}. Two experts agree at about 0.84."
+    return f"{said}. Two experts reach about 0.84 with each other."
 
 
 def losses(errors: int, slices: int, shared: int, models: int) -> str:
     """How many slices are got wrong, and how many by all models."""
-    said = f"**{errors} of {slices:,}** slices are called wrong by at least one of {models} models"
     if models == 1:
-        return f"**{errors} of {slices:,}** slices are called wrong."
-    return f"{said}, {shared} by all of them: those are hard, the others are a model's own weakness."
+        return f"The model gets **{errors} of {slices:,}** slices wrong."
+    return (
+        f"At least one of {models} models gets **{errors} of {slices:,}** slices wrong, all of them {shared}: slices "
+        "that all get wrong are hard, the others show a weakness of single models."
+    )
 
 
 def two_models(one: str, other: str, both: int, first: int, second: int, total: int) -> str:
     """Where two models fail."""
-    return (
-        f"Of {total:,} slices **{both}** are called wrong by both models, {first} by {one} alone and {second} by "
-        f"{other} alone: "
-        + ("together they would know better." if first + second > both else "they fail on the same ones.")
+    return f"Both models get **{both}** of {total:,} slices wrong, {one} alone {first} and {other} alone {second}: " + (
+        "they could correct each other." if first + second > both else "they mostly fail on the same slices."
     )
 
 
@@ -225,8 +228,8 @@ def papers(higher: int, lower: int, within: int) -> str:
     """How the published figures stand against what was measured."""
     total = higher + lower + within
     return (
-        f"Of {total} published figures that could be held against a run here, **{within}** lie within its interval, "
-        f"{higher} above and {lower} below it; another split, other data or another recipe is named for each."
+        f"Of {total} published results with a comparable run here, **{within}** lie within its interval, {higher} "
+        f"above it and {lower} below. Each has its reason: another split, other data or another recipe."
     )
 
 
@@ -240,7 +243,7 @@ def sources(pooled: float, by_source: dict[str, float], knows: float) -> str:
     """
     worst, best = (pick(by_source, key=by_source.get) for pick in (min, max))
     return (
-        f"Over all sources together the AUC is {pooled:.3f}, but it runs from **{by_source[worst]:.3f}** within "
-        f"{worst} to {by_source[best]:.3f} within {best}; a guess that knew only the source would already reach "
-        f"{knows:.3f}."
+        f"Over all sources together the AUC is {pooled:.3f}, but within one source it runs from "
+        f"**{by_source[worst]:.3f}** ({worst}) to {by_source[best]:.3f} ({best}). A guess that knows only the source "
+        f"already reaches {knows:.3f}."
     )

@@ -146,29 +146,30 @@ ABOUT = f"""
   <section><h2>What it is</h2>
   <p>Two neural networks. The first gives the probability of a tumor; it was trained on FLAIR, T1 with and without
   contrast, and gliomas, meningiomas and pituitary tumors. Where the probability reaches the threshold, the second
-  outlines the tumor; it was trained on lower-grade gliomas in color only, so on gray pictures its outline is a rough
-  guess. Both are less reliable on other scanners and other tumors.</p></section>
+  outlines the tumor. It learned from experts' outlines of lower-grade gliomas, and from boxes around other tumors: its
+  outlines are good in color and on gray FLAIR, and a rough guess on other gray pictures. Both are less reliable on
+  other scanners and other tumors.</p></section>
   <section><h2>Your picture or scan</h2>
   <p>Names and other identifying tags in DICOM and NIfTI files are dropped at once.
-  It is analyzed on the computer that serves this page, deleted within {(DELETE_EVERY + DELETE_AGE) // 60} minutes,
-  or once its turn has come where many wait, and used for nothing else. There is no tracking and no history.
+  It is analyzed on the computer that serves this page and deleted within {(DELETE_EVERY + DELETE_AGE) // 60} minutes,
+  or, if many are waiting, once it has been analyzed. It is used for nothing else. There is no tracking and no history.
   <a href="{IN_BROWSER}">Another page</a> analyzes a
   picture on your own machine, without an upload.</p></section>
   <section><h2>The examples</h2>
   <p>Slices that the models were not trained on, from The Cancer Imaging Archive, collection TCGA-LGG, prepared by
   Buda, Saha and Mazurowski (2019), <a href="https://creativecommons.org/licenses/by-nc-sa/4.0/">CC BY-NC-SA 4.0</a>.
-  In color, red is the slice before contrast, green is FLAIR and blue is after contrast: what only FLAIR shows bright,
-  as these tumors, is green. The gray ones are a single sequence of the same slice.
+  In color, red is the slice before contrast, green is FLAIR and blue is after contrast: what is bright on FLAIR alone,
+  such as these tumors, looks green. The gray ones are a single sequence of the same slice.
   Code: Apache-2.0.</p></section>
 </footer>
 """
 
 ANYWAY = "Analyze anyway"
-REFUSAL = f"If you know better, press “{ANYWAY}”."
-UNCHECKED = "This doesn't look like a slice of a brain MRI. If it isn't one, what the model says of it means nothing."
+REFUSAL = f"If you are sure that it is one, press “{ANYWAY}”."
+UNCHECKED = "This doesn't look like a slice of a brain MRI. If it isn't one, the model's answer means nothing."
 GONE = "The upload was deleted in the meantime: upload it again."
 AS_SCANNED = "As scanned"
-FAILURE = "Something failed on the server, whose log says what. Try again, or try another picture."
+FAILURE = "Something failed on the server; its log says what. Try again, or try another picture."
 
 SCRIPT = (HERE / "viewer.js").read_text(encoding="utf-8")
 
@@ -332,7 +333,7 @@ def build(pipe: Pipeline) -> gr.Blocks:
                 upload = gr.File(
                     label="Slice or scan", show_label=False, height=124, file_count="multiple", elem_id="upload"
                 )
-                gr.HTML("<h2>Or an example of each kind</h2><p>Named by what experts outlined on it.</p>")
+                gr.HTML("<h2>Or an example of each kind</h2><p>Each is named after what experts found on it.</p>")
                 buttons = {}
                 with gr.Column(elem_id="examples"):
                     for title, sources, names in KINDS:
@@ -587,17 +588,17 @@ def how_well(sources: Sources, names: Sequence[str]) -> str:
     if not known:
         return ""
     found, flagged = _of_hundred([one["recall"] for one in known]), [1 - one["specificity"] for one in known]
-    return f"<p>finds {found} of 100 tumors, flags {_of_hundred(flagged)} of 100 healthy slices</p>"
+    return f"<p>finds {found} of 100 tumors, flags {_of_hundred(flagged)} of 100 tumor-free slices</p>"
 
 
 def bring_html(sources: Sources) -> str:
     """Which picture to bring, in one sentence."""
     known = [[sources[name] for name in names if name in sources] for _, names, _ in KINDS]
-    said = "Bring three sequences in color, FLAIR in gray, a contrast-enhanced slice or any other slice of a brain MRI"
+    said = "Use three sequences in color, FLAIR in gray, a contrast-enhanced slice or any other slice of a brain MRI"
     if not all(known):
         return f"{said}."
     found = [_of_hundred([one["recall"] for one in kind]) for kind in known]
-    return f"{said}: of 100 tumors it finds {', '.join(found[:-1])} and {found[-1]}, in this order."
+    return f"{said}. Of 100 tumors it finds {', '.join(found[:-1])} and {found[-1]}, in this order."
 
 
 def header_html(sources: Sources) -> str:
@@ -608,7 +609,7 @@ def header_html(sources: Sources) -> str:
         flagged = round(100 * (1 - measured["specificity"]))
         figures = (
             f" On {measured['groups']:.0f} patients it never saw, it finds {100 * measured['recall']:.0f} of 100 tumor"
-            f" slices and flags {flagged} of 100 healthy ones."
+            f" slices and flags {flagged} of 100 tumor-free ones."
         )
     return f"""
 <header>
@@ -616,8 +617,8 @@ def header_html(sources: Sources) -> str:
   13 11-5.5 11-13S23 3 16 3z"/><path d="M16 5v22"/><circle cx="11.5" cy="12.5" r="3.5"/></svg>bthub</p>
   <nav aria-label="More">{links}</nav></div>
   <h1>Brain tumor on an MRI slice</h1>
-  <p class="lead">Give it a slice of a brain MRI, or a whole scan. It tells whether it sees a tumor, how probable that
-  is, where it lies and how large it is.{figures}</p>
+  <p class="lead">Upload a slice of a brain MRI, or a whole scan. The app says whether it sees a tumor, how probable
+  that is, where the tumor lies and how large it is.{figures}</p>
   <p class="notice">{DISCLAIMER}</p>
 </header>
 """
@@ -702,10 +703,10 @@ def result_html(
     details["Time"] = f"{result.milliseconds['total']:.0f} ms <small>{stages}</small>"
     details["Models"] = models_html(result.models)
 
-    explained = f"From {threshold} up, the verdict is “tumor suspected”."
+    explained = f"The threshold is {threshold}: from there up, the verdict is “tumor suspected”."
     if result.review_band is not None:
         low, high = (percent(end) for end in result.review_band)
-        explained += f" Between {low} and {high}, the shaded part, it is “uncertain”."
+        explained += f" Within the shaded part, {low} to {high}, it is “uncertain” instead."
     kind = kind_html(result.input_kind, figures) if checked else ""
     overlay = result.overlay()
     stem = re.sub(r"[^\w.-]+", "_", Path(name).stem)
@@ -790,10 +791,10 @@ def kind_html(kind: str | None, figures: Mapping[str, Mapping[str, float]] | Non
     if figures and kind in figures:
         found, flagged = (round(100 * share) for share in (figures[kind]["recall"], 1 - figures[kind]["specificity"]))
         good = (
-            f" Of the test pictures that were taken for this kind, it finds {found} of 100 with a tumor and raises a"
-            f" false alarm on {flagged} of 100 without."
+            f" Of the test pictures of this kind, it finds {found} of 100 with a tumor and raises a false alarm on"
+            f" {flagged} of 100 without."
         )
-    return f'<p class="kind">Taken for: {TITLES[kind]}.{good}</p>'
+    return f'<p class="kind">Read as: {TITLES[kind]}.{good}</p>'
 
 
 def meter_html(probability: float, threshold: float, band: tuple[float, float] | None = None) -> str:

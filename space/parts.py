@@ -17,7 +17,7 @@ FRACTIONS = ("half", "a third", "a quarter", "a fifth", "a sixth", "a seventh", 
 LAYERS = {"fill": "Fill", "outline": "Outline", "box": "Box", "experts": "Experts' outline"}
 """What can be shown over a picture; `viewer.js` and `style.css` know them by these names."""
 
-UNLEARNED = "The outline is a rough guess: experts outlined such tumors for the model on color and FLAIR slices only."
+UNLEARNED = "The outline is a rough guess: the model learned experts' outlines on color and FLAIR slices only."
 """Said beside the outline of a gray slice that isn't like FLAIR."""
 
 

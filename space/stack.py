@@ -57,10 +57,11 @@ def study_html(result: StudyResult, name: str, *, checked: bool = True, unchecke
     if result.uncertain:
         verdict = "Uncertain"
         if result.label == TUMOR:
-            remark = "On every slice that is outlined, the model is near its threshold. A person should look."
+            remark = "On every outlined slice the model is near its threshold. A person should look."
         else:
             remark = (
-                "No tumor is left on the whole, but on some slice the model saw one or wavered. A person should look."
+                "Nothing is left over the whole scan, but on some slice the model saw a tumor or was unsure."
+                " A person should look."
             )
     elif result.label == TUMOR:
         verdict = "Tumor suspected"

@@ -45,8 +45,8 @@ def main() -> None:
     frame.headline(sentences.calibration(errors))
     frame.explain(
         "A model that says 80 % should be right about 8 times in 10. **Temperature scaling** divides the model's "
-        "raw scores (logits) by one number, fitted on validation; it changes how sure the model says it is, hardly "
-        "ever what it calls."
+        "raw scores (logits) by one number, fitted on validation; it changes how sure the model says it is, "
+        "but hardly ever its verdict."
     )
     left, right = st.columns(2, gap="large")
     with left:
@@ -107,7 +107,7 @@ def main() -> None:
 def review(view: frame.View, found: dict[str, Scores]) -> None:
     st.subheader("The review band")
     st.caption(
-        "A model need not answer every slice. Those whose probability lies within a band around its threshold go to a "
+        "A model need not answer every slice. Slices whose probability lies in a band around its threshold go to a "
         "person."
     )
     width = st.slider(
@@ -128,44 +128,46 @@ def review(view: frame.View, found: dict[str, Scores]) -> None:
 
     points = [at(name, width) for name in found]
     curve = [row for name in found for half in WIDTHS if (row := at(name, float(half)))["reviewed"] <= 0.5]
-    left, right = st.columns(2, gap="large")
+    left, right = st.columns([9, 11], gap="large")
     with left:
         frame.figure(
             charts.errors_by_review(curve, [p for p in points if p["errors"] is not None] or points, names),
             caption="How to read it: the further right, the more slices a person looks at; the lower, the fewer errors "
-            "are left among the rest. A steep start means that the model knows when it doesn't know.",
+            "are left among the rest. A steep start means that the model knows when it is unsure.",
             alternative="Errors left by share of slices reviewed: "
             + "; ".join(f"{p['model']} reviews {frame.percent(p['reviewed'])}" for p in points),
             rows=curve,
             file="review-band.csv",
         )
     with right:
-        st.dataframe(
-            points,
-            hide_index=True,
-            column_order=["model", "low", "high", "reviewed", "errors", "missed", "false_alarms"],
-            alt="What is left to each model with this band",
-            column_config={
-                "model": st.column_config.TextColumn("Model", pinned=True),
-                "low": st.column_config.NumberColumn("From", format="%.3f"),
-                "high": st.column_config.NumberColumn("To below", format="%.3f"),
-                "reviewed": st.column_config.NumberColumn("To a person", format="percent"),
-                "errors": st.column_config.NumberColumn("Errors left", format="percent"),
-                "missed": st.column_config.NumberColumn("Missed tumors left"),
-                "false_alarms": st.column_config.NumberColumn("False alarms left"),
-            },
+        frame.grid(
+            ["Model", "Band", "To a person", "Errors left", "Missed", "False alarms"],
+            [
+                [
+                    p["model"],
+                    f"{p['low']:.2f}–{p['high']:.2f}",
+                    frame.percent(p["reviewed"]),
+                    frame.percent(p["errors"]),
+                    p["missed"],
+                    p["false_alarms"],
+                ]
+                for p in points
+            ],
+            "What is left to each model with this band",
         )
         saved = {name: band for name in found if (band := view.runs[name].detector_calibration.review_band)}
         shares = {name: per_image.review(found[name], *band)["reviewed"] for name, band in saved.items()}
-        st.caption(
-            "Saved with the run: "
-            + "; ".join(
-                f"{name} {low:.2f} to below {high:.2f}, {frame.percent(shares[name])} of these slices to a person"
-                for name, (low, high) in saved.items()
+        if not saved:
+            st.caption(
+                "No chosen run has a band of its own. If `calibration.json` has a `review_band`, it is shown here."
             )
-            if saved
-            else "No chosen run has a band of its own: where `calibration.json` has a `review_band`, it is shown here."
-        )
+            return
+        with st.expander("The bands that training chose on validation"):
+            frame.grid(
+                ["Model", "Band", "To a person"],
+                [[name, f"{low:.2f}–{high:.2f}", frame.percent(shares[name])] for name, (low, high) in saved.items()],
+                "The review band saved with each run, and the share of these slices that goes to a person",
+            )
 
 
 main()

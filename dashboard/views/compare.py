@@ -22,14 +22,14 @@ SHORT = {
     "roc_auc": "ROC AUC",
     "balanced_accuracy": "Balanced accuracy",
     "recall": "Tumors found",
-    "specificity": "Healthy passed",
+    "specificity": "Tumor-free passed",
     "ece": "Calibration error",
     "dice_volume_mean": "Dice, mean of patients",
     "dice_volume_median": "Dice, median",
     "tumor_slices_missed": "Tumor slices missed",
-    "healthy_slices_with_mask": "Healthy slices with a mask",
+    "healthy_slices_with_mask": "Tumor-free with a mask",
     "parameters": "Parameters",
-    "latency_ms": "Time a slice",
+    "latency_ms": "Time per slice",
 }
 UNITS = {"parameters": (1e6, "M"), "file_bytes": (1e6, "MB"), "multiply_adds": (1e9, "G"), "latency_ms": (1, "ms")}
 SHOWN_COSTS = ("parameters", "latency_ms")
@@ -100,12 +100,12 @@ def table(rows: list[dict], metrics: list[str], task: str) -> None:
     evaluation = frame.view().evaluation
     macro = task == CLASSIFICATION and evaluation.protocol == "default"
     frame.note(
-        f"How to read it: below each figure stands its 95 % interval, which says how far it might move with other "
+        f"How to read it: below each figure is its 95 % interval, which says how far it might move with other "
         f"{frame.view().groups}; ★ marks the best of a column (the lowest for {sentences.listed(direction, 9)}). "
-        "Where intervals overlap widely, the order may be chance: “Better, or noise?” below says it. "
-        f"{rows[0]['samples']:,} images of {rows[0]['groups']:,} groups (patients, where the set names "
-        f"them), {evaluation.data}, {evaluation.key}."
-        + (" Tumors found, healthy passed and AUC are means over the classes." if macro else ""),
+        "Where intervals overlap widely, the order may be chance: see “Better, or noise?” below. "
+        f"Measured on {rows[0]['samples']:,} images of {rows[0]['groups']:,} {frame.view().groups}, "
+        f"{evaluation.data}, {evaluation.key}."
+        + (" Tumors found, tumor-free passed and AUC are means over the classes." if macro else ""),
         rows,
         f"compare-{task}.csv",
     )
@@ -127,7 +127,7 @@ def everything(rows: list[dict], metrics: list[str], task: str) -> None:
         # By place, not by value: two models with the same value have intervals of their own.
         cells = {column: text(row, column, best[column]) for column in columns}
         style = style.format(cells, subset=([i], columns))
-    titles = {"model": "Model", "budget": "Budget", "network": "Network", "start": "First weights"}
+    titles = {"model": "Model", "budget": "Budget", "network": "Network", "start": "Initial weights"}
     st.dataframe(
         style,
         hide_index=True,
@@ -147,8 +147,8 @@ def everything(rows: list[dict], metrics: list[str], task: str) -> None:
         },
     )
     st.caption(
-        "A click on a column's name sorts, resting on it explains. A reduced budget is less training than the recipe "
-        "asks for."
+        "Click a column's name to sort by it; rest the pointer on it for its definition. A reduced budget is less "
+        "training than the recipe asks for."
     )
 
 
@@ -186,7 +186,7 @@ def intervals(rows: list[dict], metric: str, task: str) -> None:
     frame.figure(
         charts.intervals(points, list(view.every), frame.titled(metric)),
         caption=f"How to read it: the dot is the value, the bar its 95 % interval over {view.groups}. Where two "
-        f"bars don't overlap, chance in which {view.groups} were drawn hardly explains the difference.",
+        f"bars don't overlap, the choice of {view.groups} hardly explains the difference.",
         alternative=f"Dots with intervals: {readable(metric)} of {said}",
         rows=points,
         file=f"intervals-{task}.csv",
@@ -219,7 +219,7 @@ def better(view: frame.View, task: str, metric: str, rows: list[dict]) -> None:
         return
     best = rows[0]["best"]
     st.subheader(f"Better, or noise? {frame.titled(metric)}", anchor=False)
-    verdict = {True: f"{best} is better", False: "can't be told apart", None: f"too few {view.groups} to say"}
+    verdict = {True: f"{best} is better", False: "may be chance", None: f"too few {view.groups} to say"}
     data = pd.DataFrame(
         {
             "Model": [row["model"] for row in rows],
@@ -237,8 +237,8 @@ def better(view: frame.View, task: str, metric: str, rows: list[dict]) -> None:
     frame.note(
         f"How to read it: the difference in {readable(metric)} from {best}, with its 95 % interval. Both models are "
         f"measured on the same draws of {view.groups}, so those that are hard for both cancel out, and this interval "
-        "is narrower than those above. Where it includes 0, the two can't be told apart. Each model was trained once: "
-        "the interval doesn't cover another seed, and isn't corrected for how many models are compared.",
+        "is narrower than those above. Where it includes 0, the difference may be chance. Each model was trained once: "
+        "the interval does not include seed variance, and is not corrected for the number of models compared.",
         rows,
         f"differences-{task}.csv",
     )
@@ -262,8 +262,8 @@ def scatter(rows: list[dict], metric: str, cost: str, task: str) -> None:
     said = "; ".join(f"{p['model']} {p['cost']:,.0f} and {p['value']:.3f}" for p in points)
     frame.figure(
         charts.cost_against_quality(points, names, heading(cost), frame.titled(metric)),
-        caption="How to read it: a step to the right is a dearer model. Worth considering are those that no "
-        "other one beats on both axes. How long each was trained is on the page Learning.",
+        caption="How to read it: the further right, the more a model costs. Worth considering are those that "
+        "no other one beats on both axes. The page Learning shows how long each was trained.",
         alternative=f"Scatter of {readable(cost)} against {readable(metric)}: {said}",
         rows=points,
         file=f"cost-{task}.csv",

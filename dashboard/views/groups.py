@@ -1,4 +1,4 @@
-"""For whom: the figures of each institution and of each size of tumor, with intervals."""
+"""For whom: the figures of each hospital and of each size of tumor, with intervals."""
 
 import sentences
 import streamlit as st
@@ -28,7 +28,7 @@ def parts(run: RunFolder, evaluation: Evaluation, by: str) -> list[dict]:
     with records.reading(run, "metrics.json"):
         return [
             {
-                "part": f"institution {name}" if by == "by_institution" else sized(name, part),
+                "part": f"hospital {name}" if by == "by_institution" else sized(name, part),
                 "samples": part["samples"],
                 "groups": part["groups"],
                 "metrics": part["metrics"],
@@ -46,9 +46,9 @@ def main() -> None:
     view = frame.view()
     head = st.container()
     frame.explain(
-        "A mean over all slices hides who pays for the errors. Here the same figures are taken apart: by the hospital "
-        "that a scan comes from, and by how large the tumor is on the slice. A bar is a 95 % interval over patients; "
-        "where a group has fewer than five patients there is none, because so few say nothing of others."
+        "A mean over all slices hides for whom a model fails. This page splits the figures by the hospital that a scan "
+        "comes from, and by the size of the tumor on the slice. A bar is a 95 % interval over patients. Groups of "
+        "fewer than five patients have none, because so few say nothing about others."
     )
     said = None
     for by, title in WORDS.items():

@@ -41,7 +41,7 @@ def main() -> None:
     if seen:
         copies(view, seen)
     gaps = {task: measured(view, task, pairs) for task in (SEGMENTATION,)}
-    st.subheader("Why: neighbors on both sides", anchor=False)
+    st.subheader("Why: neighboring slices on both sides", anchor=False)
     for column, (title, some, of) in zip(
         st.columns(2),
         (
@@ -145,7 +145,7 @@ def measured(view: frame.View, task: str, pairs: list[leakage.Pair]) -> tuple[fl
         + "; ".join(f"{p['line']}, {p['protocol']}: {p['value']:.3f}" for p in points),
         rows=points,
         file=f"leakage-{task}.csv",
-        key=False,
+        kinds=charts.of_kinds(charts.PROTOCOLS),
     )
     first = [
         next((r["value"] for r in rows if r["protocol"] == p and r["metric"] == metrics[0]), None) for p in PROTOCOLS
@@ -188,10 +188,15 @@ def left_out(view: frame.View, pairs: list[leakage.Pair]) -> None:
         if pair.differences:
             words = f"{view.called(pair.slice)} and {view.called(pair.patient)} differ in {', '.join(pair.differences)}"
             (longer if pair.comparable else other).append(words)
-    if longer:
-        st.caption("Trained for a different length: " + "; ".join(longer) + ".")
-    if other:
-        st.caption("Not shown, because it isn't the protocol alone: " + "; ".join(other) + ".")
+    if not (longer or other):
+        return
+    with st.expander("What else sets the pairs apart"):
+        if longer:
+            st.markdown("Shown, though trained for a different length:\n" + "".join(f"\n- {words}" for words in longer))
+        if other:
+            st.markdown(
+                "Not shown, because more than the protocol is different:\n" + "".join(f"\n- {words}" for words in other)
+            )
 
 
 def copies(view: frame.View, rows: list[dict]) -> None:
@@ -199,11 +204,11 @@ def copies(view: frame.View, rows: list[dict]) -> None:
     gap = largest_gap(rows)
     if gap:
         st.markdown(
-            f"The plainest evidence: {gap['model']} is right on {sentences.percent(gap['seen'])} of the test pictures "
-            f"that it has seen a copy of, and on {sentences.percent(gap['unseen'])} of the others. A set of pictures "
-            "without names of patients may hold the same picture in training and test, in another size or with "
-            "another margin; thumbnails find such copies, unless they were turned. The two groups also differ in "
-            "which classes they hold, which is part of the gap: the card has the confusion matrix."
+            f"The clearest evidence: {gap['model']} is right on {sentences.percent(gap['seen'])} of the test pictures "
+            f"that it has seen a copy of, and on {sentences.percent(gap['unseen'])} of the others. A data set that "
+            "names no patients may hold the same picture in training and test, in another size or with another margin. "
+            "Comparing thumbnails finds such copies, unless they were rotated. Part of the gap has another cause: the "
+            "two groups hold different shares of each class. The model card has the confusion matrices."
         )
     points = [{"line": row["model"], "protocol": row["part"], **row} for row in rows]
     frame.figure(
@@ -215,7 +220,7 @@ def copies(view: frame.View, rows: list[dict]) -> None:
         + "; ".join(f"{p['model']}, {p['pictures']} {p['part']}: {p['value']:.3f}" for p in points),
         rows=rows,
         file="copies.csv",
-        key=False,
+        kinds=charts.of_kinds(charts.COPIES),
     )
 
 

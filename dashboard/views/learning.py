@@ -1,5 +1,6 @@
-"""Learning: loss and metric by epoch, the learning-rate finder, and what the first weights are worth."""
+"""Learning: loss and metric by epoch, the learning-rate finder, and what pretraining is worth."""
 
+import names
 import sentences
 import streamlit as st
 
@@ -16,7 +17,7 @@ TITLES = {CLASSIFICATION: "Classifiers", SEGMENTATION: "Localizers"}
 
 
 def epochs(task: str, runs: dict[str, RunFolder]) -> None:
-    names = list(frame.view().every)
+    every = list(frame.view().every)
     histories = frame.collect(runs, records.history)
     kept = frame.collect({name: runs[name] for name in histories}, records.best_epoch)
     histories = {name: lines for name, lines in histories.items() if name in kept and lines}
@@ -45,10 +46,11 @@ def epochs(task: str, runs: dict[str, RunFolder]) -> None:
             for row in points(name, lines, f"{of}_loss", of)
         ]
         frame.figure(
-            charts.by_epoch(rows, names, "loss", marks(histories, kept, "validation_loss"), log=True),
+            charts.by_epoch(rows, every, "loss", marks(histories, kept, "validation_loss"), log=True),
             caption="How to read it: dashed is training, solid validation; the dot is the epoch that was kept. "
-            "Training that goes on falling while validation rises is learning by heart. Losses of different recipes "
-            "(class weights, smoothing) can't be compared. A jump is often a change of image size, see the tooltip.",
+            "Where training goes on falling while validation rises, the model is learning by heart. Losses of "
+            "different recipes (class weights, smoothing) can't be compared. A jump is often a change of image size, "
+            "which the tooltip shows.",
             alternative=f"Training and validation loss by epoch of {', '.join(histories)}",
             rows=rows,
             file=f"loss-{task}.csv",
@@ -57,7 +59,7 @@ def epochs(task: str, runs: dict[str, RunFolder]) -> None:
         st.markdown(f"**{titled(metric)} on validation**")
         rows = [row for name, lines in histories.items() for row in points(name, lines, metric, "validation")]
         frame.figure(
-            charts.by_epoch(rows, names, titled(metric), marks(histories, kept, metric)),
+            charts.by_epoch(rows, every, titled(metric), marks(histories, kept, metric)),
             caption=f"How to read it: measured on the validation split after each epoch. The dot is the epoch that was "
             f"kept, the best in {titled(CHOSEN_BY[task])}.",
             alternative=f"{readable(metric)} by epoch of {', '.join(histories)}",
@@ -80,6 +82,12 @@ def headline() -> None:
 
 def titled(column: str) -> str:
     return frame.titled(column.removeprefix("validation_"))
+
+
+def in_words(network: str) -> str:
+    """A network with what sets its group apart, as `records.by_initialization` names it."""
+    first, *more = network.split(", ")
+    return ", ".join([names.architecture(first), *more])
 
 
 def points(name: str, lines: list[dict], column: str, of: str) -> list[dict]:
@@ -107,17 +115,18 @@ def marks(histories: dict[str, list[dict]], kept: dict[str, int], column: str) -
 
 def finder() -> None:
     view = frame.view()
-    st.subheader("Learning-rate finder")
     found = {name: lines for name, lines in frame.collect(view.runs, records.lr_finder).items() if lines}
     if not found:
-        frame.missing(
-            f"No chosen run has a learning-rate range test. Where a recipe makes one, it is the file "
-            f"`{records.LR_FINDER}` of the run (columns `learning_rate` and `loss`), and its curve appears here. The "
-            "rate is raised step by step over about a hundred batches; a good one lies in the valley before the loss "
-            "climbs. To train a run at another rate:",
-            f"{frame.COMMANDS[CLASSIFICATION]} --set learning_rate=0.0001",
-        )
+        with st.expander("Learning-rate finder: no chosen run has one"):
+            frame.missing(
+                f"A learning-rate range test raises the rate step by step over about a hundred batches. A good rate "
+                f"lies in the valley before the loss climbs. If a recipe makes the test, its run has the file "
+                f"`{records.LR_FINDER}` (columns `learning_rate` and `loss`), and the curve appears here. To train a "
+                "run at another rate:",
+                f"{frame.COMMANDS[CLASSIFICATION]} --set learning_rate=0.0001",
+            )
         return
+    st.subheader("Learning-rate finder")
     rows = [{"model": name, **line} for name, lines in found.items() for line in lines]
     rates = frame.collect({name: view.runs[name] for name in found}, records.learning_rate)
     used = [{"model": n, "learning_rate": rate} for n, rate in rates.items()]
@@ -133,7 +142,7 @@ def finder() -> None:
 def first_weights() -> None:
     view = frame.view()
     st.subheader("Pretrained against from scratch")
-    st.caption("All runs that were measured on this split, whatever is chosen above.")
+    st.caption("This part shows all runs that were measured on this split, not only the chosen ones.")
     shown = False
     for task, metric in COMPARED_BY.items():
         runs = {name: run for name, run in view.measured.items() if run.task == task}
@@ -143,9 +152,9 @@ def first_weights() -> None:
         groups = records.by_initialization(runs[name] for name in known)
         rows = [
             {
-                "network": network,
+                "network": in_words(network),
                 "model": called[line["model"]],
-                "start": line["start"],
+                "start": names.start(line["start"]),
                 **{
                     end: line[key]
                     for end, key in (("value", metric), ("low", f"{metric}_low"), ("high", f"{metric}_high"))
@@ -159,9 +168,11 @@ def first_weights() -> None:
             shown = True
             frame.figure(
                 charts.by_start(rows, list(view.every), frame.titled(metric)),
-                caption="How to read it: the same network from different first weights. The distance between its dots "
-                f"is what they are worth; bars are 95 % intervals over {view.groups}.",
-                alternative=f"{readable(metric)} by first weights: "
+                caption="How to read it: the same network from different initial weights. The distance between its "
+                "dots "
+                f"is what pretraining is worth; bars are 95 % intervals over "
+                f"{view.groups}.",
+                alternative=f"{readable(metric)} by initial weights: "
                 + "; ".join(f"{r['network']} from {r['start']} {r['value']:.3f}" for r in rows),
                 rows=rows,
                 file=f"first-weights-{task}.csv",

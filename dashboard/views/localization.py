@@ -19,7 +19,7 @@ SHOWN = 12
 KINDS = {
     "Tumor slices": ("drawn", "missed"),
     "Missed tumors": ("missed",),
-    "Masks on healthy slices": ("false mask",),
+    "Masks on tumor-free slices": ("false mask",),
 }
 
 
@@ -103,8 +103,8 @@ def sizes(view: frame.View, found: dict[str, list[dict]]) -> None:
     frame.figure(
         charts.dice_by_size(rows, list(view.every), list(per_image.SIZES)),
         caption="How to read it: each tick is a slice; the box holds the middle half of them, its line is the median. "
-        "Small tumors have long edges for their area, so the same care gives a lower Dice; a tick at 0 is a missed "
-        "tumor.",
+        "The models stand in the order of the legend. Small tumors have long edges for their area, so the same care "
+        "gives a lower Dice; a tick at 0 is a missed tumor.",
         alternative="Dice of each tumor slice by the tumor's size",
         rows=rows,
         file="dice-by-size.csv",
@@ -118,7 +118,7 @@ def gallery(view: frame.View, found: dict[str, list[dict]]) -> None:
     name = controls[0].selectbox("Model", list(found), key="gallery_model", bind="query-params")
     kind = controls[1].selectbox("Slices", list(KINDS), key="gallery_kind", bind="query-params")
     institutions = sorted({line["institution"] for line in found[name] if "institution" in line})
-    institution = controls[2].selectbox("Institution", ["All", *institutions], key="institution", bind="query-params")
+    institution = controls[2].selectbox("Hospital", ["All", *institutions], key="institution", bind="query-params")
     live = controls[3].toggle(
         "Draw its masks",
         value=True,
@@ -156,7 +156,15 @@ def gallery(view: frame.View, found: dict[str, list[dict]]) -> None:
             lines,
             hide_index=True,
             column_order=["patient_id", "slice_index", "institution", "dice", "tumor_px", "predicted_px", "kind"],
-            column_config={"dice": st.column_config.NumberColumn("Dice", format="%.3f")},
+            column_config={
+                "patient_id": "Patient",
+                "slice_index": "Slice",
+                "institution": "Hospital",
+                "dice": st.column_config.NumberColumn("Dice", format="%.3f"),
+                "tumor_px": "Tumor, pixels",
+                "predicted_px": "Drawn, pixels",
+                "kind": "Result",
+            },
             alt="The slices with their Dice, worst first",
         )
     if lines:

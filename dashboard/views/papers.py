@@ -4,6 +4,7 @@ import html
 import re
 from collections.abc import Iterable
 
+import names
 import sentences
 import streamlit as st
 
@@ -18,7 +19,7 @@ from bthub.runs import records
 from bthub.runs.folder import CLASSIFICATION, RunFolder
 
 TOGETHER = "folds"
-SPLIT = {"patient": "split by patient", "slice": "split by slice", "default": "split by image"} | {
+SPLIT = {"patient": "split by patient", "slice": "split by slice", "default": "split by picture"} | {
     fold: f"{fold} of {len(FOLD_PROTOCOLS)}, split by patient" for fold in FOLD_PROTOCOLS
 }
 SPLIT[TOGETHER] = f"{len(FOLD_PROTOCOLS)}-fold cross-validation by patient, all patients together"
@@ -27,10 +28,10 @@ SPLIT[TOGETHER] = f"{len(FOLD_PROTOCOLS)}-fold cross-validation by patient, all 
 def main() -> None:
     head = st.container()
     frame.explain(
-        "What published systems report, and what the runs here measured in the same metric, on their test splits. A "
-        "difference has a reason: another split, another data set, another recipe. Each is named. Detectors call the "
-        "likelier class here, as published ones do, whatever their threshold. This page shows all runs and both "
-        "protocols, whatever is chosen above."
+        "What published systems report, and what the runs here reach in the same metric on their test splits. Every "
+        "difference has a reason: another split, another data set or another recipe. The tables below name it. "
+        "Detectors predict the more probable class here, as published ones do, whatever their threshold. This page "
+        "shows all runs and both ways to split."
     )
     every = frame.view().every
     runs = [every[name] for name in frame.collect(every, readable)]
@@ -44,16 +45,16 @@ def main() -> None:
     with head:
         frame.headline(sentences.papers(*standing(downloads)))
     plots(papers, rows)
-    st.subheader("Each paper in words", anchor=False)
+    st.subheader("Each paper in a table", anchor=False)
     for key, paper in papers.items():
-        with st.expander(paper["title"]):
+        with st.expander(f"**{key}** · {paper['title']}"):
             st.markdown(f"**Data** {paper['data']}  \n**Split** {paper['split']}  \n**Recipe** {paper['recipe']}")
             st.html(table(paper["figures"], rows[key]))
     frame.note(
-        "How to read it: a paper's figure stands beside each run here that is comparable in network, task and kind of "
-        "data, those that follow the paper's own recipe first, and says what the run began with, how long it trained, "
-        "and at what picture size. “No run yet” is where none is; `src/bthub/training/configs/papers` has the recipes, "
-        "`experiments.yaml` beside it what two CPU cores leave of them.",
+        "How to read it: beside each published result are the runs here that are comparable in network, task and kind "
+        "of data, those with the paper's own recipe first. Each says what it started from, how long it trained, and at "
+        "what picture size. The recipes are in `src/bthub/training/configs/papers`; `experiments.yaml` beside them "
+        "says how they were cut down for two CPU cores.",
         downloads,
         "papers.csv",
     )
@@ -87,16 +88,16 @@ def plots(papers: dict[str, dict], rows: dict[str, list[dict]]) -> None:
     )
     frame.figure(
         charts.dot_plot(metrics[metric], frame.titled(metric)),
-        caption="How to read it: a line is a figure of a paper, the orange diamond what it reports. Blue dots are runs "
-        "here that follow the paper's recipe, gray squares other runs that are comparable, each with "
-        "its 95 % interval. "
-        "A diamond to the right of all dots is a figure that nobody reached here, mostly because its split lets test "
-        "slices share patients with training; the texts below say why, figure by figure.",
+        caption="How to read it: a line is a published result, the orange diamond its value. Blue dots are runs here "
+        "that "
+        "follow the paper's recipe, gray squares other comparable runs, each with its 95 % interval. A diamond to the "
+        "right of all dots is a value that no run here reached, mostly because the paper's test slices share patients "
+        "with training. The tables below give the reason for each.",
         alternative=f"{in_words(metric)}: "
         + "; ".join(f"{p['line']}, {p['kind']} {p['value']:.3f}" for p in metrics[metric]),
         rows=metrics[metric],
         file=f"papers-{metric}.csv",
-        key=False,
+        kinds=charts.SAID,
     )
 
 
@@ -105,7 +106,9 @@ def points(paper: str, figure: dict, rows: list[dict]) -> list[dict]:
     here = [row for row in rows if row["what"] == figure["what"]]
     if not here:
         return []
-    line = f"{paper}: {figure['what']}" if len(figure["what"]) < 44 else f"{paper}: {figure['what'][:42]}…"
+    # The metric is the chart's.
+    said = ", " + in_words(figure["like"]["metric"])
+    line = f"{paper}: {figure['what'].removesuffix(said)}"
     found = []
     if figure["value"] is not None:
         found.append(
@@ -134,21 +137,30 @@ def compared(paper: str, figure: dict, runs: Iterable[RunFolder], whole: dict[st
     rows = {}
     for run, protocol, value in published.measured_like(figure, runs):
         name = records.name(run)
+        called = frame.view().called(run)
         if (common := without_fold(name, protocol)) in whole:
             name, protocol, value = common, TOGETHER, whole[common]["metrics"][figure["like"]["metric"]]
+            called = f"{names.network(run)}, all folds"
         difference = None if figure["value"] is None else value["value"] - figure["value"]
         follows = published.recipe_of(name)
         recipe = "the paper's" if follows == paper else "another paper's" if follows else "this project's"
-        row = {"what": figure["what"], "reported": figure["value"], "model": name, "recipe": recipe}
+        row = {"what": figure["what"], "reported": figure["value"], "model": called, "recipe": recipe}
         row |= {
             "data": records.trained_on(run)[1],
             "protocol": protocol,
-            "budget": records.budget(run),
+            "budget": trained(run),
             **value,
             "difference": difference,
         }
         rows.setdefault((name, protocol), row)
     return sorted(rows.values(), key=lambda row: row["recipe"] != "the paper's")
+
+
+def trained(run: RunFolder) -> str:
+    """What a training started from and how long it took, in words."""
+    epochs, side = records.trained_for(run)
+    less = ", shortened for two CPU cores" if records.reduced(run) else ""
+    return f"from {names.start(records.initialization(run))}, {epochs} epochs, {side} pixels{less}"
 
 
 def cross_validations(runs: Iterable[RunFolder]) -> dict[str, dict]:
@@ -192,7 +204,7 @@ def table(figures: list[dict], rows: list[dict]) -> str:
         )
     return (
         "<div class=scroll tabindex=0><table class=figures><thead><tr>"
-        "<th scope=col>Reported</th><th scope=col>Paper</th><th scope=col>Measured here, with 95 % interval</th>"
+        "<th scope=col>Result</th><th scope=col>In the paper</th><th scope=col>Measured here, with 95 % interval</th>"
         "<th scope=col>Why they may differ</th></tr></thead>"
         f"<tbody>{body}</tbody></table></div>"
     )
@@ -203,7 +215,7 @@ def measured(row: dict) -> str:
     ends = "" if row["low"] is None else f" ({row['low']:.3f} – {row['high']:.3f})"
     away = "" if row["difference"] is None else f", {row['difference']:+.3f}"
     split = SPLIT.get(row["protocol"], row["protocol"])
-    who = f"{row['model']}, {row['recipe']} recipe, {row['data']} {split}; {row['budget']}"
+    who = f"{row['model']}; {row['recipe']} recipe; {row['data']}, {split}; {row['budget']}"
     value = f"<span class=number><b>{row['value']:.4f}</b>{ends}{away}</span>"
     return f"<div class=run>{value} <small>{html.escape(who, quote=False)}</small></div>"
 

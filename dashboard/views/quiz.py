@@ -52,7 +52,7 @@ def opening(at_hand: pictures.Slices, questions: list[pictures.Key], answers: di
     """What the quiz asks, or how it went so far."""
     asked = [key for key in questions if key in answers]
     if not asked:
-        return f"{len(questions)} slices, half of them with a tumor: say what you see before the models do."
+        return f"{len(questions)} slices, half of them with a tumor: decide before the models do."
     right = sum(answers[key] == (at_hand.keys[key] > 0) for key in asked)
     return f"So far you are right on **{right} of {len(asked)}** slices."
 
@@ -157,11 +157,11 @@ def play(
     if answers:
         score(view, at_hand, questions, answers, calls)
     st.caption(
-        "The models' answers are their predictions for this split, at their own thresholds. "
+        "The models' answers are their saved predictions for this split, each at its own threshold. "
         + (
             ""
             if at_hand.all_there
-            else "These slices are harder than the split as a whole: some were chosen because models failed on them."
+            else "These slices are harder than the split as a whole: some were chosen because models get them wrong."
         )
     )
 

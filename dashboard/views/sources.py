@@ -39,10 +39,12 @@ def main() -> None:
         frame.headline(sentences.sources(pooled.auc, {row["source"]: row["value"] for row in within}, pooled.knows))
     frame.explain(
         "Tumor pictures and healthy pictures often come from different places: one hospital sends the sick, another "
-        "the healthy, or a set was put together from several web sites. A model may then learn the place: its scanner, "
-        "margins and gray values. On a test with the same places it looks as if it knew the tumor; in a new hospital "
-        "that is worth nothing. So a figure belongs to one source: only there do tumor and healthy pictures differ by "
-        "the tumor alone."
+        "the healthy, or a data set was put together from several websites. A model may then learn the place: its "
+        "scanner, margins and gray values. In a test with the same places it looks as if it knew the tumor; in a new "
+        "hospital that is worth nothing. So only figures within one source count: there, tumor and healthy pictures "
+        "differ by the tumor alone. The sources: **lgg** is the data set of the other pages (lower-grade gliomas, The "
+        "Cancer Imaging Archive), **4class** and **253** are collections of pictures from the web, and **t1** is "
+        "contrast-enhanced T1 slices."
     )
     inside(view, model, within, pooled)
     left, right = st.columns(2, gap="large")
@@ -71,14 +73,12 @@ def inside(view: frame.View, model: str, within: list[dict], pooled: by_source.P
         charts.within_sources(rows),
         caption="How to read it: blue dots are figures within one source, with 95 % intervals over patients or "
         "pictures; “lgg, FLAIR” is the FLAIR sequence of its slices alone, in gray, and so on. The orange "
-        "square is what one gets by "
-        "putting all pictures together. The gray triangle is a guess that gives each picture the "
-        "share of tumors of its "
-        "source and has never seen a picture: what lies between it and 0.5 can be had by knowing the source.",
+        "square is all pictures together. The gray triangle is a guess that has seen no picture: it states the share "
+        "of tumors in the picture's source. So much above 0.5 comes from knowing the source alone.",
         alternative="; ".join(f"{row['line']}: {row['value']:.3f}" for row in rows),
         rows=rows,
         file="within-sources.csv",
-        key=False,
+        kinds=charts.KINDS,
     )
 
 
@@ -112,8 +112,8 @@ def across(crossed: list[dict]) -> None:
     frame.note(
         "How to read it: how often a tumor picture of the row's source gets a higher probability "
         "than a healthy picture "
-        "of the column's. The diagonal is the same source, an honest AUC. Off it the two differ by the place, too: a "
-        "value above the diagonal's is what the place adds, one below it what the place takes away.",
+        "of the column's. The diagonal is the same source, an honest AUC. Off it the two also differ by the "
+        "place: a value above the diagonal's shows what the place adds, one below it what the place takes away.",
         crossed,
         "across-sources.csv",
     )

@@ -17,10 +17,10 @@ def main() -> None:
     view = frame.view()
     frame.headline(opening(view))
     st.markdown(
-        f"This is a lesson in {len(STEPS) - 1} steps. Each page opens with its answer in one sentence, made from the "
-        "figures below it; **Next**, at the foot of a page, leads on. *Presenter* enlarges everything for a room, "
-        "*Handout* prints the page on one sheet. The address of a page holds what is chosen on it: send it to the "
-        "class."
+        f"This is a lesson in {len(STEPS) - 1} steps. Each page begins with its answer in one sentence, computed from "
+        "the figures below it. **Next**, at the foot of a page, leads on. *Presenter* enlarges everything for a room; "
+        "*Handout* prints the page on one sheet. The address of a page holds what is chosen on it, so a link shows the "
+        "class exactly what you see."
     )
     for group in dict.fromkeys(step.group for step in STEPS):
         steps = [(i, step) for i, step in enumerate(STEPS) if step.group == group and step.file != "start"]

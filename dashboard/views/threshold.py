@@ -62,11 +62,12 @@ def operate(view: frame.View, found: dict[str, Scores], lines: dict) -> None:
         key="how",
         bind="query-params",
         help="One for all: the slider. Each its own: what training chose on validation, best in balanced accuracy. "
-        "Cheapest: the lowest cost on validation, for the cost beside; what it then costs on this split is said.",
+        "Cheapest: the lowest cost on validation, for the cost beside; the page then states what it costs on this "
+        "split.",
     )
     controls = st.columns([3, 1], gap="large", vertical_alignment="bottom")
     slider = controls[0].slider(
-        "Probability from which a tumor is called",
+        "Probability at which a tumor is called",
         0.0,
         1.0,
         0.5,
@@ -141,7 +142,7 @@ def operate(view: frame.View, found: dict[str, Scores], lines: dict) -> None:
                 rows,
                 points,
                 names,
-                ("false_positive_rate", "false alarms among healthy slices"),
+                ("false_positive_rate", "false alarms among tumor-free slices"),
                 ("recall", "recall: tumors found"),
             ),
             caption="How to read it: the tumors found against the false alarms, for every threshold; the dot is the "
@@ -186,7 +187,7 @@ def operate(view: frame.View, found: dict[str, Scores], lines: dict) -> None:
 def price(points: list[dict], found: dict[str, Scores], cheapest: dict[str, float], on: str, miss_cost: float) -> str:
     """Where the cheapest thresholds were chosen, and what they cost here against the models' own."""
     where = (
-        "chosen on validation, as it must be, and paid for on other patients"
+        "chosen on validation, as it must be, and is applied here to other patients"
         if on == "validation"
         else "chosen on this very split, which flatters: not every chosen model was measured on validation"
     )
@@ -198,8 +199,8 @@ def price(points: list[dict], found: dict[str, Scores], cheapest: dict[str, floa
     )
     if dearer:
         said += (
-            f" On this split it makes {sentences.listed(dearer)} dearer: what is cheapest for the few patients of "
-            "validation needn't be for others."
+            f" On this split it makes {sentences.listed(dearer)} more expensive: what is cheapest for the few patients "
+            "of validation need not be cheapest for others."
         )
     return said
 
@@ -238,8 +239,10 @@ def table(points: list[dict]) -> None:
             "model": st.column_config.TextColumn("Model", pinned=True),
             "threshold": st.column_config.NumberColumn("Threshold", format="%.3f"),
             **share,
-            "missed": st.column_config.NumberColumn("Missed tumors", help="Tumor slices called healthy."),
-            "false_alarms": st.column_config.NumberColumn("False alarms", help="Healthy slices called tumor."),
+            "missed": st.column_config.NumberColumn("Missed tumors", help="Tumor slices that were not called."),
+            "false_alarms": st.column_config.NumberColumn(
+                "False alarms", help="Tumor-free slices that were called tumor."
+            ),
             "cost": st.column_config.NumberColumn(
                 "Cost of 1,000 slices", format="%.0f", help="In false alarms, a missed tumor counting as set above."
             ),

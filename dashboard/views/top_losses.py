@@ -31,8 +31,8 @@ def main() -> None:
     shared = sum(len(models) == len(found) for models in wrong.values())
     frame.headline(sentences.losses(len(wrong), len({records.image_key(row) for row in rows}), shared, len(found)))
     frame.explain(
-        "The **loss** of a slice is large where the model was sure and wrong. What tops the list shows what a model "
-        "has not learned, or what the labels get wrong."
+        "The **loss** of a slice is large where the model was sure and wrong. The slices at the top show what a model "
+        "has not learned, or where the labels are wrong."
     )
     rows = filtered(rows, list(found))
     if not rows:
@@ -59,16 +59,20 @@ def main() -> None:
         ],
         column_config={
             "model": st.column_config.TextColumn("Model", pinned=True),
-            "label": "Is",
+            "patient_id": "Patient",
+            "slice_index": "Slice",
+            "file": "File",
+            "institution": "Hospital",
+            "label": "Truth",
             "called": "Called",
-            "p_label": st.column_config.NumberColumn("Probability of what it is", format="percent"),
+            "p_label": st.column_config.NumberColumn("Probability of the truth", format="percent"),
             "loss": st.column_config.NumberColumn("Loss", format="%.3f", help="-ln of that probability."),
             "kind": "Error",
         },
     )
     frame.note(
         "How to read it: sorted by loss; the first 200 are shown, the download has all. A slice that several models "
-        "get wrong is hard; one that a single model gets wrong is that model's own.",
+        "get wrong is hard; one that a single model gets wrong shows a weakness of that model.",
         rows,
         "top-losses.csv",
     )
@@ -84,11 +88,11 @@ def filtered(rows: list[dict], names: list[str]) -> list[dict]:
         selection_mode="multi",
         key="losses_kind",
         bind="query-params",
-        help="missed: a tumor called healthy. false alarm: a healthy slice called tumor. confused: one tumor for "
-        "another. Nothing chosen shows all.",
+        help="missed: a tumor that was not called. false alarm: a tumor-free slice that was called tumor. confused: "
+        "one kind of tumor taken for another. If nothing is chosen, all are shown.",
     )
     institutions = sorted({row["institution"] for row in rows if "institution" in row})
-    institution = columns[2].selectbox("Institution", ["All", *institutions], key="losses_at", bind="query-params")
+    institution = columns[2].selectbox("Hospital", ["All", *institutions], key="losses_at", bind="query-params")
     return [
         row
         for row in rows
@@ -116,7 +120,7 @@ def gallery(view: frame.View, rows: list[dict], models: int) -> None:
     what = "slices that were called wrong" if wrong[0]["kind"] != "right" else "slices"
     with_picture = "" if at_hand.all_there else " whose picture is at hand"
     st.caption(
-        f"{len(shown)} of {len(by_slice)} {what}, the worst{with_picture} first. Cyan is the experts' outline."
+        f"{len(shown)} of {len(by_slice)} {what}{with_picture}, the worst first. Cyan is the experts' outline."
         + ("" if at_hand.all_there else " All pictures: name a data set with `BTHUB_DATA`.")
     )
     frame.gallery(tile(at_hand, key, by_slice[key], models) for key in shown)
@@ -132,7 +136,7 @@ def tile(at_hand: pictures.Slices, key: tuple, rows: list[dict], models: int) ->
     return frame.Tile(
         pictures.outlined(at_hand.image(key), {pictures.TRUE: at_hand.mask(key)}),
         f"{kind} by {who}" if first["kind"] != "right" else "Right",
-        f"It is {what}, and they gave that: {said} · {pictures.label(key)}",
+        f"Truth: {what}. Probability that each gave it: {said} · {pictures.label(key)}",
         f"{pictures.label(key)}: is {what}; probability of that: {said}",
     )
 

@@ -49,9 +49,7 @@ def main() -> None:
         change = sliders()
     if found is None:
         with head:
-            frame.headline(
-                "Give a slice of a brain MRI, or take one of the test slices: all models look at it side by side."
-            )
+            frame.headline("Upload a slice of a brain MRI, or choose a test slice: all models look at it side by side.")
         return
     image, mask, key = found
     with right:
@@ -212,7 +210,7 @@ def point(rows: list[dict], change: Damage) -> str:
         return f"{said}. Move the sliders: which model changes its mind first?"
     broken = [row["model"] for row in rows if row["changed"]]
     if not broken:
-        return "All models still say what they said of the picture as it was."
+        return "All models still give the verdict that they gave on the picture as it was."
     held = [row["model"] for row in rows if not row["changed"]]
     return f"**{sentences.listed(broken)}** changed {'its' if len(broken) == 1 else 'their'} mind" + (
         f"; {sentences.listed(held)} still {'says' if len(held) == 1 else 'say'} the same." if held else "."
@@ -234,7 +232,9 @@ def sweep(view: frame.View, detectors: dict[str, RunFolder], image: Image.Image)
         )
         go = st.button("Make it worse step by step", type="primary")
     if not go:
-        st.caption("Every model looks at six versions of the picture, each worse than the one before: seconds.")
+        st.caption(
+            "Every model looks at six versions of the picture, each worse than the one before. It takes seconds."
+        )
         return
     worse = [damaged(image, Damage(**{kind: step})) for step in KINDS[kind].steps]
     rows = [

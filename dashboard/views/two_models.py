@@ -78,6 +78,8 @@ def pairs(one: Scores, other: Scores) -> list[dict]:
 def show(view: frame.View, rows: list[dict], first: str, second: str, thresholds: tuple) -> None:
     left, right = st.columns([3, 2], gap="large")
     with left:
+        frame.legend({who: (color, "square") for who, color in charts.AGREE.items()})
+        frame.legend({truth: (charts.GRAY, shape) for truth, shape in charts.TRUTH.items()})
         event = frame.draw(
             charts.two_models(rows, first, second, thresholds),
             f"Each slice by the probability of tumor that {first} and {second} state",

@@ -20,8 +20,8 @@ def main() -> None:
     head = st.container()
     frame.explain(
         "A model can be right for the wrong reason. **Grad-CAM** shows which parts of the slice raised the tumor's "
-        "score in the last convolutional stage. It is coarse, a few cells across: it says where the evidence lay, and "
-        "is no outline."
+        "score in the last convolutional stage. It is coarse, a few cells across: it shows roughly where the evidence "
+        "lay, and is not an outline."
     )
     found = pictures.slices(view.evaluation)
     if isinstance(found, pictures.NoSlices):
@@ -55,7 +55,7 @@ def main() -> None:
 
 def choose(found: pictures.Slices) -> list[pictures.Key]:
     kind = st.segmented_control(
-        "Show", ["Tumor", "Healthy", "All"], default="Tumor", required=True, key="kind", bind="query-params"
+        "Show", ["Tumor", "Tumor-free", "All"], default="Tumor", required=True, key="kind", bind="query-params"
     )
     return [key for key, area in found.keys.items() if kind == "All" or (area > 0) == (kind == "Tumor")]
 
@@ -107,13 +107,14 @@ def show(view: frame.View, found: pictures.Slices, key: pictures.Key) -> list[di
     frame.gallery(tiles)
     if not found.all_there:
         st.caption(
-            f"{len(found.keys)} test slices of protocol patient are here, seen by the models beforehand. All of a "
-            "split: name a data set with `BTHUB_DATA`; the models then look while you wait."
+            f"{len(found.keys)} test slices come with the dashboard; what the models see on them was computed "
+            "beforehand. For all slices of a split, name a data set with the environment variable `BTHUB_DATA`; the "
+            "models then look while you wait."
         )
     caption = (
         "How to read it: bright is where the evidence for a tumor lay; cyan is the experts' outline, red what a "
         "ResUNet drew. **Agreement** is the share of the heat that lies inside the experts' outline. **By chance** is "
-        "what heat would score that is spread evenly over the head: near it, the map says nothing of the tumor."
+        "what heat would score that is spread evenly over the head: near it, the map says nothing about the tumor."
     )
     if rows:
         st.dataframe(
@@ -174,8 +175,8 @@ def over_all(view: frame.View) -> None:
     )
     lacking = [name for name in runs if name not in {row["model"] for row in rows}]
     frame.note(
-        "How to read it: agreement well above both chance levels says that the evidence lies at the tumor; agreement "
-        "at the head's says that the map is spread over the head, by its coarse cells or because the model looks "
+        "How to read it: agreement well above both chance levels means that the evidence lies at the tumor. Agreement "
+        "near “Chance, head” means that the map is spread over the head: its cells are coarse, or the model looks "
         "elsewhere too." + (f" Not measured: {', '.join(lacking)}." if lacking else ""),
         rows,
         "agreement.csv",

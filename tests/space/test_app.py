@@ -535,7 +535,7 @@ def test_the_page_of_an_uncertain_slice(app: ModuleType, pipe: Recorder, monkeyp
     monkeypatch.setattr(pipe.pipe, "points", {None: band})
     page = app.result_html(pipe.pipe(file), "mine.png")
     assert ">Uncertain</h2>" in page and "A person should look" in page and 'class="result unsure"' in page
-    assert "Between under 1% and 100%, the shaded part, it is “uncertain”." in page
+    assert "Within the shaded part, under 1% to 100%, it is “uncertain” instead." in page
     assert "Tumor suspected" not in page and "No tumor found" not in page
 
 
@@ -543,17 +543,17 @@ def test_the_page_names_the_kind_and_how_good_the_model_is_at_it(app: ModuleType
     result = replace(pipe.pipe(SPACE / "examples" / app.EXAMPLES["Faint tumor"]), input_kind="flair_like")
     figures = {"flair_like": {"recall": 0.951, "specificity": 0.988}}
     page = app.result_html(result, "mine.png", figures=figures)
-    assert "Taken for: a FLAIR slice in gray." in page
+    assert "Read as: a FLAIR slice in gray." in page
     assert "finds 95 of 100 with a tumor and raises a false alarm on 1 of 100 without" in page
     assert "of 100" not in app.result_html(result, "mine.png")
-    assert "Taken for" not in app.result_html(replace(result, input_kind=None), "mine.png", figures=figures)
+    assert "Read as" not in app.result_html(replace(result, input_kind=None), "mine.png", figures=figures)
 
 
 def test_an_unchecked_picture_never_gets_a_green_verdict(app: ModuleType, pipe: Recorder) -> None:
     result = replace(pipe.pipe(SPACE / "examples" / app.EXAMPLES["Faint tumor"]), label="no_tumor", uncertain=False)
     assert 'class="result clear"' in app.result_html(result, "mine.png")
     page = app.result_html(result, "mine.png", checked=False)
-    assert 'class="result unsure"' in page and "Unchecked: no tumor found" in page and "Taken for" not in page
+    assert 'class="result unsure"' in page and "Unchecked: no tumor found" in page and "Read as" not in page
 
 
 def test_the_experts_outline_and_how_well_the_model_agrees(app: ModuleType, pipe: Recorder) -> None:
@@ -583,7 +583,7 @@ def test_every_kind_has_an_example_and_its_figures(app: ModuleType, shipped_runs
     header, bring = app.header_html(pipe.sources), app.bring_html(pipe.sources)
     color = figures["lgg, three sequences"]
     assert f"it finds {100 * color['recall']:.0f} of 100 tumor slices" in header
-    assert f"flags {100 - 100 * color['specificity']:.0f} of 100 healthy ones" in header
+    assert f"flags {100 - 100 * color['specificity']:.0f} of 100 tumor-free ones" in header
     contrast = sorted(100 * figures[name]["recall"] for name in ("lgg, post-contrast", "t1"))
     assert f"{contrast[0]:.0f} to {contrast[1]:.0f}" in bring
     for address in app.LINKS.values():

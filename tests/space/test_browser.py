@@ -1,6 +1,8 @@
 """The demo as a person meets it: `space/app.py` in its own process, the page in headless Chromium.
 
-BTHUB_SCREENSHOT=docs/screenshot.png pytest tests/test_browser.py -k screenshot    takes the README's picture
+BTHUB_SCREENSHOT=docs/screenshot.png pytest tests/space/test_browser.py -k screenshot    takes the README's picture
+BTHUB_AXE=axe.min.js pytest tests/space -k accessible -m slow
+    checks this page and the static one with axe-core: `npm pack axe-core@4.11.0` has that file
 """
 
 import os
@@ -216,7 +218,7 @@ def test_a_photograph_is_refused_unless_it_is_asked_for(page: Page, tmp_path: Pa
     expect(page.get_by_role("heading", name="Unchecked: ")).to_be_visible(timeout=ANALYZED)
     expect(page.locator("#result")).to_contain_text('my "cat".png')
     expect(page.locator("#result .result.clear")).to_have_count(0)
-    expect(page.get_by_text("what the model says of it means nothing")).to_be_visible()
+    expect(page.get_by_text("the model's answer means nothing")).to_be_visible()
     expect(button).to_be_hidden()
 
     page.set_input_files("#upload input[type=file]", photograph)
@@ -281,6 +283,38 @@ def test_on_a_phone_in_the_dark(browser: Browser, address: str) -> None:
 def brightness(color: str) -> float:
     """Mean of red, green and blue of a CSS `rgb(r, g, b)`, 0-255."""
     return sum(float(part) for part in color.partition("(")[2].rstrip(")").split(",")[:3]) / 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("BTHUB_AXE" not in os.environ, reason="BTHUB_AXE names no axe.min.js")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_is_accessible(browser: Browser, address: str, scheme: str, tmp_path: Path) -> None:
+    """As it opens, with another result, and after a refusal."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme=scheme, locale="en-US")
+    page = context.new_page()
+    page.goto(address)
+    expect(page.locator("#result")).to_contain_text("Example: Large tumor")
+    found = serious(page)
+    page.get_by_role("button", name="No tumor, low slice").click()
+    expect(page.locator("#result")).to_contain_text("Example: No tumor, low slice", timeout=ANALYZED)
+    found |= serious(page)
+    (notes := tmp_path / "notes.png").write_bytes(b"no picture")
+    page.set_input_files("#upload input[type=file]", notes)
+    expect(page.get_by_role("alert").filter(has_text="could not be analyzed")).to_be_visible(timeout=ANALYZED)
+    found |= serious(page)
+    context.close()
+    assert not found, "\n".join(sorted(found))
+
+
+def serious(page: Page) -> set[str]:
+    """What axe-core finds on a page that hinders people much: the rule, and where."""
+    page.evaluate(Path(os.environ["BTHUB_AXE"]).read_text())
+    return {
+        f"{violation['id']}: {node['html'][:160]}"
+        for violation in page.evaluate("axe.run().then(found => found.violations)")
+        if violation["impact"] in ("serious", "critical")
+        for node in violation["nodes"][:3]
+    }
 
 
 def test_screenshot(browser: Browser, tmp_path: Path, shipped_runs: tuple[Path, Path]) -> None:
