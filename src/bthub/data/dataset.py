@@ -21,7 +21,7 @@ from PIL.Image import Image
 from bthub.data.splits import FOLD_PROTOCOLS, PROTOCOLS, fold_split
 from bthub.errors import BthubError
 from bthub.imaging.image_io import upright_rgb
-from bthub.network import check_network, hub_trouble
+from bthub.network import check_hub, hub_trouble
 from bthub.progress import progress_bar
 
 
@@ -39,6 +39,8 @@ class BuiltDataset:
     def __init__(self, dataset: str | Path, revision: str | None = None) -> None:
         self.name = str(dataset)
         path = Path(dataset)
+        if not self.name:
+            raise BthubError("the data set has no name; give a folder that `bthub data build` wrote or a Hub id")
         if path.exists():
             if not (path / "README.md").is_file() or not any((path / "data").rglob("*.parquet")):
                 raise BthubError(
@@ -52,7 +54,7 @@ class BuiltDataset:
             raise BthubError(f"{dataset}: no such folder; give a folder that `bthub data build` wrote or a Hub id")
         self.remote = not path.exists()
         if self.remote:
-            check_network()
+            check_hub()
         self.revision = revision
         with self._reading():
             self.configs = get_dataset_config_names(self.name, revision=revision)
