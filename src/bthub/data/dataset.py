@@ -1,5 +1,6 @@
 """Reading what `build` wrote, from its folder or from the Hub."""
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -70,6 +71,11 @@ class BuiltDataset:
                 ) from error
             if not isinstance(error, (DatasetsError, OSError, ValueError)):
                 raise
+            if (full := _full_disk(error)) is not None:
+                raise BthubError(
+                    f"{self.name}: no space is left for its copy in the cache ({full.strerror}); free some, or name "
+                    "another folder with HF_DATASETS_CACHE"
+                ) from error
             raise BthubError(
                 f"{self.name}: cannot be read as a data set ({error}); build or download it again, "
                 "and if it is a Hub id check its spelling and the network"
@@ -131,6 +137,15 @@ class BuiltDataset:
                 streaming=True,
                 columns=columns,
             )
+
+
+def _full_disk(error: BaseException | None) -> OSError | None:
+    """What says in a chain of errors that the disk, or a quota, is full; None where nothing does."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _of_network(error: Exception) -> bool:
