@@ -146,11 +146,21 @@
     return `Place ${place[1]} of ${place[2] || place[1]} in the queue${wait}`;
   };
   const result = document.getElementById("result");
+  const calm = matchMedia("(prefers-reduced-motion: reduce)");
+  let waits = false;
+  // Who begins to wait sees the place, also on a phone, where it lies below the examples.
+  const showPlace = (tracker) => {
+    const place = tracker.getBoundingClientRect().top + 150;
+    if (place > 0 && place + 80 < innerHeight) return;
+    scrollTo({ top: scrollY + place - innerHeight / 2, behavior: calm.matches ? "auto" : "smooth" });
+  };
   const look = () => {
     const text = result.querySelector(".progress-text");
     const tracker = text?.closest("[data-testid=status-tracker]");
     const said = text ? inWords(text.textContent) : "";
     if (tracker && tracker.dataset.said !== said) tracker.dataset.said = said;
+    if (tracker && said.startsWith("Place") && !waits) showPlace(tracker);
+    waits = said.startsWith("Place");
     const live = document.getElementById("waiting");
     // Each place once, not each second.
     const spoken = said.replace(/, about.*/, "");

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -287,3 +288,43 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_the_runtimes_report_nothing_to_their_makers(runtime, tmp_path):
+    """Both count their uses, under an id that they keep in the home folder, unless they are told not to."""
+    pytest.importorskip(runtime)
+    root = Path(__file__).parents[1]
+    file = root / "runs" / "lite0-mri" / "onnx" / "model_quantized.onnx"
+    code = f"""
+import sys
+from pathlib import Path
+from bthub.inference.backends.graphs import open_network
+open_network(Path({str(file)!r}), {runtime!r}, 1)
+assert {runtime!r} in sys.modules
+"""
+    unset = ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME", "CI", "TF_BUILD", "JENKINS_URL")
+    surroundings = {name: value for name, value in os.environ.items() if name not in unset}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**surroundings, "HOME": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_token_that_can_not_be_sent_is_said_by_its_place_alone(monkeypatch, tmp_path, capsys):
+    check_network()  # the apps, which sign in nowhere, start all the same
+    monkeypatch.setenv("HF_TOKEN", "secr\u00e9t")
+    check_network()
+    assert cli.main(["data", "info", "someone/something"]) == 2
+    assert capsys.readouterr().err.startswith("bthub: what HF_TOKEN holds isn't a token of the Hub")
+    monkeypatch.delenv("HF_TOKEN")
+    file = tmp_path / "token"
+    file.write_bytes(b"\xff\xfe")
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(file))
+    assert cli.main(["data", "info", "someone/something"]) == 2
+    assert capsys.readouterr().err == f"bthub: the Hub's token in the file {file} can't be read (it isn't text): " + (
+        "mend it, or remove it\n"
+    )
+    assert cli.main(["data", "info", ""]) == 2
+    assert capsys.readouterr().err.startswith("bthub: the data set has no name")

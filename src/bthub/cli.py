@@ -247,7 +247,7 @@ def _screen(args: argparse.Namespace) -> None:
     elif not args.inputs:
         raise BthubError("expected at least one input: a picture, folder, zip or data set")
     elif args.ray:
-        if args.shard or args.workers:
+        if args.shard or args.workers is not None:
             raise BthubError(
                 "--ray divides the work itself, by the processors of the cluster: leave out --shard and --workers"
             )

@@ -10,6 +10,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import cast
 from urllib.parse import urlsplit
 
 from bthub.errors import BthubError
@@ -20,6 +21,15 @@ HOST, PORT = "BTHUB_HOST", "PORT"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+
+def send_no_telemetry() -> None:
+    """Have the runtimes of the networks, which else report to their makers and write an id into the home folder, not.
+
+    To be called before either is imported. ORT_DISABLE_TELEMETRY=0 leaves onnxruntime its way.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    sys.modules.setdefault("openvino_telemetry", cast(ModuleType, None))  # it can't be imported: OpenVINO does without
 
 
 def spare_loopback() -> None:
@@ -37,7 +47,7 @@ def check_network() -> None:
     in brackets, in other letters, or with the length of an IPv6 network, which would match nothing anyway.
 
     Raises:
-        BthubError: a certificate file that isn't one, a proxy that isn't an address or of an unknown kind, or a Hub
+        BthubError: a certificate file that isn't one, a proxy that isn't an address or of an unknown kind or a Hub
             address without https://.
     """
     for name in _CERTIFICATES:
@@ -62,6 +72,25 @@ def check_network() -> None:
                 f"no connection can be made with what {', '.join(names) or 'the environment'} says"
                 f" ({_short(str(error))}): check it, or unset it"
             ) from error
+
+
+def check_hub() -> None:
+    """As `check_network`, and for what signs in at the Hub: a token that can't be sent is refused, without its value.
+
+    Raises:
+        BthubError: as `check_network`; or such a token.
+    """
+    check_network()
+    hub, constants = import_module("huggingface_hub"), import_module("huggingface_hub.constants")
+    named = next((name for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") if os.environ.get(name)), None)
+    where = named or f"the file {constants.HF_TOKEN_PATH}"
+    try:
+        token = hub.get_token() or ""
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it isn't text"
+        raise BthubError(f"the Hub's token in {where} can't be read ({reason}): mend it, or remove it") from error
+    if not (token.isascii() and token.isprintable()):
+        raise BthubError(f"what {where} holds isn't a token of the Hub: they have ASCII letters and digits only")
 
 
 def client_errors() -> tuple[type[Exception], ...]:

@@ -1,10 +1,12 @@
 """`bthub data info`: the counts it prints are those of the files."""
 
+import errno
 import shutil
 from collections import Counter
 
 import numpy as np
 import pytest
+from datasets.exceptions import DatasetGenerationError
 from PIL import Image
 
 from bthub.data.build import build
@@ -102,3 +104,18 @@ def test_describe_reads_no_pixels_of_lgg(tiny_lgg, monkeypatch):
     monkeypatch.setattr(BuiltDataset, "load", lambda *args: pytest.fail("loaded whole rows"))
     describe(str(tiny_lgg))
     assert seen and all("image" not in names and "mask" not in names for names in seen)
+
+
+def test_a_full_disk_is_not_a_damaged_data_set(monkeypatch, tmp_path):
+    def full(*_, **__):
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            raise DatasetGenerationError("An error occurred while generating the dataset") from error
+
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.parquet").write_bytes(b"")
+    (tmp_path / "README.md").write_text("")
+    monkeypatch.setattr("bthub.data.dataset.get_dataset_config_names", full)
+    with pytest.raises(BthubError, match="no space is left for its copy in the cache"):
+        describe(str(tmp_path))

@@ -747,3 +747,27 @@ def test_nobody_elses_words_leave_a_reader(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_an_image_that_was_closed_is_said_to_be(tmp_path):
+    path = tmp_path / "slice.png"
+    Image.fromarray(np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)).save(path)
+    with Image.open(path) as never_loaded:
+        pass
+    with Image.open(path) as loaded:
+        loaded.load()
+    loaded.close()
+    with path.open("rb") as file:
+        of_closed_file = Image.open(file)
+    for image in (never_loaded, loaded, of_closed_file):
+        with pytest.raises(BthubError, match="the image is closed"):
+            read_image(image)
+
+
+def test_what_only_promises_a_path_is_refused():
+    class Broken:
+        def __fspath__(self):
+            return 3
+
+    with pytest.raises(BthubError, match="this Broken isn't a path"):
+        read_image(Broken())

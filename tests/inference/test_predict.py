@@ -411,3 +411,18 @@ def test_a_series_and_a_plane_are_chosen(tmp_path, capsys):
     assert "there is no scan 3, choose from 1 to 2" in capsys.readouterr().err
     assert predict(folder, "--plane", "coronal") == 2  # five rows of pixels
     assert "too small" in capsys.readouterr().err
+
+
+def test_a_link_with_a_pictures_name_stands_for_a_file_without_one(pictures, tmp_path, capsys):
+    """A cache of the Hub holds the files by their digests, and links with their names to them."""
+    cache = tmp_path / "cache"
+    (cache / "blobs").mkdir(parents=True)
+    (cache / "snapshots" / "1").mkdir(parents=True)
+    content = blob(60, 50, (10, 10, 30, 30))
+    Image.fromarray(content).save(cache / "blobs" / "8f3e", "PNG")
+    for name in ("a.png", "b.png"):
+        (cache / "snapshots" / "1" / name).symlink_to("../../blobs/8f3e")
+    assert cli.main(["predict", str(cache)]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 1 and "/snapshots/1/a.png" in out
+    assert "links to what is found anyway: 1 (b.png)" in err and "8f3e" not in err

@@ -298,3 +298,11 @@ def test_two_processes_dont_share_a_shard(archive, tmp_path):
 
 def test_parts_are_small_enough_to_lose():
     assert PART <= 1024
+
+
+@pytest.mark.parametrize("option", ["--batch-size=0", "--batch-size=-1", "--workers=0", "--workers=-1"])
+def test_numbers_out_of_range_are_told_before_anything_is_written(option, archive, tmp_path, capsys):
+    assert cli.main(["screen", str(archive), "--out", str(tmp_path / "out"), option]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("bthub: the ") and "must be from 1 to 65,536" in err and len(err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()

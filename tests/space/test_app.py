@@ -5,6 +5,7 @@ import html
 import io
 import json
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -370,6 +371,39 @@ class Slow:
         self.began.set()
         assert self.go_on.wait(300)
         return make_pipeline()(file)
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium here: apt-get install chromium")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_who_waits_sees_the_place_and_the_wait(app: ModuleType, cache: Path, tmp_path: Path, width: int) -> None:
+    """Also where nothing has run since the start, and on a phone, where the result lies below the examples."""
+    api = pytest.importorskip("playwright.sync_api")
+    slow = Slow()
+    demo = app.build(slow)
+    slow.hold()
+    app.launch(demo, free_port())
+    try:
+        file = tmp_path / "slice.png"
+        Image.fromarray(blob(120, 100, (30, 40, 60, 80))).save(file)
+        job = Client(demo.local_url, verbose=False).submit(handle_file(file), api_name="/analyze")
+        assert slow.began.wait(60)
+        with api.sync_playwright() as playwright:
+            flags = ["--no-sandbox", "--disable-gpu"]
+            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
+            page = browser.new_page(viewport={"width": width, "height": 800}, reduced_motion="reduce")
+            page.goto(demo.local_url)
+            page.locator("input[type=file]").first.set_input_files(file)
+            tracker = page.locator("#result [data-said^='Place 1 of 1 in the queue, about ']")
+            api.expect(tracker).to_have_count(1, timeout=60_000)
+            page.wait_for_timeout(500)
+            assert 0 < tracker.evaluate("element => element.getBoundingClientRect().top + 200") < 800
+            slow.go_on.set()
+            api.expect(page.locator("#verdict")).to_be_in_viewport(timeout=60_000)
+            browser.close()
+        assert job.result(timeout=60)[1]["label"] == "tumor"
+    finally:
+        slow.go_on.set()
+        demo.close(verbose=False)
 
 
 @pytest.mark.slow  # minutes on a busy machine

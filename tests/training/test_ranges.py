@@ -23,6 +23,10 @@ ROOT = Path(__file__).parents[2]
     [
         ("batch_size=0", "batch_size is 0, expected 1 or more"),
         ("batch_size=-4", "batch_size is -4"),
+        ("batch_size=99999999999999999999", "at most 65536"),
+        ("workers=99999999999999999999", "at most 1024"),
+        ("augmentation={1: 2, flip2: 3}", "unknown key 1, flip2"),
+        ("source_shares={1: 2}", "expected {source: share}"),
         ("epochs=0", "epochs is 0, expected 1 or more"),
         ("image_sizes={0: 50}", "multiples of 32"),
         ("image_sizes={0: 0}", "from 32 to 4096"),

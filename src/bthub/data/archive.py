@@ -133,7 +133,7 @@ def _is_litter(name: PurePosixPath) -> bool:
 def _folder_files(root: Path) -> tuple[dict[str, tuple[int]], Tree]:
     """Sizes of all files below a folder, by their path relative to it; and how they were found."""
     sizes: dict[str, tuple[int]] = {}
-    tree = look_below(str(root))
+    tree = look_below(str(root), lambda file: Path(file).suffix != "")
     for error in tree.unreadable:
         raise BthubError(f"{error.filename}: cannot be listed ({error.strerror}); check its permissions") from error
     for file in tree.files:

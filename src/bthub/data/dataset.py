@@ -1,5 +1,6 @@
 """Reading what `build` wrote, from its folder or from the Hub."""
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from PIL.Image import Image
 from bthub.data.splits import FOLD_PROTOCOLS, PROTOCOLS, fold_split
 from bthub.errors import BthubError
 from bthub.imaging.image_io import upright_rgb
-from bthub.network import check_network, hub_trouble
+from bthub.network import check_hub, hub_trouble
 from bthub.progress import progress_bar
 
 
@@ -39,6 +40,8 @@ class BuiltDataset:
     def __init__(self, dataset: str | Path, revision: str | None = None) -> None:
         self.name = str(dataset)
         path = Path(dataset)
+        if not self.name:
+            raise BthubError("the data set has no name; give a folder that `bthub data build` wrote or a Hub id")
         if path.exists():
             if not (path / "README.md").is_file() or not any((path / "data").rglob("*.parquet")):
                 raise BthubError(
@@ -52,7 +55,7 @@ class BuiltDataset:
             raise BthubError(f"{dataset}: no such folder; give a folder that `bthub data build` wrote or a Hub id")
         self.remote = not path.exists()
         if self.remote:
-            check_network()
+            check_hub()
         self.revision = revision
         with self._reading():
             self.configs = get_dataset_config_names(self.name, revision=revision)
@@ -68,6 +71,11 @@ class BuiltDataset:
                 ) from error
             if not isinstance(error, (DatasetsError, OSError, ValueError)):
                 raise
+            if (full := _full_disk(error)) is not None:
+                raise BthubError(
+                    f"{self.name}: no space is left for its copy in the cache ({full.strerror}); free some, or name "
+                    "another folder with HF_DATASETS_CACHE"
+                ) from error
             raise BthubError(
                 f"{self.name}: cannot be read as a data set ({error}); build or download it again, "
                 "and if it is a Hub id check its spelling and the network"
@@ -129,6 +137,15 @@ class BuiltDataset:
                 streaming=True,
                 columns=columns,
             )
+
+
+def _full_disk(error: BaseException | None) -> OSError | None:
+    """What says in a chain of errors that the disk, or a quota, is full; None where nothing does."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _of_network(error: Exception) -> bool:

@@ -1,7 +1,7 @@
 """What lies below a folder: each file once, whatever links lead to it, and what is left out with its reason."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
@@ -34,8 +34,14 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in _LITTER
 
 
-def look_below(folder: str) -> Tree:
-    """All files below a folder. Links are followed, each once, and after what lies there itself."""
+def look_below(folder: str, reads: Callable[[str], bool] | None = None) -> Tree:
+    """All files below a folder. Links are followed, each once, and after what lies there itself.
+
+    Args:
+        folder: its path.
+        reads: whether a file of this path is read, where that depends on its name; by default all are. A link with such
+            a name stands for a file without one, as in a cache of the Hub: `snapshots/1/a.png` for `blobs/8f3e`.
+    """
     tree = Tree()
     root = os.path.realpath(folder)
     seen: set[str] = set()
@@ -66,14 +72,16 @@ def look_below(folder: str) -> Tree:
                 else:
                     tree.files.append(path)
         links += found
-    real_files = {os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path)) for path in tree.files}
+    found_as = {
+        os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path)): path for path in tree.files
+    }
     for path in sorted(file_links):
         real = os.path.realpath(path)
-        if real in real_files:
-            tree.repeated.append(path)
+        if real not in found_as or (reads is not None and reads(path) and not reads(found_as[real])):
+            found_as[real] = path
         else:
-            real_files.add(real)
-            tree.files.append(path)
+            tree.repeated.append(path)
+    tree.files = list(found_as.values())
     return tree
 
 

@@ -145,7 +145,10 @@ def name_of(source: object) -> str:
     if isinstance(source, Image.Image):
         return printable(getattr(source, "filename", "") or "the image")
     if isinstance(source, (str, os.PathLike)):
-        return display_name(os.fsdecode(source))
+        try:
+            return display_name(os.fsdecode(source)) or "''"
+        except TypeError as error:
+            raise BthubError(f"this {type(source).__name__} isn't a path: {printable(error)}") from error
     if is_buffer(source):
         return "the bytes"
     if callable(getattr(source, "read", None)):
@@ -228,6 +231,12 @@ def _raw_mode(image: Image.Image) -> str:
 
 def _pil_samples(name: str, image: Image.Image) -> np.ndarray:
     check_size(image.size, name)
+    try:
+        image.load()
+    except (ValueError, AssertionError) as error:  # the latter where the image was never loaded before it was closed
+        if "closed" in str(error) or (isinstance(error, AssertionError) and getattr(image, "fp", image) is None):
+            raise BthubError(f"{name}: the image is closed; give it before it is, or a copy of it") from error
+        raise
     _check_single_frame(image, name)
     check_opened(image, name)
     if image.mode == "LAB":  # Pillow converts it with a color profile only

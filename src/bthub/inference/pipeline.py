@@ -8,7 +8,6 @@ This module knows no framework: what the stages are made of is their own affair.
 two-stage repo, see `bthub.inference.hub_repo`.
 """
 
-import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol, cast
@@ -182,10 +181,10 @@ class Pipeline:
             raise BthubError(f"on_error is {on_error!r}, expected 'raise' or 'yield'")
         if batch_size < 1:
             raise BthubError(f"the batch size must be at least 1, not {batch_size}")
-        if spacing_mm is not None and not (
-            len(spacing_mm) == 2 and all(math.isfinite(v) and v > 0 for v in spacing_mm)
-        ):
-            raise BthubError(f"the pixel spacing must be two positive numbers of millimeters, not {spacing_mm}")
+        if spacing_mm is not None and not (len(spacing_mm) == 2 and all(0 < v <= 1000 for v in spacing_mm)):
+            raise BthubError(
+                f"the pixel spacing must be two positive numbers of millimeters, at most 1000, not {spacing_mm}"
+            )
         return self._stream(iter(inputs), on_error == "raise", always_localize, batch_size, spacing_mm, check_input)
 
     def check(self, images: Sequence[np.ndarray], names: Sequence[str]) -> None:

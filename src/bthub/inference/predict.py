@@ -207,7 +207,7 @@ def _expand(images: list[str]) -> tuple[list[_Input], int]:
 
 def _inside(folder: str) -> tuple[list[_Input], int]:
     """What is below a folder, and how often it, or a folder below, failed to be read or to have any."""
-    tree = look_below(folder)
+    tree = look_below(folder, _is_named)
     for problem in tree.unreadable:
         _complain(f"{display_name(str(problem.filename))}: the folder cannot be read ({problem.strerror})")
     found: list[str] = []
@@ -218,7 +218,7 @@ def _inside(folder: str) -> tuple[list[_Input], int]:
         name = Path(path)
         stem = re.sub(r"\.nii\.gz$", "", name.name, flags=re.I) if path.lower().endswith(_VOLUMES) else name.stem
         kind = stem.lower().rpartition("_")[2] if "_" in stem else ""
-        if name.suffix.lower() not in SUFFIXES and not path.lower().endswith(_VOLUMES):
+        if not _is_named(path):
             others.append(path)
         elif kind in ("mask", "overlay"):
             (masks if kind == "mask" else overlays).append(path)
@@ -252,6 +252,11 @@ def _inside(folder: str) -> tuple[list[_Input], int]:
     return [*series, *(_Input(path, path.lower().endswith(_VOLUMES) or is_study(path)) for path in in_order)], len(
         tree.unreadable
     ) + nothing
+
+
+def _is_named(path: str) -> bool:
+    """Whether a file's name says that it is a picture or a volume."""
+    return Path(path).suffix.lower() in SUFFIXES or path.lower().endswith(_VOLUMES)
 
 
 def _describe(file: str, result: Result) -> str:

@@ -118,7 +118,10 @@ def screen(
             process is at work on this shard; or the folder can't be written.
     """
     check_before(inputs)
-    workers = workers or max(2, threads())
+    workers = max(2, threads()) if workers is None else workers
+    for what, number in (("batch size", batch_size), ("number of workers", workers)):
+        if not 1 <= number <= 65_536:
+            raise BthubError(f"the {what} must be from 1 to 65,536, not {number}")
     pipe = pipeline or load_pipeline(
         detector,
         localizer,

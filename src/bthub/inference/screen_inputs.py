@@ -119,7 +119,7 @@ def _file(path: Path) -> Item:
 
 
 def _folder(folder: Path, left: dict[str, list[str]]) -> Iterator[Item]:
-    tree = look_below(str(folder))
+    tree = look_below(str(folder), lambda file: Path(file).suffix != "" and not _unwanted(Path(file).name))
     for error in tree.unreadable:
         raise BthubError(f"{printable(error.filename)}: the folder cannot be read ({error.strerror})") from error
     left |= {"hidden": tree.hidden, "links to what is found anyway": tree.repeated}

@@ -35,6 +35,7 @@ from bthub.imaging.image_io import upright_rgb
 from bthub.models.classifier import load_classifier
 from bthub.models.input_check import InputCheck, letterbox, load_input_check
 from bthub.models.localizer import load_localizer
+from bthub.network import send_no_telemetry
 from bthub.runs.folder import (
     CLASSIFICATION,
     INPUT_CHECK,
@@ -301,6 +302,8 @@ def _keep_half(model) -> None:
 
 def _write_quantized(single: Path, file: Path, pixels: Sequence[np.ndarray]) -> None:
     import onnx
+
+    send_no_telemetry()
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -335,6 +338,7 @@ def _write_quantized(single: Path, file: Path, pixels: Sequence[np.ndarray]) -> 
 
 def _compared(file: Path, pixels: Sequence[np.ndarray], expected: Sequence[np.ndarray], output: str) -> dict:
     """Size, digest and distance from the network of a file: of probabilities, or of distances of an input check."""
+    send_no_telemetry()
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])

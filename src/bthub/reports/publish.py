@@ -31,7 +31,7 @@ from huggingface_hub.utils import validate_repo_id
 from bthub.errors import BthubError
 from bthub.evaluation import plots
 from bthub.inference import hub_repo
-from bthub.network import check_network, hub_trouble
+from bthub.network import check_hub, hub_trouble
 from bthub.project import DATASET, DEFAULTS, ORG, ORG_FILE, SHIPPED_RUNS, TWO_STAGE, hub_id, shipped_runs
 from bthub.reports import model_card
 from bthub.runs.folder import (
@@ -143,7 +143,7 @@ def publish(
             can't be reached or refuses. Each repo is then as it was before, or published whole. Where one repo alone
             is refused, for want of a plan or because someone else made it, the others are published first.
     """
-    check_network()
+    check_hub()
     runs, parts = _what(what)
     # Everything is checked and rendered before anything is written.
     publications = [run_publication(run, org) for run in runs]

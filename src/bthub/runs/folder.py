@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from bthub.errors import BthubError
-from bthub.network import check_network, client_errors, hub_trouble
+from bthub.network import check_hub, client_errors, hub_trouble
 from bthub.project import COMPARISON, shipped_runs
 from bthub.runs import schema
 
@@ -355,7 +355,7 @@ def _download(repo_id: str, revision: str | None, weights: bool, onnx: bool) -> 
     )
 
     patterns = ["*.json", "*.py", "*.csv", *(["*.safetensors"] if weights else []), *(["onnx/*"] if onnx else [])]
-    check_network()
+    check_hub()
     try:
         path = snapshot_download(repo_id, revision=revision, allow_patterns=patterns)
     except HFValidationError as error:

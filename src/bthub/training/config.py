@@ -166,7 +166,9 @@ def build_config(kind: type, values: dict, name: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(kind)}
     unknown = set(values) - set(fields)
     if unknown:
-        raise BthubError(f"{name}: unknown key {', '.join(sorted(unknown))}; expected some of {', '.join(fields)}")
+        raise BthubError(
+            f"{name}: unknown key {', '.join(sorted(map(str, unknown)))}; expected some of {', '.join(fields)}"
+        )
     for key, value in values.items():
         expected = dict if dataclasses.is_dataclass(fields[key].type) else fields[key].type
         if not _is_a(expected, value):

@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 
 # Smallest and largest value of a key; None: no end. Of the smallest, whether it is itself allowed.
 _RANGES: dict[str, tuple[float, bool, float | None]] = {
-    "epochs": (1, True, None),
-    "patience": (1, True, None),
-    "batch_size": (1, True, None),
-    "accumulation": (1, True, None),
-    "freeze_epochs": (0, True, None),
-    "trainable_layers": (0, True, None),
-    "learning_rate": (0, False, None),
-    "lr_finder_steps": (10, True, None),
-    "weight_decay": (0, True, None),
-    "warmup_epochs": (0, True, None),
+    "epochs": (1, True, 100_000),
+    "patience": (1, True, 100_000),
+    "batch_size": (1, True, 65_536),
+    "accumulation": (1, True, 65_536),
+    "freeze_epochs": (0, True, 100_000),
+    "trainable_layers": (0, True, 100_000),
+    "learning_rate": (0, False, 1000),
+    "lr_finder_steps": (10, True, 100_000),
+    "weight_decay": (0, True, 1000),
+    "warmup_epochs": (0, True, 100_000),
     "gradient_clip": (0, False, None),
     "positive_share": (0, False, 1),
     "drop_rate": (0, True, 0.999),
     "label_smoothing": (0, True, 0.999),
     "seed": (0, True, 2**32 - 1),
-    "workers": (0, True, None),
+    "workers": (0, True, 1024),
     "flip": (0, True, 1),
     "rotation": (0, True, 180),
     "translate": (0, True, 1),
@@ -40,7 +40,7 @@ _RANGES: dict[str, tuple[float, bool, float | None]] = {
     "resample": (0, True, 1),
     "jpeg": (0, True, 1),
     "overlay": (0, True, 1),
-    "epoch_samples": (1, True, None),
+    "epoch_samples": (1, True, 2**31),
     "average_decay": (0, True, 0.99999),
 }
 _WORDS = {
@@ -71,7 +71,10 @@ def check_ranges(config: Any, name: str) -> None:
         elif key == "decoder_channels":
             _check_channels(value, name)
         elif key == "source_shares":
-            if not all(_is_number(share) and 0 < share < math.inf for share in value.values()):
+            if not all(
+                isinstance(source, str) and _is_number(share) and 0 < share < math.inf
+                for source, share in value.items()
+            ):
                 raise BthubError(f"{name}: source_shares is {value}, expected {{source: share}} with numbers above 0")
         elif key == "single_sequence":
             if len(value) != 3 or not all(_is_number(p) and p >= 0 for p in value) or not sum(value) <= 1 + 1e-9:

@@ -10,6 +10,7 @@ import numpy as np
 
 from bthub.errors import BthubError
 from bthub.inference.backends.stages import LightDetector, LightInputCheck, LightLocalizer
+from bthub.network import send_no_telemetry
 from bthub.runs.folder import (
     CALIBRATION,
     CLASSIFICATION,
@@ -120,6 +121,7 @@ def open_network(file: Path, runtime: str, count: int | None = None, outputs: in
     Raises:
         BthubError: the file is damaged, or the runtime isn't installed.
     """
+    send_no_telemetry()
     try:
         run = (_openvino if runtime == "openvino" else _onnxruntime)(file, count or threads())
     except ModuleNotFoundError as error:
