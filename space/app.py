@@ -276,7 +276,7 @@ def build(pipe: Pipeline) -> gr.Blocks:
         page, _, refused = scan(files, not unchecked, series, None if plane == AS_SCANNED else plane.lower())
         return page, gr.update(visible=refused)
 
-    def analyze(image: str | None) -> tuple[Image.Image, dict]:
+    def analyze(image: str | None) -> tuple[str, dict]:
         """Whether one slice of a brain MRI shows a tumor, and where. Research software, not a medical device.
 
         Args:
@@ -292,7 +292,10 @@ def build(pipe: Pipeline) -> gr.Blocks:
             result = pipe(image)
         except BthubError as error:
             raise gr.Error(sentence(error, image), print_exception=False) from error
-        return result.overlay(), result.to_dict()
+        # A file of its own: Gradio would write equal pictures to one path, over what another client is downloading.
+        folder = Path(tempfile.mkdtemp(dir=overlay.GRADIO_CACHE))
+        result.overlay().save(folder / "overlay.png")
+        return str(folder / "overlay.png"), result.to_dict()
 
     def analyze_scan(files: list[str] | None, series: float | None, plane: str | None) -> dict:
         """What a whole brain MRI scan shows, slice by slice. Research software, not a medical device.

@@ -55,7 +55,7 @@ def test_the_page_says_what_the_results_say(bench):
             "ratios": {'python -c "import torch"': 4.0}, "seconds_waited": {"bthub predict": 1.5},
         },
         "fifty": {
-            "date": "2026-11-28", "machine": {**facts, "load_before": 5.0},
+            "date": "2026-11-28", "machine": {**facts, "cores_busy_before": 1.5},
             "people": 50, "results": 49, "errors": ["Full: Queue is full"],
             "seconds": {"median": 4.0, "most": 8.0}, "farthest_place_told": 48, "longest_wait_told": 7.6,
             "megabytes_before": 300.0, "megabytes_after": 310.0,

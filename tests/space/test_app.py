@@ -306,9 +306,9 @@ def test_uploads_and_overlays_are_deleted(
     file = tmp_path / "mine.png"
     Image.effect_noise((128, 96), 80).save(file)
     analyze(client, file)
-    assert {path.name for path in files_in(cache) - before} == {"mine.png", "image.png"}
+    assert {path.name for path in files_in(cache) - before} == {"mine.png", "overlay.png"}
     app.sweep(cache)  # too young
-    assert {path.name for path in files_in(cache) - before} == {"mine.png", "image.png"}
+    assert {path.name for path in files_in(cache) - before} == {"mine.png", "overlay.png"}
 
     monkeypatch.setattr(app, "DELETE_EVERY", 0.1)
     monkeypatch.setattr(app, "DELETE_AGE", 0)
