@@ -472,7 +472,9 @@ def test_shipped_runs_see_the_same_picture_in_another_container(shipped_runs, ka
     ):
         result = pipe(source, always_localize=True)
         assert result.tumor_probability == pytest.approx(reference.tumor_probability, abs=tolerance)
-        assert (result.mask != reference.mask).sum() < 0.2 * max(reference.area_px, 100)
+        # A faint tumor: its outline moves with the gray levels, which 16 bits and JPEG change a little.
+        both = 2 * (result.mask & reference.mask).sum() / (result.area_px + reference.area_px)
+        assert both > 0.8
 
 
 def test_a_stream_gives_an_error_in_its_place_and_goes_on(tmp_path):

@@ -136,7 +136,9 @@ def test_messages_of_the_reader_are_translated():
 # Modules whose refusals a person reads on a page, and what of them no upload can cause: Python's callers alone.
 REFUSING = ("imaging/dicom", "imaging/formats", "imaging/image_io", "imaging/intake", "imaging/nifti", "imaging/pages")
 REFUSING += ("imaging/tiff", "imaging/volume", "inference/study", "practice/study")
-FOR_PROGRAMS = re.compile(r"^(the array: |a picture must be|the slices|no files were given|masks of )")
+FOR_PROGRAMS = re.compile(
+    r"^(the array: |a picture must be|this \w+ isn't a path|the slices|no files were given|masks of )"
+)
 
 
 def said(node: ast.AST, names: dict[str, str]) -> str | None:
