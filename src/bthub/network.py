@@ -24,9 +24,9 @@ _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA
 
 
 def send_no_telemetry() -> None:
-    """Have the runtimes of the networks, which else report to their makers and write an id into the home folder, not.
+    """Keep the networks' runtimes from reporting to their makers and from writing an id into the home folder.
 
-    To be called before either is imported. ORT_DISABLE_TELEMETRY=0 leaves onnxruntime its way.
+    Call it before either is imported. With ORT_DISABLE_TELEMETRY=0 onnxruntime does as it likes.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     sys.modules.setdefault("openvino_telemetry", cast(ModuleType, None))  # it can't be imported: OpenVINO does without

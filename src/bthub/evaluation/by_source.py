@@ -26,6 +26,7 @@ from bthub.evaluation.source_metrics import (
 from bthub.imaging.kinds import kind_of
 from bthub.metrics.info import CENTER_IN_BOX
 from bthub.metrics.interval import Interval
+from bthub.metrics.segmentation import center_in_box
 from bthub.models.classifier import load_classifier
 from bthub.models.input_check import load_input_check
 from bthub.models.localizer import load_localizer
@@ -145,16 +146,10 @@ def _localize(
             }
             for kind in (None, *localizer.points):
                 found = localizer.mask(probability, kind)
-                in_box = str(int(found.any() and _center_in(found, row["box"]))) if row["box"] else ""
+                in_box = str(int(center_in_box(found, row["box"]))) if row["box"] else ""
                 masked = zip(MASKED, (str(found.sum()), str((reference & found).sum()), in_box), strict=True)
                 line |= {name if kind is None else f"{kind} {name}": value for name, value in masked}
     return lines
-
-
-def _center_in(mask: np.ndarray, box: Sequence[float]) -> bool:
-    """Whether the center of mass of a mask (H, W) lies in a box x0, y0, x1, y1."""
-    y, x = (places.mean() + 0.5 for places in np.nonzero(mask))
-    return bool(box[0] <= x <= box[2] and box[1] <= y <= box[3])
 
 
 def summary(entry: dict) -> str:

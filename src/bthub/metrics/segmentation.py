@@ -7,6 +7,14 @@ import numpy as np
 from bthub.metrics.bootstrap import RESAMPLES, medians, percentile_interval, ratio, resample_groups
 
 
+def center_in_box(mask: np.ndarray, box: Sequence[float]) -> bool:
+    """Whether the center of mass of a mask (H, W), bool, lies in a box x0, y0, x1, y1; that of an empty one doesn't."""
+    if not mask.any():
+        return False
+    y, x = (places.mean() + 0.5 for places in np.nonzero(mask))
+    return bool(box[0] <= x <= box[2] and box[1] <= y <= box[3])
+
+
 def segmentation_metrics(
     tumor_px: np.ndarray,
     predicted_px: np.ndarray,

@@ -11,7 +11,7 @@ from bthub.data.views import AS_IT_IS, FLAIR_ALONE, THREE_SEQUENCES, view_batche
 from bthub.imaging import kinds as input_kinds
 from bthub.imaging.kinds import KINDS
 from bthub.metrics.classification import expected_calibration_error, positive_class
-from bthub.metrics.segmentation import segmentation_metrics
+from bthub.metrics.segmentation import center_in_box, segmentation_metrics
 from bthub.models.classifier import Classifier
 from bthub.models.localizer import Localizer
 from bthub.models.resunet import clean_mask
@@ -209,8 +209,7 @@ def _against_box(mask: np.ndarray, box: Sequence[float]) -> tuple[float, float]:
     if not mask.any():
         return 0.0, 0.0
     rows, columns = np.nonzero(mask)
-    inside = box[0] <= columns.mean() + 0.5 <= box[2] and box[1] <= rows.mean() + 0.5 <= box[3]
     x0, y0, x1, y1 = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
     both = max(0.0, min(x1, box[2]) - max(x0, box[0])) * max(0.0, min(y1, box[3]) - max(y0, box[1]))
     either = (x1 - x0) * (y1 - y0) + (box[2] - box[0]) * (box[3] - box[1]) - both
-    return float(inside), float(both / either)
+    return float(center_in_box(mask, box)), float(both / either)
