@@ -63,8 +63,11 @@ def _blurred(image: np.ndarray, sigma: float) -> np.ndarray:
             return padded[part] if axis == 0 else padded[:, part]
 
         blurred = shifted(0) * weights[radius]
+        pair = np.empty_like(blurred)  # written again at each distance: memory that is new costs more than the sums
         for distance in range(radius, 0, -1):
-            blurred += (shifted(-distance) + shifted(distance)) * weights[radius - distance]
+            np.add(shifted(-distance), shifted(distance), out=pair)
+            pair *= weights[radius - distance]
+            blurred += pair
         image = blurred.astype(np.float32)
     return image
 

@@ -21,12 +21,13 @@ def label_regions(mask: np.ndarray, *, diagonal: bool) -> tuple[np.ndarray, int]
         int32 (H, W), 0 outside, 1 to N inside; and N.
     """
     height, width = mask.shape
-    padded = np.zeros((height, width + 2), np.int8)
-    padded[:, 1:-1] = mask
-    changes = np.diff(padded, axis=1)
-    # Runs of pixels along rows, in the order of the picture; ends are exclusive.
-    rows, starts = np.nonzero(changes == 1)
-    ends = np.nonzero(changes == -1)[1]
+    # Runs of pixels along rows, in the order of the picture; ends are exclusive. Each row is followed by a pixel outside,
+    # so that the picture is one line, in which numpy finds changes several times as fast as in two dimensions.
+    line = np.zeros((height, width + 1), bool)
+    line[:, :-1] = mask
+    changes = np.flatnonzero(np.diff(line.ravel(), prepend=False))
+    rows, starts = np.divmod(changes[::2], width + 1)
+    ends = changes[1::2] - rows * (width + 1)
     labels = np.zeros(mask.shape, np.int32)
     if not len(rows):
         return labels, 0
