@@ -21,8 +21,8 @@ def label_regions(mask: np.ndarray, *, diagonal: bool) -> tuple[np.ndarray, int]
         int32 (H, W), 0 outside, 1 to N inside; and N.
     """
     height, width = mask.shape
-    # Runs of pixels along rows, in the order of the picture; ends are exclusive. Each row is followed by a pixel outside,
-    # so that the picture is one line, in which numpy finds changes several times as fast as in two dimensions.
+    # Runs of pixels along rows, in the order of the picture; ends are exclusive. A pixel outside follows each row, so
+    # that the picture is one line, in which numpy finds changes several times as fast as in two dimensions.
     line = np.zeros((height, width + 1), bool)
     line[:, :-1] = mask
     changes = np.flatnonzero(np.diff(line.ravel(), prepend=False))

@@ -4,6 +4,7 @@ Preprocessing gives the very numbers that timm's and transformers' image process
 against each other.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -78,10 +79,11 @@ class LightLocalizer:
         width, height = size
         top, left, inner_height, inner_width = letterbox_box(height, width, self.size)
         inner = logits[top : top + inner_height, left : left + inner_width]
-        probability = 1 / (1 + np.exp(-np.clip(inner, -80, 80)))  # beyond that float32 overflows
         if inner.shape == (height, width):
-            mask = probability > point.threshold
+            # A probability exceeds the threshold where its logit exceeds the threshold's.
+            mask = inner > _logit(point.threshold)
         else:
+            probability = 1 / (1 + np.exp(-np.clip(inner, -80, 80)))  # beyond that float32 overflows
             mask = _above(point.threshold, probability, height, width)
         return mask if mask.sum() >= point.min_area_share * mask.size else np.zeros_like(mask)
 
@@ -152,6 +154,12 @@ def _on_black(
 
 
 # -- after it
+
+
+def _logit(probability: float) -> float:
+    if not 0 < probability < 1:
+        return math.inf if probability >= 1 else -math.inf
+    return math.log(probability / (1 - probability))
 
 
 def _above(threshold: float, probability: np.ndarray, height: int, width: int) -> np.ndarray:
