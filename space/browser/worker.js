@@ -72,7 +72,7 @@ async function analyze(buffer, checkInput) {
   if (check) {
     const [[distance], toward] = await run(networks.check, checkPixels(image, check.size), check.size);
     if (checkInput && distance > check.threshold) {
-      throw new PictureError("This doesn't look like a slice of a brain MRI, and the models know nothing else.");
+      throw new PictureError("This doesn't look like a slice of a brain MRI, the only kind of picture the models know.");
     }
     if (check.kinds.length && toward) gray = toward[0] > 0 ? check.kinds[0] : check.kinds[1];
   }

@@ -193,7 +193,7 @@ def test_what_is_no_slice_is_refused(
         analyze(client, tmp_path / "noise.png")
     # It takes no parameter that switches the check off, so none is spoken of.
     assert str(caught.value) == (
-        "noise.png: this doesn't look like a slice of a brain MRI, and the models know nothing else"
+        "noise.png: this doesn't look like a slice of a brain MRI, the only kind of picture the models know"
     )
 
 

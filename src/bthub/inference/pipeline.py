@@ -213,7 +213,7 @@ class Pipeline:
         pictures = [Image.fromarray(image) for image in images]
         seen = self.input_check.inspect(pictures) if asked and self.input_check else [(True, None)] * len(pictures)
         # How to switch the check off differs from caller to caller: each says it.
-        text = "this doesn't look like a slice of a brain MRI, and the models know nothing else"
+        text = "this doesn't look like a slice of a brain MRI, the only kind of picture the models know"
         return [
             (None if accepted else NotASliceError(f"{name}: {text}"), kind_of(picture, gray))
             for picture, name, (accepted, gray) in zip(pictures, names, seen, strict=True)
