@@ -644,7 +644,8 @@ def plan(part: dict[str, Any]) -> list[str]:
     lines = [
         f"### {PLANNED:,} slices, extrapolated",
         "",
-        f"At {each:.1f} slices per second and core, as measured here, this takes {PLANNED / each / 3600:,.0f} core-hours:",
+        f"At {each:.1f} slices per second and core, as measured here, this takes "
+        f"{PLANNED / each / 3600:,.0f} core-hours:",
         f"{PLANNED / each / 3600 * DOLLARS_A_CORE_HOUR:,.0f} dollars at {DOLLARS_A_CORE_HOUR:g} per core-hour.",
         f"{moved[0]} are read once, and {moved[1]} written.",
         "",
@@ -677,7 +678,7 @@ def page(results: dict[str, Any]) -> str:
         *goals(results),
         "",
         "The contenders take turns within one run. A ratio is the median over neighboring rounds; above 1, bthub is",
-        "faster. Results marked \"the machine was busy\" are unreliable, and favor the contender with fewer threads:",
+        'faster. Results marked "the machine was busy" are unreliable, and favor the contender with fewer threads:',
         "measure them again on an idle machine.",
         "",
     ]

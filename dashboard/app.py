@@ -28,7 +28,12 @@ with st.container(horizontal=True, vertical_alignment="center", gap="small", key
     st.html(f'<p class="question">{here.question}</p>')
     st.session_state["bar"] = st.container(horizontal=True, vertical_alignment="center", gap="small", key="bar")
 with st.session_state["bar"]:
-    st.toggle("Presenter", key="present", bind="query-params", help="Large type, and no list of pages: for a room.")
+    st.toggle(
+        "Presenter",
+        key="present",
+        bind="query-params",
+        help="Large type and no list of pages, for showing it to a room.",
+    )
     frame.handout()
 if frame.presenting():
     st.html(frame.HERE / "presenter.css")

@@ -285,7 +285,7 @@ def reliability(rows: Rows, names: Sequence[str], before: bool) -> alt.LayerChar
 
 def errors_by_review(rows: Rows, points: Rows, names: Sequence[str]) -> alt.LayerChart:
     """Share of errors left by share of slices that a person looks at; rows of `model`, `reviewed`, `errors`."""
-    x = alt.X("reviewed:Q", title="slices that go to a person", axis=alt.Axis(format="%"))
+    x = alt.X("reviewed:Q", title="slices referred to a person", axis=alt.Axis(format="%"))
     y = alt.Y("errors:Q", title="errors among the others", axis=alt.Axis(format=".1%"))
     color = _color(names)
     line = alt.Chart(pd.DataFrame(rows)).mark_line(strokeWidth=2, opacity=0.75).encode(x, y, color, order="width:Q")
@@ -553,7 +553,7 @@ def crossing(rows: Rows) -> alt.LayerChart:
     order = list(dict.fromkeys(row["tumor_from"] for row in rows))
     data = alt.Chart(pd.DataFrame(rows))
     axis = {"sort": order, "scale": alt.Scale(paddingInner=0.04)}
-    x = alt.X("healthy_from:N", title="healthy picture from", axis=alt.Axis(labelAngle=0, orient="top"), **axis)
+    x = alt.X("healthy_from:N", title="tumor-free picture from", axis=alt.Axis(labelAngle=0, orient="top"), **axis)
     y = alt.Y("tumor_from:N", title="tumor picture from", **axis)
     scale = alt.Scale(domain=[0.5, 1], range=["#f1c9b3", "#1d5fa8"], clamp=True)
     cell = data.mark_rect(cornerRadius=4).encode(

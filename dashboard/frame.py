@@ -184,9 +184,9 @@ def choose(runs: dict[str, RunFolder], problems: list[str], step: Step) -> None:
     if not evaluations:
         say(problems)
         st.info(
-            "No run has figures yet. Train one and measure it:\n\n"
+            "No run has results yet. Train one and evaluate it:\n\n"
             f"```sh\n{COMMANDS[CLASSIFICATION]}\nbthub evaluate runs/NAME --data data/lgg --split test\n```\n\n"
-            "or name some with the environment variable `BTHUB_RUNS`."
+            "or set the environment variable `BTHUB_RUNS` to the runs."
         )
         st.stop()
     if not step.split:
@@ -228,8 +228,8 @@ def _chosen(
             key="protocol",
             on_change=_remember,
             args=["protocol"],
-            help="patient: all slices of a patient are in the same split. slice: slices are dealt out at random. "
-            "fold: one part of a cross-validation by patient. default: the data set names no patients.",
+            help="patient: all slices of a patient are in the same split. slice: slices are split at random. fold: one "
+            "part of a cross-validation by patient. default: the data set doesn't name patients.",
         )
         splits = _first([e for e in evaluations if e.protocol == protocol], "split")
         split = _one("split", splits)
@@ -253,8 +253,8 @@ def _chosen(
             placeholder="Choose models",
             on_change=_remember_models,
             args=[options],
-            help=f"Those that were measured on this split; at first, no more than {AT_FIRST}. Each keeps its color on "
-            "every page.",
+            help=f"Models that were measured on this split, at first {AT_FIRST} at most. Each keeps its color on every "
+            "page.",
         )
         if others := [name for name in runs if name not in options and could_be_measured(runs[name], evaluation)]:
             st.caption(

@@ -97,7 +97,7 @@ def markdown(lines: list[dict]) -> str:
     text = [
         "# Ablations\n",
         "Written by `train/tried.py`. Each row changes one thing in the recipe; all rows have the same small budget. "
-        "Results are for the validation patients at the best epoch, with a threshold of 0.5. The row \"another seed\" "
+        'Results are for the validation patients at the best epoch, with a threshold of 0.5. The row "another seed" '
         "shows the noise: differences of that size mean nothing. A small budget favors whatever learns fast, such as "
         "training without augmentation.",
     ]

@@ -329,8 +329,8 @@ def _parser() -> argparse.ArgumentParser:
         dest="unlike",
         type=Path,
         metavar="DATASET",
-        help="leave out pictures that have a near-duplicate in this built set (image-folder sets only); a run on one of "
-        "the two sets may then start from a run on the other",
+        help="leave out pictures that have a near-duplicate in this built set (image-folder sets only); a run on one "
+        "of the two sets may then start from a run on the other",
     )
     build.set_defaults(run=_data_build)
     mix = data.add_parser(
@@ -446,8 +446,8 @@ def _parser() -> argparse.ArgumentParser:
         "what",
         metavar="WHAT",
         nargs="+",
-        help="run folders, or parts: dataset, two-stage, space, dashboard, browser, docs, collection; or all, for every "
-        "part and the runs of this clone",
+        help="run folders, or parts: dataset, two-stage, space, dashboard, browser, docs, collection; or all, for "
+        "every part and the runs of this clone",
     )
     publish.add_argument("--org", help="organization or user; default: the project's, or BTHUB_ORG")
     publish.add_argument(

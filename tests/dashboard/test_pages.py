@@ -255,7 +255,7 @@ def test_damaged_weights_are_named_and_the_others_still_look(show: Open, shipped
 
 def test_no_run_at_all(show: Open, tmp_path: Path):
     app = show(runs=[tmp_path / "nowhere"])
-    assert "No run has figures yet" in words(app) and "nowhere" in words(app)
+    assert "No run has results yet" in words(app) and "nowhere" in words(app)
 
 
 def test_two_runs_of_one_name(show: Open, shipped_runs, tmp_path: Path):
@@ -286,7 +286,7 @@ def test_threshold_without_fresh_figures_on_validation_is_chosen_on_the_split_in
     content["patient/validation"]["weights"] = "sha256:000000000000"
     write_json(copy / METRICS, content)
     said = words(show("threshold", [copy]))
-    assert "on this very split, which flatters" in said and "measured with the weights sha256:000000000000" in said
+    assert "on this very split (too optimistic" in said and "measured with the weights sha256:000000000000" in said
 
 
 def test_calibration_shows_what_training_found(show: Open, shipped_runs):
@@ -393,7 +393,7 @@ def test_leakage_gives_each_slice_run_a_line(show: Open, shipped_runs, tmp_path:
     [said] = [c.proto.alt for c in app.get("vega_lite_chart") if c.proto.alt.startswith("accuracy by protocol")]
     assert lines[0] in said and "i-lgg-slice" not in said
     said = words(app)
-    assert "is different:\n\n- ResNet-18 (i-lgg-slice) and ResNet-18 differ in epochs, learning_rate" in said
+    assert "more than the protocol:\n\n- ResNet-18 (i-lgg-slice) and ResNet-18 differ in epochs, learning_rate" in said
 
 
 def test_leakage_tells_copies_from_new_pictures(show: Open, shipped_runs, tmp_path: Path):

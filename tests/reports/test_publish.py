@@ -122,7 +122,9 @@ def test_what_each_repo_needs_is_told_first_and_what_is_refused_stops_nothing(se
     """An account without a plan: a Gradio Space goes to ZeroGPU, a Docker Space can't be had."""
     server.free_account = True
     said = []
-    with pytest.raises(BthubError, match="everything was published except bthub/brain-tumor-dashboard: .* needs a paid plan"):
+    with pytest.raises(
+        BthubError, match="everything was published except bthub/brain-tumor-dashboard: .* needs a paid plan"
+    ):
         module.publish(["dashboard", "space", str(runs / "resnet18-lgg"), "collection"], say=said.append)
     spaces = {name: repo for (kind, name), repo in server.repos.items() if kind == "space"}
     assert {name: repo.hardware for name, repo in spaces.items()} == {"bthub/brain-tumor-mri": "zero-a10g"}

@@ -219,7 +219,9 @@ def _each_slice(
             progress(done, len(shown))
     if sum(result is not None for result in results) < _NEEDED * len(shown):
         what = "its picture doesn't" if len(shown) == 1 else "most of its slices don't"
-        raise NotASliceError(f"{name}: {what} look like a slice of a brain MRI, the only kind of picture the models know")
+        raise NotASliceError(
+            f"{name}: {what} look like a slice of a brain MRI, the only kind of picture the models know"
+        )
     return results, skipped
 
 

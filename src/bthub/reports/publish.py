@@ -191,7 +191,9 @@ def publish(
     if len(refused) == 1 and len(publications) == 1:
         raise next(iter(refused.values()))
     if refused:
-        raise BthubError("everything was published except " + "; ".join(f"{name}: {error}" for name, error in refused.items()))
+        raise BthubError(
+            "everything was published except " + "; ".join(f"{name}: {error}" for name, error in refused.items())
+        )
 
 
 def _what(what: list[str]) -> tuple[list[Path], set[str]]:

@@ -135,7 +135,7 @@ def check_processes(processes: int, batch_size: int) -> None:
         )
     if batch_size % processes:
         raise BthubError(
-            f"a batch of {batch_size} can't be divided among {processes} processes: use --set batch_size with a multiple"
+            f"a batch of {batch_size} can't be divided among {processes} processes: set batch_size to a multiple"
         )
 
 
