@@ -671,8 +671,8 @@ def page(results: dict[str, Any]) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Speed, memory and size of bthub, compared with its peers and with the targets set beforehand. Research software,",
-        "not a medical device. `make bench` measures them on your machine, and writes this page from",
+        "Speed, memory and size of bthub, compared with its peers and with the targets set beforehand. Research",
+        "software, not a medical device. `make bench` measures them on your machine, and writes this page from",
         "`benchmarks/results.json`.",
         "",
         *goals(results),

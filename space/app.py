@@ -151,8 +151,8 @@ ABOUT = f"""
   around other tumors: its outlines are good in color and on gray FLAIR, and a rough guess on other gray pictures. Both
   are less reliable on other scanners and other tumors.</p></section>
   <section><h2>Your picture or scan</h2>
-  <p>It is analyzed on the computer that serves this page, deleted within {(DELETE_EVERY + DELETE_AGE) // 60} minutes (or,
-  if many are waiting, after it has been analyzed) and used for nothing else. Names and other identifying tags in DICOM
+  <p>It is analyzed on the computer that serves this page, deleted within {(DELETE_EVERY + DELETE_AGE) // 60} minutes
+  (or, if many are waiting, after it has been analyzed) and used for nothing else. Names and other identifying tags in DICOM
   and NIfTI files are dropped at once. There is no tracking and no history. <a href="{IN_BROWSER}">Another page</a>
   analyzes a picture in your own browser, without an upload.</p></section>
   <section><h2>The examples</h2>
@@ -625,8 +625,8 @@ def header_html(sources: Sources) -> str:
   13 11-5.5 11-13S23 3 16 3z"/><path d="M16 5v22"/><circle cx="11.5" cy="12.5" r="3.5"/></svg>bthub</p>
   <nav aria-label="More">{links}</nav></div>
   <h1>Brain tumor on an MRI slice</h1>
-  <p class="lead">Upload a slice of a brain MRI, or a whole scan. The app detects and outlines brain tumors, and gives the
-  probability of a tumor and its size.{figures}</p>
+  <p class="lead">Upload a slice of a brain MRI, or a whole scan. The app detects and outlines brain tumors, and
+  gives the probability of a tumor and its size.{figures}</p>
   <p class="notice">{DISCLAIMER}</p>
 </header>
 """
