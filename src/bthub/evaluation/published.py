@@ -1,4 +1,4 @@
-"""What published systems report, and which runs here can be compared with it."""
+"""Published results, and which runs here are comparable."""
 
 from collections.abc import Iterable, Iterator
 from functools import cache

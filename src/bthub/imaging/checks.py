@@ -1,4 +1,4 @@
-"""Limits on the size of a picture, how messages name it, and that nobody else says anything."""
+"""Limits on the size of a picture, how messages name it, and silencing of the decoders' own messages."""
 
 import re
 import threading

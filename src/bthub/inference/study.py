@@ -1,4 +1,4 @@
-"""A whole stack through the pipeline: a result for each slice, and what only the stack can show.
+"""A whole stack through the pipeline: a result for each slice, and for the stack as a whole.
 
 Each slice is analyzed on its own, as a lone picture is. Then the masks are looked at together: areas that go on to no
 neighboring slice are removed (`bthub.imaging.cleaning`), and areas and volume are summed where the file carries a

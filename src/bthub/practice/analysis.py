@@ -1,4 +1,4 @@
-"""The queue in front of the models: one thread that has them, and takes turns between the examinations that wait."""
+"""The queue in front of the models: one thread runs them and alternates between examinations."""
 
 import os
 import queue

@@ -1,4 +1,4 @@
-"""What leaves the practice: a zip of one case or of all, readable without bthub, and a data set of corrected masks."""
+"""Exports: a zip of one or all cases, readable without bthub, and a data set of corrected masks."""
 
 import csv
 import io
