@@ -153,7 +153,8 @@ ABOUT = f"""
   <section><h2>Your picture or scan</h2>
   <p>It is analyzed on the computer that serves this page, deleted within {(DELETE_EVERY + DELETE_AGE) // 60} minutes
   (or, if many are waiting, after it has been analyzed) and used for nothing else. Names and other identifying tags in
-  DICOM and NIfTI files are dropped at once. There is no tracking and no history. <a href="{IN_BROWSER}">Another page</a>
+  DICOM and NIfTI files are dropped at once. There is no tracking and no history.
+  <a href="{IN_BROWSER}">Another page</a>
   analyzes a picture in your own browser, without an upload.</p></section>
   <section><h2>The examples</h2>
   <p>Slices that the models were not trained on, from The Cancer Imaging Archive, collection TCGA-LGG, prepared by

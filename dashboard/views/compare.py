@@ -105,7 +105,7 @@ def table(rows: list[dict], metrics: list[str], task: str) -> None:
         "If intervals overlap widely, the order may be chance: see “Better, or noise?” below. "
         f"Measured on {rows[0]['samples']:,} images of {rows[0]['groups']:,} {frame.view().groups}, "
         f"{evaluation.data}, {evaluation.key}."
-        + (" The first three metrics are means over the classes." if macro else ""),
+        + (" ROC AUC, “Tumors found” and “No false alarm” are means over the classes." if macro else ""),
         rows,
         f"compare-{task}.csv",
     )

@@ -64,9 +64,10 @@ def shipped_runs() -> tuple[Path, Path]:
 
 @pytest.fixture(autouse=True)
 def modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The dashboard's own modules, importable as where streamlit runs it, and gone afterwards."""
+    """The dashboard's own modules, importable as where streamlit runs it, and gone afterwards; charts are checked."""
     monkeypatch.syspath_prepend(DASHBOARD)
     monkeypatch.delenv("BTHUB_DATA", raising=False)
+    monkeypatch.setattr("charts.CHECKED", True)
     yield
     for name in (path.stem for path in DASHBOARD.glob("*.py")):
         sys.modules.pop(name, None)
