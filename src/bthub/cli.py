@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from bthub.errors import BthubError, report_errors
 
@@ -299,6 +300,11 @@ def _bench(args: argparse.Namespace) -> None:
     print(run(args.image, args.repeats, backend=args.backend))
 
 
+def _add(group: Any, name: str, help: str, description: str | None = None, **options: Any) -> argparse.ArgumentParser:
+    """A command, whose own --help begins with what the list of commands says of it."""
+    return group.add_parser(name, help=help, description=description or f"{help[0].upper()}{help[1:]}.", **options)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bthub",
@@ -307,12 +313,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, title="commands", metavar="COMMAND", dest="command")
 
-    data = commands.add_parser("data", help="build and inspect data sets").add_subparsers(
-        required=True, metavar="ACTION"
-    )
-    build = data.add_parser(
-        "build", help="turn a download (folder or zip) into a data set that datasets.load_dataset reads"
-    )
+    data = _add(commands, "data", help="build and inspect data sets").add_subparsers(required=True, metavar="ACTION")
+    build = _add(data, "build", help="turn a download (folder or zip) into a data set that datasets.load_dataset reads")
     build.add_argument("source", type=Path, help="LGG MRI Segmentation as downloaded, or an image-folder set")
     build.add_argument("out", type=Path, help="folder to write, missing or empty")
     for split in ("validation", "test"):
@@ -333,9 +335,7 @@ def _parser() -> argparse.ArgumentParser:
         "of the two sets may then start from a run on the other",
     )
     build.set_defaults(run=_data_build)
-    mix = data.add_parser(
-        "mix", help="combine built sets into one, labeled tumor or no tumor, with the source of each row"
-    )
+    mix = _add(data, "mix", help="combine built sets into one, labeled tumor or no tumor, with the source of each row")
     mix.add_argument("sets", nargs="+", type=Path, metavar="SET", help="folders of `bthub data build`")
     mix.add_argument("--out", required=True, type=Path, help="folder to write, missing or empty")
     mix.add_argument(
@@ -347,11 +347,11 @@ def _parser() -> argparse.ArgumentParser:
         help="built sets that go into test as a whole; their near-duplicates are left out of train",
     )
     mix.set_defaults(run=_data_mix)
-    info = data.add_parser("info", help="show what is in a built data set")
+    info = _add(data, "info", help="show what is in a built data set")
     info.add_argument("dataset", help="folder of `bthub data build`, or a Hub id")
     info.set_defaults(run=_data_info)
 
-    train = commands.add_parser("train", help="train a classifier or a ResUNet; writes a run folder")
+    train = _add(commands, "train", help="train a classifier or a ResUNet; writes a run folder")
     train.description = (
         "Trains on one device. For several: accelerate launch --module bthub.training.classifier (or resunet)."
     )
@@ -364,11 +364,11 @@ def _parser() -> argparse.ArgumentParser:
         (commands, "imagenet-weights", "imagenet", "make ImageNet weights from installed packages, without the Hub"),
     ):
         # Its own parser has the options, and --help.
-        script = parent.add_parser(command, help=words, add_help=False, prefix_chars="\0")
+        script = _add(parent, command, help=words, add_help=False, prefix_chars="\0")
         script.add_argument("rest", nargs=argparse.REMAINDER)
         script.set_defaults(run=_script(name), prog=script.prog)
 
-    evaluate = commands.add_parser("evaluate", help="evaluate a run on a split; adds the results to its folder")
+    evaluate = _add(commands, "evaluate", help="evaluate a run on a split; adds the results to its folder")
     evaluate.add_argument("run_folder", metavar="run", type=Path, help="run folder")
     _add_split(evaluate, "folder of `bthub data build`, or a Hub id")
     evaluate.add_argument(
@@ -380,8 +380,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.set_defaults(run=_evaluate)
 
-    export = commands.add_parser(
-        "export", help="write ONNX files of runs, also in 8-bit integers, so that serving needs no PyTorch"
+    export = _add(
+        commands, "export", help="write ONNX files of runs, also in 8-bit integers, so that serving needs no PyTorch"
     )
     export.add_argument("runs", metavar="run", type=Path, nargs="+", help="run folder")
     export.add_argument(
@@ -397,47 +397,46 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.set_defaults(run=_export)
 
-    cost = commands.add_parser("cost", help="count parameters and measure latency; the machine should be idle")
+    cost = _add(commands, "cost", help="count parameters and measure latency; the machine should be idle")
     cost.add_argument("runs", metavar="run", type=Path, nargs="+", help="run folder")
     cost.set_defaults(run=_cost)
 
     results = {"type": Path, "default": Path("results"), "help": "folder for the results; default: %(default)s"}
-    table = commands.add_parser("compare", help="compare runs in tables, and say which differences exceed noise")
+    table = _add(commands, "compare", help="compare runs in tables, and say which differences exceed noise")
     table.add_argument("runs", metavar="run", nargs="+", help="run folder (weights aren't needed) or Hub id")
     table.add_argument("--split", default="test", help="default: %(default)s")
     table.add_argument("--out", **results)
     table.set_defaults(run=_compare)
 
-    joined = commands.add_parser("two-stage", help="metrics of both stages together, from the predictions of two runs")
+    joined = _add(commands, "two-stage", help="metrics of both stages together, from the predictions of two runs")
     joined.add_argument("detector", help="run folder or Hub id")
     joined.add_argument("localizer", help="run folder or Hub id")
     joined.add_argument("--split", default="test", help="default: %(default)s")
     joined.add_argument("--out", **results)
     joined.set_defaults(run=_two_stage)
 
-    cleaned = commands.add_parser("clean-stacks", help="measure Dice with and without removing isolated areas")
+    cleaned = _add(commands, "clean-stacks", help="measure Dice with and without removing isolated areas")
     cleaned.add_argument("localizer", help="run folder or Hub id")
     cleaned.add_argument("--out", **results)
     cleaned.set_defaults(run=_clean_stacks)
 
-    folds = commands.add_parser(
-        "cross-validate", help="metrics of all folds together, from the predictions of their runs"
-    )
+    folds = _add(commands, "cross-validate", help="metrics of all folds together, from the predictions of their runs")
     folds.add_argument("runs", metavar="run", nargs="+", help="run folder or Hub id, one for each fold")
     folds.add_argument("--out", **results)
     folds.set_defaults(run=_cross_validate)
 
-    explain = commands.add_parser("explain", help="measure how much of a detector's Grad-CAM lies on the tumor")
+    explain = _add(commands, "explain", help="measure how much of a detector's Grad-CAM lies on the tumor")
     explain.add_argument("runs", metavar="run", type=Path, nargs="+", help="run folder")
     _add_split(explain, "the LGG set: folder of `bthub data build`, or a Hub id")
     explain.set_defaults(run=_explain)
 
-    card = commands.add_parser("card", help="write the model card (README.md) of runs from their files")
+    card = _add(commands, "card", help="write the model card (README.md) of runs from their files")
     card.add_argument("runs", metavar="run", type=Path, nargs="+", help="run folder")
     card.add_argument("--copies", type=Path, help="folder for a copy of each card")
     card.set_defaults(run=_card)
 
-    publish = commands.add_parser(
+    publish = _add(
+        commands,
         "publish",
         help="publish runs, data set, apps and docs on the Hugging Face Hub",
         description="Bring repos on the Hub up to date with this clone, each in one commit. First run: hf auth login.",
@@ -457,7 +456,7 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("--data", default="data/lgg", help="folder of `bthub data build`; default: %(default)s")
     publish.set_defaults(run=_publish)
 
-    predict = commands.add_parser("predict", help="analyze pictures, scans and folders: tumor or not, where, how large")
+    predict = _add(commands, "predict", help="analyze pictures, scans and folders: tumor or not, where, how large")
     predict.description = "Tumor or not, where and how large. Research software, not a medical device."
     predict.add_argument(
         "images",
@@ -502,8 +501,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_backend(predict)
     predict.set_defaults(run=_predict)
 
-    screen = commands.add_parser(
-        "screen", help="analyze archives of any size, into Parquet: folders, zips, DICOM, data sets"
+    screen = _add(
+        commands, "screen", help="analyze archives of any size, into Parquet: folders, zips, DICOM, data sets"
     )
     screen.description = (
         "Analyze archives, part by part. If it is interrupted, start the same command again to continue. Research "
@@ -542,7 +541,8 @@ def _parser() -> argparse.ArgumentParser:
     screen.set_defaults(run=_screen)
 
     # Its own parser has the actions, and --help.
-    practice = commands.add_parser(
+    practice = _add(
+        commands,
         "practice",
         help="serve or administer the practice: accounts, cases and reports",
         add_help=False,
@@ -551,7 +551,7 @@ def _parser() -> argparse.ArgumentParser:
     practice.add_argument("rest", nargs=argparse.REMAINDER)
     practice.set_defaults(run=_practice, prog=practice.prog)
 
-    bench = commands.add_parser("bench", help="measure the latency of each stage on this machine")
+    bench = _add(commands, "bench", help="measure the latency of each stage on this machine")
     bench.add_argument("--image", type=Path, help="picture to measure with; default: a slice that comes with the clone")
     bench.add_argument("--repeats", type=int, default=50, help="measurements per stage; default: %(default)s")
     _add_backend(bench)
