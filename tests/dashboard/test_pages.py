@@ -387,7 +387,7 @@ def test_leakage_gives_each_slice_run_a_line(show: Open, shipped_runs, tmp_path:
     lines = ("ResNet-18, split by slice", "ResNet-18 (i-lgg-slice)")
     for name in lines:
         assert all(said.count(f"{name}, {protocol}: ") == 1 for protocol in ("patient", "slice"))
-    assert "trained for a different length:\n\n- ResNet-18 (i-lgg-slice) and ResNet-18 differ in epochs" in words(app)
+    assert "trained for different times:\n\n- ResNet-18 (i-lgg-slice) and ResNet-18 differ in epochs" in words(app)
     training["config"]["learning_rate"] = 1.0
     write_json(second / TRAINING, training)
     app = show("leakage", [*shipped_runs, first, second])

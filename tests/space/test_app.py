@@ -659,7 +659,7 @@ def test_the_page_of_a_tumor_that_was_not_outlined(app: ModuleType, pipe: Record
     page = app.result_html(
         replace(result, mask=np.zeros_like(result.mask), bbox=None, contour=[], area_px=0), "mine.tif"
     )
-    assert "Tumor suspected" in page and "outline stayed empty" in page and "data-layer" not in page
+    assert "Tumor suspected" in page and "Nothing was outlined" in page and "data-layer" not in page
 
 
 @pytest.mark.parametrize(
