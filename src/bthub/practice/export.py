@@ -266,9 +266,8 @@ class Exports:
             raise Refusal("A DICOM SEG can only be made of a DICOM scan.", 409)
         if not uploads:
             raise Refusal(
-                "The uploaded files are gone, and with them what a DICOM SEG must refer to. To have one later, choose "
-                "to keep the files when you save.",
-                409,
+                "A DICOM SEG needs the uploaded files, which have been deleted. To make one later, choose to keep the "
+                "files when you save."
             )
         by_hand = any(hand for _, hand in counting.values())
         with full_disk(), tempfile.TemporaryDirectory(dir=self._tmp, prefix="seg-") as folder:
