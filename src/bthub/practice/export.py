@@ -267,7 +267,8 @@ class Exports:
         if not uploads:
             raise Refusal(
                 "A DICOM SEG needs the uploaded files, which have been deleted. To make one later, choose to keep the "
-                "files when you save."
+                "files when you save.",
+                409,
             )
         by_hand = any(hand for _, hand in counting.values())
         with full_disk(), tempfile.TemporaryDirectory(dir=self._tmp, prefix="seg-") as folder:
