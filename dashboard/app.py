@@ -48,7 +48,7 @@ if following := after(page.title):
             icon=":material/arrow_forward:",
         )
 st.html(
-    '<footer class="about">Every figure of a model is read from the files of its run. '
+    '<footer class="about">Every result is read from the files of a run. '
     "Slices: The Cancer Imaging Archive, TCGA-LGG, "
     "prepared by Buda, Saha and Mazurowski (2019), CC BY-NC-SA 4.0. Code: Apache-2.0. "
     f"{frame.DISCLAIMER}</footer>"
