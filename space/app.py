@@ -800,7 +800,7 @@ def kind_html(kind: str | None, figures: Mapping[str, Mapping[str, float]] | Non
     if figures and kind in figures:
         found, flagged = (round(100 * share) for share in (figures[kind]["recall"], 1 - figures[kind]["specificity"]))
         good = (
-            f" Of the test pictures of this kind, it finds {found} of 100 with a tumor and raises a false alarm on"
+            f" Of all test pictures read as this kind, it finds {found} of 100 with a tumor and raises a false alarm on"
             f" {flagged} of 100 without."
         )
     return f'<p class="kind">Read as: {TITLES[kind]}.{good}</p>'

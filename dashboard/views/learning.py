@@ -1,5 +1,7 @@
 """Learning: loss and metric by epoch, the learning-rate finder, and what pretraining is worth."""
 
+import re
+
 import names
 import sentences
 import streamlit as st
@@ -87,7 +89,8 @@ def titled(column: str) -> str:
 def in_words(network: str) -> str:
     """A network with what sets its group apart, as `records.by_initialization` names it."""
     first, *more = network.split(", ")
-    return ", ".join([names.architecture(first), *more])
+    known = re.fullmatch(r"ResUNet \((.+)\)", first)
+    return ", ".join([f"ResUNet, {names.architecture(known[1])}" if known else names.architecture(first), *more])
 
 
 def points(name: str, lines: list[dict], column: str, of: str) -> list[dict]:
@@ -141,7 +144,7 @@ def finder() -> None:
 
 def first_weights() -> None:
     view = frame.view()
-    st.subheader("Pretrained against from scratch")
+    st.subheader("Pretrained or from scratch?")
     st.caption("This part shows all runs that were measured on this split, not only the chosen ones.")
     shown = False
     for task, metric in COMPARED_BY.items():

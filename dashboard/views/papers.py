@@ -106,7 +106,8 @@ def points(paper: str, figure: dict, rows: list[dict]) -> list[dict]:
         return []
     # The metric is the chart's.
     said = ", " + in_words(figure["like"]["metric"])
-    line = f"{paper}: {figure['what'].removesuffix(said)}"
+    # A phone has no room for what is in parentheses; the table has it.
+    line = f"{paper}: {re.sub(r' [(].*?[)]', '', figure['what'].removesuffix(said))}"
     found = []
     if figure["value"] is not None:
         found.append(

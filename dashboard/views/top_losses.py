@@ -64,8 +64,10 @@ def main() -> None:
             "file": "File",
             "institution": "Hospital",
             "label": "Truth",
-            "called": "Called",
-            "p_label": st.column_config.NumberColumn("Probability of the truth", format="percent"),
+            "called": "Predicted",
+            "p_label": st.column_config.NumberColumn(
+                "P of the truth", format="percent", help="Probability that the model gave to the true class."
+            ),
             "loss": st.column_config.NumberColumn("Loss", format="%.3f", help="-ln of that probability."),
             "kind": "Error",
         },

@@ -657,11 +657,11 @@ def test_image_folder_runs_and_slices_do_not_meet(show: Open, shipped_runs, tmp_
         assert "no threshold to move" in words(app)
     if page == "where_it_looks":
         assert ("Heat map" in words(app)) == (data == "lgg")
-        assert ("No picture of brain_tumor_4class comes with" in words(app)) == (data != "lgg")
+        assert ("No pictures of brain_tumor_4class come with" in words(app)) == (data != "lgg")
     if page == "compare":
         assert ("interval over patients" in words(app)) == (data == "lgg")
         assert ("interval over pictures" in words(app)) == (data != "lgg")
-        assert "calls" in words(app) if data != "lgg" else "finds" in words(app)
+        assert "classifies" in words(app) if data != "lgg" else "finds" in words(app)
     if page == "papers":
         assert "on brain_tumor_4class; this project's recipe; brain_tumor_4class, split by picture" in words(app)
 
@@ -734,11 +734,11 @@ def test_the_pictures_of_an_image_folder_set_are_shown(show: Open, shipped_runs,
 
     monkeypatch.setenv("BTHUB_DATA", str(data))
     app = show("top_losses", [run])
-    assert re.search(r"[1-9]\d* of \d+ slices that were called wrong, the worst first", words(app))
+    assert re.search(r"[1-9]\d* of \d+ misclassified slices, the worst first", words(app))
 
     # A set of another name isn't the one that was measured, although its files are called the same.
     monkeypatch.setenv("BTHUB_DATA", str(shutil.copytree(data, tmp_path / "other")))
-    assert "No picture of brain_tumor_4class comes with" in words(show("where_it_looks", [run]))
+    assert "No pictures of brain_tumor_4class come with" in words(show("where_it_looks", [run]))
 
 
 @pytest.mark.parametrize("page", ["quiz", "top_losses", "where_it_looks", "localization"])
