@@ -309,7 +309,7 @@ def app(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def fifty(args: argparse.Namespace) -> dict[str, Any]:
-    """Fifty people who press the button at once: who gets a result, what the queue tells them, and memory."""
+    """Fifty people press the button at the same time: results, what the queue tells them, and memory."""
     from gradio_client import Client, handle_file
 
     people = args.people
@@ -439,7 +439,7 @@ def archive(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def environment(args: argparse.Namespace) -> dict[str, Any]:
-    """Megabytes of a fresh environment of the app, of plain `bthub`, installed from this clone."""
+    """Size of a fresh environment, installed from this clone."""
     sizes = {}
     for extra in ("", "[space]"):
         with tempfile.TemporaryDirectory() as name:
@@ -454,7 +454,7 @@ def environment(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def training(args: argparse.Namespace) -> dict[str, Any]:
-    """A classifier's training steps on the processor: pictures decoded once and moved as a batch, or by workers."""
+    """Training steps of a classifier on the CPU: pictures decoded once and augmented as a batch, or by workers."""
     import torch
     from timm import create_model
     from torch.utils.data import DataLoader, Dataset
@@ -614,7 +614,7 @@ def busy(facts: dict[str, Any]) -> bool:
 
 def goals(results: dict[str, Any]) -> list[str]:
     """The goals beside what was reached, as a table."""
-    lines = ["| | goal | at least | reached | |", "| --- | ---: | ---: | ---: | --- |"]
+    lines = ["| | ambition | target | result | |", "| --- | ---: | ---: | ---: | --- |"]
     for goal in GOALS:
         part = results.get(goal.part, {})
         reached = goal.reached(part)
@@ -625,10 +625,10 @@ def goals(results: dict[str, Any]) -> list[str]:
         sign = -1 if goal.less_is_better else 1
         if sign * reached < sign * goal.least:
             word = "missed"
-        elif goal.goal is not None and sign * reached < sign * goal.goal:
-            word = "enough"
+        elif goal.goal is not None and sign * reached >= sign * goal.goal:
+            word = "ambition met"
         else:
-            word = "reached"
+            word = "met"
         if busy(part["machine"]) and goal.part != "environment":
             word += "; the machine was busy"
         lines.append(f"| {goal.text} | {wanted} | {goal.least:g}{goal.unit} | {reached:.3g}{goal.unit} | {word} |")
@@ -642,11 +642,12 @@ def plan(part: dict[str, Any]) -> list[str]:
     share = PLANNED / part["slices"]
     moved = [f"{part[key] * share / 1e9:,.0f} GB" for key in ("bytes_in", "bytes_out")]
     lines = [
-        f"### {PLANNED:,} slices, on paper",
+        f"### {PLANNED:,} slices, extrapolated",
         "",
-        f"At the {each:.1f} slices a second that a core of this machine did, one core in {PLANNED / each / 3600:,.0f}",
-        f"hours: {PLANNED / each / 3600 * DOLLARS_A_CORE_HOUR:,.0f} dollars at {DOLLARS_A_CORE_HOUR:g} a core and",
-        f"hour, whatever the number of cores. {moved[0]} are read once, and {moved[1]} written.",
+        f"At {each:.1f} slices per second and core, as measured here, this takes "
+        f"{PLANNED / each / 3600:,.0f} core-hours:",
+        f"{PLANNED / each / 3600 * DOLLARS_A_CORE_HOUR:,.0f} dollars at {DOLLARS_A_CORE_HOUR:g} per core-hour.",
+        f"{moved[0]} are read once, and {moved[1]} written.",
         "",
         "| cores | hours | read, MB a second |",
         "| ---: | ---: | ---: |",
@@ -657,9 +658,9 @@ def plan(part: dict[str, Any]) -> list[str]:
         lines.append(f"| {count:,} | {hours:,.1f} | {rate:,.1f} |")
     lines += [
         "",
-        "Shards don't talk to each other, so this grows with the cores as long as the storage keeps up. Each shard",
-        f"walks the whole list, twice: so many files take {part['seconds_to_list'] * share / 60:.0f} minutes a walk",
-        "from this disk; on a network's, pack them into zips or a built data set.",
+        "Shards work independently, so speed grows with the cores as long as the storage keeps up. Each shard goes",
+        f"through the whole list of files twice, {part['seconds_to_list'] * share / 60:.0f} minutes each time on this",
+        "disk. On network storage, pack the files into zips or a built data set.",
         "",
     ]
     return lines
@@ -668,17 +669,17 @@ def plan(part: dict[str, Any]) -> list[str]:
 def page(results: dict[str, Any]) -> str:
     """The results as Markdown."""
     lines = [
-        "# What it takes",
+        "# Benchmarks",
         "",
-        "How fast and how large bthub is beside its peers, and what that was to be. Research software, not a medical",
-        "device. `make bench` measures it on your machine and writes this page from",
+        "Speed, memory and size of bthub, compared with its peers and with the targets set beforehand. Research",
+        "software, not a medical device. `make bench` measures them on your machine, and writes this page from",
         "`benchmarks/results.json`.",
         "",
         *goals(results),
         "",
-        "Contenders took turns in one run; a ratio is the median of the ratios of neighbors, above 1 where bthub is",
-        "faster. Where the machine was busy, times and ratios aren't what an idle one gives, and a ratio flatters",
-        "whoever runs on fewer threads: measure them again there.",
+        "The contenders take turns within one run. A ratio is the median over neighboring rounds; above 1, bthub is",
+        'faster. Results marked "the machine was busy" are unreliable, and favor the contender with fewer threads:',
+        "measure them again on an idle machine.",
         "",
     ]
     for name, part in results.items():
@@ -703,8 +704,8 @@ def page(results: dict[str, Any]) -> str:
             peak = part["floor"]["multiply_adds_per_second"] / 1e9
             lines += [
                 "",
-                f"The floor is the network's multiply-adds over the machine's measured {peak:.0f} billion a second in",
-                "single precision; eight-bit whole numbers can go below it.",
+                f"The floor is the time for the network's multiply-adds at the {peak:.0f} billion per second that this",
+                "machine reaches in single precision. 8-bit integers can be faster than that.",
                 "",
             ]
         if "backends" in part:

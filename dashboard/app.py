@@ -28,7 +28,12 @@ with st.container(horizontal=True, vertical_alignment="center", gap="small", key
     st.html(f'<p class="question">{here.question}</p>')
     st.session_state["bar"] = st.container(horizontal=True, vertical_alignment="center", gap="small", key="bar")
 with st.session_state["bar"]:
-    st.toggle("Presenter", key="present", bind="query-params", help="Large type, and no list of pages: for a room.")
+    st.toggle(
+        "Presenter",
+        key="present",
+        bind="query-params",
+        help="Large type and no list of pages, for showing it to a room.",
+    )
     frame.handout()
 if frame.presenting():
     st.html(frame.HERE / "presenter.css")
@@ -43,7 +48,7 @@ if following := after(page.title):
             icon=":material/arrow_forward:",
         )
 st.html(
-    '<footer class="about">Every figure of a model is read from the files of its run. '
+    '<footer class="about">Every result is read from the files of a run. '
     "Slices: The Cancer Imaging Archive, TCGA-LGG, "
     "prepared by Buda, Saha and Mazurowski (2019), CC BY-NC-SA 4.0. Code: Apache-2.0. "
     f"{frame.DISCLAIMER}</footer>"

@@ -1,11 +1,18 @@
-"""The charts, as Altair specifications: each takes rows and the names of all models, which fix the colors."""
+"""The charts, as Altair specifications: each takes rows and the names of all models, which fix the colors.
+
+Channels are objects: for a name in their place Altair walks through its whole schema, each time.
+"""
 
 from collections.abc import Sequence
+from functools import partial
 
 import altair as alt
 import pandas as pd
 
 from bthub.runs.records import AS_PUBLISHED, SEEN
+
+# Whether Altair holds a chart against its schema once more before it is shown: half of a page's time. The tests do.
+CHECKED = False
 
 # At least 3 to 1 against white and against the dark background, so that a model has one color in both themes.
 PALETTE = (
@@ -102,15 +109,20 @@ def legible(chart: alt.TopLevelMixin, dark: bool, large: bool) -> alt.TopLevelMi
     words = {"labelColor": ink, "titleColor": ink, "labelFontSize": size, "titleFontSize": size}
     if large:
         words["labelLimit"] = 420
-    return (
-        chart.configure_axis(**words)
+    # At once: each call of `configure_axis` and its like copies the whole chart.
+    shown = chart.configure(
+        axis=alt.AxisConfig(**words),
         # None of them moved: Streamlit's theme would push the first into the second.
-        .configure_axisX(labelFlush=False)
-        .configure_legend(**words)
-        .configure_title(color=ink, fontSize=size + 1)
-        .configure_header(**words)
-        .configure_text(color=ink, fontSize=size)
+        axisX=alt.AxisConfig(labelFlush=False),
+        legend=alt.LegendConfig(**words),
+        title=alt.TitleConfig(color=ink, fontSize=size + 1),
+        header=alt.HeaderConfig(**words),
+        text=alt.MarkConfig(color=ink, fontSize=size),
     )
+    if not CHECKED:
+        # Streamlit calls it. Past Altair, which takes an attribute for a part of the chart.
+        object.__setattr__(shown, "to_dict", partial(shown.to_dict, validate=False))
+    return shown
 
 
 def _color(names: Sequence[str]) -> alt.Color:
@@ -124,17 +136,17 @@ def intervals(rows: Rows, names: Sequence[str], title: str) -> alt.LayerChart:
     data = alt.Chart(pd.DataFrame(rows))
     model = alt.Y("model:N", title=None, sort=list(names), axis=ABOVE)
     color = _color(names)
-    tooltip = ["model", *(alt.Tooltip(f"{end}:Q", format=".4f") for end in ("value", "low", "high"))]
+    tooltip = [alt.Tooltip("model"), *(alt.Tooltip(f"{end}:Q", format=".4f") for end in ("value", "low", "high"))]
     bar = data.mark_rule(strokeWidth=3, opacity=0.55).encode(
         alt.X("low:Q", title=title, scale=alt.Scale(zero=False, padding=14), axis=FEW),
         model,
-        x2="high:Q",
+        x2=alt.X2("high:Q"),
         color=color,
     )
     dot = data.mark_point(filled=True, size=130, opacity=1).encode(
-        x="value:Q", y=model, color=color, shape=_shape(names), tooltip=tooltip
+        x=alt.X("value:Q"), y=model, color=color, shape=_shape(names), tooltip=tooltip
     )
-    text = data.mark_text(dy=16).encode(x="value:Q", y=model, text=alt.Text("value:Q", format=".3f"))
+    text = data.mark_text(dy=16).encode(x=alt.X("value:Q"), y=model, text=alt.Text("value:Q", format=".3f"))
     return (bar + dot + text).properties(height=alt.Step(56))
 
 
@@ -145,8 +157,13 @@ def cost_against_quality(rows: Rows, names: Sequence[str], cost: str, quality: s
     scale = alt.Scale(type="log", padding=40, nice=False)
     x = alt.X("cost:Q", title=f"{cost} (logarithmic)", scale=scale, axis=alt.Axis(format=".3~s", tickCount=5))
     y = alt.Y("value:Q", title=quality, scale=alt.Scale(zero=False, padding=12))
-    tooltip = ["model", *(alt.Tooltip(f"{name}:Q", format=".4~s") for name in ("cost", "value", "low", "high"))]
-    bar = data.mark_rule(strokeWidth=2, opacity=0.5).encode(x, alt.Y("low:Q", title=quality), y2="high:Q", color=color)
+    tooltip = [
+        alt.Tooltip("model"),
+        *(alt.Tooltip(f"{name}:Q", format=".4~s") for name in ("cost", "value", "low", "high")),
+    ]
+    bar = data.mark_rule(strokeWidth=2, opacity=0.5).encode(
+        x, alt.Y("low:Q", title=quality), y2=alt.Y2("high:Q"), color=color
+    )
     dot = data.mark_point(filled=True, size=170, opacity=1).encode(x, y, color, _shape(names), tooltip=tooltip)
     return (bar + dot).properties(height=340)
 
@@ -171,7 +188,7 @@ def operating_curve(
         .encode(**axes, color=color, order="order:O")
     )
     tooltip = [
-        "model",
+        alt.Tooltip("model"),
         *(alt.Tooltip(f"{c}:Q", format=".3f") for c in ("threshold", "precision", "recall", "specificity")),
     ]
     dots = (
@@ -188,7 +205,7 @@ def cost_by_threshold(curve: Rows, points: Rows, names: Sequence[str]) -> alt.La
     x = alt.X("threshold:Q", title="threshold on the probability of tumor", scale=alt.Scale(domain=[0, 1]))
     y = alt.Y("cost:Q", title="cost of 1,000 slices", scale=alt.Scale(type="sqrt"))
     line = alt.Chart(pd.DataFrame(curve)).mark_line(strokeWidth=2, opacity=0.75).encode(x, y, color)
-    tooltip = ["model", alt.Tooltip("threshold:Q", format=".3f"), alt.Tooltip("cost:Q", format=".0f")]
+    tooltip = [alt.Tooltip("model"), alt.Tooltip("threshold:Q", format=".3f"), alt.Tooltip("cost:Q", format=".0f")]
     dots = (
         alt.Chart(pd.DataFrame(points))
         .mark_point(filled=True, size=190, opacity=1, stroke="white", strokeWidth=1.5)
@@ -214,13 +231,25 @@ def by_epoch(rows: Rows, names: Sequence[str], title: str, best: Rows, log: bool
             y,
             color,
             strokeDash=dash if len({row["of"] for row in rows}) > 1 else alt.Undefined,
-            tooltip=["model", "of", "epoch", alt.Tooltip("value:Q", format=".4f"), "image_size"],
+            tooltip=[
+                alt.Tooltip("model"),
+                alt.Tooltip("of"),
+                alt.Tooltip("epoch"),
+                alt.Tooltip("value:Q", format=".4f"),
+                alt.Tooltip("image_size"),
+            ],
         )
     )
     kept = (
         alt.Chart(pd.DataFrame(best, columns=["model", "epoch", "value"]))
         .mark_point(filled=True, size=150, opacity=1, stroke="white", strokeWidth=1.5)
-        .encode(x, y, color, _shape(names), tooltip=["model", "epoch", alt.Tooltip("value:Q", format=".4f")])
+        .encode(
+            x,
+            y,
+            color,
+            _shape(names),
+            tooltip=[alt.Tooltip("model"), alt.Tooltip("epoch"), alt.Tooltip("value:Q", format=".4f")],
+        )
     )
     return (line + kept).properties(height=320)
 
@@ -247,10 +276,18 @@ def by_start(rows: Rows, names: Sequence[str], title: str) -> alt.LayerChart:
     x = alt.X("value:Q", title=title, scale=alt.Scale(zero=False, padding=14))
     color = _color(names)
     bar = data.mark_rule(strokeWidth=3, opacity=0.55).encode(
-        alt.X("low:Q", title=title, axis=FEW), y, x2="high:Q", color=color
+        alt.X("low:Q", title=title, axis=FEW), y, x2=alt.X2("high:Q"), color=color
     )
     dot = data.mark_point(filled=True, size=130, opacity=1).encode(
-        x, y, color, tooltip=["model", "network", "start", alt.Tooltip("value:Q", format=".4f")]
+        x,
+        y,
+        color,
+        tooltip=[
+            alt.Tooltip("model"),
+            alt.Tooltip("network"),
+            alt.Tooltip("start"),
+            alt.Tooltip("value:Q", format=".4f"),
+        ],
     )
     return (bar + dot).properties(height=alt.Step(40))
 
@@ -264,10 +301,10 @@ def reliability(rows: Rows, names: Sequence[str], before: bool) -> alt.LayerChar
     color = _color(names)
     dash = alt.StrokeDash("scaling:N", legend=None, scale=alt.Scale(domain=["after", "before"], range=[[1, 0], [4, 3]]))
     tooltip = [
-        "model",
-        "scaling",
-        "bin",
-        "images",
+        alt.Tooltip("model"),
+        alt.Tooltip("scaling"),
+        alt.Tooltip("bin"),
+        alt.Tooltip("images"),
         *(alt.Tooltip(f"{of}:Q", format=".1%") for of in ("stated", "observed", "low", "high")),
     ]
     ideal = (
@@ -278,23 +315,25 @@ def reliability(rows: Rows, names: Sequence[str], before: bool) -> alt.LayerChar
     data = alt.Chart(pd.DataFrame(rows))
     line = data.mark_line(strokeWidth=2).encode(x, y, color, strokeDash=dash if before else alt.Undefined)
     after = data.transform_filter(alt.datum.scaling == "after")
-    bars = after.mark_rule(strokeWidth=2, opacity=0.5).encode(x, alt.Y("low:Q", title=title), y2="high:Q", color=color)
+    bars = after.mark_rule(strokeWidth=2, opacity=0.5).encode(
+        x, alt.Y("low:Q", title=title), y2=alt.Y2("high:Q"), color=color
+    )
     dots = after.mark_point(filled=True, size=110, opacity=1).encode(x, y, color, _shape(names), tooltip=tooltip)
     return (ideal + bars + line + dots).properties(height=380)
 
 
 def errors_by_review(rows: Rows, points: Rows, names: Sequence[str]) -> alt.LayerChart:
     """Share of errors left by share of slices that a person looks at; rows of `model`, `reviewed`, `errors`."""
-    x = alt.X("reviewed:Q", title="slices that go to a person", axis=alt.Axis(format="%"))
+    x = alt.X("reviewed:Q", title="slices referred to a person", axis=alt.Axis(format="%"))
     y = alt.Y("errors:Q", title="errors among the others", axis=alt.Axis(format=".1%"))
     color = _color(names)
     line = alt.Chart(pd.DataFrame(rows)).mark_line(strokeWidth=2, opacity=0.75).encode(x, y, color, order="width:Q")
     tooltip = [
-        "model",
+        alt.Tooltip("model"),
         alt.Tooltip("reviewed:Q", format=".1%"),
         alt.Tooltip("errors:Q", format=".2%"),
-        "missed",
-        "false_alarms",
+        alt.Tooltip("missed"),
+        alt.Tooltip("false_alarms"),
     ]
     dots = (
         alt.Chart(pd.DataFrame(points))
@@ -318,13 +357,24 @@ def dice_by_patient(rows: Rows, names: Sequence[str], means: Rows) -> alt.LayerC
             color,
             _shape(names),
             size=alt.Size("tumor_px:Q", legend=None, scale=alt.Scale(type="sqrt", range=[50, 380])),
-            tooltip=["model", "patient_id", "institution", "slices", "tumor_px", alt.Tooltip("dice:Q", format=".3f")],
+            tooltip=[
+                alt.Tooltip("model"),
+                alt.Tooltip("patient_id"),
+                alt.Tooltip("institution"),
+                alt.Tooltip("slices"),
+                alt.Tooltip("tumor_px"),
+                alt.Tooltip("dice:Q", format=".3f"),
+            ],
         )
     )
     mean = (
         alt.Chart(pd.DataFrame(means))
         .mark_rule(strokeDash=[5, 3], strokeWidth=2)
-        .encode(alt.X("value:Q"), color=color, tooltip=["model", alt.Tooltip("value:Q", format=".3f", title="mean")])
+        .encode(
+            alt.X("value:Q"),
+            color=color,
+            tooltip=[alt.Tooltip("model"), alt.Tooltip("value:Q", format=".3f", title="mean")],
+        )
     )
     return (dots + mean).properties(height=alt.Step(24))
 
@@ -360,10 +410,19 @@ def leakage(rows: Rows, title: str, kinds: dict[str, str] = PROTOCOLS) -> alt.La
     color, shape = _kinds("protocol", of_kinds(kinds))
     gap = data.mark_line(color=GRAY, strokeWidth=2, strokeDash=[3, 3]).encode(x, y, detail="line:N")
     bar = data.mark_rule(strokeWidth=3, opacity=0.5).encode(
-        alt.X("low:Q", title=title, axis=FEW), y, x2="high:Q", color=color
+        alt.X("low:Q", title=title, axis=FEW), y, x2=alt.X2("high:Q"), color=color
     )
     dot = data.mark_point(filled=True, size=150, opacity=1).encode(
-        x, y, color, shape, tooltip=["line", "protocol", "model", alt.Tooltip("value:Q", format=".4f")]
+        x,
+        y,
+        color,
+        shape,
+        tooltip=[
+            alt.Tooltip("line"),
+            alt.Tooltip("protocol"),
+            alt.Tooltip("model"),
+            alt.Tooltip("value:Q", format=".4f"),
+        ],
     )
     return (gap + bar + dot).properties(height=alt.Step(40))
 
@@ -387,7 +446,11 @@ def split_strips(rows: Rows) -> tuple[alt.Chart, alt.Chart]:
                     scale=alt.Scale(domain=list(SPLITS), range=list(SPLITS.values())),
                     legend=alt.Legend(orient="top", title=None, values=["train", "validation", "test"]),
                 ),
-                tooltip=["patient_id", "slice_index", alt.Tooltip(f"{protocol}:N", title="split")],
+                tooltip=[
+                    alt.Tooltip("patient_id"),
+                    alt.Tooltip("slice_index"),
+                    alt.Tooltip(f"{protocol}:N", title="split"),
+                ],
             )
             .properties(height=alt.Step(18))
         )
@@ -407,7 +470,9 @@ def scoreboard(rows: Rows, names: Sequence[str], you: str) -> alt.LayerChart:
         legend=None,
         scale=alt.Scale(domain=shown, range=[GRAY if name == you else palette[name] for name in shown]),
     )
-    bar = data.mark_bar(cornerRadiusEnd=4).encode(x, y, color, tooltip=["model", "right", "of"])
+    bar = data.mark_bar(cornerRadiusEnd=4).encode(
+        x, y, color, tooltip=[alt.Tooltip("model"), alt.Tooltip("right"), alt.Tooltip("of")]
+    )
     text = data.mark_text(align="left", dx=6).encode(x, y, text="right:Q")
     return (bar + text).properties(height=alt.Step(40))
 
@@ -423,13 +488,13 @@ def by_part(rows: Rows, names: Sequence[str], title: str) -> alt.LayerChart:
     bar = (
         data.transform_filter("isValid(datum.low)")
         .mark_rule(strokeWidth=3, opacity=0.5)
-        .encode(alt.X("low:Q", title=title, axis=FEW), y, x2="high:Q", color=color, yOffset=offset)
+        .encode(alt.X("low:Q", title=title, axis=FEW), y, x2=alt.X2("high:Q"), color=color, yOffset=offset)
     )
     tooltip = [
-        "model",
-        "part",
-        "images",
-        "patients",
+        alt.Tooltip("model"),
+        alt.Tooltip("part"),
+        alt.Tooltip("images"),
+        alt.Tooltip("patients"),
         *(alt.Tooltip(f"{of}:Q", format=".3f") for of in ("value", "low", "high")),
     ]
     dot = data.mark_point(filled=True, size=110, opacity=1).encode(
@@ -466,11 +531,11 @@ def two_models(rows: Rows, first: str, second: str, thresholds: tuple[float, flo
             alt.Shape("label:N", scale=alt.Scale(domain=list(TRUTH), range=list(TRUTH.values())), legend=None),
             opacity=alt.condition(chosen, alt.value(0.9), alt.value(0.3)),
             tooltip=[
-                "slice",
-                "label",
+                alt.Tooltip("slice"),
+                alt.Tooltip("label"),
                 alt.Tooltip("first:Q", format=".1%"),
                 alt.Tooltip("second:Q", format=".1%"),
-                "who",
+                alt.Tooltip("who"),
             ],
         )
         .add_params(chosen)
@@ -490,10 +555,14 @@ def dot_plot(rows: Rows, title: str) -> alt.LayerChart:
     bar = (
         data.transform_filter("isValid(datum.low)")
         .mark_rule(strokeWidth=2, opacity=0.4)
-        .encode(alt.X("low:Q", title=title, axis=FEW), y, x2="high:Q", color=color)
+        .encode(alt.X("low:Q", title=title, axis=FEW), y, x2=alt.X2("high:Q"), color=color)
     )
     dot = data.mark_point(filled=True, size=110, opacity=0.9).encode(
-        x, y, color, shape, tooltip=["line", "kind", "model", alt.Tooltip("value:Q", format=".4f")]
+        x,
+        y,
+        color,
+        shape,
+        tooltip=[alt.Tooltip("line"), alt.Tooltip("kind"), alt.Tooltip("model"), alt.Tooltip("value:Q", format=".4f")],
     )
     return (bar + dot).properties(height=alt.Step(40))
 
@@ -512,7 +581,7 @@ def breaking(rows: Rows, names: Sequence[str], title: str, thresholds: Rows) -> 
     reverse = rows[0]["strength"] > rows[-1]["strength"]
     x = alt.X("strength:Q", title=title, scale=alt.Scale(reverse=reverse, nice=False, padding=8))
     y = alt.Y("p:Q", title="probability of tumor", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%"))
-    tooltip = ["model", "strength", alt.Tooltip("p:Q", format=".1%")]
+    tooltip = [alt.Tooltip("model"), alt.Tooltip("strength"), alt.Tooltip("p:Q", format=".1%")]
     data = alt.Chart(pd.DataFrame(rows))
     line = data.mark_line(strokeWidth=2).encode(x, y, color)
     dots = data.mark_point(filled=True, size=80, opacity=1).encode(x, y, color, _shape(names), tooltip=tooltip)
@@ -539,10 +608,20 @@ def within_sources(rows: Rows) -> alt.LayerChart:
     bar = (
         data.transform_filter("isValid(datum.low)")
         .mark_rule(strokeWidth=3, opacity=0.5)
-        .encode(alt.X("low:Q", title="ROC AUC", axis=FEW), y, x2="high:Q", color=color)
+        .encode(alt.X("low:Q", title="ROC AUC", axis=FEW), y, x2=alt.X2("high:Q"), color=color)
     )
     dot = data.mark_point(filled=True, size=140, opacity=1).encode(
-        x, y, color, shape, tooltip=["line", "kind", alt.Tooltip("value:Q", format=".3f"), "images", "tumor"]
+        x,
+        y,
+        color,
+        shape,
+        tooltip=[
+            alt.Tooltip("line"),
+            alt.Tooltip("kind"),
+            alt.Tooltip("value:Q", format=".3f"),
+            alt.Tooltip("images"),
+            alt.Tooltip("tumor"),
+        ],
     )
     text = data.mark_text(dy=15).encode(x, y, text=alt.Text("value:Q", format=".3f"))
     return (bar + dot + text).properties(height=alt.Step(50))
@@ -553,11 +632,14 @@ def crossing(rows: Rows) -> alt.LayerChart:
     order = list(dict.fromkeys(row["tumor_from"] for row in rows))
     data = alt.Chart(pd.DataFrame(rows))
     axis = {"sort": order, "scale": alt.Scale(paddingInner=0.04)}
-    x = alt.X("healthy_from:N", title="healthy picture from", axis=alt.Axis(labelAngle=0, orient="top"), **axis)
+    x = alt.X("healthy_from:N", title="tumor-free picture from", axis=alt.Axis(labelAngle=0, orient="top"), **axis)
     y = alt.Y("tumor_from:N", title="tumor picture from", **axis)
     scale = alt.Scale(domain=[0.5, 1], range=["#f1c9b3", "#1d5fa8"], clamp=True)
     cell = data.mark_rect(cornerRadius=4).encode(
-        x, y, alt.Color("value:Q", scale=scale, legend=None), tooltip=["tumor_from", "healthy_from", "value", "pairs"]
+        x,
+        y,
+        alt.Color("value:Q", scale=scale, legend=None),
+        tooltip=[alt.Tooltip("tumor_from"), alt.Tooltip("healthy_from"), alt.Tooltip("value"), alt.Tooltip("pairs")],
     )
     ink = alt.condition(alt.datum.value > 0.78, alt.value("#ffffff"), alt.value("#0f172a"))
     text = data.mark_text(fontWeight=600).encode(x, y, text=alt.Text("value:Q", format=".3f"), color=ink)

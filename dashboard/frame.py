@@ -7,7 +7,8 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -25,6 +26,7 @@ from bthub.errors import BthubError
 from bthub.evaluation import published
 from bthub.metrics.info import readable
 from bthub.project import DEFAULTS, SHIPPED_RUNS, hub_id
+from bthub.reports import tables
 from bthub.runs import records
 from bthub.runs.folder import CLASSIFICATION, PREDICTIONS, SEGMENTATION, RunFolder
 from bthub.runs.records import Evaluation
@@ -34,6 +36,7 @@ HERE = Path(__file__).parent
 DISCLAIMER = "Research software, not a medical device: do not use it to diagnose or treat anyone."
 # Shown first where there is a choice.
 PREFERRED = ("patient", "test")
+FIRST = Evaluation("lgg", *PREFERRED)
 # So many models are shown at first: each has room in a chart, and a color that is told from the others.
 AT_FIRST = 6
 COMMANDS = {
@@ -89,6 +92,7 @@ def sources() -> list[str]:
     return [*map(hub_id, card_models()), *beside]
 
 
+@cache
 def card_models() -> list[str]:
     """Names of the models in the card of this Space, without their organization."""
     card = yaml.safe_load((HERE / "README.md").read_text(encoding="utf-8").split("---")[1])
@@ -100,42 +104,82 @@ def load_runs() -> tuple[dict[str, RunFolder], list[str]]:
     runs, problems = {}, []
     for source in sources():
         try:
-            run = _open(source, files_of(source))
+            files = files_of(source)
+            run = _open(source, files)
             name = records.name(run)
             if name in runs:
                 raise BthubError(f"{source} has the name of {runs[name].path}: rename one of the two folders")
             records.network(run)
             runs[name] = run
+            _files[str(run.path)] = files or files_of(run.path)
         except BthubError as error:
             problems.append(str(error))
     return runs, problems
 
 
+_files: dict[str, tuple] = {}
+"""Of each run's folder `files_of`, as the page that was drawn last found it: a page asks for it a hundred times."""
+
+
 def files_of(source: str | Path) -> tuple:
     """Names, times and sizes of a local run's files: what is kept of a run is valid as long as these are the same."""
-    folder = Path(source)
     found = []
-    for file in [*folder.glob("*.*"), *(folder / PREDICTIONS).glob("*.csv")] if folder.is_dir() else []:
-        # What training writes is called NAME.tmp until it is whole.
-        with suppress(FileNotFoundError):
-            found.append((file.name, (stat := file.stat()).st_mtime_ns, stat.st_size))
+    for folder, ending in ((Path(source), "."), (Path(source) / PREDICTIONS, ".csv")):
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+            for file in entries:
+                if ending in file.name:
+                    # What training writes is called NAME.tmp until it is whole.
+                    with suppress(FileNotFoundError):
+                        found.append((file.name, (stat := file.stat()).st_mtime_ns, stat.st_size))
     return tuple(sorted(found))
 
 
-@st.cache_resource(show_spinner="Reading a run")
+# Not Streamlit's caches: they take longer over their keys than most of these functions over their work, and `serve.py`
+# fills these before the first page is asked for.
+@lru_cache(maxsize=200)
 def _open(source: str, files: tuple) -> RunFolder:
     return records.open_run(source)
 
 
+@dataclass(frozen=True)
+class _Call:
+    """A function of a run, by what its result depends on: where the function stands, the run's files, the arguments.
+
+    Not by the function itself: Streamlit makes those of a page anew whenever it draws the page.
+    """
+
+    place: tuple[str, str]
+    path: str
+    files: tuple
+    arguments: tuple
+    function: Callable = field(compare=False)
+    run: RunFolder = field(compare=False)
+
+
 def cached(function: Callable[..., Found], run: RunFolder, *arguments: Any) -> Found:
     """`function(run, *arguments)`, computed once for the files that the run has now. Don't change what it returns."""
-    name = f"{function.__module__}.{function.__qualname__}"
-    return _cached(function, run, name, str(run.path), files_of(run.path), *arguments)
+    path = str(run.path)
+    place = (function.__code__.co_filename, function.__qualname__)
+    return _cached(_Call(place, path, _files.get(path) or files_of(path), arguments, function, run))
 
 
-@st.cache_resource(show_spinner=False, max_entries=1000)
-def _cached(_function: Callable, _run: RunFolder, name: str, path: str, files: tuple, *arguments: Any) -> Any:
-    return _function(_run, *arguments)
+@lru_cache(maxsize=1000)
+def _cached(call: _Call) -> Any:
+    return call.function(call.run, *call.arguments)
+
+
+def warm_up() -> None:
+    """Read what the first page needs, and what the comparison that most open takes longest for."""
+    runs, _ = load_runs()
+    for run in runs.values():
+        with suppress(BthubError):
+            cached(records.evaluations, run)
+            cached(rank, run)
+    for name in at_first(runs):
+        with suppress(BthubError):
+            if FIRST in cached(records.evaluations, runs[name]):
+                cached(records.row, runs[name], FIRST)
+                cached(tables.measured, runs[name], FIRST)
 
 
 def collect(runs: dict[str, RunFolder], function: Callable[..., Found], *arguments: Any) -> dict[str, Found]:
@@ -184,9 +228,9 @@ def choose(runs: dict[str, RunFolder], problems: list[str], step: Step) -> None:
     if not evaluations:
         say(problems)
         st.info(
-            "No run has figures yet. Train one and measure it:\n\n"
+            "No run has results yet. Train one and evaluate it:\n\n"
             f"```sh\n{COMMANDS[CLASSIFICATION]}\nbthub evaluate runs/NAME --data data/lgg --split test\n```\n\n"
-            "or name some with the environment variable `BTHUB_RUNS`."
+            "or set the environment variable `BTHUB_RUNS` to the runs."
         )
         st.stop()
     if not step.split:
@@ -228,8 +272,8 @@ def _chosen(
             key="protocol",
             on_change=_remember,
             args=["protocol"],
-            help="patient: all slices of a patient are in the same split. slice: slices are dealt out at random. "
-            "fold: one part of a cross-validation by patient. default: the data set names no patients.",
+            help="patient: all slices of a patient are in the same split. slice: slices are split at random. fold: one "
+            "part of a cross-validation by patient. default: the data set doesn't name patients.",
         )
         splits = _first([e for e in evaluations if e.protocol == protocol], "split")
         split = _one("split", splits)
@@ -253,8 +297,8 @@ def _chosen(
             placeholder="Choose models",
             on_change=_remember_models,
             args=[options],
-            help=f"Those that were measured on this split; at first, no more than {AT_FIRST}. Each keeps its color on "
-            "every page.",
+            help=f"Models that were measured on this split, at first {AT_FIRST} at most. Each keeps its color on every "
+            "page.",
         )
         if others := [name for name in runs if name not in options and could_be_measured(runs[name], evaluation)]:
             st.caption(

@@ -49,6 +49,8 @@ def qualifiers(run: RunFolder) -> list[str]:
         said.append("split by slice")
     elif protocol in FOLD_PROTOCOLS:
         said.append(str(protocol).replace("-", " "))
+    elif str(data).startswith("mix-"):  # a mixture that lacks something: mix-without-253
+        said.append(str(data).removeprefix("mix-").replace("-", " "))
     if run.task != SEGMENTATION and not paper and records.initialization(run) == "random":
         said.append("from scratch")
     return said

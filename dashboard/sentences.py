@@ -25,7 +25,7 @@ def listed(words: Sequence[str], most: int = 4) -> str:
 def detection(row: Row, several_classes: bool) -> str:
     """What a classifier does, in figures."""
     if several_classes:
-        return f"**{row['model']}** calls {percent(row['accuracy'])} of the pictures right"
+        return f"**{row['model']}** classifies {percent(row['accuracy'])} of the pictures correctly"
     return (
         f"**{row['model']}** finds {percent(row['recall'])} of the tumor slices, with false alarms on "
         f"{percent(1 - row['specificity'])} of the tumor-free ones"
@@ -160,8 +160,8 @@ def localization(means: Sequence[Row], small: float | None, large: float | None)
     best = max(means, key=lambda row: row["value"])
     said = f"**{best['model']}** outlines a patient's tumor with a Dice of {best['value']:.2f} on average"
     if small is not None and large is not None:
-        said += f": {large:.2f} where it is large on the slice, {small:.2f} where it is small"
-    return f"{said}. Two experts reach about 0.84 with each other."
+        said += f": {large:.2f} for large tumors, {small:.2f} for small ones"
+    return f"{said}. Two experts agree with each other at about 0.84."
 
 
 def losses(errors: int, slices: int, shared: int, models: int) -> str:
@@ -169,15 +169,17 @@ def losses(errors: int, slices: int, shared: int, models: int) -> str:
     if models == 1:
         return f"The model gets **{errors} of {slices:,}** slices wrong."
     return (
-        f"At least one of {models} models gets **{errors} of {slices:,}** slices wrong, all of them {shared}: slices "
-        "that all get wrong are hard, the others show a weakness of single models."
+        f"At least one of {models} models gets **{errors} of {slices:,}** slices wrong; {shared} of these are wrong in "
+        "all models. Slices that all models get wrong are hard; the others show weaknesses of single models."
     )
 
 
 def two_models(one: str, other: str, both: int, first: int, second: int, total: int) -> str:
     """Where two models fail."""
-    return f"Both models get **{both}** of {total:,} slices wrong, {one} alone {first} and {other} alone {second}: " + (
-        "they could correct each other." if first + second > both else "they mostly fail on the same slices."
+    return (
+        f"Both models get **{both}** of {total:,} slices wrong; only {one} gets another {first} wrong, and only "
+        f"{other} another {second}: "
+        + ("they could correct each other." if first + second > both else "they mostly fail on the same slices.")
     )
 
 
@@ -191,11 +193,11 @@ def groups(rows: Sequence[Row], what: str) -> str:
     known = [row for row in rows if row["value"] is not None]
     worst, best = (pick(known, key=lambda row: row["value"]) for pick in (min, max))
     said = (
-        f"**{worst['model']}** is weakest where {worst['group']}: {what} {worst['value']:.2f}, against "
-        f"{best['value']:.2f} where {best['group']}"
+        f"**{worst['model']}** is weakest if {worst['group']}: {what} {worst['value']:.2f}, against "
+        f"{best['value']:.2f} if {best['group']}"
     )
     if None in (worst["high"], best["low"]) or worst["high"] >= best["low"]:
-        return f"{said}; with so few patients that may be chance."
+        return f"{said}; with so few patients, this may be chance."
     return f"{said}; the intervals don't overlap."
 
 
@@ -210,8 +212,8 @@ def leaking(share: float, clean: float, seen: Row | None, dice: tuple[float, flo
     said = []
     if seen:
         said.append(
-            f"**{seen['model']}** is right on {percent(seen['seen'])} of the test pictures that it has seen a copy of, "
-            f"and on {percent(seen['unseen'])} of the others"
+            f"**{seen['model']}** classifies {percent(seen['seen'])} of the test pictures correctly if it has seen a "
+            f"copy in training, and {percent(seen['unseen'])} of the others"
         )
     said.append(
         f"split by slice, {share:.0%} of the test slices have a neighbor in training; split by patient, {clean:.0%}"
@@ -228,8 +230,8 @@ def papers(higher: int, lower: int, within: int) -> str:
     """How the published figures stand against what was measured."""
     total = higher + lower + within
     return (
-        f"Of {total} published results with a comparable run here, **{within}** lie within its interval, {higher} "
-        f"above it and {lower} below. Each has its reason: another split, other data or another recipe."
+        f"{total} published results have a comparable run here: **{within}** are within its interval, {higher} above "
+        f"and {lower} below. Each difference has a reason: another split, other data or another recipe."
     )
 
 
@@ -243,7 +245,7 @@ def sources(pooled: float, by_source: dict[str, float], knows: float) -> str:
     """
     worst, best = (pick(by_source, key=by_source.get) for pick in (min, max))
     return (
-        f"Over all sources together the AUC is {pooled:.3f}, but within one source it runs from "
+        f"Over all sources together the AUC is {pooled:.3f}, but within single sources it ranges from "
         f"**{by_source[worst]:.3f}** ({worst}) to {by_source[best]:.3f} ({best}). A guess that knows only the source "
         f"already reaches {knows:.3f}."
     )

@@ -10,7 +10,7 @@ import altair as alt
 import pandas as pd
 import streamlit.web.cli
 
-import bthub.reports.tables  # noqa: F401
+import frame
 from bthub.errors import report_errors
 from bthub.network import app_host, app_port, spare_loopback
 
@@ -18,10 +18,11 @@ HERE = Path(__file__).parent
 
 
 def warm_up() -> None:
-    """Draw a chart and a table: a process's first ones read Altair's schema and import much."""
+    """Draw a chart and a table, whose first ones read Altair's schema and import much, and read the runs."""
     rows = pd.DataFrame({"x": [0.0], "y": ["a"]})
     alt.Chart(rows).mark_point().encode(x="x", y="y").to_dict()
     rows.style.to_html()
+    frame.warm_up()
 
 
 def main() -> int:

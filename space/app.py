@@ -145,29 +145,29 @@ EMPTY = """
 ABOUT = f"""
 <footer class="about">
   <section><h2>What it is</h2>
-  <p>Two neural networks. The first gives the probability of a tumor; it was trained on FLAIR, T1 with and without
-  contrast, and gliomas, meningiomas and pituitary tumors. Where the probability reaches the threshold, the second
-  outlines the tumor. It learned from experts' outlines of lower-grade gliomas, and from boxes around other tumors: its
-  outlines are good in color and on gray FLAIR, and a rough guess on other gray pictures. Both are less reliable on
-  other scanners and other tumors.</p></section>
+  <p>Two neural networks. The first, the detector, gives the probability of a tumor. It was trained on FLAIR and on T1
+  with and without contrast, with gliomas, meningiomas and pituitary tumors. If the probability reaches the threshold,
+  the second, the localizer, outlines the tumor. It learned from experts' outlines of lower-grade gliomas and from boxes
+  around other tumors: its outlines are good in color and on gray FLAIR, and a rough guess on other gray pictures. Both
+  are less reliable on other scanners and other tumors.</p></section>
   <section><h2>Your picture or scan</h2>
-  <p>Names and other identifying tags in DICOM and NIfTI files are dropped at once.
-  It is analyzed on the computer that serves this page and deleted within {(DELETE_EVERY + DELETE_AGE) // 60} minutes,
-  or, if many are waiting, once it has been analyzed. It is used for nothing else. There is no tracking and no history.
-  <a href="{IN_BROWSER}">Another page</a> analyzes a
-  picture on your own machine, without an upload.</p></section>
+  <p>It is analyzed on the computer that serves this page, deleted within {(DELETE_EVERY + DELETE_AGE) // 60} minutes
+  (or, if many are waiting, after it has been analyzed) and used for nothing else. Names and other identifying tags in
+  DICOM and NIfTI files are dropped at once. There is no tracking and no history.
+  <a href="{IN_BROWSER}">Another page</a>
+  analyzes a picture in your own browser, without an upload.</p></section>
   <section><h2>The examples</h2>
   <p>Slices that the models were not trained on, from The Cancer Imaging Archive, collection TCGA-LGG, prepared by
   Buda, Saha and Mazurowski (2019), <a href="https://creativecommons.org/licenses/by-nc-sa/4.0/">CC BY-NC-SA 4.0</a>.
-  In color, red is the slice before contrast, green is FLAIR and blue is after contrast: what is bright on FLAIR alone,
-  such as these tumors, looks green. The gray ones are a single sequence of the same slice.
+  In color, red is the sequence before contrast, green is FLAIR and blue is after contrast. Tumors like these are bright
+  on FLAIR only, so they look green. The gray examples show a single sequence of the same slice.
   Code: Apache-2.0.</p></section>
 </footer>
 """
 
 ANYWAY = "Analyze anyway"
-REFUSAL = f"If you are sure that it is one, press “{ANYWAY}”."
-UNCHECKED = "This doesn't look like a slice of a brain MRI. If it isn't one, the model's answer means nothing."
+REFUSAL = f"If you are sure that it is a slice of a brain MRI, press “{ANYWAY}”."
+UNCHECKED = "This doesn't look like a slice of a brain MRI. If it isn't one, the result means nothing."
 GONE = "The upload was deleted in the meantime: upload it again."
 AS_SCANNED = "As scanned"
 FAILURE = "Something failed on the server; its log says what. Try again, or try another picture."
@@ -337,7 +337,7 @@ def build(pipe: Pipeline) -> gr.Blocks:
                 upload = gr.File(
                     label="Slice or scan", show_label=False, height=124, file_count="multiple", elem_id="upload"
                 )
-                gr.HTML("<h2>Or an example of each kind</h2><p>Each is named after what experts found on it.</p>")
+                gr.HTML("<h2>Or an example of each kind</h2><p>The names say what experts found.</p>")
                 buttons = {}
                 with gr.Column(elem_id="examples"):
                     for title, sources, names in KINDS:
@@ -607,7 +607,7 @@ def bring_html(sources: Sources) -> str:
     if not all(known):
         return f"{said}."
     found = [_of_hundred([one["recall"] for one in kind]) for kind in known]
-    return f"{said}. Of 100 tumors it finds {', '.join(found[:-1])} and {found[-1]}, in this order."
+    return f"{said}. Of 100 tumor slices of each kind, it finds {', '.join(found[:-1])} and {found[-1]}."
 
 
 def header_html(sources: Sources) -> str:
@@ -626,8 +626,8 @@ def header_html(sources: Sources) -> str:
   13 11-5.5 11-13S23 3 16 3z"/><path d="M16 5v22"/><circle cx="11.5" cy="12.5" r="3.5"/></svg>bthub</p>
   <nav aria-label="More">{links}</nav></div>
   <h1>Brain tumor on an MRI slice</h1>
-  <p class="lead">Upload a slice of a brain MRI, or a whole scan. The app says whether it sees a tumor, how probable
-  that is, where the tumor lies and how large it is.{figures}</p>
+  <p class="lead">Upload a slice of a brain MRI, or a whole scan. The app detects and outlines brain tumors, and
+  gives the probability of a tumor and its size.{figures}</p>
   <p class="notice">{DISCLAIMER}</p>
 </header>
 """
@@ -677,7 +677,7 @@ def result_html(
         )
     elif result.bbox is None:
         verdict = "Tumor suspected"
-        remark = "The outline stayed empty: what was seen is too small or too faint to mark."
+        remark = "Nothing was outlined: the suspected tumor is too small or too faint to mark."
     else:
         verdict = "Tumor suspected"
         remark = "The marked area is an estimate by a model, not a diagnosis."
@@ -703,7 +703,7 @@ def result_html(
             size["Size"] = area
         details["Tumor area"] = area
         if share is not None:
-            details["Share of the head"] = f"{percent(share)} <small>an estimate</small>"
+            details["Fraction of the head"] = f"{percent(share)} <small>an estimate</small>"
         details["Box"] = f"{x1 - x0} × {y1 - y0} pixels <small>x {x0} to {x1}, y {y0} to {y1}</small>"
     if experts is not None:
         size["Experts"] = experts_html(result, experts)
@@ -712,10 +712,10 @@ def result_html(
     details["Time"] = f"{result.milliseconds['total']:.0f} ms <small>{stages}</small>"
     details["Models"] = models_html(result.models)
 
-    explained = f"The threshold is {threshold}: from there up, the verdict is “tumor suspected”."
+    explained = f"A tumor is suspected from {threshold} on (the threshold)."
     if result.review_band is not None:
         low, high = (percent(end) for end in result.review_band)
-        explained += f" Within the shaded part, {low} to {high}, it is “uncertain” instead."
+        explained += f" In the shaded part, from {low} to {high}, the result is “uncertain”."
     kind = kind_html(result.input_kind, figures) if checked else ""
     overlay = result.overlay()
     stem = re.sub(r"[^\w.-]+", "_", Path(name).stem)
@@ -800,7 +800,7 @@ def kind_html(kind: str | None, figures: Mapping[str, Mapping[str, float]] | Non
     if figures and kind in figures:
         found, flagged = (round(100 * share) for share in (figures[kind]["recall"], 1 - figures[kind]["specificity"]))
         good = (
-            f" Of the test pictures of this kind, it finds {found} of 100 with a tumor and raises a false alarm on"
+            f" Of all test pictures read as this kind, it finds {found} of 100 with a tumor and raises a false alarm on"
             f" {flagged} of 100 without."
         )
     return f'<p class="kind">Read as: {TITLES[kind]}.{good}</p>'

@@ -60,7 +60,7 @@ def study_html(result: StudyResult, name: str, *, checked: bool = True, unchecke
             remark = "On every outlined slice the model is near its threshold. A person should look."
         else:
             remark = (
-                "Nothing is left over the whole scan, but on some slice the model saw a tumor or was unsure."
+                "Nothing is outlined in the whole scan, but on at least one slice the model saw a tumor or was unsure."
                 " A person should look."
             )
     elif result.label == TUMOR:
@@ -69,7 +69,8 @@ def study_html(result: StudyResult, name: str, *, checked: bool = True, unchecke
     else:
         verdict = "No tumor found"
         remark = (
-            "This is not an all-clear: the models know few kinds of tumor, look at each slice alone, and miss some."
+            "This is not an all-clear: the models know few kinds of tumor, analyze each slice by itself, and miss some"
+            " tumors."
         )
     notice = ""
     if not checked:
@@ -191,7 +192,9 @@ def _caption(result: StudyResult, index: int) -> str:
     parts = [f"Slice {index + 1} of {len(result.results)}"]
     one = result.results[index]
     if one is None:
-        parts.append("empty" if result.skipped[index] == EMPTY else "not analyzed: it doesn't look like a brain's")
+        parts.append(
+            "empty" if result.skipped[index] == EMPTY else "not analyzed: it doesn't look like a slice of a brain"
+        )
     else:
         parts.append(f"tumor {percent(one.tumor_probability)}{' (uncertain)' if one.uncertain else ''}")
         if result.areas_px[index]:

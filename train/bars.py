@@ -1,4 +1,4 @@
-"""What was to be reached, what was, and what was tried where it wasn't: from bars.yaml and the files of the runs.
+"""Compare the results with the targets in bars.yaml, and say what was tried where a target was missed.
 
 `python train/bars.py` writes results/bars.md.
 """
@@ -22,8 +22,8 @@ RESULTS = SHIPPED_RUNS.parent / "results"
 
 
 class Measured(NamedTuple):
-    """A figure on a test split, and where it is from; `candidates` are the runs that it was chosen among, best on
-    validation first."""
+    """A result on a test split and its source; `candidates` are the runs it was chosen from, best on validation
+    first."""
 
     source: str
     test: Interval
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def render(runs: Path, results: Path) -> str:
-    """The table of bars, and for each that is missed by how much and what was tried."""
+    """The table of targets; for each one missed, by how much and what was tried."""
     bars = yaml.safe_load(BARS.read_text(encoding="utf-8"))
     opened = [
         records.open_run(path)
@@ -45,12 +45,13 @@ def render(runs: Path, results: Path) -> str:
     ]
     found = [measure(bar, opened, results) for bar in bars]
     lines = [
-        "# What was to be reached, and what was\n",
-        "Written by `train/bars.py` from `train/bars.yaml` and the files of the runs. Figures are of test splits, with "
-        "95 % intervals that resample patients, or pictures where a set names none; where runs compete, the one that "
-        "is best on validation in that metric counts, not the best on test. ± says by how much the value passes or "
-        "misses the bar. Research software, not a medical device.\n",
-        "| | published | hoped for | bar | measured | of | ± |",
+        "# Targets and results\n",
+        "Written by `train/bars.py` from `train/bars.yaml` and the files of the runs. The targets were set "
+        "beforehand. All results are on test splits, with 95 % intervals that resample patients, or pictures "
+        "where a set doesn't name patients. Where several runs could meet a target, the one that is best on "
+        "validation counts, not the one that is best on test. The margin is the distance to the target; negative "
+        "means missed. Research software, not a medical device.\n",
+        "| | published | ambition | target | result | run or file | margin |",
         "| --- | ---: | ---: | ---: | --- | --- | ---: |",
     ]
     missed = []
@@ -64,7 +65,7 @@ def render(runs: Path, results: Path) -> str:
             f"| {bar['what']} | {published(bar)} | {sign}{plain(bar['goal'])} | {sign}{plain(bar['least'])} "
             f"| {full(one.test)} | {one.source} | {f'{margin:+.3f}' if margin >= 0 else f'**{margin:+.3f}**'} |"
         )
-    lines.append(f"\n{len(bars) - len(missed)} of {len(bars)} bars are reached.\n")
+    lines.append(f"\n{len(bars) - len(missed)} of {len(bars)} targets are met.\n")
     lines += [f"- {bar['what']}: {bar['note'].strip()}" for bar in bars if "note" in bar]
     for bar in bars:
         if "also" in bar:
@@ -79,14 +80,14 @@ def render(runs: Path, results: Path) -> str:
 
 
 def tried(bar: dict) -> str:
-    """What was done about a bar that is missed: nothing is left unsaid."""
+    """What was tried for a missed target."""
     if "tried" not in bar:
-        raise BthubError(f"{BARS}: {bar['what']!r} misses its bar: say under `tried` what was done about it")
+        raise BthubError(f"{BARS}: {bar['what']!r} misses its target: say under `tried` what was tried")
     return bar["tried"].strip()
 
 
 def measure(bar: dict, runs: list[RunFolder], results: Path) -> Measured:
-    """The figure that a bar is about."""
+    """The result to compare with a target."""
     metric, likelier = bar["metric"], bar.get("likelier", False)
     if "file" in bar:
         found = json.loads((results / bar["file"]).read_text(encoding="utf-8"))[bar.get("part", "metrics")]
@@ -109,14 +110,14 @@ def measure(bar: dict, runs: list[RunFolder], results: Path) -> Measured:
         if run.task == bar["among"] and {test, validation} <= set(records.evaluations(run))
     ]
     if not candidates:
-        raise BthubError(f"no run was measured on {test.key} of {data}, which {bar['what']!r} is about")
-    # Of two that are equal the first by name.
+        raise BthubError(f"{bar['what']!r} needs a run that was evaluated on {test.key} of {data}; there is none")
+    # Ties go to the first by name.
     candidates.sort(key=lambda one: (one[1]["value"] if bar.get("below") else -one[1]["value"], one[0]))
     return Measured(candidates[0][0], candidates[0][2], candidates)
 
 
 def published(bar: dict) -> str:
-    """What others report, and who: a paper's key in papers.yaml, or a name."""
+    """A published value and whose it is."""
     return f"{plain(bar['anchor'])} ({bar['by']})" if "anchor" in bar else ""
 
 

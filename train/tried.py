@@ -1,12 +1,12 @@
-"""Try the changes of tried.yaml, each with the same small budget, and keep the table of what validation said.
+"""Ablations: train the variants in tried.yaml, each with the same small budget, and tabulate their validation results.
 
-    python train/tried.py            # what isn't in the table yet
+    python train/tried.py            # only variants that aren't in the table yet
 
 results/
-    tried.csv       a line a try
-    tried.md        the same, to read
+    tried.csv       a line per variant
+    tried.md        the same as a page
 
-Test is not read. A killed try goes on from its last checkpoint.
+The test split is not read. An interrupted variant resumes from its last checkpoint.
 """
 
 import argparse
@@ -29,8 +29,8 @@ METRIC = {"resunet": "Dice per patient, mean", "classifier": "F1"}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", default="data/lgg")
-    parser.add_argument("--work", type=Path, default=Path("outputs/tried"), help="where the runs are trained")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="where the table is")
+    parser.add_argument("--work", type=Path, default=Path("outputs/tried"), help="folder for the training runs")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder for the table")
     args = parser.parse_args()
     tries = rows(yaml.safe_load(PLAN.read_text(encoding="utf-8")))
     known = [line for line in read(args.results / "tried.csv") if settings_of(line) in map(settings_of, tries)]
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def rows(plan: dict) -> list[dict]:
-    """The tries as rows of `reproduce`, with the `part` and the name (`tried`) of each."""
+    """The variants as rows of `reproduce`, with the `part` and the name (`tried`) of each."""
     return [
         {
             "part": part,
@@ -64,13 +64,13 @@ def rows(plan: dict) -> list[dict]:
 
 
 def settings_of(row: dict) -> tuple[str, ...]:
-    """What makes two tries the same, of a row or of a line of the table."""
+    """The settings by which a variant is known, from a row or from a line of the table."""
     changes = row["settings"] if "settings" in row else json.dumps(row["set"])
     return row["part"], row["tried"], row["config"], changes
 
 
 def line(row: dict, training: dict) -> dict:
-    """A line of the table, from the `training.json` that the try left."""
+    """A line of the table, from the `training.json` of a variant."""
     return {
         "part": row["part"],
         "tried": row["tried"],
@@ -85,7 +85,7 @@ def line(row: dict, training: dict) -> dict:
 
 
 def read(file: Path) -> list[dict]:
-    """The lines of a table, none where there is none yet."""
+    """The lines of a table; an empty list if it doesn't exist yet."""
     if not file.exists():
         return []
     with file.open(newline="", encoding="utf-8") as lines:
@@ -93,18 +93,18 @@ def read(file: Path) -> list[dict]:
 
 
 def markdown(lines: list[dict]) -> str:
-    """The table to read: each part's tries, and how far each is from the recipe."""
+    """The table as a page: each part's variants, and how far each is from the recipe."""
     text = [
-        "# What was tried\n",
-        "Written by `train/tried.py`: one change to the shipped recipe at a time, all with the same small budget, "
-        "measured on the validation patients at the best epoch, at a probability of one half: no threshold is chosen "
-        "yet. What differs no more than another seed does is noise; "
-        "and a small budget flatters what learns fast, no augmentation for one.",
+        "# Ablations\n",
+        "Written by `train/tried.py`. Each row changes one thing in the recipe; all rows have the same small budget. "
+        'Results are for the validation patients at the best epoch, with a threshold of 0.5. The row "another seed" '
+        "shows the noise: differences of that size mean nothing. A small budget favors whatever learns fast, such as "
+        "training without augmentation.",
     ]
     for part in dict.fromkeys(line["part"] for line in lines):
         own = [line for line in lines if line["part"] == part]
         base = float(own[0]["validation"])
-        text += [f"\n## {part}\n", f"| tried | {own[0]['metric']} | against the recipe |", "| --- | ---: | ---: |"]
+        text += [f"\n## {part}\n", f"| variant | {own[0]['metric']} | change |", "| --- | ---: | ---: |"]
         for line in own:
             value = float(line["validation"])
             text.append(f"| {line['tried']} | {value:.3f} | {f'{value - base:+.3f}' if line is not own[0] else ''} |")

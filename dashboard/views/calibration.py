@@ -59,12 +59,11 @@ def main() -> None:
         ]
         frame.figure(
             charts.reliability(rows, list(view.every), before),
-            caption="How to read it: on the dotted diagonal, what is stated is what happens. Below it the probability "
-            f"stated is too high, above it too low. Each dot stands for {per_image.FEWEST_IN_BIN} slices or more: "
-            "probabilities that few slices have are taken together. The bar is the 95 % interval of the share, and "
-            "somewhat too narrow, because slices of a patient are alike; where it reaches the diagonal, the distance "
-            "may be chance. With two classes it is the probability of tumor, with more that of the class "
-            "called.",
+            caption="How to read it: on the dotted diagonal, stated probabilities match observed frequencies. Below it "
+            f"they are too high, above it too low. Each dot stands for at least {per_image.FEWEST_IN_BIN} slices; "
+            "sparse neighboring bins are merged. Bars are 95 % intervals, somewhat too narrow because slices of one "
+            "patient are alike; if a bar reaches the diagonal, the distance may be chance. With two classes the "
+            "probability is that of tumor, with more classes that of the predicted class.",
             alternative="Reliability diagram of " + ", ".join(found),
             rows=rows,
             file="reliability.csv",
@@ -82,14 +81,14 @@ def main() -> None:
                 "temperature": st.column_config.NumberColumn(
                     "Temperature",
                     format="%.3f",
-                    help="Above 1 the model had been too sure, below 1 not sure enough.",
+                    help="Above 1: the model was too sure. Below 1: not sure enough.",
                 ),
             },
         )
         frame.note(
-            "How to read it: the mean distance from the diagonal, each of 15 bins weighing as many slices as it holds. "
-            "Around 0.02 is good. 0 would be perfect, but a model that always states the tumors' share scores 0 too, "
-            "and finds nothing. Scaling can make it worse, even on validation: the temperature is fitted to the "
+            "How to read it: the mean distance from the diagonal over 15 bins, weighted by their slices. Around 0.02 "
+            "is good and 0 is perfect, but a model that always states the proportion of tumors also scores 0, and "
+            "finds nothing. Scaling can make it worse, even on validation, because the temperature is fitted to the "
             "likelihood, not to this error.",
             errors,
             "calibration-error.csv",
@@ -107,8 +106,8 @@ def main() -> None:
 def review(view: frame.View, found: dict[str, Scores]) -> None:
     st.subheader("The review band")
     st.caption(
-        "A model need not answer every slice. Slices whose probability lies in a band around its threshold go to a "
-        "person."
+        "A model need not decide every slice. Slices whose probability lies in a band around the threshold are "
+        "referred to a person (selective prediction)."
     )
     width = st.slider(
         "Half the width of the band around each model's threshold",
@@ -132,8 +131,8 @@ def review(view: frame.View, found: dict[str, Scores]) -> None:
     with left:
         frame.figure(
             charts.errors_by_review(curve, [p for p in points if p["errors"] is not None] or points, names),
-            caption="How to read it: the further right, the more slices a person looks at; the lower, the fewer errors "
-            "are left among the rest. A steep start means that the model knows when it is unsure.",
+            caption="How to read it: further right, a person looks at more slices; lower, fewer errors are left among "
+            "the rest. A steep start means that the model knows when it is unsure.",
             alternative="Errors left by share of slices reviewed: "
             + "; ".join(f"{p['model']} reviews {frame.percent(p['reviewed'])}" for p in points),
             rows=curve,
@@ -153,7 +152,7 @@ def review(view: frame.View, found: dict[str, Scores]) -> None:
                 ]
                 for p in points
             ],
-            "What is left to each model with this band",
+            "Slices and errors that this band leaves to each model",
         )
         saved = {name: band for name in found if (band := view.runs[name].detector_calibration.review_band)}
         shares = {name: per_image.review(found[name], *band)["reviewed"] for name, band in saved.items()}
@@ -162,7 +161,7 @@ def review(view: frame.View, found: dict[str, Scores]) -> None:
                 "No chosen run has a band of its own. If `calibration.json` has a `review_band`, it is shown here."
             )
             return
-        with st.expander("The bands that training chose on validation"):
+        with st.expander("The bands chosen on validation in training"):
             frame.grid(
                 ["Model", "Band", "To a person"],
                 [[name, f"{low:.2f}–{high:.2f}", frame.percent(shares[name])] for name, (low, high) in saved.items()],

@@ -22,7 +22,7 @@ SHORT = {
     "roc_auc": "ROC AUC",
     "balanced_accuracy": "Balanced accuracy",
     "recall": "Tumors found",
-    "specificity": "Tumor-free passed",
+    "specificity": "No false alarm",
     "ece": "Calibration error",
     "dice_volume_mean": "Dice, mean of patients",
     "dice_volume_median": "Dice, median",
@@ -100,12 +100,12 @@ def table(rows: list[dict], metrics: list[str], task: str) -> None:
     evaluation = frame.view().evaluation
     macro = task == CLASSIFICATION and evaluation.protocol == "default"
     frame.note(
-        f"How to read it: below each figure is its 95 % interval, which says how far it might move with other "
-        f"{frame.view().groups}; ★ marks the best of a column (the lowest for {sentences.listed(direction, 9)}). "
-        "Where intervals overlap widely, the order may be chance: see “Better, or noise?” below. "
+        f"How to read it: below each value is its 95 % interval: how much the value might change with other "
+        f"{frame.view().groups}. ★ marks the best of a column (the lowest for {sentences.listed(direction, 9)}). "
+        "If intervals overlap widely, the order may be chance: see “Better, or noise?” below. "
         f"Measured on {rows[0]['samples']:,} images of {rows[0]['groups']:,} {frame.view().groups}, "
         f"{evaluation.data}, {evaluation.key}."
-        + (" Tumors found, tumor-free passed and AUC are means over the classes." if macro else ""),
+        + (" ROC AUC, “Tumors found” and “No false alarm” are means over the classes." if macro else ""),
         rows,
         f"compare-{task}.csv",
     )
@@ -236,9 +236,9 @@ def better(view: frame.View, task: str, metric: str, rows: list[dict]) -> None:
     )
     frame.note(
         f"How to read it: the difference in {readable(metric)} from {best}, with its 95 % interval. Both models are "
-        f"measured on the same draws of {view.groups}, so those that are hard for both cancel out, and this interval "
-        "is narrower than those above. Where it includes 0, the difference may be chance. Each model was trained once: "
-        "the interval does not include seed variance, and is not corrected for the number of models compared.",
+        f"measured on the same draws of {view.groups}, so hard {view.groups} affect both alike, and this interval is "
+        "narrower than those above. If it includes 0, the difference may be chance. Each model was trained once: the "
+        "interval does not include seed variance, and there is no correction for the number of models compared.",
         rows,
         f"differences-{task}.csv",
     )
@@ -262,8 +262,8 @@ def scatter(rows: list[dict], metric: str, cost: str, task: str) -> None:
     said = "; ".join(f"{p['model']} {p['cost']:,.0f} and {p['value']:.3f}" for p in points)
     frame.figure(
         charts.cost_against_quality(points, names, heading(cost), frame.titled(metric)),
-        caption="How to read it: the further right, the more a model costs. Worth considering are those that "
-        "no other one beats on both axes. The page Learning shows how long each was trained.",
+        caption="How to read it: models further right cost more. Consider those that no other model beats on both "
+        "axes. The page Learning shows how long each was trained.",
         alternative=f"Scatter of {readable(cost)} against {readable(metric)}: {said}",
         rows=points,
         file=f"cost-{task}.csv",
@@ -273,9 +273,7 @@ def scatter(rows: list[dict], metric: str, cost: str, task: str) -> None:
 def matrices(view: frame.View) -> None:
     with st.expander("Confusion matrices"):
         frame.confusions(frame.collect(view.of(CLASSIFICATION), records.confusion, view.evaluation), list(view.every))
-        frame.how(
-            "How to read it: a row is what the slices are, a column what the model called them, at its own threshold."
-        )
+        frame.how("How to read it: rows are the truth, columns the model's predictions at its own threshold.")
 
 
 main()

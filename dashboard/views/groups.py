@@ -46,9 +46,9 @@ def main() -> None:
     view = frame.view()
     head = st.container()
     frame.explain(
-        "A mean over all slices hides for whom a model fails. This page splits the figures by the hospital that a scan "
-        "comes from, and by the size of the tumor on the slice. A bar is a 95 % interval over patients. Groups of "
-        "fewer than five patients have none, because so few say nothing about others."
+        "A mean over all slices hides for whom a model fails. This page shows the results by hospital and by size of "
+        "the tumor on the slice. Bars are 95 % intervals over patients. Groups of fewer than five patients have no "
+        "bar, because so few patients say nothing about others."
     )
     said = None
     for by, title in WORDS.items():
@@ -65,7 +65,7 @@ def main() -> None:
             {**row, "group": f"the tumor is {row['part'].split(' ')[0]}"} for row in said if row["model"] == best
         ]
         with head:
-            frame.headline(sentences.groups(of_best, "share of tumor slices found"))
+            frame.headline(sentences.groups(of_best, "recall"))
 
 
 def section(view: frame.View, task: str, by: str) -> list[dict]:
@@ -74,7 +74,7 @@ def section(view: frame.View, task: str, by: str) -> list[dict]:
     found = {name: lines for name, lines in found.items() if lines}
     if not found:
         if view.of(task):
-            st.caption(f"{TITLES[task]}: this data set names none.")
+            st.caption(f"{TITLES[task]}: not known for this data set.")
         return []
     metrics = METRICS[by][task]
     metric = metrics[0]
@@ -98,8 +98,8 @@ def section(view: frame.View, task: str, by: str) -> list[dict]:
         return []
     frame.figure(
         charts.by_part(rows, list(view.every), frame.titled(metric)),
-        caption="How to read it: a mark is a model, its bar the 95 % interval over patients; a mark without a bar is "
-        "of fewer than five patients. A group is harder only if its bars lie clear of the others'.",
+        caption="How to read it: each mark is a model, its bar the 95 % interval over patients. Groups of fewer than "
+        "five patients have no bar. Only if its bars don't overlap the others' is a group really harder.",
         alternative=f"{readable(metric)}: "
         + "; ".join(f"{row['model']}, {row['part']} {row['value']:.3f}" for row in rows),
         rows=rows,

@@ -21,7 +21,7 @@ TITLES = {
     CLASSIFICATION: "The same detector under both splits",
 }
 PATIENTS = 14
-LIKELIER = " A detector calls the likelier class here, as published ones do, whatever its threshold."
+LIKELIER = " Detectors use argmax here, as in the papers, not their threshold."
 
 
 def main() -> None:
@@ -32,21 +32,21 @@ def main() -> None:
     seen = copies_of(view)
     head = st.container()
     frame.explain(
-        "A scan is a pile of slices a few millimeters apart, and two neighbors look almost alike. Papers often deal "
-        "the slices out at random. Then nearly every test slice has its twin in the training set, and a model that "
-        "merely remembers patients can look as good as one that knows tumors. Split by patient, the test asks "
-        "what a clinic would ask: what about somebody new? This page shows all runs and both protocols; the strongest "
-        "evidence comes first."
+        "A scan is a stack of slices a few millimeters apart, and neighboring slices look almost alike. Many papers "
+        "split the slices at random. Nearly every test slice then has a near-twin in the training set, and a model "
+        "that merely remembers patients can look as good as one that recognizes tumors. A split by patient asks what "
+        "a clinic would ask: how good is it on new patients? This page shows all runs under both protocols, the "
+        "strongest evidence first."
     )
     if seen:
         copies(view, seen)
     gaps = {task: measured(view, task, pairs) for task in (SEGMENTATION,)}
-    st.subheader("Why: neighboring slices on both sides", anchor=False)
+    st.subheader("Why: test slices with a neighbor in training", anchor=False)
     for column, (title, some, of) in zip(
         st.columns(2),
         (
-            ("Test slices with a neighbor in training, split by slice", leaking, tests),
-            ("The same, split by patient", clean, patient_tests),
+            ("Split by slice", leaking, tests),
+            ("Split by patient", clean, patient_tests),
         ),
         strict=True,
     ):
@@ -56,8 +56,8 @@ def main() -> None:
     if not any(pair.comparable for pair in pairs):
         st.subheader("The same network under both splits", anchor=False)
         frame.missing(
-            "It takes one network trained and measured under both protocols. No such pair is among the runs yet. For a "
-            "ResUNet and a detector split by slice:",
+            "This comparison needs a network that was trained and evaluated under both protocols, and no such pair is "
+            "among the runs yet. To train a ResUNet and a detector on the split by slice:",
             f"{frame.COMMANDS[SEGMENTATION]}-resunet --set protocol=slice\n"
             f"{frame.COMMANDS[CLASSIFICATION]}-detector --set protocol=slice encoder_from=runs/NAME-resunet\n"
             "bthub evaluate runs/NAME-resunet --data data/lgg --split test\n"
@@ -108,9 +108,9 @@ def strips() -> None:
         with column:
             frame.draw(chart, f"Splits of the slices of {len(shown)} patients under protocol {protocol}")
     frame.note(
-        f"How to read it: a line is a patient ({len(shown)} of 100, from each split some), a cell a slice. Split by "
-        "patient, a line has one color. Split by slice, red test cells sit between blue training cells: their "
-        "neighbors are known.",
+        f"How to read it: each line is a patient ({len(shown)} of 100 are shown, some from each split), each cell a "
+        "slice. Split by patient, a line has one color. Split by slice, red test cells lie between blue training "
+        "cells: the model has seen their neighbors.",
         rows,
         "splits.csv",
     )
@@ -136,10 +136,10 @@ def measured(view: frame.View, task: str, pairs: list[leakage.Pair]) -> tuple[fl
     points += reported(metric)
     frame.figure(
         charts.leakage(points, f"{frame.titled(metric)} on the test split"),
-        caption="How to read it: the same network and recipe, trained and tested under either protocol. A line has "
-        "the name of the run split by slice. Its dashed part is the gap: what leaks moves the slice dot up, but "
-        "the test slices differ too, so a gap within the bars is no lesson. Gray dots are what papers report, all "
-        "split by slice or image. Bars are 95 % intervals over patients."
+        caption="How to read it: the same network and recipe, trained and tested under each protocol; a line is named "
+        "after the run that was split by slice. The dashed part is the gap. Leakage raises the result by slice, but "
+        "the two test sets also have different slices, so a gap smaller than the bars may be chance. Gray dots are "
+        "published results, all split by slice or image. Bars are 95 % intervals over patients."
         + (LIKELIER if task == CLASSIFICATION else ""),
         alternative=f"{readable(metric)} by protocol: "
         + "; ".join(f"{p['line']}, {p['protocol']}: {p['value']:.3f}" for p in points),
@@ -169,15 +169,15 @@ def verdict(points: list[dict], metric: str) -> str:
     else:
         said = f"Split by slice the {metric} is {'not higher' if len(lines) == 1 else 'higher'} {many} ({both})."
     if clear:
-        return f"{said} In {len(clear)} the intervals don't overlap: **the split flatters.**"
+        return f"{said} In {len(clear)} the intervals don't overlap: **a split by slice is too optimistic.**"
     if len(up) * 2 > len(lines):
         return (
-            f"{said} The intervals overlap, so each gap by itself may be chance: **these figures point to leakage, but "
+            f"{said} The intervals overlap, so each single gap may be chance: **these results suggest leakage, but "
             "don't prove it.**"
         )
     return (
-        f"{said} **These figures don't show leakage.** That doesn't say there is none: the two test sets are different "
-        "slices, and so few patients leave wide intervals."
+        f"{said} **These results don't show leakage.** There may still be some: the two test sets have different "
+        "slices, and with so few patients the intervals are wide."
     )
 
 
@@ -190,12 +190,13 @@ def left_out(view: frame.View, pairs: list[leakage.Pair]) -> None:
             (longer if pair.comparable else other).append(words)
     if not (longer or other):
         return
-    with st.expander("What else sets the pairs apart"):
+    with st.expander("Other differences within the pairs"):
         if longer:
-            st.markdown("Shown, though trained for a different length:\n" + "".join(f"\n- {words}" for words in longer))
+            st.markdown("Shown, although trained for different times:\n" + "".join(f"\n- {words}" for words in longer))
         if other:
             st.markdown(
-                "Not shown, because more than the protocol is different:\n" + "".join(f"\n- {words}" for words in other)
+                "Not shown, because they differ in more than the protocol:\n"
+                + "".join(f"\n- {words}" for words in other)
             )
 
 
@@ -204,18 +205,18 @@ def copies(view: frame.View, rows: list[dict]) -> None:
     gap = largest_gap(rows)
     if gap:
         st.markdown(
-            f"The clearest evidence: {gap['model']} is right on {sentences.percent(gap['seen'])} of the test pictures "
-            f"that it has seen a copy of, and on {sentences.percent(gap['unseen'])} of the others. A data set that "
-            "names no patients may hold the same picture in training and test, in another size or with another margin. "
-            "Comparing thumbnails finds such copies, unless they were rotated. Part of the gap has another cause: the "
-            "two groups hold different shares of each class. The model card has the confusion matrices."
+            f"The clearest evidence: {gap['model']} classifies {sentences.percent(gap['seen'])} of the test pictures "
+            f"correctly if a copy was in training, and {sentences.percent(gap['unseen'])} of the others. Data sets "
+            "from the web may contain the same picture twice, in another size or with another margin. Comparing "
+            "thumbnails finds such copies, unless they were rotated. Part of the gap has another cause: the two groups "
+            "have different proportions of each class. The model card has the confusion matrices."
         )
     points = [{"line": row["model"], "protocol": row["part"], **row} for row in rows]
     frame.figure(
         charts.leakage(points, "accuracy on the test split", charts.COPIES),
-        caption="How to read it: a line is a model. The orange square is its accuracy on test pictures that have a "
-        "copy in train or validation, the green dot on those that have none, the gray triangle on all, as papers "
-        "report it. Bars are 95 % intervals over pictures.",
+        caption="How to read it: each line is a model. The orange square is its accuracy on test pictures with a copy "
+        "in train or validation, the green dot on pictures without one, and the gray triangle on all, as papers report "
+        "it. Bars are 95 % intervals over pictures.",
         alternative="Accuracy on copies and on the other pictures: "
         + "; ".join(f"{p['model']}, {p['pictures']} {p['part']}: {p['value']:.3f}" for p in points),
         rows=rows,

@@ -1,5 +1,7 @@
 """Learning: loss and metric by epoch, the learning-rate finder, and what pretraining is worth."""
 
+import re
+
 import names
 import sentences
 import streamlit as st
@@ -48,9 +50,9 @@ def epochs(task: str, runs: dict[str, RunFolder]) -> None:
         frame.figure(
             charts.by_epoch(rows, every, "loss", marks(histories, kept, "validation_loss"), log=True),
             caption="How to read it: dashed is training, solid validation; the dot is the epoch that was kept. "
-            "Where training goes on falling while validation rises, the model is learning by heart. Losses of "
-            "different recipes (class weights, smoothing) can't be compared. A jump is often a change of image size, "
-            "which the tooltip shows.",
+            "If the training loss keeps falling while the validation loss rises, the model is overfitting: it learns "
+            "the training slices by heart. Losses of different recipes (class weights, smoothing) can't be compared. "
+            "Jumps often come from a change of image size, shown in the tooltip.",
             alternative=f"Training and validation loss by epoch of {', '.join(histories)}",
             rows=rows,
             file=f"loss-{task}.csv",
@@ -87,7 +89,8 @@ def titled(column: str) -> str:
 def in_words(network: str) -> str:
     """A network with what sets its group apart, as `records.by_initialization` names it."""
     first, *more = network.split(", ")
-    return ", ".join([names.architecture(first), *more])
+    known = re.fullmatch(r"ResUNet \((.+)\)", first)
+    return ", ".join([f"ResUNet, {names.architecture(known[1])}" if known else names.architecture(first), *more])
 
 
 def points(name: str, lines: list[dict], column: str, of: str) -> list[dict]:
@@ -120,9 +123,9 @@ def finder() -> None:
         with st.expander("Learning-rate finder: no chosen run has one"):
             frame.missing(
                 f"A learning-rate range test raises the rate step by step over about a hundred batches. A good rate "
-                f"lies in the valley before the loss climbs. If a recipe makes the test, its run has the file "
-                f"`{records.LR_FINDER}` (columns `learning_rate` and `loss`), and the curve appears here. To train a "
-                "run at another rate:",
+                f"lies in the valley before the loss climbs. If a recipe includes the test, its run has the file "
+                f"`{records.LR_FINDER}` (columns `learning_rate` and `loss`), and the curve appears here. To train "
+                "with another rate:",
                 f"{frame.COMMANDS[CLASSIFICATION]} --set learning_rate=0.0001",
             )
         return
@@ -132,7 +135,7 @@ def finder() -> None:
     used = [{"model": n, "learning_rate": rate} for n, rate in rates.items()]
     frame.figure(
         charts.learning_rates(rows, list(view.every), used),
-        caption="How to read it: the loss while the rate is raised. The dashed line is the rate that was trained with.",
+        caption="How to read it: the loss while the rate rises. The dashed line is the rate used for training.",
         alternative=f"Loss by learning rate of {', '.join(found)}",
         rows=rows,
         file="learning-rates.csv",
@@ -141,7 +144,7 @@ def finder() -> None:
 
 def first_weights() -> None:
     view = frame.view()
-    st.subheader("Pretrained against from scratch")
+    st.subheader("Pretrained or from scratch?")
     st.caption("This part shows all runs that were measured on this split, not only the chosen ones.")
     shown = False
     for task, metric in COMPARED_BY.items():
@@ -169,9 +172,7 @@ def first_weights() -> None:
             frame.figure(
                 charts.by_start(rows, list(view.every), frame.titled(metric)),
                 caption="How to read it: the same network from different initial weights. The distance between its "
-                "dots "
-                f"is what pretraining is worth; bars are 95 % intervals over "
-                f"{view.groups}.",
+                f"dots is the benefit of pretraining. Bars are 95 % intervals over {view.groups}.",
                 alternative=f"{readable(metric)} by initial weights: "
                 + "; ".join(f"{r['network']} from {r['start']} {r['value']:.3f}" for r in rows),
                 rows=rows,
@@ -184,8 +185,8 @@ def first_weights() -> None:
             for name, start in frame.collect(view.measured, records.initialization).items()
         )
         frame.missing(
-            f"It takes two runs of one network that started from different weights. So far: {have}. For one from "
-            "random weights, and with a network for ImageNet's:",
+            f"This comparison needs two runs of one network with different initial weights. So far: {have}. To train "
+            "one from random weights and, with a network connection, one from ImageNet's:",
             f"{frame.COMMANDS[CLASSIFICATION]}-random --set encoder_from=null pretrained=false\n"
             f"{frame.COMMANDS[CLASSIFICATION]}-imagenet --set encoder_from=null pretrained=true\n"
             "bthub evaluate runs/NAME-random --data data/lgg --split test\n"

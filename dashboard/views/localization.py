@@ -27,8 +27,9 @@ def main() -> None:
     view = frame.view()
     head = st.container()
     frame.explain(
-        "**Dice** is twice the overlap of two outlines divided by their two areas: 1 where they are the same, 0 where "
-        "they don't meet. Two expert readers agree at about 0.84 on these scans (Buda, Saha and Mazurowski, 2019)."
+        "**Dice** is twice the overlap of two outlines divided by the sum of their areas: 1 if they are identical, 0 "
+        "if they don't overlap. Two expert readers agree at about 0.84 on these scans (Buda, Saha and Mazurowski, "
+        "2019)."
     )
     found = frame.collect(view.of(SEGMENTATION), per_image.masks, view.evaluation)
     if not found:
@@ -79,8 +80,8 @@ def patients(view: frame.View, found: dict[str, list[dict]]) -> None:
     means = means_of(view, found)
     frame.figure(
         charts.dice_by_patient(rows, list(view.every), means),
-        caption="How to read it: a dot is one patient, all slices together, the worst on top; a large dot is a large "
-        "tumor. The dashed line is the mean, which the comparison shows.",
+        caption="How to read it: each dot is one patient, all slices together, the worst at the top; large dots are "
+        "large tumors. The dashed line is the mean, as on the page Compare.",
         alternative="Dice of each patient; "
         + "; ".join(f"{m['model']} has a mean of {m['value']:.3f}" for m in means)
         + f"; the worst is {rows[0]['patient_id']} with {rows[0]['dice']:.3f}",
@@ -102,9 +103,9 @@ def sizes(view: frame.View, found: dict[str, list[dict]]) -> None:
         return
     frame.figure(
         charts.dice_by_size(rows, list(view.every), list(per_image.SIZES)),
-        caption="How to read it: each tick is a slice; the box holds the middle half of them, its line is the median. "
-        "The models stand in the order of the legend. Small tumors have long edges for their area, so the same care "
-        "gives a lower Dice; a tick at 0 is a missed tumor.",
+        caption="How to read it: each tick is a slice; the box spans the middle half, its line is the median. The "
+        "models are in the order of the legend. Small tumors have long edges for their area, so equally careful "
+        "outlines have a lower Dice. A tick at 0 is a missed tumor.",
         alternative="Dice of each tumor slice by the tumor's size",
         rows=rows,
         file="dice-by-size.csv",
@@ -122,7 +123,7 @@ def gallery(view: frame.View, found: dict[str, list[dict]]) -> None:
     live = controls[3].toggle(
         "Draw its masks",
         value=True,
-        help="Those of the shipped models are there already; others are drawn while you wait.",
+        help="Masks of the shipped models are ready; other models draw theirs while you wait.",
     )
     lines = [
         line
@@ -132,9 +133,13 @@ def gallery(view: frame.View, found: dict[str, list[dict]]) -> None:
     shown = [line for line in lines if records.image_key(line) in at_hand.keys][:SHOWN]
     st.caption(
         f"{len(lines)} such slices in this split; "
-        + (f"the {len(shown)} worst" if at_hand.all_there else f"{len(shown)} of them come with the dashboard")
+        + (
+            f"the {len(shown)} worst are shown"
+            if at_hand.all_there
+            else f"{len(shown)} of them come with the dashboard"
+        )
         + ". Cyan is the experts' outline, red the model's."
-        + ("" if at_hand.all_there else " All of them: name a data set with `BTHUB_DATA`.")
+        + ("" if at_hand.all_there else " To see all, set `BTHUB_DATA` to the data set.")
     )
     run = view.runs[name]
     live = live and name in models.ready({name: run})

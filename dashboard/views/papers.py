@@ -28,10 +28,9 @@ SPLIT[TOGETHER] = f"{len(FOLD_PROTOCOLS)}-fold cross-validation by patient, all 
 def main() -> None:
     head = st.container()
     frame.explain(
-        "What published systems report, and what the runs here reach in the same metric on their test splits. Every "
+        "Published results, and what comparable runs here reach in the same metric on their test splits. Every "
         "difference has a reason: another split, another data set or another recipe. The tables below name it. "
-        "Detectors predict the more probable class here, as published ones do, whatever their threshold. This page "
-        "shows all runs and both ways to split."
+        "Detectors use argmax here, as in the papers, not their threshold. This page shows all runs and both protocols."
     )
     every = frame.view().every
     runs = [every[name] for name in frame.collect(every, readable)]
@@ -51,10 +50,10 @@ def main() -> None:
             st.markdown(f"**Data** {paper['data']}  \n**Split** {paper['split']}  \n**Recipe** {paper['recipe']}")
             st.html(table(paper["figures"], rows[key]))
     frame.note(
-        "How to read it: beside each published result are the runs here that are comparable in network, task and kind "
-        "of data, those with the paper's own recipe first. Each says what it started from, how long it trained, and at "
-        "what picture size. The recipes are in `src/bthub/training/configs/papers`; `experiments.yaml` beside them "
-        "says how they were cut down for two CPU cores.",
+        "How to read it: beside each published result are the runs here with a comparable network, task and kind of "
+        "data, those with the paper's own recipe first. Each has its initial weights, epochs and picture size. The "
+        "recipes are in `src/bthub/training/configs/papers`; `experiments.yaml` beside them says how they were reduced "
+        "for two CPU cores.",
         downloads,
         "papers.csv",
     )
@@ -88,11 +87,10 @@ def plots(papers: dict[str, dict], rows: dict[str, list[dict]]) -> None:
     )
     frame.figure(
         charts.dot_plot(metrics[metric], frame.titled(metric)),
-        caption="How to read it: a line is a published result, the orange diamond its value. Blue dots are runs here "
-        "that "
-        "follow the paper's recipe, gray squares other comparable runs, each with its 95 % interval. A diamond to the "
-        "right of all dots is a value that no run here reached, mostly because the paper's test slices share patients "
-        "with training. The tables below give the reason for each.",
+        caption="How to read it: each line is a published result, the orange diamond its value. Blue dots are runs "
+        "here with the paper's recipe, gray squares other comparable runs, each with its 95 % interval. A diamond to "
+        "the right of all dots is a value that no run here reaches, mostly because the paper's test slices share "
+        "patients with training. The tables below give the reason for each.",
         alternative=f"{in_words(metric)}: "
         + "; ".join(f"{p['line']}, {p['kind']} {p['value']:.3f}" for p in metrics[metric]),
         rows=metrics[metric],
@@ -108,7 +106,8 @@ def points(paper: str, figure: dict, rows: list[dict]) -> list[dict]:
         return []
     # The metric is the chart's.
     said = ", " + in_words(figure["like"]["metric"])
-    line = f"{paper}: {figure['what'].removesuffix(said)}"
+    # A phone has no room for what is in parentheses; the table has it.
+    line = f"{paper}: {re.sub(r' [(].*?[)]', '', figure['what'].removesuffix(said))}"
     found = []
     if figure["value"] is not None:
         found.append(

@@ -93,7 +93,7 @@ def play(
     answered = shown in answers
     with left:
         flair = st.toggle(
-            "FLAIR only, in gray", key="flair", help="One of the three sequences: swelling, edema, shows bright in it."
+            "FLAIR only, in gray", key="flair", help="One of the three sequences. Swelling (edema) is bright in it."
         )
         image = at_hand.image(shown)
         if flair:
@@ -109,7 +109,7 @@ def play(
         if not answered:
             st.subheader("Is there a tumor on this slice?")
             st.caption(
-                "Three sequences of one slice make the colors: before contrast, FLAIR, after contrast. Keys: T and N."
+                "The colors are three sequences of one slice: before contrast, FLAIR, after contrast. Keys: T and N."
             )
             with st.container(horizontal=True):
                 for word, guess, key in (("Tumor", True, "t"), ("No tumor", False, "n")):
@@ -123,7 +123,7 @@ def play(
                     )
         else:
             right_ = answers[shown] == truth
-            verdict = f"{'Right' if right_ else 'Not so'}: there is {'a' if truth else 'no'} tumor"
+            verdict = f"{'Right' if right_ else 'Wrong'}: there is {'a' if truth else 'no'} tumor"
             (st.success if right_ else st.error)(verdict, icon=":material/check:" if right_ else ":material/close:")
             area = at_hand.keys[shown]
             st.caption(
@@ -219,7 +219,7 @@ def finish(view: frame.View, at_hand: pictures.Slices, questions: list, answers:
     st.markdown(f"{missed} tumors missed, {len(questions) - right - missed} false alarms.")
     wrong = [key for key in questions if answers[key] != (at_hand.keys[key] > 0)]
     if wrong:
-        st.subheader("The slices that you missed", anchor=False)
+        st.subheader("The slices you got wrong", anchor=False)
         frame.gallery(missed_tile(at_hand, key, calls) for key in wrong)
     score(view, at_hand, questions, answers, calls)
     st.button("Play again", icon=":material/replay:", on_click=answers.clear)
@@ -230,10 +230,10 @@ def missed_tile(at_hand: pictures.Slices, key: pictures.Key, calls: dict) -> fra
     truth = at_hand.keys[key] > 0
     known = {name: model[key] for name, model in calls.items() if key in model}
     same = [name for name, (call, _) in known.items() if call != truth]
-    said = f"{sentences.listed(same)} got it wrong, too" if same else "every model got it right"
+    said = f"{sentences.listed(same)} got it wrong, too" if same else "all models got it right"
     return frame.Tile(
         pictures.outlined(at_hand.image(key), {pictures.TRUE: at_hand.mask(key)}),
-        "A tumor that you missed" if truth else "A false alarm of yours",
+        "You missed this tumor" if truth else "Your false alarm",
         f"{said} · {pictures.label(key)}",
         f"{pictures.label(key)}, {'with the experts outline in cyan' if truth else 'without a tumor'}: {said}",
     )

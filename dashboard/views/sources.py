@@ -38,13 +38,12 @@ def main() -> None:
     with head:
         frame.headline(sentences.sources(pooled.auc, {row["source"]: row["value"] for row in within}, pooled.knows))
     frame.explain(
-        "Tumor pictures and healthy pictures often come from different places: one hospital sends the sick, another "
-        "the healthy, or a data set was put together from several websites. A model may then learn the place: its "
-        "scanner, margins and gray values. In a test with the same places it looks as if it knew the tumor; in a new "
-        "hospital that is worth nothing. So only figures within one source count: there, tumor and healthy pictures "
-        "differ by the tumor alone. The sources: **lgg** is the data set of the other pages (lower-grade gliomas, The "
-        "Cancer Imaging Archive), **4class** and **253** are collections of pictures from the web, and **t1** is "
-        "contrast-enhanced T1 slices."
+        "Pictures with and without tumor often come from different places: one hospital for the sick, another for the "
+        "healthy, or a data set collected from several websites. A model may then learn to recognize the place, by its "
+        "scanner, margins and gray values. In a test with the same places it looks as if it recognized tumors; in a "
+        "new hospital this is useless. So only results within one source count. The sources: **lgg** is the data set "
+        "of the other pages (lower-grade gliomas, The Cancer Imaging Archive), **4class** and **253** are collections "
+        "of pictures from the web, and **t1** has contrast-enhanced T1 slices."
     )
     inside(view, model, within, pooled)
     left, right = st.columns(2, gap="large")
@@ -71,10 +70,10 @@ def inside(view: frame.View, model: str, within: list[dict], pooled: by_source.P
     st.subheader(f"{model}: ROC AUC within each source, and pooled", anchor=False)
     frame.figure(
         charts.within_sources(rows),
-        caption="How to read it: blue dots are figures within one source, with 95 % intervals over patients or "
-        "pictures; “lgg, FLAIR” is the FLAIR sequence of its slices alone, in gray, and so on. The orange "
-        "square is all pictures together. The gray triangle is a guess that has seen no picture: it states the share "
-        "of tumors in the picture's source. So much above 0.5 comes from knowing the source alone.",
+        caption="How to read it: blue dots are results within one source, with 95 % intervals over patients or "
+        "pictures; “lgg, FLAIR” is the FLAIR sequence of the LGG slices alone, in gray, and so on. The orange square "
+        "is all pictures together. The gray triangle is a guess without looking at the picture: it always states the "
+        "proportion of tumors in the picture's source. What it has above 0.5 comes from knowing the source alone.",
         alternative="; ".join(f"{row['line']}: {row['value']:.3f}" for row in rows),
         rows=rows,
         file="within-sources.csv",
@@ -85,7 +84,7 @@ def inside(view: frame.View, model: str, within: list[dict], pooled: by_source.P
 def shares(pooled: by_source.Pooled) -> None:
     st.subheader("Where the tumors come from", anchor=False)
     frame.grid(
-        ["Source", "Pictures", "With tumor", "Share"],
+        ["Source", "Pictures", "With tumor", "Proportion"],
         [
             [row["source"], f"{row['images']:,}", f"{row['tumor']:,}", sentences.percent(row["share"])]
             for row in pooled.rows
@@ -93,27 +92,26 @@ def shares(pooled: by_source.Pooled) -> None:
         "Pictures and tumors of each source",
     )
     frame.note(
-        "How to read it: if every source had the same share of tumors, knowing the source would be worth nothing, and "
-        "the guess's AUC would be 0.5.",
+        "How to read it: if every source had the same proportion of tumors, knowing the source would not help, and the "
+        "AUC of the guess would be 0.5.",
         pooled.rows,
         "tumors-by-source.csv",
     )
 
 
 def across(crossed: list[dict]) -> None:
-    st.subheader("A tumor here against a healthy picture there", anchor=False)
+    st.subheader("A tumor from one source, a tumor-free picture from another", anchor=False)
     frame.draw(
         charts.crossing(crossed),
         "; ".join(
-            f"tumor from {row['tumor_from']} against healthy from {row['healthy_from']}: {row['value']:.3f}"
+            f"tumor from {row['tumor_from']}, tumor-free from {row['healthy_from']}: {row['value']:.3f}"
             for row in crossed
         ),
     )
     frame.note(
-        "How to read it: how often a tumor picture of the row's source gets a higher probability "
-        "than a healthy picture "
-        "of the column's. The diagonal is the same source, an honest AUC. Off it the two also differ by the "
-        "place: a value above the diagonal's shows what the place adds, one below it what the place takes away.",
+        "How to read it: how often a tumor picture from the row's source gets a higher probability than a tumor-free "
+        "picture from the column's source. On the diagonal both are from the same source: an honest AUC. Elsewhere "
+        "they also differ in the source, which raises the value or lowers it.",
         crossed,
         "across-sources.csv",
     )

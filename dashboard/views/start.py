@@ -18,9 +18,9 @@ def main() -> None:
     frame.headline(opening(view))
     st.markdown(
         f"This is a lesson in {len(STEPS) - 1} steps. Each page begins with its answer in one sentence, computed from "
-        "the figures below it. **Next**, at the foot of a page, leads on. *Presenter* enlarges everything for a room; "
-        "*Handout* prints the page on one sheet. The address of a page holds what is chosen on it, so a link shows the "
-        "class exactly what you see."
+        "the results below it. **Next**, at the bottom of a page, leads to the next one. *Presenter* enlarges "
+        "everything for a room; *Handout* prints the page on one sheet. The address of a page contains your choices, "
+        "so a link shows the class exactly what you see."
     )
     for group in dict.fromkeys(step.group for step in STEPS):
         steps = [(i, step) for i, step in enumerate(STEPS) if step.group == group and step.file != "start"]
@@ -42,9 +42,8 @@ def opening(view: frame.View) -> str:
         except (BthubError, StopIteration):
             break
         return (
-            f"{sentences.detection(row, False)}, on {row['samples']:,} slices of {row['groups']} "
-            "patients that it never "
-            "saw. Is that good? Is another network better? Would it hold elsewhere?"
+            f"{sentences.detection(row, False)}, on {row['samples']:,} slices of {row['groups']} patients it never "
+            "saw. Is that good? Is another network better? Would it work elsewhere?"
         )
     return "Which network finds brain tumors best, and how would we know? The pages below answer it step by step."
 

@@ -27,12 +27,12 @@ def main() -> None:
     )
     if several:
         st.info(
-            f"{sentences.listed(several)} {'tells' if len(several) == 1 else 'tell'} several kinds of tumor apart: the "
-            "most probable one is called, and there is no threshold to move. Choose a data set of tumor and no tumor."
+            f"{sentences.listed(several)} {'distinguishes' if len(several) == 1 else 'distinguish'} several kinds of "
+            "tumor and predicts by argmax, so there is no threshold to move. Choose a data set with tumor and no tumor."
         )
     if not found:
         if not several:
-            st.info("Choose a model that tells tumor from no tumor, measured on this split.")
+            st.info("Choose a model that predicts tumor or no tumor and was measured on this split.")
         return
     try:
         lines = {name: frame.cached(_curves, view.runs[name], view.evaluation) for name in found}
@@ -61,13 +61,13 @@ def operate(view: frame.View, found: dict[str, Scores], lines: dict) -> None:
         required=True,
         key="how",
         bind="query-params",
-        help="One for all: the slider. Each its own: what training chose on validation, best in balanced accuracy. "
-        "Cheapest: the lowest cost on validation, for the cost beside; the page then states what it costs on this "
-        "split.",
+        help="One for all: the slider. Each its own: the threshold with the best balanced accuracy on validation. "
+        "Cheapest: the threshold with the lowest cost on validation, for the cost of a miss that you enter; the page "
+        "then says what it costs on this split.",
     )
     controls = st.columns([3, 1], gap="large", vertical_alignment="bottom")
     slider = controls[0].slider(
-        "Probability at which a tumor is called",
+        "Predict a tumor from this probability on",
         0.0,
         1.0,
         0.5,
@@ -85,7 +85,7 @@ def operate(view: frame.View, found: dict[str, Scores], lines: dict) -> None:
         format="%.0f",
         key="miss_cost",
         bind="query-params",
-        help="A false alarm costs 1. What a miss costs is for people to say, not for a model.",
+        help="A false alarm costs 1. What a miss costs is for people to decide, not for a model.",
     )
 
     cheapest, chosen_on = cheapest_thresholds(view, found, miss_cost)
@@ -106,8 +106,8 @@ def operate(view: frame.View, found: dict[str, Scores], lines: dict) -> None:
     with head:
         frame.headline(sentences.threshold(points, PLACES[how].replace("for all", f"of {slider:.2f} for all") + ","))
         frame.explain(
-            "A detector gives a probability; the **threshold** turns it into a verdict. Lower it and fewer tumors are "
-            "missed, at the price of more false alarms."
+            "A detector gives a probability; the **threshold** turns it into a prediction. Lower it, and fewer tumors "
+            "are missed, but there are more false alarms."
         )
     if how == CHEAPEST:
         st.info(price(points, found, cheapest, chosen_on, miss_cost), icon=":material/savings:")
@@ -118,16 +118,16 @@ def operate(view: frame.View, found: dict[str, Scores], lines: dict) -> None:
         },
         names,
     )
-    frame.how("How to read it: a row is what the slices are, a column what the model called them at this threshold.")
+    frame.how("How to read it: rows are the truth, columns the model's predictions at this threshold.")
     table(points)
     if how != CHEAPEST:
         where = (
             "on validation"
             if chosen_on == "validation"
-            else "on this very split, which flatters: not every chosen model was measured on validation"
+            else "on this very split (too optimistic, but not every chosen model was measured on validation)"
         )
         st.caption(
-            f"For a miss that costs {miss_cost:.0f} false alarms the cheapest threshold, chosen {where}, is "
+            f"If a miss costs as much as {miss_cost:.0f} false alarms, the cheapest threshold, chosen {where}, is "
             + ", ".join(f"{name} **{value:.3f}**" for name, value in cheapest.items())
             + "."
         )
@@ -162,8 +162,8 @@ def operate(view: frame.View, found: dict[str, Scores], lines: dict) -> None:
                 ("recall", "recall: tumors found"),
                 ("precision", "precision"),
             ),
-            caption="How to read it: nearer to the top right is better. It shows false alarms that the ROC curve hides "
-            "when most slices are healthy.",
+            caption="How to read it: closer to the top right is better. It reveals false alarms that a ROC curve hides "
+            "when most slices are tumor-free.",
             alternative=f"Precision-recall curves with operating points: {said}",
             rows=rows,
             file="precision-recall.csv",
@@ -176,8 +176,8 @@ def operate(view: frame.View, found: dict[str, Scores], lines: dict) -> None:
     ]
     frame.figure(
         charts.cost_by_threshold(rows, points, names),
-        caption="How to read it: the valley is where this cost is lowest on the split in view; the dot is the present "
-        "threshold. A flat valley forgives a badly chosen threshold.",
+        caption="How to read it: the cost is lowest in the valley; the dot is the present threshold. In a flat valley, "
+        "the exact threshold hardly matters.",
         alternative=f"Cost of 1,000 slices by threshold, a miss costing {miss_cost:.0f} false alarms: {said}",
         rows=rows,
         file="cost-by-threshold.csv",
@@ -189,18 +189,18 @@ def price(points: list[dict], found: dict[str, Scores], cheapest: dict[str, floa
     where = (
         "chosen on validation, as it must be, and is applied here to other patients"
         if on == "validation"
-        else "chosen on this very split, which flatters: not every chosen model was measured on validation"
+        else "chosen on this very split (too optimistic, but not every chosen model was measured on validation)"
     )
     moves = "; ".join(f"{p['model']} {p['own_cost']:.0f} → **{p['cost']:.0f}**" for p in points)
     dearer = [p["model"] for p in points if p["cost"] > p["own_cost"]]
     said = (
-        f"For a miss that costs {miss_cost:.0f} false alarms, the cheapest threshold was {where}. "
-        f"Cost of 1,000 slices, at the model's own threshold → at this one: {moves}."
+        f"If a miss costs as much as {miss_cost:.0f} false alarms: the cheapest threshold was {where}. "
+        f"Cost of 1,000 slices at the model's own threshold → at this one: {moves}."
     )
     if dearer:
         said += (
-            f" On this split it makes {sentences.listed(dearer)} more expensive: what is cheapest for the few patients "
-            "of validation need not be cheapest for others."
+            f" On this split it makes {sentences.listed(dearer)} more expensive: a threshold that is cheapest for the "
+            "few validation patients need not be cheapest for others."
         )
     return said
 
@@ -239,12 +239,10 @@ def table(points: list[dict]) -> None:
             "model": st.column_config.TextColumn("Model", pinned=True),
             "threshold": st.column_config.NumberColumn("Threshold", format="%.3f"),
             **share,
-            "missed": st.column_config.NumberColumn("Missed tumors", help="Tumor slices that were not called."),
-            "false_alarms": st.column_config.NumberColumn(
-                "False alarms", help="Tumor-free slices that were called tumor."
-            ),
+            "missed": st.column_config.NumberColumn("Missed tumors", help="Tumor slices predicted as tumor-free."),
+            "false_alarms": st.column_config.NumberColumn("False alarms", help="Tumor-free slices predicted as tumor."),
             "cost": st.column_config.NumberColumn(
-                "Cost of 1,000 slices", format="%.0f", help="In false alarms, a missed tumor counting as set above."
+                "Cost of 1,000 slices", format="%.0f", help="In false alarms, with the cost of a miss entered above."
             ),
         },
     )

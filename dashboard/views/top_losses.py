@@ -31,8 +31,8 @@ def main() -> None:
     shared = sum(len(models) == len(found) for models in wrong.values())
     frame.headline(sentences.losses(len(wrong), len({records.image_key(row) for row in rows}), shared, len(found)))
     frame.explain(
-        "The **loss** of a slice is large where the model was sure and wrong. The slices at the top show what a model "
-        "has not learned, or where the labels are wrong."
+        "The **loss** of a slice is large if the model was sure and wrong. The slices at the top show what a model "
+        "has not learned, or where a label is wrong."
     )
     rows = filtered(rows, list(found))
     if not rows:
@@ -64,8 +64,10 @@ def main() -> None:
             "file": "File",
             "institution": "Hospital",
             "label": "Truth",
-            "called": "Called",
-            "p_label": st.column_config.NumberColumn("Probability of the truth", format="percent"),
+            "called": "Predicted",
+            "p_label": st.column_config.NumberColumn(
+                "P of the truth", format="percent", help="Probability that the model gave to the true class."
+            ),
             "loss": st.column_config.NumberColumn("Loss", format="%.3f", help="-ln of that probability."),
             "kind": "Error",
         },
@@ -117,8 +119,8 @@ def gallery(view: frame.View, rows: list[dict], models: int) -> None:
     for row in wrong:
         by_slice.setdefault(records.image_key(row), []).append(row)
     shown = [key for key in by_slice if key in at_hand.keys][:SHOWN]
-    what = "slices that were called wrong" if wrong[0]["kind"] != "right" else "slices"
-    with_picture = "" if at_hand.all_there else " whose picture is at hand"
+    what = "misclassified slices" if wrong[0]["kind"] != "right" else "slices"
+    with_picture = "" if at_hand.all_there else " whose picture is available"
     st.caption(
         f"{len(shown)} of {len(by_slice)} {what}{with_picture}, the worst first. Cyan is the experts' outline."
         + ("" if at_hand.all_there else " All pictures: name a data set with `BTHUB_DATA`.")
@@ -136,8 +138,8 @@ def tile(at_hand: pictures.Slices, key: tuple, rows: list[dict], models: int) ->
     return frame.Tile(
         pictures.outlined(at_hand.image(key), {pictures.TRUE: at_hand.mask(key)}),
         f"{kind} by {who}" if first["kind"] != "right" else "Right",
-        f"Truth: {what}. Probability that each gave it: {said} · {pictures.label(key)}",
-        f"{pictures.label(key)}: is {what}; probability of that: {said}",
+        f"Truth: {what}. Its probability by model: {said} · {pictures.label(key)}",
+        f"{pictures.label(key)}: the truth is {what}; its probability by model: {said}",
     )
 
 

@@ -40,7 +40,7 @@ def main() -> None:
     }
     localizers = {name: run for name, run in runs.items() if run.task == SEGMENTATION}
     if not detectors:
-        frame.missing("No detector has its weights here. To train one again:", "make reproduce RUN=NAME")
+        frame.missing("No detector's weights are here. To train a detector:", "make reproduce RUN=NAME")
         return
     head = st.container()
     left, right = st.columns([1, 3], gap="large")
@@ -56,11 +56,10 @@ def main() -> None:
         now = damaged(image, change)
         rows = look(view, detectors, localizers, image, mask, key, now, change)
         frame.note(
-            "How to read it: the heat shows where the evidence for a tumor lay, red is what a localizer outlines, cyan "
-            "what experts outlined, on a test slice as it is. Each model has its own threshold; "
-            "between the ends of its "
-            "review band a person should look. Thresholds are those for pictures like the training's: on other kinds "
-            "of pictures take them with care. Research software: these are no findings.",
+            "How to read it: heat shows where a detector found evidence for a tumor, red is a localizer's outline, and "
+            "cyan the experts' outline (only on an unchanged test slice). Each model has its own threshold; within its "
+            "review band a person should look. The thresholds were chosen for pictures like the training pictures, so "
+            "be careful with other kinds. Research software: these are not medical findings.",
             rows,
             "try-your-own.csv",
         )
@@ -70,7 +69,7 @@ def main() -> None:
 
 
 def chosen() -> tuple[Image.Image, np.ndarray | None, pictures.Key] | None:
-    """The picture, what experts outlined on it, and its name."""
+    """The picture, the experts' outline if there is one, and its name."""
     where = st.segmented_control(
         "Picture", ["A test slice", "Your own"], default="A test slice", required=True, key="where"
     )
@@ -85,7 +84,7 @@ def chosen() -> tuple[Image.Image, np.ndarray | None, pictures.Key] | None:
         TYPES,
         key="own_file",
         help="FLAIR, contrast-enhanced or any other, from above. It stays in this server's memory, for this session. "
-        "Don't give pictures that name a patient.",
+        "Don't upload pictures that name a patient.",
     )
     if file is None:
         return None
@@ -100,13 +99,13 @@ def chosen() -> tuple[Image.Image, np.ndarray | None, pictures.Key] | None:
 
 def sliders() -> Damage:
     """What the class does to the picture."""
-    st.button("As it was", on_click=reset, icon=":material/restart_alt:")
+    st.button("Reset", on_click=reset, icon=":material/restart_alt:")
     return Damage(
         st.slider("Brightness", 0.2, 2.0, 1.0, 0.05, key="brightness"),
         st.slider("Noise", 0, 60, 0, 2, key="noise", help="Standard deviation, in gray levels of 255."),
         st.slider("Rotation, degrees", -180, 180, 0, 5, key="rotation"),
         st.slider("Crop, percent", 0, 50, 0, 2, key="crop"),
-        st.slider("JPEG quality", 1, 100, 100, key="quality", help="100: not saved as JPEG at all."),
+        st.slider("JPEG quality", 1, 100, 100, key="quality", help="100: the picture isn't saved as JPEG."),
     )
 
 
@@ -210,7 +209,7 @@ def point(rows: list[dict], change: Damage) -> str:
         return f"{said}. Move the sliders: which model changes its mind first?"
     broken = [row["model"] for row in rows if row["changed"]]
     if not broken:
-        return "All models still give the verdict that they gave on the picture as it was."
+        return "All models still predict the same as on the unchanged picture."
     held = [row["model"] for row in rows if not row["changed"]]
     return f"**{sentences.listed(broken)}** changed {'its' if len(broken) == 1 else 'their'} mind" + (
         f"; {sentences.listed(held)} still {'says' if len(held) == 1 else 'say'} the same." if held else "."
@@ -233,7 +232,7 @@ def sweep(view: frame.View, detectors: dict[str, RunFolder], image: Image.Image)
         go = st.button("Make it worse step by step", type="primary")
     if not go:
         st.caption(
-            "Every model looks at six versions of the picture, each worse than the one before. It takes seconds."
+            "Every model analyzes six versions of the picture, each worse than the one before. This takes seconds."
         )
         return
     worse = [damaged(image, Damage(**{kind: step})) for step in KINDS[kind].steps]
@@ -246,8 +245,8 @@ def sweep(view: frame.View, detectors: dict[str, RunFolder], image: Image.Image)
     st.markdown(first_to_break(rows, {line["model"]: line["p"] for line in lines}, kind))
     frame.figure(
         charts.breaking(rows, list(view.every), KINDS[kind].unit, lines),
-        caption="How to read it: each mark is the picture at one strength of the damage. Where a line crosses its "
-        "dotted threshold, the model changes its verdict. One picture is no evidence: try several.",
+        caption="How to read it: each mark is the picture at one strength of damage. Where a line crosses the dotted "
+        "line of its threshold, the model changes its prediction. One picture proves nothing: try several.",
         alternative=f"Probability of tumor by {KINDS[kind].unit} of {sentences.listed(list(detectors), 9)}",
         rows=rows,
         file="breaking.csv",
@@ -264,7 +263,7 @@ def first_to_break(rows: list[dict], thresholds: dict[str, float], kind: str) ->
         if place is not None:
             broken[name] = place
     if not broken:
-        return "No model changes its verdict, however strong this damage gets here."
+        return "No model changes its prediction, even at the strongest damage here."
     weakest = min(broken.values())
     first = [name for name, place in broken.items() if place == weakest]
     held = [name for name in thresholds if name not in broken]

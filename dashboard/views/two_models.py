@@ -24,7 +24,7 @@ def main() -> None:
     runs = {name: run for name, run in view.of(CLASSIFICATION).items() if len(run.config.get("label_names", [])) == 2}
     found = frame.collect(runs, per_image.detector_scores, view.evaluation)
     if len(found) < 2:
-        st.info("Choose two models that tell tumor from no tumor, measured on this split.")
+        st.info("Choose two models that predict tumor or no tumor and were measured on this split.")
         return
     head = st.container()
     columns = st.columns(2)
@@ -88,9 +88,9 @@ def show(view: frame.View, rows: list[dict], first: str, second: str, thresholds
             selection_mode="picked",
         )
         frame.note(
-            f"How to read it: a mark is a slice, a triangle one with a tumor. Far right, {first} is sure of a tumor; "
-            f"far up, {second} is. The lines are their thresholds. On the diagonal both say the same; top left and "
-            "bottom right one of them is wrong. A click on a mark shows its slice.",
+            f"How to read it: each mark is a slice; triangles have a tumor. On the right, {first} is sure of a tumor; "
+            f"at the top, {second} is. The lines are their thresholds. On the diagonal both agree; at the top left and "
+            "bottom right one of them is wrong. Click a mark to see its slice.",
             rows,
             "two-models.csv",
         )
@@ -110,8 +110,8 @@ def picture(view: frame.View, row: dict, first: str, second: str) -> None:
     said = f"{first} states {frame.percent(row['first'])}, {second} {frame.percent(row['second'])}: {row['who']}"
     if key not in at_hand.keys:
         st.info(
-            f"{pictures.label(key)} is {row['label']}. {said}. Its picture isn't here: name a data "
-            "set with `BTHUB_DATA`."
+            f"{pictures.label(key)} is {row['label']}. {said}. Its picture isn't here: set `BTHUB_DATA` to the data "
+            "set."
         )
         return
     frame.gallery(

@@ -26,9 +26,8 @@ def main() -> None:
     found = pictures.slices(view.evaluation)
     if isinstance(found, pictures.NoSlices):
         st.info(
-            f"No picture of {view.evaluation.data} comes with the dashboard. To see them, name the data set as "
-            "`bthub data build` wrote it, a folder or a Hub id of this name, with the environment variable "
-            "`BTHUB_DATA`."
+            f"No pictures of {view.evaluation.data} come with the dashboard. To see them, set the environment variable "
+            f"`BTHUB_DATA` to the data set: a folder of `bthub data build` or a Hub id, named {view.evaluation.data}."
         )
         return
     controls = st.columns([1, 2], vertical_alignment="bottom")
@@ -107,14 +106,15 @@ def show(view: frame.View, found: pictures.Slices, key: pictures.Key) -> list[di
     frame.gallery(tiles)
     if not found.all_there:
         st.caption(
-            f"{len(found.keys)} test slices come with the dashboard; what the models see on them was computed "
-            "beforehand. For all slices of a split, name a data set with the environment variable `BTHUB_DATA`; the "
-            "models then look while you wait."
+            f"{len(found.keys)} test slices come with the dashboard, with maps and outlines computed beforehand. To "
+            "see all slices of a split, set the environment variable `BTHUB_DATA` to the data set; the models then "
+            "work while you wait."
         )
     caption = (
-        "How to read it: bright is where the evidence for a tumor lay; cyan is the experts' outline, red what a "
-        "ResUNet drew. **Agreement** is the share of the heat that lies inside the experts' outline. **By chance** is "
-        "what heat would score that is spread evenly over the head: near it, the map says nothing about the tumor."
+        "How to read it: bright is where a detector found evidence for a tumor; cyan is the experts' outline, red a "
+        "ResUNet's. **Agreement** is the fraction of the heat inside the experts' outline (energy-based pointing "
+        "game). **By chance** is the agreement of heat that is spread evenly over the head: a map near this value says "
+        "nothing about the tumor."
     )
     if rows:
         st.dataframe(
@@ -145,17 +145,17 @@ def over_all(view: frame.View) -> None:
     rows = [{"model": name, **row} for name, row in found.items() if row is not None]
     if not rows:
         frame.missing(
-            "No chosen model was measured yet. It takes the weights and minutes:",
+            "No chosen model was measured yet. This needs the weights and takes minutes:",
             f"bthub explain runs/NAME --data data/{view.evaluation.data} --split {view.evaluation.split}",
         )
         return
     share = {
-        "mean": ("Agreement, mean", "Share of the heat inside the experts' outline, mean over slices."),
+        "mean": ("Agreement, mean", "Fraction of the heat inside the experts' outline, mean over slices."),
         "low": ("from", "Lower end of the 95 % interval, which resamples patients."),
         "high": ("to", "Upper end of the interval."),
         "median": ("Median", "The slice in the middle."),
-        "picture": ("Chance, picture", "What heat spread evenly over the picture would score."),
-        "head": ("Chance, head", "What heat spread evenly over the head would score."),
+        "picture": ("Chance, picture", "Agreement of heat spread evenly over the picture."),
+        "head": ("Chance, head", "Agreement of heat spread evenly over the head."),
     }
     st.dataframe(
         pd.DataFrame(rows),
@@ -175,9 +175,9 @@ def over_all(view: frame.View) -> None:
     )
     lacking = [name for name in runs if name not in {row["model"] for row in rows}]
     frame.note(
-        "How to read it: agreement well above both chance levels means that the evidence lies at the tumor. Agreement "
-        "near “Chance, head” means that the map is spread over the head: its cells are coarse, or the model looks "
-        "elsewhere too." + (f" Not measured: {', '.join(lacking)}." if lacking else ""),
+        "How to read it: agreement well above both chance levels means that the model looks at the tumor. Agreement "
+        "near “Chance, head” means that the heat is spread over the head: the map is coarse, or the model also looks "
+        "elsewhere." + (f" Not measured: {', '.join(lacking)}." if lacking else ""),
         rows,
         "agreement.csv",
     )

@@ -47,7 +47,10 @@ async function start() {
         const { resolve: answer, reject } = waiting.get(data.number);
         waiting.delete(data.number);
         if (data.kind === "result") answer(data.result);
-        else reject(new Error(data.text ?? "Something failed. Load the page again, or try another picture."));
+        else {
+          const error = new Error(data.text ?? "Something failed. Load the page again, or try another picture.");
+          reject(Object.assign(error, { refused: data.refused }));
+        }
       }
     };
     worker.onerror = failed;
@@ -75,16 +78,19 @@ async function analyze(buffer, checkInput = true) {
   });
 }
 
-async function show(name, buffer) {
+async function show(name, buffer, checked = true) {
   const result = element("result");
   result.setAttribute("aria-busy", "true");
-  const anyway = element("anyway").checked;
-  element("anyway").checked = false; // it was ticked for this picture
   try {
-    draw(name, await analyze(buffer, !anyway), !anyway);
+    draw(name, await analyze(buffer, checked), checked);
   } catch (error) {
     result.replaceChildren(text("h2", "This picture could not be analyzed"), text("p", error.message));
     result.className = "error";
+    if (error.refused) {
+      const button = text("button", "Analyze anyway");
+      button.addEventListener("click", () => show(name, buffer, false));
+      result.append(text("p", "If you are sure that it is a slice of a brain MRI:"), button);
+    }
   }
   result.removeAttribute("aria-busy");
   result.focus({ preventScroll: true });
@@ -97,11 +103,11 @@ function text(tag, content, kind) {
   return made;
 }
 
-/** A share as the app writes it; never 0 or 100 %, which no model can promise. */
+/** A probability as the app writes it, in whole percent; never 0 or 100 %, which no model can promise. */
 function percent(share) {
-  if (share > 0 && share < 0.001) return "under 0.1%";
-  if (share > 0.999 && share < 1) return "over 99.9%";
-  return `${(100 * share).toFixed(1)}%`;
+  if (share > 0 && share < 0.01) return "under 1%";
+  if (share > 0.99 && share < 1) return "over 99%";
+  return `${Math.round(100 * share)}%`;
 }
 
 function draw(name, found, checked) {
@@ -109,17 +115,17 @@ function draw(name, found, checked) {
   const verdict = { tumor: "Tumor suspected", no_tumor: "No tumor found", uncertain: "Uncertain: a person should look" };
   const parts = [
     text("p", name, "name"),
-    text("h2", verdict[found.verdict]),
+    text("h2", checked ? verdict[found.verdict] : `Unchecked: ${verdict[found.verdict].toLowerCase()}`),
     text("p", `${percent(found.tumor_probability)} probability of a tumor on this slice`, "probability"),
-    text("p", `A tumor is suspected from ${percent(found.threshold)} up.`),
+    text("p", `A tumor is suspected from ${percent(found.threshold)} on (the threshold).`),
   ];
   if (found.uncertain) {
     const [low, high] = found.review_band.map(percent);
-    parts.push(text("p", `Between ${low} and ${high} the model errs too often to be left alone.`, "notice"));
+    parts.push(text("p", `Between ${low} and ${high} the model errs too often: a person should look.`, "notice"));
   }
-  if (!checked) parts.push(text("p", "This picture was not checked: it may be no slice of a brain MRI.", "notice"));
-  if (!tumor) parts.push(text("p", "This is not an all-clear: it is one slice, and the models miss some tumors."));
-  else if (!found.bbox) parts.push(text("p", "The outline stayed empty: what was seen is too small or faint to mark."));
+  if (!checked) parts.push(text("p", "This doesn't look like a slice of a brain MRI. If it isn't one, the result means nothing.", "notice"));
+  if (!tumor) parts.push(text("p", "This is not an all-clear: it is one slice, and the models miss some tumors. A tumor may be on another slice."));
+  else if (!found.bbox) parts.push(text("p", "Nothing was outlined: the suspected tumor is too small or too faint to mark."));
   else {
     const [x0, y0, x1, y1] = found.bbox;
     parts.push(
@@ -133,7 +139,8 @@ function draw(name, found, checked) {
   parts.push(text("p", "Research software, not a medical device: do not use it to diagnose or treat anyone.", "notice"));
   const result = element("result");
   result.replaceChildren(...parts);
-  result.className = found.verdict;
+  // Whatever the model says of an unchecked picture, it isn't good news.
+  result.className = checked || found.verdict === "tumor" ? found.verdict : "uncertain";
 }
 
 function stem(name) {

@@ -8,6 +8,9 @@ const MAX_ASPECT = 32;
 /** What a person can mend; its text is shown. */
 export class PictureError extends Error {}
 
+/** What doesn't look like a slice of a brain MRI; it can be analyzed all the same. */
+export class NotASliceError extends PictureError {}
+
 /**
  * @param {ArrayBuffer} buffer the file
  * @returns {Promise<{data: Uint8Array, width: number, height: number}>} three bytes a pixel

@@ -1,7 +1,7 @@
 // Reads a picture, runs the networks on it and answers; in a thread of its own, so that the page stays alive.
 
 import * as ort from "./ort/ort.wasm.min.mjs";
-import { PictureError, readPicture } from "./picture.js";
+import { NotASliceError, PictureError, readPicture } from "./picture.js";
 import {
   boxOf,
   calibrate,
@@ -72,7 +72,7 @@ async function analyze(buffer, checkInput) {
   if (check) {
     const [[distance], toward] = await run(networks.check, checkPixels(image, check.size), check.size);
     if (checkInput && distance > check.threshold) {
-      throw new PictureError("This doesn't look like a slice of a brain MRI, and the models know nothing else.");
+      throw new NotASliceError("This doesn't look like a slice of a brain MRI, the only kind of picture the models know.");
     }
     if (check.kinds.length && toward) gray = toward[0] > 0 ? check.kinds[0] : check.kinds[1];
   }
@@ -116,7 +116,7 @@ self.onmessage = ({ data: { number, buffer, checkInput } }) => {
     } catch (error) {
       const text = error instanceof PictureError ? error.message : null;
       if (!text) console.error(error);
-      self.postMessage({ kind: "error", number, text });
+      self.postMessage({ kind: "error", number, text, refused: error instanceof NotASliceError });
     }
   });
 };

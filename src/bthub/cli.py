@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from bthub.errors import BthubError, report_errors
 
@@ -51,20 +52,20 @@ def _run(args: argparse.Namespace) -> int | None:
 
 
 def _add_split(command: argparse.ArgumentParser, data: str) -> None:
-    """What names the images that runs are measured on."""
+    """Add the options that select the images to evaluate on."""
     command.add_argument("--data", required=True, help=data)
     command.add_argument("--split", required=True, help="validation, test or benchmark")
     command.add_argument(
         "--protocol", help="patient, slice or fold-1 to fold-5; default: the one that the run was trained under"
     )
-    command.add_argument("--batch-size", type=int, default=16)
+    command.add_argument("--batch-size", type=int, default=16, help="default: %(default)s")
 
 
 def _add_backend(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--backend",
         choices=("auto", *RUNTIMES, "torch"),
-        help="what the networks run on; default: BTHUB_BACKEND, or auto, the fastest on this machine without PyTorch",
+        help="runtime of the networks; default: BTHUB_BACKEND, or auto, the fastest on this machine without PyTorch",
     )
 
 
@@ -108,7 +109,7 @@ def _runs(args: argparse.Namespace) -> list[str | Path]:
     runs = [run for run in args.runs if not holds_runs(run)]
     for folder in args.runs if runs else ():
         if folder not in runs:
-            print(f"bthub: {folder} is a folder of runs, not a run: left out", file=sys.stderr)
+            print(f"bthub: skipped {folder}: it is a folder of runs, not a run", file=sys.stderr)
     return runs or args.runs
 
 
@@ -242,14 +243,16 @@ def _screen(args: argparse.Namespace) -> None:
 
     if args.merge:
         if args.inputs:
-            raise BthubError(f"--merge takes no inputs, received {' '.join(args.inputs)}: it joins what --out holds")
+            raise BthubError(
+                f"--merge takes no inputs, received {' '.join(args.inputs)}: it merges the shards in --out"
+            )
         done = merge(args.out)
     elif not args.inputs:
         raise BthubError("expected at least one input: a picture, folder, zip or data set")
     elif args.ray:
         if args.shard or args.workers is not None:
             raise BthubError(
-                "--ray divides the work itself, by the processors of the cluster: leave out --shard and --workers"
+                "--ray distributes the work itself, by the processors of the cluster: leave out --shard and --workers"
             )
         from bthub.inference.screen_ray import screen_on_ray
 
@@ -297,6 +300,11 @@ def _bench(args: argparse.Namespace) -> None:
     print(run(args.image, args.repeats, backend=args.backend))
 
 
+def _add(group: Any, name: str, help: str, description: str | None = None, **options: Any) -> argparse.ArgumentParser:
+    """A command, whose own --help begins with what the list of commands says of it."""
+    return group.add_parser(name, help=help, description=description or f"{help[0].upper()}{help[1:]}.", **options)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bthub",
@@ -305,12 +313,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, title="commands", metavar="COMMAND", dest="command")
 
-    data = commands.add_parser("data", help="build and inspect data sets").add_subparsers(
-        required=True, metavar="ACTION"
-    )
-    build = data.add_parser(
-        "build", help="turn a download (folder or zip) into a data set that datasets.load_dataset reads"
-    )
+    data = _add(commands, "data", help="build and inspect data sets").add_subparsers(required=True, metavar="ACTION")
+    build = _add(data, "build", help="turn a download (folder or zip) into a data set that datasets.load_dataset reads")
     build.add_argument("source", type=Path, help="LGG MRI Segmentation as downloaded, or an image-folder set")
     build.add_argument("out", type=Path, help="folder to write, missing or empty")
     for split in ("validation", "test"):
@@ -318,7 +322,7 @@ def _parser() -> argparse.ArgumentParser:
             f"--{split}",
             type=float,
             metavar="SHARE",
-            help=f"fraction for {split}, of an image-folder set without its own split; default: 0.15"
+            help=f"fraction of the images for {split}, if the image-folder set has no split of its own; default: 0.15"
             + (", 0 for none" if split == "test" else ""),
         )
     build.add_argument(
@@ -327,13 +331,11 @@ def _parser() -> argparse.ArgumentParser:
         dest="unlike",
         type=Path,
         metavar="DATASET",
-        help="leave out pictures of an image-folder set that have a near-duplicate in this built set, so that runs on "
-        "one of them may start from runs on the other",
+        help="leave out pictures that have a near-duplicate in this built set (image-folder sets only); a run on one "
+        "of the two sets may then start from a run on the other",
     )
     build.set_defaults(run=_data_build)
-    mix = data.add_parser(
-        "mix", help="combine built sets into one, labeled tumor or no tumor, with the source of each row"
-    )
+    mix = _add(data, "mix", help="combine built sets into one, labeled tumor or no tumor, with the source of each row")
     mix.add_argument("sets", nargs="+", type=Path, metavar="SET", help="folders of `bthub data build`")
     mix.add_argument("--out", required=True, type=Path, help="folder to write, missing or empty")
     mix.add_argument(
@@ -345,12 +347,14 @@ def _parser() -> argparse.ArgumentParser:
         help="built sets that go into test as a whole; their near-duplicates are left out of train",
     )
     mix.set_defaults(run=_data_mix)
-    info = data.add_parser("info", help="show what is in a built data set")
+    info = _add(data, "info", help="show what is in a built data set")
     info.add_argument("dataset", help="folder of `bthub data build`, or a Hub id")
     info.set_defaults(run=_data_info)
 
-    train = commands.add_parser("train", help="train a classifier or a ResUNet; writes a run folder")
-    train.description = "On one device. On several: accelerate launch --module bthub.training.classifier (or resunet)."
+    train = _add(commands, "train", help="train a classifier or a ResUNet; writes a run folder")
+    train.description = (
+        "Trains on one device. For several: accelerate launch --module bthub.training.classifier (or resunet)."
+    )
     networks = train.add_subparsers(required=True, metavar="NETWORK")
     for parent, command, name, words in (
         (networks, "classifier", "classifier", "fine-tune a timm classifier"),
@@ -360,25 +364,26 @@ def _parser() -> argparse.ArgumentParser:
         (commands, "imagenet-weights", "imagenet", "make ImageNet weights from installed packages, without the Hub"),
     ):
         # Its own parser has the options, and --help.
-        script = parent.add_parser(command, help=words, add_help=False, prefix_chars="\0")
+        script = _add(parent, command, help=words, add_help=False, prefix_chars="\0")
         script.add_argument("rest", nargs=argparse.REMAINDER)
         script.set_defaults(run=_script(name), prog=script.prog)
 
-    evaluate = commands.add_parser("evaluate", help="evaluate a run on a split; adds the results to its folder")
-    evaluate.add_argument("run_folder", metavar="run", type=Path)
+    evaluate = _add(commands, "evaluate", help="evaluate a run on a split; adds the results to its folder")
+    evaluate.add_argument("run_folder", metavar="run", type=Path, help="run folder")
     _add_split(evaluate, "folder of `bthub data build`, or a Hub id")
     evaluate.add_argument(
         "--backend",
         default="torch",
         choices=("torch", *RUNTIMES),
-        help="what the network runs on; for other backends than torch, the loss goes into onnx/metrics.json",
+        help="runtime of the network; except for torch, the results and their difference from torch go into "
+        "onnx/metrics.json; default: %(default)s",
     )
     evaluate.set_defaults(run=_evaluate)
 
-    export = commands.add_parser(
-        "export", help="write ONNX files of runs, also in 8-bit integers, so that serving needs no PyTorch"
+    export = _add(
+        commands, "export", help="write ONNX files of runs, also in 8-bit integers, so that serving needs no PyTorch"
     )
-    export.add_argument("runs", metavar="run", type=Path, nargs="+")
+    export.add_argument("runs", metavar="run", type=Path, nargs="+", help="run folder")
     export.add_argument(
         "--data",
         default="data/lgg",
@@ -388,51 +393,50 @@ def _parser() -> argparse.ArgumentParser:
         "--pictures",
         type=int,
         default=128,
-        help="how many training pictures set the ranges of the 8-bit networks; default: %(default)s",
+        help="number of training pictures for the ranges of the 8-bit networks; default: %(default)s",
     )
     export.set_defaults(run=_export)
 
-    cost = commands.add_parser("cost", help="count parameters and measure latency; the machine should be idle")
-    cost.add_argument("runs", metavar="run", type=Path, nargs="+")
+    cost = _add(commands, "cost", help="count parameters and measure latency; the machine should be idle")
+    cost.add_argument("runs", metavar="run", type=Path, nargs="+", help="run folder")
     cost.set_defaults(run=_cost)
 
-    results = {"type": Path, "default": Path("results"), "help": "folder for what is written; default: %(default)s"}
-    table = commands.add_parser("compare", help="compare runs in tables, and say which differences exceed noise")
-    table.add_argument("runs", metavar="run", nargs="+", help="run folder, also one without weights, or Hub id")
-    table.add_argument("--split", default="test")
+    results = {"type": Path, "default": Path("results"), "help": "folder for the results; default: %(default)s"}
+    table = _add(commands, "compare", help="compare runs in tables, and say which differences exceed noise")
+    table.add_argument("runs", metavar="run", nargs="+", help="run folder (weights aren't needed) or Hub id")
+    table.add_argument("--split", default="test", help="default: %(default)s")
     table.add_argument("--out", **results)
     table.set_defaults(run=_compare)
 
-    joined = commands.add_parser("two-stage", help="metrics of both stages together, from the predictions of two runs")
-    joined.add_argument("detector")
-    joined.add_argument("localizer")
-    joined.add_argument("--split", default="test")
+    joined = _add(commands, "two-stage", help="metrics of both stages together, from the predictions of two runs")
+    joined.add_argument("detector", help="run folder or Hub id")
+    joined.add_argument("localizer", help="run folder or Hub id")
+    joined.add_argument("--split", default="test", help="default: %(default)s")
     joined.add_argument("--out", **results)
     joined.set_defaults(run=_two_stage)
 
-    cleaned = commands.add_parser("clean-stacks", help="measure Dice with and without removing isolated areas")
-    cleaned.add_argument("localizer")
+    cleaned = _add(commands, "clean-stacks", help="measure Dice with and without removing isolated areas")
+    cleaned.add_argument("localizer", help="run folder or Hub id")
     cleaned.add_argument("--out", **results)
     cleaned.set_defaults(run=_clean_stacks)
 
-    folds = commands.add_parser(
-        "cross-validate", help="metrics of all folds together, from the predictions of their runs"
-    )
-    folds.add_argument("runs", metavar="run", nargs="+")
+    folds = _add(commands, "cross-validate", help="metrics of all folds together, from the predictions of their runs")
+    folds.add_argument("runs", metavar="run", nargs="+", help="run folder or Hub id, one for each fold")
     folds.add_argument("--out", **results)
     folds.set_defaults(run=_cross_validate)
 
-    explain = commands.add_parser("explain", help="measure how much of a detector's Grad-CAM lies on the tumor")
-    explain.add_argument("runs", metavar="run", type=Path, nargs="+")
+    explain = _add(commands, "explain", help="measure how much of a detector's Grad-CAM lies on the tumor")
+    explain.add_argument("runs", metavar="run", type=Path, nargs="+", help="run folder")
     _add_split(explain, "the LGG set: folder of `bthub data build`, or a Hub id")
     explain.set_defaults(run=_explain)
 
-    card = commands.add_parser("card", help="write the model card (README.md) of runs from their files")
-    card.add_argument("runs", metavar="run", type=Path, nargs="+")
+    card = _add(commands, "card", help="write the model card (README.md) of runs from their files")
+    card.add_argument("runs", metavar="run", type=Path, nargs="+", help="run folder")
     card.add_argument("--copies", type=Path, help="folder for a copy of each card")
     card.set_defaults(run=_card)
 
-    publish = commands.add_parser(
+    publish = _add(
+        commands,
         "publish",
         help="publish runs, data set, apps and docs on the Hugging Face Hub",
         description="Bring repos on the Hub up to date with this clone, each in one commit. First run: hf auth login.",
@@ -441,18 +445,18 @@ def _parser() -> argparse.ArgumentParser:
         "what",
         metavar="WHAT",
         nargs="+",
-        help="run folders, or any of dataset, two-stage, space, dashboard, browser, docs, collection; all: every part "
-        "and the clone's runs",
+        help="run folders, or parts: dataset, two-stage, space, dashboard, browser, docs, collection; or all, for "
+        "every part and the runs of this clone",
     )
     publish.add_argument("--org", help="organization or user; default: the project's, or BTHUB_ORG")
     publish.add_argument(
-        "--private", action="store_true", help="make new repos private; a repo that is already public is refused"
+        "--private", action="store_true", help="make new repos private; stops if one of them is already public"
     )
-    publish.add_argument("--dry-run", action="store_true", help="write nothing; print what would change")
+    publish.add_argument("--dry-run", action="store_true", help="print what would change, without publishing")
     publish.add_argument("--data", default="data/lgg", help="folder of `bthub data build`; default: %(default)s")
     publish.set_defaults(run=_publish)
 
-    predict = commands.add_parser("predict", help="analyze pictures, scans and folders: tumor or not, where, how large")
+    predict = _add(commands, "predict", help="analyze pictures, scans and folders: tumor or not, where, how large")
     predict.description = "Tumor or not, where and how large. Research software, not a medical device."
     predict.add_argument(
         "images",
@@ -465,7 +469,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--detector", help="run folder or Hub id of the detector; default: the project's own")
     predict.add_argument("--localizer", help="run folder or Hub id of the localizer; default: the project's own")
     predict.add_argument(
-        "--always-localize", action="store_true", help="run the localizer even where no tumor was detected"
+        "--always-localize", action="store_true", help="run the localizer even if no tumor was detected"
     )
     predict.add_argument(
         "--no-input-check",
@@ -482,37 +486,47 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="which series of a study, from 1; default: the one most like FLAIR, or the longest",
     )
-    predict.add_argument("--plane", choices=("axial", "coronal", "sagittal"), help="default: as it was scanned")
+    predict.add_argument(
+        "--plane",
+        choices=("axial", "coronal", "sagittal"),
+        help="cut a NIfTI or DICOM scan in this plane; default: as it was scanned",
+    )
     predict.add_argument(
         "--no-cleaning",
         dest="clean",
         action="store_false",
         help="keep isolated areas that appear on a single slice of a stack",
     )
-    predict.add_argument("--batch-size", type=int, default=8)
+    predict.add_argument("--batch-size", type=int, default=8, help="default: %(default)s")
     _add_backend(predict)
     predict.set_defaults(run=_predict)
 
-    screen = commands.add_parser(
-        "screen", help="analyze archives of any size, into Parquet: folders, zips, DICOM, data sets"
+    screen = _add(
+        commands, "screen", help="analyze archives of any size, into Parquet: folders, zips, DICOM, data sets"
     )
     screen.description = (
-        "Analyze archives, part by part. After a kill, the same command continues. Research software, not a medical "
-        "device."
+        "Analyze archives, part by part. If it is interrupted, start the same command again to continue. Research "
+        "software, not a medical device."
     )
     screen.add_argument(
         "inputs", metavar="INPUT", nargs="*", help="picture, DICOM file, zip, folder of them, built data set, or Hub id"
     )
-    screen.add_argument("--out", type=Path, required=True, help="folder for the parts, or the one to merge")
+    screen.add_argument(
+        "--out", type=Path, required=True, help="folder for the results; with --merge, the folder of the shards"
+    )
     screen.add_argument(
         "--shard",
         metavar="I/N",
-        help="do part I of N; default: what SLURM's or torchrun's variables say, or everything",
+        help="analyze part I of N; default: from the variables of SLURM or torchrun, else everything",
     )
     screen.add_argument(
-        "--ray", metavar="ADDRESS", help="do all shards on this Ray cluster, as HOST:PORT, ray://HOST:PORT or auto"
+        "--ray",
+        metavar="ADDRESS",
+        help="analyze all shards on this Ray cluster: HOST:PORT, ray://HOST:PORT, auto or local",
     )
-    screen.add_argument("--merge", action="store_true", help="join the shards in --out to results.parquet, bad.parquet")
+    screen.add_argument(
+        "--merge", action="store_true", help="merge the shards in --out into results.parquet and bad.parquet"
+    )
     screen.add_argument("--detector", help="run folder or Hub id of the detector; default: the project's own")
     screen.add_argument("--localizer", help="run folder or Hub id of the localizer; default: the project's own")
     screen.add_argument(
@@ -521,13 +535,14 @@ def _parser() -> argparse.ArgumentParser:
         action="store_false",
         help="analyze pictures even if they don't look like a slice of a brain MRI",
     )
-    screen.add_argument("--batch-size", type=int, default=8)
-    screen.add_argument("--workers", type=int, help="batches at work at the same time; default: one per processor")
+    screen.add_argument("--batch-size", type=int, default=8, help="default: %(default)s")
+    screen.add_argument("--workers", type=int, help="batches analyzed at the same time; default: one per processor")
     _add_backend(screen)
     screen.set_defaults(run=_screen)
 
     # Its own parser has the actions, and --help.
-    practice = commands.add_parser(
+    practice = _add(
+        commands,
         "practice",
         help="serve or administer the practice: accounts, cases and reports",
         add_help=False,
@@ -536,9 +551,9 @@ def _parser() -> argparse.ArgumentParser:
     practice.add_argument("rest", nargs=argparse.REMAINDER)
     practice.set_defaults(run=_practice, prog=practice.prog)
 
-    bench = commands.add_parser("bench", help="measure the latency of each stage on this machine")
+    bench = _add(commands, "bench", help="measure the latency of each stage on this machine")
     bench.add_argument("--image", type=Path, help="picture to measure with; default: a slice that comes with the clone")
-    bench.add_argument("--repeats", type=int, default=50)
+    bench.add_argument("--repeats", type=int, default=50, help="measurements per stage; default: %(default)s")
     _add_backend(bench)
     bench.set_defaults(run=_bench)
     return parser

@@ -69,7 +69,7 @@ def check_network() -> None:
             known = (*_CERTIFICATES, *_PROXIES, "no_proxy")
             names = [name for one in known for name in dict.fromkeys((one, one.upper())) if os.environ.get(name)]
             raise BthubError(
-                f"no connection can be made with what {', '.join(names) or 'the environment'} says"
+                f"no connection can be made with the settings in {', '.join(names) or 'the environment'}"
                 f" ({_short(str(error))}): check it, or unset it"
             ) from error
 
@@ -90,7 +90,7 @@ def check_hub() -> None:
         reason = error.strerror if isinstance(error, OSError) else "it isn't text"
         raise BthubError(f"the Hub's token in {where} can't be read ({reason}): mend it, or remove it") from error
     if not (token.isascii() and token.isprintable()):
-        raise BthubError(f"what {where} holds isn't a token of the Hub: they have ASCII letters and digits only")
+        raise BthubError(f"{where} doesn't hold a Hub token: tokens have only ASCII letters and digits")
 
 
 def client_errors() -> tuple[type[Exception], ...]:

@@ -8,20 +8,20 @@ PAGE = Path(__file__).parents[2] / "docs" / "pictures.md"
 
 TEXT = """# Pictures that are read
 
-What `bthub predict`, `bthub.load_pipeline()`, the app and `bthub data build` do with a file. A file's content
-decides, never its name. This page is written by `python tests/corpus/table.py` from the files of
-`tests/corpus/cases.py`, and the tests hold each of them to it. Research software, not a medical device.
+This page says what `bthub predict`, `bthub.load_pipeline()`, the app and `bthub data build` do with a file. The
+content of a file decides, never its name. `python tests/corpus/table.py` writes this page from
+`tests/corpus/cases.py`, and the tests check every row. Research software, not a medical device.
 
-In short: PNG, TIFF, JPEG, BMP, WebP and GIF of one gray or color picture, each side 16 pixels or more, 67 million
-pixels and 64 MB at most. 8 bits are read as they are, deeper samples are windowed from the 0.1th to the 99.9th
-percentile. Orientation is applied, alpha is put on black. What can't be read rightly is refused in one sentence, with
-exit code 2 or, among others that were read, 1. `predict` leaves out of a folder what is hidden, named `*_mask` or
-`*_overlay`, or of another kind, and says so.
+In short: PNG, TIFF, JPEG, BMP, WebP and GIF are read if they hold one gray or color picture with sides of 16 pixels or
+more, at most 67 million pixels and 64 MB. 8-bit samples are used as they are; deeper ones are windowed from the 0.1th
+to the 99.9th percentile. The EXIF orientation is applied, and transparency is put on black. Anything else is refused
+with one sentence; the exit code is 2, or 1 if other pictures were read. In a folder, `predict` skips hidden files,
+files named `*_mask` or `*_overlay`, and other kinds of files, and says so.
 
-A program may hand over a path, an `os.PathLike`, an http or https address, an open file (binary; also an upload of
+From Python, a picture is a path, an `os.PathLike`, an http or https address, an open binary file (also an upload of
 Streamlit or Starlette), `bytes`, a `bytearray` or `memoryview`, a PIL image, or an array of bool, integers or floats.
 
-| a file | what happens | in `data build` |
+| file | what happens | in `data build` |
 | --- | --- | --- |
 """
 
@@ -37,7 +37,7 @@ def page() -> str:
     for case in CASES:
         says = "damaged" if case.says == DAMAGED else case.says
         builds = case.says if case.builds is None else case.builds
-        rows.append(f"| {case.what} | {answer(says)} | {'as there' if builds == case.says else answer(builds)} |")
+        rows.append(f"| {case.what} | {answer(says)} | {'same' if builds == case.says else answer(builds)} |")
     return TEXT + "\n".join(rows) + "\n"
 
 

@@ -64,9 +64,10 @@ def shipped_runs() -> tuple[Path, Path]:
 
 @pytest.fixture(autouse=True)
 def modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The dashboard's own modules, importable as where streamlit runs it, and gone afterwards."""
+    """The dashboard's own modules, importable as where streamlit runs it, and gone afterwards; charts are checked."""
     monkeypatch.syspath_prepend(DASHBOARD)
     monkeypatch.delenv("BTHUB_DATA", raising=False)
+    monkeypatch.setattr("charts.CHECKED", True)
     yield
     for name in (path.stem for path in DASHBOARD.glob("*.py")):
         sys.modules.pop(name, None)
@@ -255,7 +256,7 @@ def test_damaged_weights_are_named_and_the_others_still_look(show: Open, shipped
 
 def test_no_run_at_all(show: Open, tmp_path: Path):
     app = show(runs=[tmp_path / "nowhere"])
-    assert "No run has figures yet" in words(app) and "nowhere" in words(app)
+    assert "No run has results yet" in words(app) and "nowhere" in words(app)
 
 
 def test_two_runs_of_one_name(show: Open, shipped_runs, tmp_path: Path):
@@ -286,7 +287,7 @@ def test_threshold_without_fresh_figures_on_validation_is_chosen_on_the_split_in
     content["patient/validation"]["weights"] = "sha256:000000000000"
     write_json(copy / METRICS, content)
     said = words(show("threshold", [copy]))
-    assert "on this very split, which flatters" in said and "measured with the weights sha256:000000000000" in said
+    assert "on this very split (too optimistic" in said and "measured with the weights sha256:000000000000" in said
 
 
 def test_calibration_shows_what_training_found(show: Open, shipped_runs):
@@ -386,14 +387,14 @@ def test_leakage_gives_each_slice_run_a_line(show: Open, shipped_runs, tmp_path:
     lines = ("ResNet-18, split by slice", "ResNet-18 (i-lgg-slice)")
     for name in lines:
         assert all(said.count(f"{name}, {protocol}: ") == 1 for protocol in ("patient", "slice"))
-    assert "trained for a different length:\n\n- ResNet-18 (i-lgg-slice) and ResNet-18 differ in epochs" in words(app)
+    assert "trained for different times:\n\n- ResNet-18 (i-lgg-slice) and ResNet-18 differ in epochs" in words(app)
     training["config"]["learning_rate"] = 1.0
     write_json(second / TRAINING, training)
     app = show("leakage", [*shipped_runs, first, second])
     [said] = [c.proto.alt for c in app.get("vega_lite_chart") if c.proto.alt.startswith("accuracy by protocol")]
     assert lines[0] in said and "i-lgg-slice" not in said
     said = words(app)
-    assert "is different:\n\n- ResNet-18 (i-lgg-slice) and ResNet-18 differ in epochs, learning_rate" in said
+    assert "more than the protocol:\n\n- ResNet-18 (i-lgg-slice) and ResNet-18 differ in epochs, learning_rate" in said
 
 
 def test_leakage_tells_copies_from_new_pictures(show: Open, shipped_runs, tmp_path: Path):
@@ -656,11 +657,11 @@ def test_image_folder_runs_and_slices_do_not_meet(show: Open, shipped_runs, tmp_
         assert "no threshold to move" in words(app)
     if page == "where_it_looks":
         assert ("Heat map" in words(app)) == (data == "lgg")
-        assert ("No picture of brain_tumor_4class comes with" in words(app)) == (data != "lgg")
+        assert ("No pictures of brain_tumor_4class come with" in words(app)) == (data != "lgg")
     if page == "compare":
         assert ("interval over patients" in words(app)) == (data == "lgg")
         assert ("interval over pictures" in words(app)) == (data != "lgg")
-        assert "calls" in words(app) if data != "lgg" else "finds" in words(app)
+        assert "classifies" in words(app) if data != "lgg" else "finds" in words(app)
     if page == "papers":
         assert "on brain_tumor_4class; this project's recipe; brain_tumor_4class, split by picture" in words(app)
 
@@ -733,11 +734,11 @@ def test_the_pictures_of_an_image_folder_set_are_shown(show: Open, shipped_runs,
 
     monkeypatch.setenv("BTHUB_DATA", str(data))
     app = show("top_losses", [run])
-    assert re.search(r"[1-9]\d* of \d+ slices that were called wrong, the worst first", words(app))
+    assert re.search(r"[1-9]\d* of \d+ misclassified slices, the worst first", words(app))
 
     # A set of another name isn't the one that was measured, although its files are called the same.
     monkeypatch.setenv("BTHUB_DATA", str(shutil.copytree(data, tmp_path / "other")))
-    assert "No picture of brain_tumor_4class comes with" in words(show("where_it_looks", [run]))
+    assert "No pictures of brain_tumor_4class come with" in words(show("where_it_looks", [run]))
 
 
 @pytest.mark.parametrize("page", ["quiz", "top_losses", "where_it_looks", "localization"])

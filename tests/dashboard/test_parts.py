@@ -82,7 +82,7 @@ def test_the_comparison_says_what_is_better_and_what_is_chance():
         "**A** finds 94.6 % of the tumor slices, with false alarms on 1.3 % of the tumor-free ones; it is ahead of B "
         "by 0.016 AUC (0.005 to 0.030); its lead over C may be chance."
     )
-    assert sentences.comparison([row], [], [], True) == "**A** calls 97.0 % of the pictures right."
+    assert sentences.comparison([row], [], [], True) == "**A** classifies 97.0 % of the pictures correctly."
 
 
 def test_lists_of_words():

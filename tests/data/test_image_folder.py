@@ -253,7 +253,7 @@ def test_what_resembles_another_set_is_left_out(tmp_path):
     assert {Path(name).name for name in left_out} == {"alike.png"}
     assert len(left_out) == 3
     card = (out / "README.md").read_text()
-    assert re.search(r'3 more are left out, because they resemble a picture of the set "other-built"', card)
+    assert re.search(r'3 more were left out because they have a near-duplicate in the set "other-built"', card)
     assert "left out" not in (plain / "README.md").read_text()
 
 

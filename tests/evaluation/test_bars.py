@@ -1,4 +1,4 @@
-"""What was to be reached: the figure that counts is chosen on validation, and a miss says what was tried."""
+"""Targets: the run that counts is chosen on validation, and a miss says what was tried."""
 
 import json
 import re
@@ -59,15 +59,15 @@ def found(detector: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_the_best_on_validation_counts_not_the_best_on_test(found):
     text = found(BAR, one=(0.7, 0.95), two=(0.75, 0.79))
     assert "| 0.790 (0.690 to 0.890) | two | **-0.010** |" in text
-    assert "0 of 1 bars are reached" in text
+    assert "0 of 1 targets are met" in text
     assert "## Missed by 0.010: Detection\n\nEverything.\n" in text
     # All that competed are shown, in the order of validation.
     assert re.findall(r"^\| (one|two) \| (0.\d+)", text, re.MULTILINE) == [("two", "0.750"), ("one", "0.700")]
 
 
-def test_a_bar_that_is_reached_needs_no_words(found):
+def test_a_target_that_is_met_needs_no_words(found):
     text = found({key: value for key, value in BAR.items() if key != "tried"}, one=(0.7, 0.85))
-    assert "| 0.850 (0.750 to 0.950) | one | +0.050 |" in text and "1 of 1 bars are reached" in text
+    assert "| 0.850 (0.750 to 0.950) | one | +0.050 |" in text and "1 of 1 targets are met" in text
     assert "## Missed" not in text
 
 
@@ -76,7 +76,7 @@ def test_lower_can_be_better(found):
     assert "| under 0.500 | 0.400 (0.300 to 0.500) | two | +0.100 |" in text
 
 
-def test_another_figure_is_told_beside_the_bar(found, detector: RunFolder):
+def test_another_result_is_told_beside_the_target(found, detector: RunFolder):
     bar = BAR | {"least": 0.5, "also": {"likelier": True, "said": "by the likelier class it is"}}
     value = detector.metrics["patient/test"]["likelier_class"]["accuracy"]["value"]
     text = found(bar, one=(0.7, 0.85))
@@ -85,11 +85,11 @@ def test_another_figure_is_told_beside_the_bar(found, detector: RunFolder):
 
 
 def test_a_miss_that_says_nothing_is_an_error(found):
-    with pytest.raises(BthubError, match="'Detection' misses its bar: say under `tried`"):
+    with pytest.raises(BthubError, match="'Detection' misses its target: say under `tried`"):
         found({key: value for key, value in BAR.items() if key != "tried"}, one=(0.7, 0.7))
 
 
-def test_a_bar_about_a_file_and_one_about_a_run(found, tmp_path):
+def test_a_target_for_a_file_and_one_for_a_run(found, tmp_path):
     interval = {"value": 0.9, "low": 0.85, "high": 0.95}
     (tmp_path / "joined.json").write_text(json.dumps({"metrics": {"accuracy": interval}}))
     plain = {key: value for key, value in BAR.items() if key not in ("among", "evaluation")}

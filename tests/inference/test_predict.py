@@ -377,7 +377,7 @@ def test_a_volume_a_zip_and_pictures_together(tmp_path, pictures, capsys):
     rows = [json.loads(line) for line in out.splitlines()]
     assert [Path(row["file"]).name for row in rows] == ["b_2.tif", "volume.nii.gz", "study.zip", "b_10.tif"]
     assert rows[1]["kind"] == "NIfTI" and rows[2]["kind"] == "DICOM" and rows[1]["areas_px"] == rows[2]["areas_px"]
-    assert f"bthub: {tmp_path}/bad.zip: this isn't a zip, whatever its name says" in err
+    assert f"bthub: {tmp_path}/bad.zip: this isn't a zip, although its name says so" in err
 
 
 def test_a_folder_of_pictures_and_volumes(tmp_path, pictures, capsys):

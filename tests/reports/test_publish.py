@@ -122,7 +122,9 @@ def test_what_each_repo_needs_is_told_first_and_what_is_refused_stops_nothing(se
     """An account without a plan: a Gradio Space goes to ZeroGPU, a Docker Space can't be had."""
     server.free_account = True
     said = []
-    with pytest.raises(BthubError, match="all is published but bthub/brain-tumor-dashboard: .* needs a paid plan"):
+    with pytest.raises(
+        BthubError, match="everything was published except bthub/brain-tumor-dashboard: .* needs a paid plan"
+    ):
         module.publish(["dashboard", "space", str(runs / "resnet18-lgg"), "collection"], say=said.append)
     spaces = {name: repo for (kind, name), repo in server.repos.items() if kind == "space"}
     assert {name: repo.hardware for name, repo in spaces.items()} == {"bthub/brain-tumor-mri": "zero-a10g"}
@@ -160,7 +162,7 @@ def test_two_free_spaces_are_all_there_are(server, runs):
 def test_a_repo_of_someone_elses_making_stops_no_other(server, runs):
     server.add("model", "bthub/resnet18-lgg", {"thesis.pdf": b"years of work"})
     said = []
-    with pytest.raises(BthubError, match="all is published but bthub/resnet18-lgg: .*bthub didn't write it"):
+    with pytest.raises(BthubError, match="everything was published except bthub/resnet18-lgg: .*bthub didn't write it"):
         module.publish([str(runs / "resnet18-lgg"), str(runs / "resunet18-lgg"), "two-stage"], say=said.append)
     assert WEIGHTS in server.files("model", "bthub/resunet18-lgg")
     assert ("model", f"bthub/{TWO_STAGE}") not in server.repos and said[-1].endswith("without bthub/resnet18-lgg")

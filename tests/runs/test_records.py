@@ -97,7 +97,7 @@ def test_the_folder_of_the_comparison_is_no_run(comparison: Path, capsys):
     assert main(["compare", folder, own, other, "--out", str(comparison / "out")]) == 0
     said = capsys.readouterr()
     assert "| mine |" in said.out and "| other |" in said.out
-    assert said.err == f"bthub: {folder} is a folder of runs, not a run: left out\n"
+    assert said.err == f"bthub: skipped {folder}: it is a folder of runs, not a run\n"
 
 
 def test_a_reduced_budget_is_said(detector_copy: Path):

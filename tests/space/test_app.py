@@ -193,7 +193,7 @@ def test_what_is_no_slice_is_refused(
         analyze(client, tmp_path / "noise.png")
     # It takes no parameter that switches the check off, so none is spoken of.
     assert str(caught.value) == (
-        "noise.png: this doesn't look like a slice of a brain MRI, and the models know nothing else"
+        "noise.png: this doesn't look like a slice of a brain MRI, the only kind of picture the models know"
     )
 
 
@@ -542,7 +542,7 @@ def test_the_page_of_a_tumor(app: ModuleType, pipe: Recorder, kaggle: Path) -> N
     x0, y0, x1, y1 = result.bbox
     for said in (f"{result.area_px:,} pixels", f"{x1 - x0} × {y1 - y0} pixels", "256 × 256 pixels", "bright-pixels"):
         assert said in page
-    assert f"<dt>Share of the head</dt><dd>{app.percent(result.brain_share)} " in page
+    assert f"<dt>Fraction of the head</dt><dd>{app.percent(result.brain_share)} " in page
     assert '<img class="scan"' in page and '<img class="layer fill"' in page
     assert re.findall(r'data-layer="(\w+)"', page) == ["fill", "outline", "box"]
     saved = dict(re.findall(r'download="_b_mine_b_([^"]+)" href="data:[^,]+,([^"]+)"', page))
@@ -569,7 +569,7 @@ def test_the_page_of_an_uncertain_slice(app: ModuleType, pipe: Recorder, monkeyp
     monkeypatch.setattr(pipe.pipe, "points", {None: band})
     page = app.result_html(pipe.pipe(file), "mine.png")
     assert ">Uncertain</h2>" in page and "A person should look" in page and 'class="result unsure"' in page
-    assert "Within the shaded part, under 1% to 100%, it is “uncertain” instead." in page
+    assert "In the shaded part, from under 1% to 100%, the result is “uncertain”." in page
     assert "Tumor suspected" not in page and "No tumor found" not in page
 
 
@@ -659,7 +659,7 @@ def test_the_page_of_a_tumor_that_was_not_outlined(app: ModuleType, pipe: Record
     page = app.result_html(
         replace(result, mask=np.zeros_like(result.mask), bbox=None, contour=[], area_px=0), "mine.tif"
     )
-    assert "Tumor suspected" in page and "outline stayed empty" in page and "data-layer" not in page
+    assert "Tumor suspected" in page and "Nothing was outlined" in page and "data-layer" not in page
 
 
 @pytest.mark.parametrize(

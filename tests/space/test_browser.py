@@ -218,7 +218,7 @@ def test_a_photograph_is_refused_unless_it_is_asked_for(page: Page, tmp_path: Pa
     expect(page.get_by_role("heading", name="Unchecked: ")).to_be_visible(timeout=ANALYZED)
     expect(page.locator("#result")).to_contain_text('my "cat".png')
     expect(page.locator("#result .result.clear")).to_have_count(0)
-    expect(page.get_by_text("the model's answer means nothing")).to_be_visible()
+    expect(page.get_by_text("the result means nothing")).to_be_visible()
     expect(button).to_be_hidden()
 
     page.set_input_files("#upload input[type=file]", photograph)

@@ -85,7 +85,7 @@ def test_another_series_is_chosen_from_a_list(app: ModuleType, handlers: dict, t
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.dcm", b"text", "a.dcm: this isn&#x27;t a DICOM file, whatever its name says"),
+        ("a.dcm", b"text", "a.dcm: this isn&#x27;t a DICOM file, although its name says so"),
         ("a.zip", b"PK\x05\x06" + bytes(18), "a.zip: the zip is empty"),
         ("a.nii.gz", nifti(np.stack([STACK] * 2, axis=3)), "has 4 dimensions"),
     ],

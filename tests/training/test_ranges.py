@@ -75,7 +75,7 @@ def test_values_out_of_range(network, setting, expected, tmp_path, capsys):
         ("{widths: [0]}", "widths is [0], expected whole numbers above 0"),
         ("{widths: [a]}", "widths is ['a']"),
         ("{widths: [16], dropout: [2]}", "dropout is [2"),
-        ("{widths: [16], dropout: [-0.1]}", "a share from 0 to below 1"),
+        ("{widths: [16], dropout: [-0.1]}", "a fraction from 0 to below 1"),
         ("{widths: [16], dropout: [0.1, 0.1]}", "for each of [16]"),
     ],
 )

@@ -75,11 +75,11 @@ class Source:
             where = f"{self.path}: member {info.filename!r}"
             parts = name.parts or ("",)
             if name.is_absolute() or ".." in parts or ":" in parts[0] or not str(name).isprintable():
-                raise BthubError(f"{where} is a name that no folder could hold; use the zip as its publisher ships it")
+                raise BthubError(f"{where} is not a valid file name; download the zip again, and don't change it")
             if info.flag_bits & 0x1:
                 raise BthubError(f"{where} is encrypted; unpack the zip with its password and give the folder")
             if str(name) in members:
-                raise BthubError(f"{where} is in the zip twice; use the zip as its publisher ships it")
+                raise BthubError(f"{where} is in the zip twice; download the zip again, and don't change it")
             members[str(name)] = info
         return members
 

@@ -1,4 +1,4 @@
-"""Which rows a model was given: digests that tell whether two runs saw the same ones."""
+"""Digests of the rows that a model was given, to tell whether two runs used the same data."""
 
 import hashlib
 import json

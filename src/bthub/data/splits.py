@@ -1,4 +1,4 @@
-"""Which patient or slice is in which split: committed tables, the same for everyone, also for a part of the set.
+"""Which patient or slice is in which split: committed tables, also valid for a part of the set.
 
 Protocol `patient` (the default) keeps all slices of a patient on one side. Protocol `slice` is the papers'
 stratified random 70 / 15 / 15 over slices; neighboring slices of one patient then stand on both sides, which is

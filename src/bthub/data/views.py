@@ -1,4 +1,4 @@
-"""The ways to show an LGG slice: its three sequences together in color, or one of them alone in gray."""
+"""Views of an LGG slice: its three sequences together in color, or one of them alone in gray."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple

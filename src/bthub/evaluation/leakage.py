@@ -1,4 +1,4 @@
-"""The same network under two splits: how much a test set overstates that shares patients with training."""
+"""The same network under two splits: how much a test set that shares patients with training overstates results."""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Figures of a mixture for each source and way to show a slice: pure functions of the predictions."""
+"""Metrics of a mixture by source and view: pure functions of the predictions."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What removing isolated areas from a stack is worth, from the predictions of a localizer: no model is loaded.
+"""The effect of removing isolated areas from a stack, from a localizer's saved predictions.
 
 Predictions count pixels and don't say where they are, so a slice's mask is lone here where the neighboring slices have
 none at all. `bthub.imaging.cleaning.clean_stack` looks at each area by itself and removes these and more.

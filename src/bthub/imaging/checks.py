@@ -1,4 +1,4 @@
-"""Limits on the size of a picture, how messages name it, and that nobody else says anything."""
+"""Limits on the size of a picture, how messages name it, and silencing of the decoders' own messages."""
 
 import re
 import threading
@@ -47,7 +47,8 @@ def check_size(size: tuple[int, int], name: str, *, any_shape: bool = False) -> 
 def several_frames(name: str) -> BthubError:
     """The refusal of a file that holds more than one picture."""
     return BthubError(
-        f"{name}: the file holds more than one frame or page, expected one slice a file; save each as its own"
+        f"{name}: the file holds more than one frame or page, expected one slice per file; "
+        "save each slice as its own file"
     )
 
 

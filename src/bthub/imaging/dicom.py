@@ -201,7 +201,7 @@ def _parsed(content: bytes, name: str, *, pixels: bool) -> "Dataset":
     if _DEFLATED in content:  # pydicom inflates without a limit
         raise BthubError(f"{name}: this is a deflated DICOM file, save it uncompressed or as JPEG 2000")
     if not is_dicom(content[:256]):
-        raise BthubError(f"{name}: this isn't a DICOM file, whatever its name says")
+        raise BthubError(f"{name}: this isn't a DICOM file, although its name says so")
     return pydicom.dcmread(
         io.BytesIO(content),
         force=content[128:132] != b"DICM",

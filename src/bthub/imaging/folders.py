@@ -1,4 +1,4 @@
-"""What lies below a folder: each file once, whatever links lead to it, and what is left out with its reason."""
+"""The files below a folder, each once even if several links lead to it, and which are skipped and why."""
 
 import os
 from collections.abc import Callable, Iterable

@@ -1,4 +1,4 @@
-"""What kind of file it is, by its first bytes, and which parts of it decoders get to see.
+"""Recognizes files by their first bytes, and chooses the parts of them that decoders get.
 
 Text, color profiles and EXIF data don't change a pixel here, but make decoders warn, refuse or fill the memory: of PNG
 and JPEG files they are left out before a decoder sees them, and the orientation is taken from them first.

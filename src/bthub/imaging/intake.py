@@ -440,7 +440,7 @@ def _check_promise(file: str, kind: str, called: str) -> None:
     if promised != kind:
         said = {"dicom": "a DICOM file", "nifti": "a NIfTI file", "zip": "a zip"}[promised]
         raise BthubError(
-            f"{called}: this isn't {said}, whatever its name says; it may be damaged or have the wrong suffix"
+            f"{called}: this isn't {said}, although its name says so; it may be damaged or have the wrong suffix"
         )
 
 

@@ -46,7 +46,7 @@ def read_nifti(content: bytes, name: str, plane: str | None = None) -> Volume:
 
     start = _unpacked(content, _MAX_HEADER, name)
     if not is_nifti(start[:1024]):
-        raise BthubError(f"{name}: this isn't a NIfTI file, whatever its name says")
+        raise BthubError(f"{name}: this isn't a NIfTI file, although its name says so")
     if any(start[at : at + 4] == magics[1] for at, magics in _MAGICS.items()):
         raise BthubError(f"{name}: this is half of a pair of files (.hdr and .img), save the scan as one .nii.gz")
     kind = nibabel.Nifti1Image if start[344:348] == b"n+1\0" else nibabel.Nifti2Image

@@ -1,4 +1,4 @@
-"""Zips of strangers: whatever is wrong with one is the one error that its readers wait for."""
+"""Untrusted zips: any problem with one is raised as a single kind of error."""
 
 import zipfile
 from os import PathLike

@@ -36,20 +36,20 @@ def load_pipeline(
         detector, localizer: run folder or Hub id of each; by default the project's own, from the clone's `runs/`
             or from the Hub.
         revision: branch, tag or commit on the Hub, the same for both.
-        device: a torch device such as `cpu` or `cuda:1`; by default the GPU if there is one. Other backends than torch
-            run on the processor.
-        check_input: refuse pictures that don't look like a slice of a brain MRI, where the detector's run has an
-            input check.
-        backend: "torch", "onnx", "int8", "openvino" or "openvino-int8" for both stages, or "auto": for each the one
-            that was fastest on this machine without torch, see `bthub.inference.backends`. By default what the
-            environment variable BTHUB_BACKEND says, or "auto".
-        threads: of a network that runs on the processor, but for torch, which has one number for all; by default one a
+        device: a torch device such as `cpu` or `cuda:1`; by default the GPU if there is one. Backends other than torch
+            run on the CPU.
+        check_input: refuse pictures that don't look like a slice of a brain MRI, if the detector's run has an input
+            check.
+        backend: "torch", "onnx", "int8", "openvino" or "openvino-int8" for both stages, or "auto": for each stage the
+            fastest on this machine without torch, see `bthub.inference.backends`. By default the environment variable
+            BTHUB_BACKEND, or "auto".
+        threads: CPU threads per network (torch has one setting for all networks and ignores this); by default one per
             processor.
-        say: is told, once a machine, what "auto" timed and took.
+        say: called once per machine with the timings and the choice of "auto".
 
     Raises:
-        BthubError: a run is missing, incomplete, damaged or of the other kind, the device is not there, or nothing
-            that is installed can run it.
+        BthubError: a run is missing, incomplete, damaged or of the wrong task, the device doesn't exist, or no
+            installed backend can run it.
     """
     backend = backends.check_name(backend or os.environ.get(backends.CHOICE) or backends.AUTO)
     if backend == backends.TORCH:

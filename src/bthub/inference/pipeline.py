@@ -1,11 +1,11 @@
 """One MRI slice in, a `Result` out: the detector predicts whether there is a tumor, the localizer where.
 
-Before either of them, an input check may refuse a picture that doesn't look like a slice of a brain MRI. The localizer
-runs only where the detector's calibrated probability reaches its threshold, or where the caller asks for it. Each
-picture is taken as a lone slice: no neighbor, no volume statistics.
+Before both, an input check may refuse a picture that doesn't look like a slice of a brain MRI. The localizer runs only
+if the detector's calibrated probability reaches its threshold, or if the caller asks for it. Each picture is analyzed
+by itself, without neighbors or volume statistics.
 
-This module knows no framework: what the stages are made of is their own affair. It travels to the Hub with the
-two-stage repo, see `bthub.inference.hub_repo`.
+This module depends on no framework; the stages may use any. It is copied to the Hub with the two-stage repo, see
+`bthub.inference.hub_repo`.
 """
 
 import time
@@ -47,7 +47,7 @@ class InputCheck(Protocol):
     """What comes before them."""
 
     def inspect(self, images: Sequence[Image.Image]) -> list[tuple[bool, str | None]]:
-        """Of each RGB image whether it looks like a slice of a brain MRI, and, were it gray, its kind or None."""
+        """For each RGB image: whether it looks like a slice of a brain MRI, and, for a gray one, its kind or None."""
 
 
 class ReadPicture(NamedTuple):
@@ -92,14 +92,14 @@ class Pipeline:
             detector: a classifier with the label `tumor`.
             localizer: the mask stage.
             threshold: probability of tumor from which the localizer runs, 0-1.
-            models: `id` and `revision` of `detector` and `localizer`, handed on in every result.
-            review_band: probabilities, from the first to below the second, at which a person should look.
-            input_check: refuses what isn't a slice, and tells kinds of gray slices apart; None takes every picture.
-            points: threshold and review band by kind of input, under None those of unknown kind; by default `threshold`
-                and `review_band` hold for all.
-            figures: by kind of input what was measured on test: `recall`, `specificity`. Nothing depends on them; apps
-                show them beside the verdict.
-            sources: the same by where the pictures come from, and `groups`, the number of patients or groups.
+            models: `id` and `revision` of `detector` and `localizer`, repeated in every result.
+            review_band: (low, high); from `low` to below `high` a person should look.
+            input_check: refuses pictures that aren't slices, and recognizes kinds of gray slices; None accepts every
+                picture.
+            points: threshold and review band by kind of input, with those for unknown kinds under None; by default
+                `threshold` and `review_band` apply to all.
+            figures: `recall` and `specificity` on test by kind of input, for apps to show beside the verdict.
+            sources: the same by source of the pictures, with `groups`, the number of patients or groups.
         """
         self.detector = detector
         self.localizer = localizer
@@ -129,18 +129,19 @@ class Pipeline:
             inputs: a path, http(s) URL, open file, bytes, PIL image or array (see
                 `bthub.imaging.image_io.read_image`); a list or tuple of them; or any other iterable, which is consumed
                 batch by batch as the results are taken.
-            always_localize: run the localizer whatever the detector says; the label stays the detector's.
-            batch_size: pictures a batch, at least 1; fewer where they are very large.
+            always_localize: run the localizer even if the detector predicts no tumor; the label doesn't change.
+            batch_size: pictures per batch, at least 1; fewer if they are very large.
             spacing_mm: height and width of a pixel of the upright inputs, for `area_mm2`.
-            check_input: refuse what doesn't look like a slice of a brain MRI, where the pipeline has an input check;
-                False analyzes it all the same.
+            check_input: refuse pictures that don't look like a slice of a brain MRI, if the pipeline has an input
+                check; False analyzes them anyway.
 
         Returns:
             A `Result` for one picture, a list for a list, else an iterator; in the order of the inputs.
 
         Raises:
-            BthubError: an argument out of range, a picture that cannot be read, or one that the input check refuses
-                (`NotASliceError`); an iterable raises it when the picture's batch is read. `stream` can go on instead.
+            BthubError: an argument is out of range, a picture can't be read, or the input check refuses it
+                (`NotASliceError`). With an iterable, it is raised when the picture's batch is read; `stream` can
+                continue instead.
         """
         # A mapping or a tensor is one wrong picture, which is then refused, not many.
         single = is_picture(inputs) or isinstance(inputs, Mapping) or not isinstance(inputs, Iterable)
@@ -166,16 +167,16 @@ class Pipeline:
         spacing_mm: tuple[float, float] | None = None,
         check_input: bool = True,
     ) -> Iterator[Result | BthubError]:
-        """Analyze pictures batch by batch, one answer a picture, in the order of the inputs.
+        """Analyze pictures batch by batch; yields one answer per picture, in the order of the inputs.
 
         Args:
-            inputs: pictures, as for a call, or what `read_picture` made of them; consumed as the answers are taken.
-            on_error: what becomes of a picture that can't be read or that the input check refuses: "raise" ends the
-                stream with its `BthubError`, "yield" gives the error in the picture's place and goes on.
+            inputs: pictures, as for a call, or results of `read_picture`; consumed as the answers are taken.
+            on_error: if a picture can't be read or is refused by the input check, "raise" ends the stream with its
+                `BthubError`, and "yield" gives the error in the picture's place and continues.
             always_localize, batch_size, spacing_mm, check_input: as for a call.
 
         Raises:
-            BthubError: an argument out of range, at once; else as `on_error` says.
+            BthubError: an argument is out of range (raised at once); otherwise see `on_error`.
         """
         if on_error not in ("raise", "yield"):
             raise BthubError(f"on_error is {on_error!r}, expected 'raise' or 'yield'")
@@ -188,11 +189,11 @@ class Pipeline:
         return self._stream(iter(inputs), on_error == "raise", always_localize, batch_size, spacing_mm, check_input)
 
     def check(self, images: Sequence[np.ndarray], names: Sequence[str]) -> None:
-        """Do what comes before the detector: nothing where the pipeline has no input check.
+        """Run the input check, if the pipeline has one.
 
         Args:
             images: uint8 RGB (H, W, 3), as `read_image` gives them.
-            names: what the message calls them.
+            names: their names in messages.
 
         Raises:
             NotASliceError: the first picture that doesn't look like a slice of a brain MRI.
@@ -213,7 +214,7 @@ class Pipeline:
         pictures = [Image.fromarray(image) for image in images]
         seen = self.input_check.inspect(pictures) if asked and self.input_check else [(True, None)] * len(pictures)
         # How to switch the check off differs from caller to caller: each says it.
-        text = "this doesn't look like a slice of a brain MRI, and the models know nothing else"
+        text = "this doesn't look like a slice of a brain MRI, the only kind of picture the models know"
         return [
             (None if accepted else NotASliceError(f"{name}: {text}"), kind_of(picture, gray))
             for picture, name, (accepted, gray) in zip(pictures, names, seen, strict=True)

@@ -1,4 +1,4 @@
-"""`bthub screen`: archives of any size, part by part, so that a kill loses nothing and nothing is done twice.
+"""`bthub screen`: archives of any size, part by part; an interrupted screening continues where it stopped.
 
     OUT/shard-0001-of-0004/
         screen.json               what is screened, and with which models; once all is done also how much there was

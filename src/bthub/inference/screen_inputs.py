@@ -109,7 +109,7 @@ def _file(path: Path) -> Item:
     def content() -> bytes:
         try:
             if not path.is_file():
-                raise BthubError(f"{printable(path)}: no such file, or none that is regular")
+                raise BthubError(f"{printable(path)}: no such file, or not a regular file")
             with open(path, "rb") as file:
                 return file.read(MAX_FILE_BYTES + 1)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""A whole stack through the pipeline: a result for each slice, and what only the stack can show.
+"""A whole stack through the pipeline: a result for each slice, and for the stack as a whole.
 
 Each slice is analyzed on its own, as a lone picture is. Then the masks are looked at together: areas that go on to no
 neighboring slice are removed (`bthub.imaging.cleaning`), and areas and volume are summed where the file carries a
@@ -160,20 +160,19 @@ def analyze_study(
     """Analyze one scan of a study.
 
     Args:
-        pipe: the loaded models.
-        source: a DICOM or NIfTI file, a TIFF of several pages, a zip or folder of one study; or what `open_study` made
-            of it.
-        scan: which of the study's scans, by its index; None for the one that `Study.default` takes.
-        plane: `axial`, `coronal` or `sagittal`; by default the one that was scanned.
+        pipe: from `load_pipeline`.
+        source: a DICOM or NIfTI file, a multi-page TIFF, a zip or folder of one study, or the result of `open_study`.
+        scan: index of the scan within the study; None for `Study.default`.
+        plane: `axial`, `coronal` or `sagittal`; by default the plane it was scanned in.
         always_localize, batch_size: as for `Pipeline`.
-        spacing_mm: height and width of a pixel, where the file doesn't say.
-        check_input: leave out slices that don't look like a brain's, and refuse a stack that is mostly such.
-        clean: remove lone areas.
+        spacing_mm: height and width of a pixel, used if the file doesn't give them.
+        check_input: skip slices that don't look like a slice of a brain, and refuse the scan if most are like that.
+        clean: remove isolated areas.
         max_slices: refuse longer stacks; by default the reader's own limit.
-        progress: is told, after each slice, how many of how many are done.
+        progress: called after each slice with the number of slices done and their total.
 
     Raises:
-        BthubError: nothing that can be read, or an argument out of range.
+        BthubError: the source can't be read, or an argument is out of range.
         NotASliceError: most of the slices don't look like slices of a brain MRI.
     """
     study = source if isinstance(source, Study) else open_study(source)
@@ -219,7 +218,9 @@ def _each_slice(
             progress(done, len(shown))
     if sum(result is not None for result in results) < _NEEDED * len(shown):
         what = "its picture doesn't" if len(shown) == 1 else "most of its slices don't"
-        raise NotASliceError(f"{name}: {what} look like a slice of a brain MRI, and the models know nothing else")
+        raise NotASliceError(
+            f"{name}: {what} look like a slice of a brain MRI, the only kind of picture the models know"
+        )
     return results, skipped
 
 

@@ -1,4 +1,4 @@
-"""The queue in front of the models: one thread that has them, and takes turns between the examinations that wait."""
+"""The queue in front of the models: one thread runs them and alternates between examinations."""
 
 import os
 import queue
@@ -38,7 +38,7 @@ AT_ONCE = 4
 """Examinations that take turns; the others wait."""
 PAUSE = 2.0
 TOO_LARGE = "The pictures are too large for this server: save them smaller and upload them again."
-FAILURE = "Something failed on the server, whose log says what. Try again, or try another file."
+FAILURE = "Something failed on the server; its log says what. Try again, or try another file."
 
 
 @dataclass

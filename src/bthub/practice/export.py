@@ -1,4 +1,4 @@
-"""What leaves the practice: a zip of one case or of all, readable without bthub, and a data set of corrected masks."""
+"""Exports: a zip of one or all cases, readable without bthub, and a data set of corrected masks."""
 
 import csv
 import io
@@ -266,8 +266,8 @@ class Exports:
             raise Refusal("A DICOM SEG can only be made of a DICOM scan.", 409)
         if not uploads:
             raise Refusal(
-                "The uploaded files are gone, and with them what a DICOM SEG must refer to. To have one later, choose "
-                "to keep the files when you save.",
+                "A DICOM SEG needs the uploaded files, which have been deleted. To make one later, choose to keep the "
+                "files when you save.",
                 409,
             )
         by_hand = any(hand for _, hand in counting.values())

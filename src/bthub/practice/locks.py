@@ -1,4 +1,4 @@
-"""Who works on a data folder: one server; and no purge of files while a backup reads them."""
+"""Locks: one server per data folder, and no purge of files during a backup."""
 
 import fcntl
 import os

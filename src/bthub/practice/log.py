@@ -1,4 +1,4 @@
-"""What the practice's server writes about a failure that nobody expected."""
+"""The log of the practice's unexpected failures."""
 
 import sys
 import traceback

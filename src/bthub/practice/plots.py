@@ -1,4 +1,4 @@
-"""Where the marks of a plot lie. Templates draw them as SVG: no script, and light and dark as the page."""
+"""Positions of the marks in plots. Templates draw them as SVG: no script, and light and dark as the page."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How good the models were measured to be, and how far two measurements of one tumor differ by their errors alone."""
+"""Measured quality of the models, and how much two measurements of one tumor differ by error alone."""
 
 from typing import Any
 

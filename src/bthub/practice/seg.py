@@ -35,7 +35,7 @@ _MAY_BE_EMPTY = (
     "StudyTime",
     "ReferringPhysicianName",
 )
-_UNREADABLE = "No DICOM SEG can be made of this scan: its files lack what one must refer to."
+_UNREADABLE = "No DICOM SEG can be made of this scan: its files lack the references that one needs."
 
 
 def dicom_seg(

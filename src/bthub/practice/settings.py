@@ -1,4 +1,4 @@
-"""What a practice is told from outside: where it keeps things, who may register, which addresses it answers."""
+"""Settings of a practice from the environment: where data is kept, who may register, which addresses it answers."""
 
 import os
 import secrets

@@ -1,4 +1,4 @@
-"""Uploaded files -> pictures or a stack. What the files are is `bthub.imaging`'s affair.
+"""Uploaded files -> pictures or a stack. `bthub.imaging` recognizes the files.
 
 A stack's place in its scan is kept as JSON, so that a mask that was corrected a year later still fits the scan.
 """

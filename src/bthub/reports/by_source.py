@@ -1,4 +1,4 @@
-"""What pooling pictures of several sources hides: a detector may know the source and look as if it knew the tumor."""
+"""What pooling several sources hides: a detector that recognizes the source looks as if it recognized the tumor."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple

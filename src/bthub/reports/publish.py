@@ -191,7 +191,9 @@ def publish(
     if len(refused) == 1 and len(publications) == 1:
         raise next(iter(refused.values()))
     if refused:
-        raise BthubError("all is published but " + "; ".join(f"{name}: {error}" for name, error in refused.items()))
+        raise BthubError(
+            "everything was published except " + "; ".join(f"{name}: {error}" for name, error in refused.items())
+        )
 
 
 def _what(what: list[str]) -> tuple[list[Path], set[str]]:
@@ -559,7 +561,7 @@ def _sentence(error: Exception, org: str) -> BthubError:
     if status == 403:
         return BthubError(f"this token has no write access to {org}: make one that has, and log in with it")
     if status == 400:
-        return BthubError(f"the Hub refuses what was sent: {answer.server_message or answer}")
+        return BthubError(f"the Hub rejected the upload: {answer.server_message or answer}")
     if status is None:
         return BthubError(f"stopped; each repo is either unchanged or fully published: {hub_trouble(error)}")
     reason = f"HTTP {status}"

@@ -1,4 +1,4 @@
-"""The last step of training: what is fitted on the validation split, and on nothing else."""
+"""The last step of training: everything that is fitted on the validation split."""
 
 from collections.abc import Sequence
 

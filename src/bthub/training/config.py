@@ -42,14 +42,14 @@ def parse_config(
     )
     parser.add_argument("--data", default="data/lgg", help="folder of `bthub data build`, or a Hub id")
     parser.add_argument("--output", type=Path, required=True, help="the run folder to write")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint, if there is one")
     parser.add_argument(
-        "--finish", action="store_true", help="train no further: make the run folder of the last checkpoint"
+        "--finish", action="store_true", help="stop training here: make the run folder from the last checkpoint"
     )
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change a value")
     parser.add_argument(
-        "--dry-run", action="store_true", help="two steps on a few tiny images from random weights: does it run at all?"
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change values of the configuration"
     )
+    parser.add_argument("--dry-run", action="store_true", help="smoke test: two steps on a few tiny images")
     args = parser.parse_args(arguments)
     args.resume |= args.finish
     args.config = find_config(args.config)

@@ -57,7 +57,7 @@ Slices = tuple[str, str, str]
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     parser = argparse.ArgumentParser(prog, description=__doc__.split("\n")[0])
     parser.add_argument("--data", nargs="+", required=True, help="folders of `bthub data build`")
-    parser.add_argument("--weights", type=Path, required=True, help="what `bthub imagenet-weights` wrote")
+    parser.add_argument("--weights", type=Path, required=True, help="weights file of `bthub imagenet-weights`")
     parser.add_argument("--run", type=Path, required=True, help="the detector's run folder")
     args = parser.parse_args(arguments)
     run = RunFolder.open(args.run)

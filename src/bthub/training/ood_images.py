@@ -1,4 +1,4 @@
-"""Out-of-distribution (OOD) pictures: no slices of a brain MRI, to measure an input check with.
+"""Out-of-distribution (OOD) pictures, for measuring an input check.
 
 A fixed list: image files of packages that requirements.txt installs, and pictures drawn here from fixed seeds. A
 colored one is taken in gray too, because scans mostly are. One half is for choosing, the other for reporting: what

@@ -95,7 +95,7 @@ def check_ranges(config: Any, name: str) -> None:
             raise BthubError(f"{name}: widths is {widths!r}, expected whole numbers above 0")
         if len(dropout) not in (0, len(widths)) or not all(_is_number(p) and 0 <= p < 1 for p in dropout):
             raise BthubError(
-                f"{name}: dropout is {dropout!r}, expected a share from 0 to below 1 for each of {config.widths!r}"
+                f"{name}: dropout is {dropout!r}, expected a fraction from 0 to below 1 for each of {config.widths!r}"
             )
 
 
@@ -135,7 +135,7 @@ def check_processes(processes: int, batch_size: int) -> None:
         )
     if batch_size % processes:
         raise BthubError(
-            f"a batch of {batch_size} can't be divided among {processes} processes: --set batch_size to a multiple"
+            f"a batch of {batch_size} can't be divided among {processes} processes: set batch_size to a multiple"
         )
 
 

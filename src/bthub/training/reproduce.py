@@ -47,12 +47,16 @@ def training_arguments(row: dict, data: str, output: Path) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     parser = argparse.ArgumentParser(prog, description=__doc__.split("\n")[0])
-    parser.add_argument("row", nargs="?", help="a name of experiments.yaml")
-    parser.add_argument("--list", action="store_true", help="the rows' names")
-    parser.add_argument("--data", help="the data set; by default the row's in data/, as data/lgg")
-    parser.add_argument("--output", type=Path, help="run folder; default: runs/ROW")
-    parser.add_argument("--dry-run", action="store_true", help="two steps on a few tiny images; nothing is kept")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change a value")
+    parser.add_argument("row", nargs="?", help="name of the experiment; --list prints the names")
+    parser.add_argument("--list", action="store_true", help="print the names of the experiments")
+    parser.add_argument("--data", help="data set; default: the experiment's own, in data/")
+    parser.add_argument("--output", type=Path, help="run folder; default: runs/NAME")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="smoke test: two steps on a few tiny images; keeps nothing"
+    )
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change values of the configuration"
+    )
     args = parser.parse_args(arguments)
     if args.list or args.row is None:
         print("\n".join(rows()))

@@ -1,4 +1,4 @@
-"""What is chosen on the validation split: the threshold, the review band and the temperature."""
+"""Threshold, review band and temperature, chosen on the validation split."""
 
 import numpy as np
 from scipy.optimize import minimize_scalar
