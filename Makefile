@@ -34,7 +34,7 @@ practice: $(VENV)/.practice  ## sign in, keep cases, write reports: http://127.0
 	@PORT=$(PORT) HF_HUB_OFFLINE=1 $(BIN)/bthub practice serve
 
 test: $(VENV)/.test lint docs  ## lint, build the pages and run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not artifacts" --durations 10
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not artifacts" --durations 10
 
 test-slow: $(VENV)/.test  ## the tests that take minutes; BTHUB_LGG=<Kaggle folder> adds those on the full data
 	$(BIN)/python -m pytest -m slow
