@@ -7,6 +7,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 # What `auto` takes depends on the machine; the tests that aren't about it run on the reference.
 os.environ["BTHUB_BACKEND"] = "torch"
+# A worker for each core: more threads than that wait for each other longer than they compute on such small inputs.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import shutil
 from collections.abc import Callable, Iterator
