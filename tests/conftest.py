@@ -7,16 +7,74 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 # What `auto` takes depends on the machine; the tests that aren't about it run on the reference.
 os.environ["BTHUB_BACKEND"] = "torch"
+# A worker for each core: more threads than that wait for each other longer than they compute on such small inputs.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+from fresh import Fresh, fresh_processes
 
 from bthub.project import DEFAULTS, SHIPPED_RUNS
 from bthub.runs.folder import CALIBRATION, CONFIG, RunFolder, write_json
 
 KAGGLE = Path(__file__).parent / "data" / "kaggle_3m"
+
+# Begun first, so that two workers, which take a file at a time, end together.
+LONGEST_FIRST = (
+    "training/test_recipes.py",
+    "inference/test_loading.py",
+    "dashboard/test_pages.py",
+    "inference/test_backends.py",
+    "space/test_app.py",
+    "training/test_scripts.py",
+    "dashboard/test_browser.py",
+    "practice/test_access.py",
+    "practice/test_cases.py",
+    "reports/test_publish.py",
+    "reports/test_model_card.py",
+    "space/test_static.py",
+    "evaluation/test_evaluate.py",
+    "space/test_browser.py",
+    "reports/test_hub_server.py",
+    "training/test_input_check.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, else in the order of their names."""
+    place = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Makes a folder once for all workers, whoever asks first; only to be read."""
+    base = tmp_path_factory.getbasetemp()
+    place = base if worker_id == "master" else base.parent
+
+    def made(name: str, make: Callable[[Path], None]) -> Path:
+        folder = place / "shared" / name
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not folder.is_dir():
+                unfinished = folder.with_name(f"{name}-unfinished")
+                unfinished.mkdir()
+                make(unfinished)
+                unfinished.rename(folder)
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def fresh() -> Iterator[Fresh]:
+    """Fresh processes that needn't import PyTorch."""
+    with fresh_processes() as found:
+        yield found
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -96,17 +154,18 @@ def localizer(shipped_runs: tuple[Path, Path]) -> RunFolder:
 
 @pytest.fixture(scope="session")
 def exported_runs(
-    shipped_runs: tuple[Path, Path], tiny_lgg: Path, tmp_path_factory: pytest.TempPathFactory
+    shipped_runs: tuple[Path, Path], tiny_lgg: Path, shared: Callable[[str, Callable[[Path], None]], Path]
 ) -> tuple[Path, Path]:
     """Copies of the shipped pair with ONNX files, exported here with a few pictures; only to be read."""
     from bthub.models.export import export
 
-    folder = tmp_path_factory.mktemp("exported")
-    ignored = shutil.ignore_patterns("checkpoint", "logs", "figures", "onnx")
-    copies = tuple(Path(shutil.copytree(run, folder / run.name, ignore=ignored)) for run in shipped_runs)
-    for copy in copies:
-        export(copy, tiny_lgg, pictures=6)
-    return copies
+    def make(folder: Path) -> None:
+        ignored = shutil.ignore_patterns("checkpoint", "logs", "figures", "onnx")
+        for run in shipped_runs:
+            export(Path(shutil.copytree(run, folder / run.name, ignore=ignored)), tiny_lgg, pictures=6)
+
+    folder = shared("exported", make)
+    return folder / shipped_runs[0].name, folder / shipped_runs[1].name
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from light_stages import blob
 from PIL import Image
-from stages import blob
 
 REPOSITORY = Path(__file__).parents[1]
 FILES = sorted(path for name in ("src", "space", "dashboard", "train") for path in (REPOSITORY / name).rglob("*.py"))
@@ -35,7 +35,7 @@ CODE = """
 import sys
 sys.path.insert(0, "tests")
 import bthub.inference.loading
-from stages import make_pipeline
+from light_stages import make_pipeline
 bthub.inference.loading.load_pipeline = lambda *_, **__: make_pipeline()
 from bthub import cli
 sys.exit(cli.main(sys.argv[1:]))
@@ -65,17 +65,7 @@ def test_a_recipe_with_any_letters_under_a_c_locale(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("# Größe der Läsion, 病灶\nepochs: 0\n", encoding="utf-8")
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "bthub.cli",
-            "train",
-            "resunet",
-            "--config",
-            str(recipe),
-            "--output",
-            str(tmp_path / "x"),
-        ],
+        [sys.executable, "-c", RECIPE, "--config", str(recipe), "--output", str(tmp_path / "x")],
         env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
         capture_output=True,
         text=True,
@@ -84,6 +74,18 @@ def test_a_recipe_with_any_letters_under_a_c_locale(tmp_path):
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr and "epochs" in done.stderr, done.stderr[-1500:]
     assert not (tmp_path / "x").exists()
+
+
+# What `bthub train` does with it before it loads anything else.
+RECIPE = """
+import dataclasses, sys
+from bthub import errors
+from bthub.training.config import parse_config
+@dataclasses.dataclass
+class Config:
+    epochs: int = 1
+sys.exit(errors.report_errors(lambda: parse_config(Config, "")))
+"""
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")

@@ -1,10 +1,10 @@
 """What an installation without some extra says."""
 
-import subprocess
-import sys
+import os
 from pathlib import Path
 
 import pytest
+from fresh import Fresh
 
 EXAMPLE = str(next((Path(__file__).parents[2] / "space" / "examples").glob("*.png")))
 
@@ -18,21 +18,20 @@ EXAMPLE = str(next((Path(__file__).parents[2] / "space" / "examples").glob("*.pn
         (["train", "resunet", "--help"], "accelerate", "train"),
     ],
 )
-def test_a_command_names_the_extra_that_it_needs(arguments, missing, extra):
-
+def test_a_command_names_the_extra_that_it_needs(arguments, missing, extra, fresh: Fresh, tmp_path):
     code = f"import sys\nsys.modules[{missing!r}] = None\nfrom bthub.cli import main\nsys.exit(main({arguments}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = fresh.run(code, folder=tmp_path, environment=os.environ)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert f'{missing}, which isn\'t installed: pip install "bthub[{extra}]"' in done.stderr
 
 
 @pytest.mark.parametrize("missing", ["torch", "timm", pytest.param("transformers", marks=pytest.mark.slow)])
-def test_without_torch_the_extra_is_named(missing):
+def test_without_torch_the_extra_is_named(missing, fresh: Fresh, tmp_path):
     code = (
         f"import sys\nsys.modules[{missing!r}] = None\n"
         "import bthub\n"
         "try: bthub.load_pipeline()\n"
         "except bthub.BthubError as error: print(error)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = fresh.run(code, folder=tmp_path, environment=os.environ)
     assert f"need {missing}" in done.stdout and "bthub[torch]" in done.stdout, done.stderr

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import skimage
 import yaml
+from fresh import Fresh
 from hub_server import HubServer
 from records import complete_run
 
@@ -38,13 +39,12 @@ def hub():
 
 
 @pytest.fixture(scope="module")
-def published(hub, shipped_runs, tiny_lgg, simple_cnn, tmp_path_factory) -> HubServer:
+def published(hub, fresh: Fresh, shipped_runs, tiny_lgg, simple_cnn, tmp_path_factory) -> HubServer:
     """The Hub after `bthub publish all`; and the simple CNN, which isn't among the runs of the clone."""
     environment = hub.environment(tmp_path_factory.mktemp("publisher"), hub.write_token)
     for what in (["all", "--data", str(tiny_lgg)], [str(simple_cnn)]):
-        done = subprocess.run(
-            [sys.executable, "-m", "bthub.cli", "publish", *what], env=environment, capture_output=True, text=True
-        )
+        code = "import sys\nfrom bthub.cli import main\nsys.exit(main())"
+        done = fresh.run(code, "publish", *what, folder=REPOSITORY, environment=environment)
         assert done.returncode == 0, done.stderr
     return hub
 
@@ -73,19 +73,12 @@ def simple_cnn(tiny_lgg, tiny_runs, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def load(published, tmp_path):
+def load(published, fresh: Fresh, tmp_path):
     """Run code in a fresh process with a cache of its own; returns what it assigned to `answer`."""
 
     def run(code: str, cache: Path = tmp_path / "cache", **environment: str):
         code = textwrap.dedent(code) + "\nimport json, sys\nprint('answer:' + json.dumps(answer), file=sys.stderr)"
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=tmp_path,
-            env=published.environment(cache) | environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-        )
+        done = fresh.run(code, folder=tmp_path, environment=published.environment(cache) | environment)
         assert done.returncode == 0, done.stderr[-3000:]
         assert "Do you wish to run the custom code" not in done.stdout
         return json.loads(done.stderr.rpartition("answer:")[2])

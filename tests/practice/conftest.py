@@ -16,11 +16,23 @@ from starlette.testclient import TestClient
 
 pytest.importorskip("sqlalchemy", reason="the practice's packages are an extra")
 
+from argon2 import PasswordHasher
 from practice_help import Browser, stub
 from sqlalchemy import create_engine, text
 
+from bthub.practice import accounts
 from bthub.practice import settings as settings_module
+from bthub.practice.database import Database
 from bthub.practice.settings import Settings
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cheap_passwords() -> Iterator[None]:
+    """The same hashes with the least work: nearly every test registers somebody."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(accounts, "_HASHER", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+    yield
+    patch.undo()
 
 
 @pytest.fixture(scope="session")
@@ -66,18 +78,42 @@ def postgres() -> Iterator[str]:
             os.makedirs(place, exist_ok=True)  # for who made it to remove
 
 
+@pytest.fixture(scope="session")
+def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database file with the tables, to be copied: making them takes longer than most tests."""
+    made = settings_module.load(tmp_path_factory.mktemp("empty"), {})
+    database = Database(made.database_url)
+    database.migrate()
+    database.close()
+    return Path(database.engine.url.database)
+
+
+@pytest.fixture(scope="session")
+def empty_postgres(postgres: str) -> str:
+    """The name of such a database on the server."""
+    name = f"empty{os.getpid()}"
+    engine = create_engine(postgres, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    database = Database(re.sub(r"/postgres\?", f"/{name}?", postgres))
+    database.migrate()
+    database.close()
+    return name
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Settings]:
     """A data folder of its own, with a database of its own."""
-    made = settings_module.load(tmp_path / "practice", {})
     if request.param == "sqlite":
-        yield made
+        yield request.getfixturevalue("sqlite_settings")
         return
-    server = request.getfixturevalue("postgres")
+    made = settings_module.load(tmp_path / "practice", {})
+    server, empty = (request.getfixturevalue(fixture) for fixture in ("postgres", "empty_postgres"))
     name = f"t{os.getpid()}_{time.monotonic_ns()}"
     engine = create_engine(server, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {empty}"))
     yield replace(made, database_url=re.sub(r"/postgres\?", f"/{name}?", server))
     with engine.connect() as connection:
         connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
@@ -85,8 +121,10 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Setting
 
 
 @pytest.fixture
-def sqlite_settings(tmp_path: Path) -> Settings:
-    return settings_module.load(tmp_path / "practice", {})
+def sqlite_settings(empty_sqlite: Path, tmp_path: Path) -> Settings:
+    made = settings_module.load(tmp_path / "practice", {})
+    shutil.copy(empty_sqlite, made.folder / empty_sqlite.name)
+    return made
 
 
 @pytest.fixture

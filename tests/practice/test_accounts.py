@@ -11,6 +11,7 @@ from bthub.practice.database import Database
 from bthub.practice.texts import Refusal
 
 PASSWORD = "correct horse battery"
+SHIPPED = accounts_module._HASHER  # before the tests put a cheap one in its place
 
 
 @pytest.fixture
@@ -32,6 +33,10 @@ def test_from_registration_to_the_first_page(serve):
     assert browser.post("/welcome", profession="student", institution="", consent="yes").status_code == 400
     answer = browser.post("/welcome", profession="student", institution="University", consent="no")
     assert answer.url.path == "/" and "Ada Lovelace" in answer.text
+
+
+def test_passwords_are_hashed_as_owasp_advises():
+    assert (SHIPPED.type.name, SHIPPED.memory_cost, SHIPPED.time_cost, SHIPPED.parallelism) == ("ID", 19_456, 2, 1)
 
 
 def test_sign_out_here_and_everywhere(serve):

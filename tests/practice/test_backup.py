@@ -40,6 +40,7 @@ def test_the_migrations_make_the_tables_of_the_models(database):
     from alembic.autogenerate import compare_metadata
     from alembic.runtime.migration import MigrationContext
 
+    database.migrate("base")  # a test's database has the tables
     database.migrate()
     with database.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []

@@ -2,11 +2,10 @@
 
 import inspect
 import json
-import subprocess
-import sys
 from textwrap import dedent
 
 import pytest
+from fresh import Fresh
 from hub_server import HubServer
 
 MODEL = "bthub/tiny"
@@ -20,7 +19,7 @@ def hub():
 
 
 @pytest.fixture
-def client(hub, tmp_path):
+def client(hub, fresh: Fresh, tmp_path):
     """Runs a function of this module in a fresh process with HF_ENDPOINT at the server; gives what it returns.
 
     The function imports what it needs itself. What isn't JSON comes back as text, and an exception as its class's name.
@@ -29,12 +28,11 @@ def client(hub, tmp_path):
     def run(function, *arguments, token=None, **environment):
         code = f"import json, sys\n{dedent(inspect.getsource(outcome))}\n{dedent(inspect.getsource(function))}\n"
         code += f"print(json.dumps({function.__name__}(*json.loads(sys.argv[1])), default=str))"
-        done = subprocess.run(
-            [sys.executable, "-c", code, json.dumps(arguments, default=str)],
-            env=hub.environment(tmp_path / "cache", token) | {"OMP_NUM_THREADS": "1"} | environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
+        done = fresh.run(
+            code,
+            json.dumps(arguments, default=str),
+            folder=tmp_path,
+            environment=hub.environment(tmp_path / "cache", token) | environment,
         )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])

@@ -17,7 +17,19 @@ from bthub.project import DATASET, DEFAULTS, TWO_STAGE
 from bthub.project import SHIPPED_RUNS as PAIR_OF
 from bthub.reports import model_card
 from bthub.reports import publish as module
-from bthub.runs.folder import CALIBRATION, CARD, CHECKPOINT, CONFIG, HISTORY, LOGS, METRICS, SPLIT, WEIGHTS, write_json
+from bthub.runs.folder import (
+    CALIBRATION,
+    CARD,
+    CHECKPOINT,
+    CONFIG,
+    HISTORY,
+    LOGS,
+    METRICS,
+    SPLIT,
+    SPLITS,
+    WEIGHTS,
+    write_json,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -203,12 +215,16 @@ def test_the_dashboard_takes_along_what_else_was_measured_without_weights(server
     other = shutil.copytree(runs / "resnet18-lgg", runs / "simple_cnn-lgg")
     shutil.copytree(runs / "resnet18-lgg", runs / "unmeasured")
     (runs / "unmeasured" / METRICS).unlink()
+    # In the clone it shares the list of its samples with others; published, it has one of its own.
+    (runs / SPLITS).mkdir()
+    samples = (other / SPLIT).replace(runs / SPLITS / "lgg-patient.csv")
     publish("dashboard")
     files = server.files("space", f"bthub/{module.APPS['dashboard'][0]}")
     records = {path: data for path, data in files.items() if path.startswith("runs/")}
     assert {path.split("/")[1] for path in records} == {"simple_cnn-lgg"}
+    assert records.pop(f"runs/{other.name}/{SPLIT}") == samples.read_bytes()
     assert all((runs / path.removeprefix("runs/")).read_bytes() == data for path, data in records.items())
-    assert {f"runs/{other.name}/{name}" for name in (METRICS, HISTORY, SPLIT, CONFIG)} < set(records)
+    assert {f"runs/{other.name}/{name}" for name in (METRICS, HISTORY, CONFIG)} < set(records)
     assert not any(path.endswith((".safetensors", ".png", ".py")) or b"hf_secret" in records[path] for path in records)
 
 

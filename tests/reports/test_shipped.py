@@ -55,6 +55,22 @@ def test_nothing_of_the_benchmark_or_the_test_split_was_given_to_a_run(runs):
             assert not given & {row["file"] for row in run.predictions("mix/test")}
 
 
+def test_each_run_has_the_samples_that_it_was_given():
+    """Also where runs share the file that lists them, which is there once."""
+    own = {}
+    for run in map(records.open_run, records.shipped_runs()):
+        rows = run.rows(folder.SPLIT)
+        for name, split in run.training.dataset.splits.items():
+            given = [row for row in rows if row["split"] == name]
+            assert len(given) == split.rows, f"{run.id}, {name}"
+            if split.patients is not None:
+                assert len({row["patient_id"] for row in given} - {""}) == split.patients, f"{run.id}, {name}"
+        if run.path.parent.name == project.COMPARISON and run.split_file.parent == run.path:
+            content = run.split_file.read_bytes()
+            assert content not in own, f"{run.id} and {own[content]} hold the same file: move it to {folder.SPLITS}/"
+            own[content] = run.id
+
+
 @pytest.mark.parametrize(
     "file", sorted((REPOSITORY / "runs").rglob("*.py")), ids=lambda file: f"{file.parent.name}/{file.name}"
 )

@@ -17,7 +17,7 @@ from bthub.project import DEFAULTS
 from bthub.project import SHIPPED_RUNS as PAIR_OF
 from bthub.reports import tables
 from bthub.runs import records
-from bthub.runs.folder import COST, METRICS, TRAINING, WEIGHTS, RunFolder, write_json
+from bthub.runs.folder import COST, METRICS, SPLIT, SPLITS, TRAINING, WEIGHTS, RunFolder, write_json
 
 
 @pytest.fixture(autouse=True)
@@ -181,6 +181,23 @@ def test_which_split_an_image_was_in(detector: RunFolder):
     assert records.seen(detector, (trained["patient_id"], trained["slice_index"])) == "train"
     tested = detector.predictions("patient/test")[0]
     assert records.seen(detector, records.image_key(tested)) is None
+
+
+def test_runs_side_by_side_share_the_list_of_their_samples(detector_copy: Path, detector: RunFolder):
+    shared = detector_copy.parent / SPLITS / "lgg-patient.csv"
+    shared.parent.mkdir()
+    (detector_copy / SPLIT).replace(shared)
+    run = records.open_run(detector_copy)
+    assert run.split_file == shared and run.rows(SPLIT) == detector.rows(SPLIT)
+    # A run that was split otherwise isn't given them.
+    training = json.loads((detector_copy / TRAINING).read_text())
+    write_json(detector_copy / TRAINING, training | {"protocol": "slice"})
+    with pytest.raises(BthubError, match=f"copy has no {SPLIT}"):
+        records.open_run(detector_copy).rows(SPLIT)
+    # Its own comes first.
+    write_json(detector_copy / TRAINING, training)
+    (detector_copy / SPLIT).write_text("patient_id,slice_index,split\nP1,4,train\n")
+    assert [row["patient_id"] for row in records.open_run(detector_copy).rows(SPLIT)] == ["P1"]
 
 
 def test_history_is_read_as_numbers(detector: RunFolder):

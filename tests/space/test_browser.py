@@ -1,10 +1,11 @@
 """The demo as a person meets it: `space/app.py` in its own process, the page in headless Chromium.
 
-BTHUB_SCREENSHOT=docs/screenshot.png pytest tests/space/test_browser.py -k screenshot    takes the README's picture
+BTHUB_SCREENSHOT=docs/screenshot.webp pytest tests/space/test_browser.py -k screenshot    takes the README's picture
 BTHUB_AXE=axe.min.js pytest tests/space -k accessible -m slow
     checks this page and the static one with axe-core: `npm pack axe-core@4.11.0` has that file
 """
 
+import io
 import os
 import shutil
 import socket
@@ -320,7 +321,7 @@ def serious(page: Page) -> set[str]:
 def test_screenshot(browser: Browser, tmp_path: Path, shipped_runs: tuple[Path, Path]) -> None:
     target = os.environ.get("BTHUB_SCREENSHOT")
     if target is None:
-        pytest.skip("BTHUB_SCREENSHOT names the file to write, as docs/screenshot.png")
+        pytest.skip("BTHUB_SCREENSHOT names the file to write, as docs/screenshot.webp")
     folder = tmp_path / "served"
     folder.mkdir()
     with serve(folder, shipped_runs) as url:
@@ -331,4 +332,5 @@ def test_screenshot(browser: Browser, tmp_path: Path, shipped_runs: tuple[Path, 
         page.evaluate("document.activeElement.blur()")
         shown_picture(page)
         Path(target).parent.mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=target)
+        with Image.open(io.BytesIO(page.screenshot())) as picture:
+            picture.convert("RGB").save(target, quality=90, method=6)

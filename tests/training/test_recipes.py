@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import hashlib
+import os
 import pickle
 import re
 import shutil
@@ -19,6 +20,7 @@ import yaml
 from accelerate.state import AcceleratorState, GradientState
 from datasets import Dataset as Rows
 from datasets import Image as ImageFeature
+from fresh import Fresh
 from PIL import Image
 from records import complete_run
 from safetensors.torch import load_file, save_file
@@ -317,10 +319,8 @@ def test_dense_layers_load_with_the_stock_clients(architecture, tmp_path):
     np.testing.assert_allclose([answers[label] for label in "abc"], classifier.predict([noise])[0], atol=1e-5)
 
 
-def test_dense_layers_load_without_bthub(tmp_path):
+def test_dense_layers_load_without_bthub(fresh: Fresh, tmp_path):
     """In a process that can't import bthub, with the code that lies beside the weights."""
-    import subprocess
-
     torch.manual_seed(0)
     save_classifier(tmp_path, create_classifier("resnet18", 2, head_widths=[8]), "resnet18", ["no", "yes"], 64, 1.0)
     code = (
@@ -329,7 +329,7 @@ def test_dense_layers_load_without_bthub(tmp_path):
         f"pipe = pipeline('image-classification', model={str(tmp_path)!r}, trust_remote_code=True)\n"
         "print('answer', {a['label']: a['score'] for a in pipe(Image.new('RGB', (50, 60), 'gray'))}['yes'])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    done = fresh.run(code, folder=tmp_path, environment=os.environ)
     assert done.returncode == 0, done.stderr[-2000:]
     expected = load_classifier(RunFolder.open(tmp_path)).predict([Image.new("RGB", (50, 60), "gray")])[0, 1]
     assert float(done.stdout.split()[-1]) == pytest.approx(expected, abs=1e-5)

@@ -237,7 +237,7 @@ def run_publication(run: Path, org: str) -> Publication:
         raise BthubError(f"{folder.path}: the Hub doesn't accept this name; rename the folder: {error}") from error
     if (folder.path / METRICS).is_file() and not plots.drawn(folder):
         plots.draw(folder)
-    files: dict[str, Path | bytes] = _listed(folder.path, RUN_FILES)
+    files: dict[str, Path | bytes] = _of_run(folder, RUN_FILES)
     for name in (CONFIG, WEIGHTS, CALIBRATION, TRAINING, SPLIT, HISTORY, METRICS):
         if name not in files:
             raise BthubError(f"{folder.path} has no {name}: finish its training and run bthub evaluate, then publish")
@@ -284,9 +284,8 @@ def app_publication(app: str, org: str) -> Publication:
         readme = RepoCard.load(folder / CARD, ignore_metadata_errors=False)
         named = {model.rpartition("/")[2] for model in readme.data.models}
         for run in (run for run in measured_rows() if run.name not in named):
-            files |= {
-                f"{SHIPPED_RUNS.name}/{run.name}/{path}": file for path, file in _listed(run, RECORD_FILES).items()
-            }
+            records = _of_run(RunFolder.open(run, weights=False), RECORD_FILES)
+            files |= {f"{SHIPPED_RUNS.name}/{run.name}/{path}": file for path, file in records.items()}
     return Publication("space", hub_id(name, org), files, sdk)
 
 
@@ -381,6 +380,12 @@ def two_stage_publication(org: str, commits: dict[str, str]) -> Publication:
     runs = {stage: RunFolder.open(SHIPPED_RUNS / name) for stage, name in DEFAULTS.items()}
     files[CARD] = model_card.render_two_stage(runs["detector"], runs["localizer"], commits, org).encode()
     return Publication("model", hub_id(TWO_STAGE, org), files)
+
+
+def _of_run(folder: RunFolder, patterns: tuple[str, ...]) -> dict[str, Path | bytes]:
+    """The files of a run; its `split.csv` also where it shares that with other runs."""
+    shared = {SPLIT: folder.split_file} if folder.split_file.is_file() else {}
+    return shared | _listed(folder.path, patterns)
 
 
 def _listed(folder: Path, patterns: tuple[str, ...]) -> dict[str, Path]:

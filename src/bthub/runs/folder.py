@@ -6,7 +6,8 @@
         preprocessor_config.json  ResUNet: its image processor
         *.py                      remote code, of a network that neither timm nor transformers knows
         training.json             configuration, environment, data, protocol, best epoch
-        split.csv                 every sample that the run was given, and in which split
+        split.csv                 every sample that the run was given, and in which split; where runs side by side were
+                                  given the same ones, ../splits/<data set>-<protocol>.csv holds it once
         history.csv               one row an epoch
         lr_finder.csv             one row a step of the learning-rate finder, where the recipe asks for it
         calibration.json          what was fitted on validation: temperature, thresholds, review band
@@ -45,6 +46,7 @@ WEIGHTS = "model.safetensors"
 PREPROCESSOR = "preprocessor_config.json"
 TRAINING = "training.json"
 SPLIT = "split.csv"
+SPLITS = "splits"
 HISTORY = "history.csv"
 LR_FINDER = "lr_finder.csv"
 CALIBRATION = "calibration.json"
@@ -294,6 +296,16 @@ class RunFolder:
         """The rows of the predictions of `<protocol>/<split>`, for example `patient/test`."""
         return self.rows(f"{PREDICTIONS}/{key.replace('/', '-')}.csv")
 
+    @property
+    def split_file(self) -> Path:
+        """`split.csv`: the run's own, or else the one that it shares with the runs beside it."""
+        own = self.path / SPLIT
+        if own.is_file() or not (self.path / TRAINING).is_file():
+            return own
+        shared = f"{self.training.dataset.name}-{self.training.protocol}.csv"
+        found = self.path.parent / SPLITS / shared
+        return found if found.is_file() else own
+
     def rows(self, name: str) -> list[dict[str, str]]:
         """The rows of a CSV file of the run."""
         with self._file(name).open(newline="", encoding="utf-8") as file:
@@ -306,7 +318,7 @@ class RunFolder:
             raise BthubError(f"{self.path / name} isn't valid JSON ({error}): restore it or train again") from error
 
     def _file(self, name: str) -> Path:
-        file = self.path / name
+        file = self.split_file if name == SPLIT else self.path / name
         if not file.is_file():
             hint = {
                 METRICS: "bthub evaluate writes it",

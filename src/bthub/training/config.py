@@ -6,14 +6,16 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args, get_origin
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 import numpy as np
 import yaml
-from datasets import Dataset as Rows
 
 from bthub.errors import BthubError
 from bthub.training.ranges import check_ranges
+
+if TYPE_CHECKING:
+    from datasets import Dataset as Rows
 
 CONFIGS = Path(__file__).with_name("configs")
 """The recipes: a YAML file each."""
@@ -153,7 +155,7 @@ def shrink(config: Any) -> Any:
     return dataclasses.replace(config, **{key: value for key, value in tiny.items() if key in fields})
 
 
-def few(rows: Rows) -> Rows:
+def few(rows: "Rows") -> "Rows":
     """What a dry run sees of a split: DRY_ROWS of its rows, as many of each class as there are."""
     labels = np.array(rows["label"][:])
     # The first of each class, then the second of each, and so on.
