@@ -55,26 +55,26 @@ def render(runs: Path, results: Path) -> str:
     ]
     missed = []
     for bar, one in zip(bars, found, strict=True):
-        value, least = one.test["value"], bar["least"]
+        value, least = one.test.value, bar["least"]
         margin = least - value if bar.get("below") else value - least
         if margin < 0:
             missed.append((bar, one, margin))
         sign = "under " if bar.get("below") else ""
         lines.append(
             f"| {bar['what']} | {published(bar)} | {sign}{plain(bar['goal'])} | {sign}{plain(bar['least'])} "
-            f"| {full(one.test)} | {one.source} | {f'{margin:+.3f}' if margin >= 0 else f'**{margin:+.3f}**'} |"
+            f"| {one.test:.3f} | {one.source} | {f'{margin:+.3f}' if margin >= 0 else f'**{margin:+.3f}**'} |"
         )
     lines.append(f"\n{len(bars) - len(missed)} of {len(bars)} bars are reached.\n")
     lines += [f"- {bar['what']}: {bar['note'].strip()}" for bar in bars if "note" in bar]
     for bar in bars:
         if "also" in bar:
             one = measure(bar | bar["also"], opened, results)
-            lines.append(f"- {bar['what']}: {bar['also']['said'].strip()} {full(one.test)} ({one.source}).")
+            lines.append(f"- {bar['what']}: {bar['also']['said'].strip()} {one.test:.3f} ({one.source}).")
     for bar, one, margin in missed:
         lines += [f"\n## Missed by {-margin:.3f}: {bar['what']}\n", tried(bar)]
         if one.candidates:
             lines += ["\n| run, best on validation first | validation | test |", "| --- | --- | --- |"]
-            lines += [f"| {name} | {full(known)} | {full(test)} |" for name, known, test in one.candidates]
+            lines += [f"| {name} | {known:.3f} | {test:.3f} |" for name, known, test in one.candidates]
     return "\n".join(lines) + "\n"
 
 
@@ -90,10 +90,10 @@ def measure(bar: dict, runs: list[RunFolder], results: Path) -> Measured:
     metric, likelier = bar["metric"], bar.get("likelier", False)
     if "file" in bar:
         found = json.loads((results / bar["file"]).read_text(encoding="utf-8"))[bar.get("part", "metrics")]
-        return Measured(bar["file"], found[metric], [])
+        return Measured(bar["file"], Interval(**found[metric]), [])
     if "source" in bar:
         (run,) = (run for run in runs if records.name(run) == bar["run"])
-        return Measured(f"{bar['run']}", run.sources["test"]["by_source"][bar["source"]]["metrics"][metric], [])
+        return Measured(f"{bar['run']}", run.sources["test"].by_source[bar["source"]].metrics[metric], [])
     data, protocol = bar["evaluation"]
     test, validation = (Evaluation(data, protocol, split) for split in ("test", "validation"))
     if "run" in bar:
@@ -111,7 +111,7 @@ def measure(bar: dict, runs: list[RunFolder], results: Path) -> Measured:
     if not candidates:
         raise BthubError(f"no run was measured on {test.key} of {data}, which {bar['what']!r} is about")
     # Of two that are equal the first by name.
-    candidates.sort(key=lambda one: (one[1]["value"] if bar.get("below") else -one[1]["value"], one[0]))
+    candidates.sort(key=lambda one: (one[1].value if bar.get("below") else -one[1].value, one[0]))
     return Measured(candidates[0][0], candidates[0][2], candidates)
 
 
@@ -122,10 +122,6 @@ def published(bar: dict) -> str:
 
 def plain(value: float) -> str:
     return f"{value:.3f}"
-
-
-def full(found: Interval) -> str:
-    return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
 
 
 if __name__ == "__main__":

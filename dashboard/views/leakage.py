@@ -239,9 +239,9 @@ def both(view: frame.View, pair: leakage.Pair) -> list[dict]:
         found = frame.collect({records.name(run): run}, records.figures, evaluation, True)
         for figures in found.values():
             rows += [
-                {"line": line, "protocol": protocol, "model": view.called(run), "metric": name, **value}
+                {"line": line, "protocol": protocol, "model": view.called(run), "metric": name, **value.as_row()}
                 for name, value in figures.items()
-                if value["value"] is not None
+                if value.value is not None
             ]
     return rows
 

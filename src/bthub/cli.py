@@ -113,7 +113,7 @@ def _runs(args: argparse.Namespace) -> list[str | Path]:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from bthub.evaluation.evaluate import TORCH, backend_summary, evaluate, summary
+    from bthub.evaluation.evaluate import TORCH, evaluate, summary
     from bthub.inference.backends import open_stage
     from bthub.runs.folder import RunFolder
 
@@ -128,7 +128,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         backend=args.backend,
         stage=stage,
     )
-    print(summary(entry) if stage is None else backend_summary(entry))
+    print(summary(entry))
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -159,7 +159,7 @@ def _two_stage(args: argparse.Namespace) -> None:
 
     entry = two_stage(open_run(args.detector), open_run(args.localizer), args.split)
     _write_result(args.out / f"two-stage-{entry['protocol']}-{args.split}.json", entry)
-    print("\n".join(figures_table(entry)))
+    print("\n".join(figures_table(entry["metrics"])))
 
 
 def _clean_stacks(args: argparse.Namespace) -> None:
@@ -172,7 +172,7 @@ def _clean_stacks(args: argparse.Namespace) -> None:
         before, after = (found[split][which]["dice_volume_mean"] for which in ("without", "with"))
         healthy, tumor = (found[split][f"removed_{kind}"] for kind in ("healthy", "tumor"))
         print(
-            f"{split}: mean Dice of the volumes {before['value']:.3f} without, {after['value']:.3f} with cleaning;"
+            f"{split}: mean Dice of the volumes {before.value:.3f} without, {after.value:.3f} with cleaning;"
             f" masks removed on {healthy} tumor-free and {tumor} tumor slices"
         )
 
@@ -184,7 +184,7 @@ def _cross_validate(args: argparse.Namespace) -> None:
 
     entry = cross_validation([open_run(run) for run in _runs(args)])
     _write_result(args.out / "cross-validation.json", entry)
-    print("\n".join(figures_table(entry)))
+    print("\n".join(figures_table(entry["metrics"])))
 
 
 def _write_result(path: Path, entry: dict) -> None:

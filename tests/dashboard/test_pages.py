@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from msgspec import convert
 from packaging.requirements import Requirement
 from PIL import Image
 from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
@@ -38,6 +39,7 @@ from bthub.runs.folder import (
     RunFolder,
     write_json,
 )
+from bthub.runs.schema import Settings
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = ROOT / "dashboard"
@@ -330,7 +332,7 @@ def test_compare_says_whether_the_best_is_better(show: Open, shipped_runs, copy:
     lines.to_csv(file, index=False)
     content = json.loads((guess / METRICS).read_text())
     entry = content["patient/test"]
-    entry |= scoring.measure(RunFolder(guess, "guess", "").predictions("patient/test"), entry)
+    entry |= scoring.measure(RunFolder(guess, "guess", "").predictions("patient/test"), convert(entry, Settings))
     write_json(guess / METRICS, content)
     app = show("compare", [*shipped_runs, copy, guess])
     assert not app.exception
@@ -404,7 +406,7 @@ def test_leakage_tells_copies_from_new_pictures(show: Open, shipped_runs, tmp_pa
     for row in rows[:25]:
         row["also_in"] = "train"
     entry = content["default/test"]
-    measured = scoring.measure(rows, {name: entry[name] for name in ("labels", "temperature", "threshold")})
+    measured = scoring.measure(rows, convert(entry, Settings))
     # The page speaks of test: what validation holds isn't shown.
     write_json(pictures / METRICS, {f"default/{split}": {**entry, **measured} for split in ("test", "validation")})
     app = show("leakage", [*shipped_runs, pictures])

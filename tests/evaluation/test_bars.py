@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from msgspec import to_builtins
 from scripts import script
 
 from bthub.errors import BthubError
@@ -29,7 +30,7 @@ def measured(source: RunFolder, folder: Path, validation: float, test: float) ->
     folder.mkdir(parents=True)
     for name in ("config.json", "cost.json"):
         (folder / name).write_bytes((source.path / name).read_bytes())
-    entry = source.metrics["patient/test"]
+    entry = to_builtins(source.metrics["patient/test"])
     write_json(
         folder / METRICS,
         {
@@ -78,7 +79,7 @@ def test_lower_can_be_better(found):
 
 def test_another_figure_is_told_beside_the_bar(found, detector: RunFolder):
     bar = BAR | {"least": 0.5, "also": {"likelier": True, "said": "by the likelier class it is"}}
-    value = detector.metrics["patient/test"]["likelier_class"]["accuracy"]["value"]
+    value = detector.metrics["patient/test"].likelier_class["accuracy"].value
     text = found(bar, one=(0.7, 0.85))
     assert f"- Detection: by the likelier class it is {value:.3f} (" in text and "(one)." in text
     assert "| 0.850 (0.750 to 0.950) | one |" in text

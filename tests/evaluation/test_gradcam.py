@@ -14,6 +14,7 @@ from bthub.cli import main
 from bthub.data.dataset import load_split
 from bthub.errors import BthubError
 from bthub.evaluation import gradcam
+from bthub.metrics.interval import Interval
 from bthub.models.classifier import (
     Classifier,
     create_classifier,
@@ -168,13 +169,13 @@ def test_a_split_is_measured_slice_by_slice(detector: Path, tiny_lgg: Path, monk
     assert [float(line["agreement"]) for line in lines[1:]] == pytest.approx(shares[1:])
     assert [float(line["picture_share"]) for line in lines] == pytest.approx([mask.mean() for mask in masks])
     assert all(float(line["picture_share"]) < float(line["head_share"]) < 1 for line in lines)
-    assert (entry["samples"], entry["groups"], entry["empty_maps"]) == (len(masks), 1, 1)
+    assert (entry.samples, entry.groups, entry.empty_maps) == (len(masks), 1, 1)
     shares[0] = 0  # where there is no heat
-    assert entry["agreement"]["mean"] == {"value": pytest.approx(np.mean(shares)), "low": None, "high": None}
-    assert entry["agreement"]["median"]["value"] == pytest.approx(np.median(shares))
-    assert entry["chance"]["picture"] == pytest.approx(np.mean([mask.mean() for mask in masks]))
-    assert entry["layer"] == "layer4" and entry["weights"] == RunFolder.open(detector).revision
-    assert entry["command"] == "bthub explain tiny-detector --data lgg --split test"
+    assert entry.agreement.mean.as_row() == {"value": pytest.approx(np.mean(shares)), "low": None, "high": None}
+    assert entry.agreement.median.value == pytest.approx(np.median(shares))
+    assert entry.chance.picture == pytest.approx(np.mean([mask.mean() for mask in masks]))
+    assert entry.layer == "layer4" and entry.weights == RunFolder.open(detector).revision
+    assert entry.command == "bthub explain tiny-detector --data lgg --split test"
     assert f"{np.mean(shares):.3f} of the heat" in gradcam.summary(entry)
 
 
@@ -182,7 +183,7 @@ def test_a_detector_without_any_heat_has_figures_too():
     line = {"patient_id": "a", "tumor_px": "4", "agreement": "", "picture_share": "0.25", "head_share": "0.5"}
     entry = gradcam.measure([line, line | {"patient_id": "b"}])
     assert (entry["samples"], entry["groups"], entry["empty_maps"]) == (2, 2, 2)
-    assert entry["agreement"]["mean"] == entry["agreement"]["median"] == {"value": 0, "low": None, "high": None}
+    assert entry["agreement"]["mean"] == entry["agreement"]["median"] == Interval(0, None, None)
     assert entry["chance"] == {"picture": 0.25, "head": 0.5}
 
 

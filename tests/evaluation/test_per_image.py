@@ -34,8 +34,8 @@ def test_at_its_own_threshold_a_run_scores_what_was_measured(detector: RunFolder
     scores, entry = per_image.detector_scores(detector, TEST), records.entry(detector, TEST)
     found = per_image.at_threshold(scores, scores.threshold)
     for metric in ("precision", "recall", "specificity", "f1"):
-        assert found[metric] == pytest.approx(entry["metrics"][metric]["value"], abs=1e-12)
-    (passed, alarms), (missed, hits) = entry["confusion_matrix"]
+        assert found[metric] == pytest.approx(entry.metrics[metric].value, abs=1e-12)
+    (passed, alarms), (missed, hits) = entry.confusion_matrix
     assert [found[k] for k in ("passed", "false_alarms", "missed", "found")] == [passed, alarms, missed, hits]
     assert found["false_positive_rate"] == pytest.approx(alarms / (alarms + passed))
 
@@ -100,7 +100,7 @@ def test_uncalibrated_undoes_the_temperature():
 def test_calibration_errors_are_those_of_the_files(detector: RunFolder):
     scores = per_image.scores(detector, VALIDATION)
     entry = records.entry(detector, VALIDATION)
-    assert per_image.calibration_error(scores, scores.p) == pytest.approx(entry["metrics"]["ece"]["value"])
+    assert per_image.calibration_error(scores, scores.p) == pytest.approx(entry.metrics["ece"].value)
     plain = uncalibrated(scores.p, per_image.temperature(detector))
     # Training measured it before rounding the weights to half precision.
     before = detector.detector_calibration.expected_calibration_error.before
@@ -156,7 +156,7 @@ def test_top_losses_are_sorted_and_named(detector: RunFolder):
     lines = per_image.top_losses(scores)
     losses = [line["loss"] for line in lines]
     assert losses == sorted(losses, reverse=True)
-    (_, alarms), (missed, _) = records.entry(detector, TEST)["confusion_matrix"]
+    (_, alarms), (missed, _) = records.entry(detector, TEST).confusion_matrix
     kinds = [line["kind"] for line in lines]
     assert kinds.count("missed") == missed and kinds.count("false alarm") == alarms
     assert lines[0]["loss"] == pytest.approx(-math.log(lines[0]["p_label"]))
@@ -167,10 +167,10 @@ def test_masks_and_dice_by_patient_give_the_mean_of_the_evaluation(localizer: Ru
     lines = per_image.masks(localizer, TEST)
     entry = records.entry(localizer, TEST)
     patients = per_image.dice_by_patient(lines)
-    assert np.mean([p["dice"] for p in patients]) == pytest.approx(entry["metrics"]["dice_volume_mean"]["value"])
+    assert np.mean([p["dice"] for p in patients]) == pytest.approx(entry.metrics["dice_volume_mean"].value)
     assert patients[0]["dice"] == min(p["dice"] for p in patients)
     kinds = [line["kind"] for line in lines]
-    assert kinds.count("missed") == entry["counts"]["missed_tumor_slices"]
-    assert kinds.count("false mask") == entry["counts"]["marked_healthy_slices"]
+    assert kinds.count("missed") == entry.counts["missed_tumor_slices"]
+    assert kinds.count("false mask") == entry.counts["marked_healthy_slices"]
     assert {line["size"] for line in lines if line["tumor_px"]} <= set(per_image.SIZES)
     assert all(line["dice"] is None for line in lines if line["kind"] == "healthy")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
+from msgspec import convert
 from PIL import Image
 from records import complete_run
 from safetensors.torch import load_file
@@ -37,6 +38,7 @@ from bthub.runs.folder import (
     RunFolder,
     write_json,
 )
+from bthub.runs.schema import Settings
 
 
 @pytest.fixture(scope="module")
@@ -443,12 +445,11 @@ def test_the_card_of_an_image_set_speaks_of_images(image_run):
 def test_copies_of_known_images_are_measured_apart(image_run):
     key = "default/validation"
     folder = RunFolder.open(image_run)
-    assert folder.metrics[key]["by_seen"] == {} and "are near-duplicates" not in model_card.render(image_run)
+    assert folder.metrics[key].by_seen == {} and "are near-duplicates" not in model_card.render(image_run)
     entry, rows = folder.metrics[key], folder.predictions(key)
     for row in rows[:2]:
         row["also_in"] = "train"
-    settings = {name: entry[name] for name in ("labels", "temperature", "threshold")}
-    write_json(image_run / METRICS, {**folder.metrics, key: {**entry, **measure(rows, settings)}})
+    change(image_run / METRICS, lambda content: content[key].update(measure(rows, entry)))
     parts = read(image_run / METRICS)[key]["by_seen"]
     assert {name: part["samples"] for name, part in parts.items()} == {"seen": 2, "unseen": len(rows) - 2}
     text = model_card.render(image_run)
@@ -456,7 +457,7 @@ def test_copies_of_known_images_are_measured_apart(image_run):
     for name, shown in (("seen", "with a near-duplicate"), ("unseen", "without a near-duplicate")):
         [line] = [line for line in text.splitlines() if line.startswith(f"| {shown} |")]
         cells = [cell.strip() for cell in line.split("|")[2:-1]]
-        labels, hits = settings["labels"], 0
+        labels, hits = entry.labels, 0
         members = rows[:2] if name == "seen" else rows[2:]
         for row in members:
             hits += max(labels, key=lambda label, row=row: float(row[f"p_{label}"])) == row["label"]
@@ -484,8 +485,7 @@ def test_the_metadata_of_an_image_set(image_run):
     # A test picture that was seen in training, as a copy, is no test: no figure of the split is metadata then.
     entry, rows = figures_on_test, RunFolder.open(image_run).predictions("default/test")
     rows[0]["also_in"] = "train"
-    settings = {name: entry[name] for name in ("labels", "temperature", "threshold")}
-    write_json(image_run / METRICS, {"default/test": {**entry, **measure(rows, settings)}})
+    write_json(image_run / METRICS, {"default/test": {**entry, **measure(rows, convert(entry, Settings))}})
     assert ModelCard(model_card.render(image_run)).data.eval_results is None
 
 

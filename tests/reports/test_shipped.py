@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
+from msgspec import to_builtins
 from safetensors import safe_open
 
 from bthub import cli, project
@@ -16,7 +17,7 @@ from bthub.evaluation.scoring import measure, rounded
 from bthub.metrics.info import readable
 from bthub.reports import model_card, tables
 from bthub.runs import folder, records
-from bthub.runs.folder import CLASSIFICATION, RunFolder
+from bthub.runs.folder import CLASSIFICATION, METRICS, RunFolder
 
 REPOSITORY = Path(__file__).parents[2]
 README = REPOSITORY / "README.md"
@@ -40,7 +41,7 @@ def test_weights_are_small_and_in_half_precision(runs):
 def test_a_new_clone_serves_them_without_torch(runs):
     """The eight-bit networks are measured, and of these weights: without them the apps would need torch."""
     for run in runs:
-        assert run.onnx["weights"] == run.revision and run.quantized_ships(), f"make onnx: {run.id}"
+        assert run.onnx.weights == run.revision and run.quantized_ships(), f"make onnx: {run.id}"
 
 
 def test_nothing_of_the_benchmark_or_the_test_split_was_given_to_a_run(runs):
@@ -68,17 +69,17 @@ def test_metrics_follow_from_the_predictions(runs):
     for run in runs:
         assert "patient/test" in run.metrics and "patient/validation" in run.metrics
         for key, entry in run.metrics.items():
-            assert entry["weights"] == run.revision, f"{key} was measured with other weights"
+            assert entry.weights == run.revision, f"{key} was measured with other weights"
             again = measure(run.predictions(key), entry)
-            written = {name: entry[name] for name in again}
-            assert rounded(written) == rounded(json.loads(json.dumps(again)))
+            written = json.loads((run.path / METRICS).read_text())[key]
+            assert rounded({name: written[name] for name in again}) == rounded(to_builtins(again))
 
 
 def test_the_pair_is_useful(runs):
     """The least that is shipped; what the runs reach is in their cards."""
-    detector, localizer = (run.metrics["patient/test"]["metrics"] for run in runs)
-    assert detector["roc_auc"]["value"] >= 0.95
-    assert localizer["dice_volume_mean"]["value"] >= 0.75
+    detector, localizer = (run.metrics["patient/test"].metrics for run in runs)
+    assert detector["roc_auc"].value >= 0.95
+    assert localizer["dice_volume_mean"].value >= 0.75
 
 
 def test_the_page_on_stacks_has_the_figures_of_cleaning():
@@ -158,14 +159,14 @@ def test_results_are_current(tmp_path):
         )
     entry = json.loads((RESULTS / "cross-validation.json").read_text())
     again = cross_validation.cross_validation([by_name[fold["name"]] for fold in entry["runs"]])
-    assert entry == json.loads(json.dumps(again)), "make results: cross-validation.json"
+    assert entry == to_builtins(again), "make results: cross-validation.json"
 
 
 def test_metrics_of_the_pages_are_measured(runs):
     """Each number of the tables is that of `metrics.json` or of `results/`, rounded to the digits shown."""
     measured = {}
     for run in runs:
-        measured |= run.metrics["patient/test"]["metrics"]
+        measured |= to_builtins(run.metrics["patient/test"].metrics)
     joined = json.loads((RESULTS / "two-stage-patient-test.json").read_text())["metrics"]
     measured |= {f"two-stage {name}": value for name, value in joined.items()}
     folds = json.loads((RESULTS / "cross-validation.json").read_text())
@@ -261,7 +262,7 @@ def test_every_published_model_tells_its_metrics_and_license():
     assert data.license == "cc-by-nc-sa-4.0" and data.model_name == project.TWO_STAGE
     found = {(result.task_type, result.metric_name): result.metric_value for result in data.eval_results}
     together = json.loads((RESULTS / "two-stage-patient-test.json").read_text())["metrics"]
-    alone = pair["detector"].metrics["patient/test"]["metrics"]
+    alone = to_builtins(pair["detector"].metrics["patient/test"].metrics)
     expected = {("image-classification", name): alone[name] for name in model_card.HEADLINE["image-classification"]}
     expected |= {("image-segmentation", name): together[name] for name in model_card.TWO_STAGE_HEADLINE}
     assert found == {(task, readable(name)): round(entry["value"], 4) for (task, name), entry in expected.items()}

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import hashlib
+import json
 import pickle
 import re
 import shutil
@@ -264,7 +265,7 @@ def test_a_trained_row_is_measured_once(scripts, tiny_runs, tiny_lgg, data, monk
     assert (tmp_path / "model_cards" / "tiny.md").is_file() and "Grad-CAM" in (output / CARD).read_text()
     (output / GRADCAM).unlink()
     assert again("resnet18-lgg", tiny_lgg, output) == [["explain", "test"], ["card", "--copies"]]
-    content = RunFolder.open(output).metrics
+    content = json.loads((output / METRICS).read_text())
     write_json(output / METRICS, content | {"patient/validation": content["patient/validation"] | {"weights": "old"}})
     assert again("resnet18-lgg", tiny_lgg, output) == [["evaluate", "validation"], ["card", "--copies"]]
     # Trained again where a clone has the measurements of other weights: each is made again.

@@ -19,7 +19,8 @@ from bthub.errors import BthubError
 from bthub.imaging.head import head_mask
 from bthub.metrics.bootstrap import mean_and_median
 from bthub.models.classifier import Classifier, load_classifier
-from bthub.runs.folder import CLASSIFICATION, GRADCAM, PREDICTIONS, RunFolder, write_json, write_rows
+from bthub.runs.folder import CLASSIFICATION, GRADCAM, PREDICTIONS, RunFolder, write_rows
+from bthub.runs.schema import GradCam
 
 DETECTOR = {"no_tumor", "tumor"}
 IDS = ("patient_id", "slice_index", "institution")
@@ -33,7 +34,7 @@ def explain(
     protocol: str | None = None,
     batch_size: int = 16,
     device: str | None = None,
-) -> dict:
+) -> GradCam:
     """Measure how much of a detector's Grad-CAM of "tumor" lies inside the experts' outlines.
 
     Writes `predictions/<protocol>-<split>-gradcam.csv`, a row a tumor slice, and the entry `<protocol>/<split>` of
@@ -101,8 +102,8 @@ def explain(
     }
     (folder.path / PREDICTIONS).mkdir(exist_ok=True)
     write_rows(folder.path / PREDICTIONS / f"{protocol}-{split}-gradcam.csv", lines)
-    write_json(folder.path / GRADCAM, {**folder.gradcam, f"{protocol}/{split}": entry})
-    return entry
+    key = f"{protocol}/{split}"
+    return folder.record(GRADCAM, entry, key).gradcam[key]
 
 
 def measure(lines: list[dict[str, str]]) -> dict:
@@ -124,14 +125,13 @@ def measure(lines: list[dict[str, str]]) -> dict:
     }
 
 
-def summary(entry: dict) -> str:
+def summary(entry: GradCam) -> str:
     """An entry of `gradcam.json` in a line."""
-    found, chance = entry["agreement"]["mean"], entry["chance"]
-    ends = "" if found["low"] is None else f" ({found['low']:.3f} to {found['high']:.3f})"
+    chance = entry.chance
     return (
-        f"{found['value']:.3f}{ends} of the heat lies on the tumor; by chance {chance['picture']:.3f} of the picture, "
-        f"{chance['head']:.3f} of the head; {entry['samples']} slices of {entry['groups']} patients, "
-        f"on {entry['empty_maps']} there is no heat"
+        f"{entry.agreement.mean:.3f} of the heat lies on the tumor; by chance {chance.picture:.3f} of the picture, "
+        f"{chance.head:.3f} of the head; {entry.samples} slices of {entry.groups} patients, "
+        f"on {entry.empty_maps} there is no heat"
     )
 
 

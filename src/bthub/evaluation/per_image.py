@@ -69,13 +69,13 @@ def scores(run: RunFolder, evaluation: Evaluation) -> Scores:
     """A classifier's predictions."""
     found, rows = entry(run, evaluation), run.predictions(evaluation.key)
     with reading(run, _predictions_file(evaluation)):
-        labels = found["labels"]
+        labels = found.labels
         return Scores(
             rows,
             labels,
             np.array([labels.index(line["label"]) for line in rows]),
             np.array([[float(line[f"p_{label}"]) for label in labels] for line in rows]),
-            found["threshold"],
+            found.threshold,
         )
 
 

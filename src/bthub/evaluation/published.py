@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from bthub.metrics.info import readable
+from bthub.metrics.interval import Interval
 from bthub.runs.folder import CLASSIFICATION, RunFolder
 from bthub.runs.records import confusion, entry, evaluations, figures, initialization, network
 
@@ -39,7 +40,7 @@ def recipe_of(run: str) -> str | None:
     return next((paper for paper in reported() if run.startswith(f"{paper}-")), None)
 
 
-def measured_like(figure: dict, runs: Iterable[RunFolder]) -> Iterator[tuple[RunFolder, str, dict]]:
+def measured_like(figure: dict, runs: Iterable[RunFolder]) -> Iterator[tuple[RunFolder, str, Interval]]:
     """What was measured here that a reported figure can be held against.
 
     Published classifiers call the likelier class: so do these figures, whatever threshold the run has.
@@ -63,5 +64,5 @@ def measured_like(figure: dict, runs: Iterable[RunFolder]) -> Iterator[tuple[Run
             # The classes tell the data sets apart: their names are up to who built them.
             if run.task == CLASSIFICATION and len(confusion(run, evaluation)[0]) != like.get("classes", 2):
                 continue
-            if ("patients" in entry(run, evaluation)["dataset"]) == like["by_patient"]:
+            if (entry(run, evaluation).dataset.patients is not None) == like["by_patient"]:
                 yield run, evaluation.protocol, found[like["metric"]]

@@ -193,9 +193,9 @@ def measure_views(observed: np.ndarray, shown: Sequence[View], rows: Rows, size:
         groups = [patients[shown[i].row] for i in chosen]
         counts = observed[chosen, :3].round().astype(int)
         measured = segmentation_metrics(*counts.T, np.full(len(chosen), size**2), groups=groups, resamples=0)["metrics"]
-        dice.append(measured["dice_volume_mean"]["value"])
-        tumor_slices.append(measured["dice_tumor_slices"]["value"])
-        healthy.append(measured["healthy_slices_with_mask"]["value"])
+        dice.append(measured["dice_volume_mean"].value)
+        tumor_slices.append(measured["dice_tumor_slices"].value)
+        healthy.append(measured["healthy_slices_with_mask"].value)
         found |= {} if name == AS_IT_IS else {f"validation_dice_{name}": dice[-1]}
     scores = list(dice)
     boxes = rows["box"][:] if "box" in rows.column_names else [None] * len(rows)
