@@ -187,7 +187,7 @@ def detect_tumor() -> Callable[[Path], Any] | None:
         return None
     from PIL import Image
 
-    from bthub.network import send_no_telemetry
+    from bthub.data.network import send_no_telemetry
 
     send_no_telemetry()
     import onnxruntime

@@ -25,8 +25,8 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from bthub.data.network import app_host, app_port, check_network, spare_loopback
 from bthub.errors import report_errors
-from bthub.network import app_host, app_port, check_network, spare_loopback
 
 # ruff: noqa: E402
 # Before Gradio is imported, which makes its clients then and there, with whatever proxies and certificates are set.

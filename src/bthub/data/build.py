@@ -18,9 +18,9 @@ from bthub.data import card, image_folder, lgg, summary
 from bthub.data.archive import Source
 from bthub.data.dataset import BuiltDataset
 from bthub.data.fingerprint import name_of
+from bthub.data.progress import progress_bar
 from bthub.data.splits import patient_split, slice_split
 from bthub.errors import BthubError
-from bthub.progress import progress_bar
 
 CARD = "README.md"
 _ROWS_PER_GROUP = 100

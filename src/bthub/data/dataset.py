@@ -19,11 +19,11 @@ from datasets.exceptions import DatasetsError
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 from PIL.Image import Image
 
+from bthub.data.network import check_hub, hub_trouble
+from bthub.data.progress import progress_bar
 from bthub.data.splits import FOLD_PROTOCOLS, PROTOCOLS, fold_split
 from bthub.errors import BthubError
 from bthub.imaging.image_io import upright_rgb
-from bthub.network import check_hub, hub_trouble
-from bthub.progress import progress_bar
 
 
 class BuiltDataset:

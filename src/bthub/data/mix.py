@@ -18,9 +18,9 @@ from bthub.data import card, image_folder, lgg
 from bthub.data.build import CARD, ParquetFiles, content_digest, whole_or_nothing
 from bthub.data.dataset import BuiltDataset
 from bthub.data.fingerprint import name_of
+from bthub.data.progress import progress_bar
 from bthub.errors import BthubError
 from bthub.imaging.labels import is_healthy
-from bthub.progress import progress_bar
 
 MIXED = ("train", "validation", "test")
 FEATURES = Features(

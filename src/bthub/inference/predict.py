@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from tqdm import tqdm
 
+from bthub.data.progress import progress_bar
 from bthub.errors import BthubError, NotASliceError
 from bthub.imaging.checks import display_name, is_url, without_password
 from bthub.imaging.folders import left_out, look_below
@@ -21,7 +22,6 @@ from bthub.imaging.intake import Study, holds_dicom, is_study, open_study
 from bthub.inference.pipeline import Pipeline, ReadPicture, read_picture
 from bthub.inference.result import DISCLAIMER, NO_TUMOR, Result
 from bthub.inference.study import StudyResult, analyze_study, listed
-from bthub.progress import progress_bar
 
 RESULTS = "results.jsonl"
 _MANY = 8

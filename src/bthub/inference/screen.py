@@ -29,13 +29,13 @@ from typing import Any, cast
 
 from tqdm import tqdm
 
+from bthub.data.progress import progress_bar
 from bthub.errors import BthubError
 from bthub.inference.backends.graphs import threads
 from bthub.inference.loading import load_pipeline
 from bthub.inference.pipeline import Pipeline, ReadPicture
 from bthub.inference.result import DISCLAIMER, Result
 from bthub.inference.screen_inputs import Item, walk
-from bthub.progress import progress_bar
 from bthub.runs.folder import write_json
 
 PART = 256

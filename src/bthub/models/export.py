@@ -30,12 +30,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bthub.data.dataset import load_split
 from bthub.data.fingerprint import describe_rows, id_columns, identified, listed, name_of
+from bthub.data.network import send_no_telemetry
 from bthub.errors import BthubError
 from bthub.imaging.image_io import upright_rgb
 from bthub.models.classifier import load_classifier
 from bthub.models.input_check import InputCheck, letterbox, load_input_check
 from bthub.models.localizer import load_localizer
-from bthub.network import send_no_telemetry
 from bthub.runs.folder import (
     CLASSIFICATION,
     INPUT_CHECK,

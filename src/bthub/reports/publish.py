@@ -28,10 +28,10 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
+from bthub.data.network import check_hub, hub_trouble
 from bthub.errors import BthubError
 from bthub.evaluation import plots
 from bthub.inference import hub_repo
-from bthub.network import check_hub, hub_trouble
 from bthub.project import DATASET, DEFAULTS, ORG, ORG_FILE, SHIPPED_RUNS, TWO_STAGE, hub_id, shipped_runs
 from bthub.reports import model_card
 from bthub.runs.folder import (

@@ -37,8 +37,8 @@ from typing import Any
 
 import msgspec
 
+from bthub.data.network import check_hub, client_errors, hub_trouble
 from bthub.errors import BthubError
-from bthub.network import check_hub, client_errors, hub_trouble
 from bthub.project import COMPARISON, shipped_runs
 from bthub.runs import schema
 

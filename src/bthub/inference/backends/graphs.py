@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from bthub.data.network import send_no_telemetry
 from bthub.errors import BthubError
 from bthub.inference.backends.stages import LightDetector, LightInputCheck, LightLocalizer
-from bthub.network import send_no_telemetry
 from bthub.runs.folder import (
     CALIBRATION,
     CLASSIFICATION,
