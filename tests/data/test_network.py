@@ -1,4 +1,4 @@
-"""bthub.data.network: whatever proxies, certificates and addresses the surroundings name, a sentence and no traceback."""
+"""bthub.data.network: whatever proxies, certificates and addresses are named, a sentence and no traceback."""
 
 import http.server
 import os

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from datasets import Dataset as Rows
 
-from bthub.data.dataset import batches, load_split
+from bthub.data.dataset import batches, facts_of, load_split
+from bthub.data.facts import DEFAULT
 from bthub.data.fingerprint import describe_rows, listed, name_of
 from bthub.errors import BthubError
 from bthub.evaluation import by_source, plots
@@ -89,8 +90,8 @@ def evaluate(
     rows = load_split(data, split, protocol)
     if len(rows) == 0:
         raise BthubError(f"{data} has no images in split {split} of protocol {protocol}: choose another split")
-    name = name_of(data)
-    if "source" in rows.column_names:
+    name, facts = name_of(data), facts_of(data)
+    if facts.sources:
         refuse_known_images(folder, rows, split)
         return evaluate_sources(
             folder,
@@ -102,8 +103,8 @@ def evaluate(
             device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
         )
     command = f"bthub evaluate {folder.id} --data {name} --split {split}"
-    if "patient_id" not in rows.column_names:
-        protocol = "default"
+    if protocol not in facts.protocols:
+        protocol = DEFAULT
     elif protocol != own_protocol:
         command += f" --protocol {protocol}"
     refuse_known_images(folder, rows, split)
@@ -113,6 +114,8 @@ def evaluate(
         _refuse_another_set(folder, key, there.dataset, dataset)
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if folder.task != CLASSIFICATION and not facts.masks:
+        raise BthubError(f"{folder.id} outlines tumors, but the data set has no masks: evaluate it on the LGG data set")
     if folder.task == CLASSIFICATION:
         predictions, settings = _classify(folder, rows, batch_size, stage or load_classifier(folder, device))
         given = msgspec.to_builtins(settings)
@@ -141,7 +144,8 @@ def evaluate(
     (folder.path / PREDICTIONS).mkdir(exist_ok=True)
     write_rows(folder.path / PREDICTIONS / f"{protocol}-{split}.csv", predictions)
     measured = folder.record(METRICS, entry, key).metrics[key]
-    _gallery(folder, key, rows, predictions, device)
+    if facts.shown:
+        _gallery(folder, key, rows, predictions, device)
     return measured
 
 
@@ -264,8 +268,6 @@ def refuse_known_images(folder: RunFolder, rows: Rows, split: str) -> None:
 
 def _gallery(folder: RunFolder, key: str, rows: Rows, predictions: Predictions, device: str) -> None:
     """Draw GALLERY slices, evenly spaced from the one that the run does best to the one that it does worst."""
-    if "patient_id" not in rows.column_names:
-        return  # an image-folder set, whose terms may not let its images be shown with the run
     if folder.task == CLASSIFICATION:
         # Sorted by the probability that the run gave to what is true.
         scores = [float(row[PROBABILITY + row["label"]]) for row in predictions]
@@ -314,8 +316,6 @@ def _classify(folder: RunFolder, rows: Rows, batch_size: int, classifier: Any) -
 
 def _localize(folder: RunFolder, rows: Rows, batch_size: int, localizer: Any) -> tuple[Predictions, dict]:
     """Predictions of a ResUNet without a detector before it, and the settings they are made with."""
-    if "mask" not in rows.column_names:
-        raise BthubError(f"{folder.id} outlines tumors, but the data set has no masks: evaluate it on the LGG data set")
     masks = (mask for images in batches(rows, batch_size, "evaluating") for mask in localizer.masks(images))
     predictions = []
     for ids, row, found in zip(_ids(rows), rows.select_columns(["mask"]), masks, strict=True):

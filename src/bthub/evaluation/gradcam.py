@@ -56,7 +56,7 @@ def explain(
             slices that the run was trained or chosen on.
     """
     # Here, because the dashboard draws maps and shouldn't wait for what reads data sets.
-    from bthub.data.dataset import batches, load_split
+    from bthub.data.dataset import batches, facts_of, load_split
     from bthub.data.fingerprint import describe_rows, name_of
     from bthub.evaluation.evaluate import refuse_known_images
 
@@ -70,7 +70,7 @@ def explain(
     own_protocol = folder.training.protocol
     protocol = protocol or own_protocol
     rows = load_split(data, split, protocol)
-    if "mask" not in rows.column_names:
+    if not facts_of(data).masks:
         raise BthubError(
             f"{data} has no outlines to compare a map with: give the LGG set, as bthub data build wrote it"
         )

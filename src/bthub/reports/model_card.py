@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from bthub.data.facts import LGG, Facts, of_pictures
 from bthub.data.splits import FOLD_PROTOCOLS
 from bthub.errors import BthubError
 from bthub.evaluation import plots, published, two_stage
@@ -36,12 +37,12 @@ from bthub.runs.folder import (
     TRAINING,
     RunFolder,
 )
-from bthub.runs.records import first_weights
+from bthub.runs.records import data_facts, first_weights
 from bthub.runs.schema import Cost, DetectorCalibration, GradCam, LocalizerCalibration, Measured, Part
 from bthub.training.config import CONFIGS
 
 TAGS = ("medical", "mri", "brain-tumor", "bthub")
-LGG_TITLE, LGG_TAG, LGG_LICENSE = "LGG MRI Segmentation", "lower-grade-glioma", "cc-by-nc-sa-4.0"
+LGG_TAG = "lower-grade-glioma"
 # Metrics of a run's headline; the card's metadata has them too.
 HEADLINE = {
     CLASSIFICATION: ("roc_auc", "balanced_accuracy", "accuracy", "f1", "recall", "specificity"),
@@ -58,31 +59,18 @@ MACRO = ("precision", "recall", "specificity", "f1", "roc_auc", "average_precisi
 UNSEEN = ("test", "benchmark")
 
 
-class ImageSet(NamedTuple):
-    """What is known of an image-folder set beyond its images."""
-
-    title: str
-    what: str
-    limit: str
-    url: str | None = None
-
-
-# By their classes: what a built set is called is up to who built it.
+# What is told of an image-folder set beyond its facts, and of its limits, by its classes.
 IMAGE_SETS = {
-    ("glioma_tumor", "meningioma_tumor", "no_tumor", "pituitary_tumor"): ImageSet(
-        "Brain Tumor Classification (MRI)",
+    ("glioma_tumor", "meningioma_tumor", "no_tumor", "pituitary_tumor"): (
         "brain MRI images of three kinds of tumor and of none, as published on Kaggle with a training and a test "
         "folder; validation is drawn from the former",
         "Only the pictures of its test folder without a near-duplicate elsewhere test a model. The proportions of the "
         "classes differ between those and the near-duplicates.",
-        "https://www.kaggle.com/datasets/sartajbhuvaji/brain-tumor-classification-mri",
     ),
-    ("no", "yes"): ImageSet(
-        "Brain MRI Images for Brain Tumor Detection",
+    ("no", "yes"): (
         "253 brain MRI images with a tumor (`yes`) or without (`no`), as published on Kaggle, without a split",
         "The set is tiny: in a split of 50 images, each counts 2 %. The epochs and rates of this project's own recipes "
         "were first tried on another split of the same pictures.",
-        "https://www.kaggle.com/datasets/navoneel/brain-mri-images-for-brain-tumor-detection",
     ),
 }
 
@@ -151,7 +139,8 @@ def render(run: str | Path, org: str | None = None, *, figures: bool = True) -> 
     config = folder.detector_config if folder.task == CLASSIFICATION else folder.localizer_config
     training = folder.training
     start, base = _start(folder)
-    lgg = any(row.get("patient_id") for row in _rows(folder, SPLIT))
+    facts = data_facts(folder)
+    lgg = facts.patients
     # The weights carry on the license of LGG, whatever data they are trained on.
     derived = any(origin.lgg for origin in training.first_weights)
     # An image-folder set is split in one way, whatever protocol the recipe names.
@@ -172,7 +161,7 @@ def render(run: str | Path, org: str | None = None, *, figures: bool = True) -> 
             lgg=lgg,
             default=name in DEFAULTS.values(),
             unit="slice" if lgg else "image",
-            images=None if lgg else _image_set(folder.detector_config.label_names, training.dataset.name),
+            images=None if lgg else _image_set(folder.detector_config.label_names, facts),
             start=start,
             base=base,
             base_is_lgg=derived,
@@ -192,7 +181,7 @@ def render(run: str | Path, org: str | None = None, *, figures: bool = True) -> 
                 (split, inputs.table(entry.task, entry.by_source), entry.command)
                 for split, entry in folder.sources.items()
             ],
-            mixed="file" in _rows(folder, SPLIT)[0] and lgg,
+            mixed=bool(facts.sources),
             best_epoch=_best_epoch(folder, training.best.epoch),
             results=[_result(result, folder, figures) for result in results],
             history=_figure(folder, "history") if figures else None,
@@ -203,7 +192,7 @@ def render(run: str | Path, org: str | None = None, *, figures: bool = True) -> 
             fewest_groups=FEWEST_GROUPS,
         )
     )
-    metadata = _metadata(folder, name, results, base, lgg, derived, org)
+    metadata = _metadata(folder, name, results, base, facts, derived, org)
     return f"---\n{metadata.to_yaml()}\n---\n\n{body}"
 
 
@@ -254,7 +243,7 @@ def render_two_stage(detector: RunFolder, localizer: RunFolder, commits: dict[st
         )
     )
     metadata = ModelCardData(
-        license=LGG_LICENSE,
+        license=LGG.license,
         library_name="transformers",
         pipeline_tag=SEGMENTATION,
         tags=["detect-and-localize", CLASSIFICATION, *TAGS, LGG_TAG],
@@ -290,7 +279,7 @@ def _evaluations(
     metrics: dict[str, tuple[str, Interval]],
     key: str,
     dataset_type: str,
-    dataset_name: str = LGG_TITLE,
+    dataset_name: str = LGG.title,
 ) -> list[EvalResult]:
     """The metrics of an entry, for `model-index`; those that aren't defined there are left out."""
     protocol, _, split = key.partition("/")
@@ -389,10 +378,12 @@ def _recipe(folder: RunFolder) -> dict:
     }
 
 
-def _image_set(labels: list[str], name: str) -> ImageSet:
+def _image_set(labels: list[str], facts: Facts) -> dict[str, str | None]:
     """What is known of the image-folder set that has these classes."""
-    known = IMAGE_SETS.get(tuple(sorted(labels)))
-    return known or ImageSet(name, f"a set of images in a folder a class: {', '.join(labels)}", "")
+    what, limit = IMAGE_SETS.get(
+        tuple(sorted(labels)), (f"a set of images in a folder a class: {', '.join(labels)}", "")
+    )
+    return {"title": facts.title, "url": facts.link, "what": what, "limit": limit}
 
 
 def _metadata(
@@ -400,30 +391,30 @@ def _metadata(
     name: str,
     results: list[Result],
     base: str | None,
-    lgg: bool,
+    facts: Facts,
     derived: bool,
     org: str | None,
 ) -> ModelCardData:
     """The card's YAML, with the figures on unseen splits as `model-index`."""
     # What isn't on the Hub is called by the name of the loader that reads it.
-    loader = hub_id(DATASET, org) if lgg else "imagefolder"
+    loader = hub_id(DATASET, org) if facts.patients else "imagefolder"
     evaluations = [
         found
         for result in results
         if result.split in UNSEEN and "seen" not in result.entry.by_seen
         for title in [
-            LGG_TITLE if lgg else _image_set(folder.detector_config.label_names, result.entry.dataset.name).title
+            (LGG if facts.patients else of_pictures(result.entry.dataset.name, folder.config["label_names"])).title
         ]
         for found in _evaluations(folder.task, _headline(result.entry), result.key, loader, title)
     ]
     network = folder.config["architecture" if folder.task == CLASSIFICATION else "model_type"]
     return ModelCardData(
         # Of the image-folder sets the terms aren't known; those of the initial weights are passed on.
-        license=LGG_LICENSE if lgg or derived else "unknown",
+        license=facts.license or (LGG.license if derived else "unknown"),
         library_name="timm" if folder.task == CLASSIFICATION else "transformers",
         pipeline_tag=folder.task,
-        tags=[folder.task, network, *TAGS, *([LGG_TAG] if lgg else [])],
-        datasets=[hub_id(DATASET, org)] if lgg else None,
+        tags=[folder.task, network, *TAGS, *([LGG_TAG] if facts.patients else [])],
+        datasets=[hub_id(DATASET, org)] if facts.patients else None,
         base_model=base and hub_id(base, org),
         metrics=_hub_metrics(HEADLINE[folder.task]),
         model_name=name,

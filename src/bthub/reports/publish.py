@@ -28,6 +28,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
+from bthub.data.facts import FACTS
 from bthub.data.network import check_hub, hub_trouble
 from bthub.errors import BthubError
 from bthub.evaluation import plots
@@ -60,6 +61,7 @@ from bthub.runs.folder import (
     RunFolder,
     in_comparison,
 )
+from bthub.runs.records import data_facts
 from bthub.training.config import EXPERIMENTS
 
 # What tells how good a run is, without its weights.
@@ -68,7 +70,7 @@ RECORD_FILES += (f"{PREDICTIONS}/*.csv",)
 RUN_FILES = (*RECORD_FILES, WEIGHTS, PREPROCESSOR, INPUT_CHECK, INPUT_CHECK_WEIGHTS)
 RUN_FILES += (ONNX_MODEL, ONNX_QUANTIZED, ONNX_INPUT_CHECK, ONNX_RECORD, ONNX_METRICS)
 RUN_FILES += (f"{FIGURES}/*.webp", "*.py")  # the .py files are its remote code
-DATASET_FILES = (CARD, "data/**/*.parquet")
+DATASET_FILES = (CARD, FACTS, "data/**/*.parquet")
 PACKAGE_FILES = ("**/*.py", "**/*.csv", "**/*.md", "**/*.j2", "**/*.yaml")
 APP_FILES = ("*.py", "*.css", "*.js", "*.svg", "requirements.txt", "Dockerfile", ".streamlit/config.toml", "views/*.py")
 APP_FILES += ("examples/*.png", "examples/*/*.png", "examples/README.md")
@@ -242,7 +244,7 @@ def run_publication(run: Path, org: str) -> Publication:
     if ONNX_QUANTIZED in files and not folder.quantized_ships():
         # It loses too much, or what it loses wasn't measured.
         del files[ONNX_QUANTIZED]
-    if "patient_id" not in folder.rows(SPLIT)[0]:
+    if not data_facts(folder).patients:
         # The terms of image-folder sets aren't known: none of their images leaves this machine.
         files = {path: file for path, file in files.items() if not path.endswith("-gallery.webp")}
     files[CARD] = model_card.render(folder.path, org).encode()
@@ -251,11 +253,11 @@ def run_publication(run: Path, org: str) -> Publication:
 
 def dataset_publication(data: str | Path, org: str) -> Publication:
     """The built LGG data set as its repo."""
-    from bthub.data.dataset import BuiltDataset
+    from bthub.data.dataset import facts_of
 
     if not Path(data).is_dir():
         raise BthubError(f"{data} isn't there: write it with `bthub data build`, or name the data set with --data")
-    if not BuiltDataset(data).is_lgg:
+    if not facts_of(data).shown:
         raise BthubError(f"{data} isn't LGG MRI Segmentation, the only set whose license lets bthub publish it")
     files: dict[str, Path | bytes] = _listed(Path(data), DATASET_FILES)
     repo_id = hub_id(DATASET, org)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 
 from bthub import project
+from bthub.data.facts import Facts, derived
 from bthub.errors import BthubError
 from bthub.metrics.info import COSTS, lower_is_better
 from bthub.metrics.interval import Interval
@@ -106,6 +107,19 @@ def first_weights(config: dict[str, Any]) -> tuple[str, str | None]:
 def imagenet_file(source: str) -> bool:
     """Whether `encoder_from` or `weights_from` names a file of train/imagenet.py."""
     return Path(source).match("imagenet-*.safetensors")
+
+
+def data_facts(run: RunFolder) -> Facts:
+    """What the data set is that a run was trained on; of an older run what the columns of its split tell."""
+    name, known = run.training.dataset.name, run.training.dataset.facts
+    if known is not None:
+        return known
+    rows = run.rows(SPLIT)
+    if not rows:
+        raise BthubError(f"{run.path / SPLIT} is empty, but says what the run was given: train the run again")
+    patients = any(row.get("patient_id") for row in rows)
+    columns = [key for key in rows[0] if patients or key != "patient_id"]
+    return derived(name, columns, labels=run.config.get("label_names", ()))
 
 
 def trained_on(run: RunFolder) -> tuple[str | None, str]:

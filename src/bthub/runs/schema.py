@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from bthub.data.facts import Facts
 from bthub.errors import BthubError
 from bthub.metrics.interval import Interval
 from bthub.runs.operating_point import MaskPoint, OperatingPoint, mask_points, operating_points
@@ -32,10 +33,11 @@ class Split(msgspec.Struct, frozen=True):
 
 
 class TrainedOn(msgspec.Struct, frozen=True):
-    """The data set of a training: its name, and its `train` and `validation` splits."""
+    """The data set of a training: its name, its `train` and `validation` splits, and what it is, if that was noted."""
 
     name: str
     splits: dict[str, Split] = {}
+    facts: Facts | None = None
 
 
 class Best(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from datasets import Dataset as Rows
 
+from bthub.data.dataset import facts_of
 from bthub.data.fingerprint import describe_rows, identified, name_of
 from bthub.runs.folder import SPLIT, TRAINING, write_json, write_rows
 from bthub.training.checkpoint import Progress
@@ -33,6 +34,7 @@ def write_records(
         "dataset": {
             "name": name_of(data),
             "splits": {name: describe_rows(rows) for name, rows in splits.items()},
+            "facts": facts_of(data),
         },
         "first_weights": first_weights,
         "best": {
