@@ -17,7 +17,7 @@ TITLES = {CLASSIFICATION: "Classifiers: is there a tumor?", SEGMENTATION: "Local
 # Of the many metrics, those that say most; another table has the rest.
 MAIN = {
     CLASSIFICATION: ["roc_auc", "balanced_accuracy", "recall", "specificity", "ece"],
-    SEGMENTATION: ["dice_volume_mean", "dice_volume_median", "tumor_slices_missed", "healthy_slices_with_mask"],
+    SEGMENTATION: ["dice_volume_mean", "dice_volume_median", "tumor_slices_missed", "tumor_free_slices_with_mask"],
 }
 SHORT = {
     "roc_auc": "ROC AUC",
@@ -28,7 +28,7 @@ SHORT = {
     "dice_volume_mean": "Dice, mean of patients",
     "dice_volume_median": "Dice, median",
     "tumor_slices_missed": "Tumor slices missed",
-    "healthy_slices_with_mask": "Tumor-free with a mask",
+    "tumor_free_slices_with_mask": "Tumor-free with a mask",
     "parameters": "Parameters",
     "latency_ms": "Time per slice",
 }

@@ -170,7 +170,7 @@ def _clean_stacks(args: argparse.Namespace) -> None:
     _write_result(args.out / f"stack-cleaning-{found['protocol']}.json", found)
     for split in ("validation", "test"):
         before, after = (found[split][which]["dice_volume_mean"] for which in ("without", "with"))
-        healthy, tumor = (found[split][f"removed_{kind}"] for kind in ("healthy", "tumor"))
+        healthy, tumor = (found[split][f"removed_{kind}"] for kind in ("tumor_free", "tumor"))
         print(
             f"{split}: mean Dice of the volumes {before.value:.3f} without, {after.value:.3f} with cleaning;"
             f" masks removed on {healthy} tumor-free and {tumor} tumor slices"
@@ -201,6 +201,13 @@ def _explain(args: argparse.Namespace) -> None:
     for run in _runs(args):
         entry = explain(run, args.data, args.split, protocol=args.protocol, batch_size=args.batch_size)
         print(f"{run}: {summary(entry)}")
+
+
+def _migrate(args: argparse.Namespace) -> None:
+    from bthub.runs.names import migrate
+
+    for run in _runs(args):
+        print(f"{run}: {', '.join(migrate(Path(run))) or 'up to date'}")
 
 
 def _card(args: argparse.Namespace) -> None:
@@ -426,6 +433,10 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("runs", metavar="run", type=Path, nargs="+")
     _add_split(explain, "the LGG set: folder of `bthub data build`, or a Hub id")
     explain.set_defaults(run=_explain)
+
+    migrated = commands.add_parser("migrate", help="rewrite the files of old run folders with today's names")
+    migrated.add_argument("runs", metavar="run", type=Path, nargs="+")
+    migrated.set_defaults(run=_migrate)
 
     card = commands.add_parser("card", help="write the model card (README.md) of runs from their files")
     card.add_argument("runs", metavar="run", type=Path, nargs="+")

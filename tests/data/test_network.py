@@ -260,7 +260,7 @@ def test_the_dashboard_refuses_a_port_in_one_sentence(monkeypatch):
         capture_output=True,
         text=True,
         encoding="utf-8",
-        cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
+        cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 2 and done.stderr == "bthub: PORT must be a number from 1 to 65535, not 'many'\n"
 
@@ -279,7 +279,7 @@ def test_the_app_starts_behind_a_dead_proxy():
             capture_output=True,
             text=True,
             encoding="utf-8",
-            cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
+            cwd=Path(__file__).parents[2],
         )
         assert done.returncode == 0 and "http://127.0.0.1:" in done.stdout, done.stderr[-2000:]
 

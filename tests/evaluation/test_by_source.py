@@ -94,11 +94,11 @@ def test_masks_are_measured_by_outline_or_by_box():
     found = measure_localizer(MASKED)
     three, flair, boxes = (found[key]["metrics"] for key in ("lgg, three sequences", "lgg, FLAIR", "t1"))
     assert three["dice_tumor_slices"].value == pytest.approx(0.8)
-    assert three["healthy_slices_with_mask"].value == 1
+    assert three["tumor_free_slices_with_mask"].value == 1
     assert flair["dice_tumor_slices"].value == pytest.approx(100 / 150)
     assert boxes["center_in_box"].value == pytest.approx(2 / 3)
     # Nobody outlined these tumors, so there is no Dice; the healthy picture still counts.
-    assert boxes["healthy_slices_with_mask"].value == 1 and "dice_tumor_slices" not in boxes
+    assert boxes["tumor_free_slices_with_mask"].value == 1 and "dice_tumor_slices" not in boxes
 
 
 def with_kind(line: dict[str, str], kind: str, predicted: int, in_box: str) -> dict[str, str]:
@@ -151,11 +151,11 @@ def test_both_stages_draw_only_where_the_detector_calls_tumor(pair):
     found = two_stage_by_source(*pair)["by_source"]
     three, flair, boxes = (found[key]["metrics"] for key in ("lgg, three sequences", "lgg, FLAIR", "t1"))
     assert three["dice_tumor_slices"].value == pytest.approx(0.8)
-    assert three["healthy_slices_with_mask"].value == 0  # 0.45 stays below the threshold
+    assert three["tumor_free_slices_with_mask"].value == 0  # 0.45 stays below the threshold
     assert flair["dice_tumor_slices"].value == 0  # 0.3 is missed, and a miss counts 0
     # c is missed at its kind's threshold, e is off its box, f is called at the threshold of no kind.
     assert boxes["center_in_box"].value == pytest.approx(1 / 3)
-    assert boxes["healthy_slices_with_mask"].value == 0
+    assert boxes["tumor_free_slices_with_mask"].value == 0
 
 
 def test_both_stages_take_the_mask_of_the_kind_that_was_seen(pair, tmp_path):

@@ -198,7 +198,7 @@ def test_localizer(localizer, tiny_lgg, monkeypatch):
     areas = np.array([r.sum() for r in references])
     kept = areas[1::2].sum()
     assert entry.metrics["dice_pooled"].value == pytest.approx(2 * kept / (areas.sum() + kept))
-    assert entry.metrics["healthy_slices_with_mask"].value in (0, None)
+    assert entry.metrics["tumor_free_slices_with_mask"].value in (0, None)
     assert entry.counts["missed_tumor_slices"] == (areas[::2] > 0).sum()
     assert entry.mask_threshold == json.loads((localizer / CALIBRATION).read_text())["mask_threshold"]
 
@@ -456,4 +456,4 @@ def test_summary_of_a_localizer_says_what_is_not_defined(localizer, tiny_lgg):
     entry.metrics["dice_pooled"] = Interval(None, None, None)
     text = summary(entry)
     assert re.search(r"^pooled Dice +- +- to -$", text, re.MULTILINE)
-    assert re.search(rf"^healthy slices +{entry.counts['healthy_slices']}$", text, re.MULTILINE)
+    assert re.search(rf"^tumor-free slices +{entry.counts['tumor_free_slices']}$", text, re.MULTILINE)

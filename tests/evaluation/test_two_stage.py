@@ -14,6 +14,7 @@ from bthub.errors import BthubError
 from bthub.evaluation import cross_validation, two_stage
 from bthub.evaluation.scoring import measure
 from bthub.metrics.bootstrap import paired_difference
+from bthub.metrics.interval import Interval
 from bthub.metrics.segmentation import segmentation_metrics
 from bthub.reports import tables
 from bthub.runs.folder import CALIBRATION, CONFIG, METRICS, PREDICTIONS, TRAINING, RunFolder, write_json
@@ -103,8 +104,8 @@ def test_masks_count_only_where_the_detector_says_tumor(pair):
     assert value["dice_tumor_slices"] == pytest.approx((120 / 180 + 0 + 40 / 80) / 3)
     assert value["dice_volume_mean"] == pytest.approx((120 / 230 + 40 / 90) / 2)
     assert value["tumor_slices_missed"] == pytest.approx(1 / 3)
-    assert value["healthy_slices_with_mask"] == pytest.approx(1 / 3)
-    assert value["healthy_mask_px"] == pytest.approx(10 / 3)
+    assert value["tumor_free_slices_with_mask"] == pytest.approx(1 / 3)
+    assert value["tumor_free_mask_px"] == pytest.approx(10 / 3)
     assert found["threshold"] == 0.5 and found["localizer"] == {"name": "masks", "weights": "masks"}
 
 
@@ -181,7 +182,7 @@ def test_folds_together_have_every_patient_once(tmp_path):
     assert [fold["protocol"] for fold in found["runs"]] == [f"fold-{k}" for k in range(1, 6)]
 
 
-def test_folds_are_measured_without_the_healthy_slices_too(tmp_path):
+def test_folds_are_measured_without_the_tumor_free_slices_too(tmp_path):
     runs = folds(tmp_path)
     path = next((runs[0].path / "predictions").glob("*test.csv"))
     header, first, *rest = path.read_text().splitlines()
@@ -231,9 +232,9 @@ def test_a_paired_difference_is_narrower_than_the_models_own_intervals():
     own = better["metrics"]["dice_volume_mean"]
     assert away.high - away.low < (own.high - own.low) / 10
     same = paired_difference(worse, worse, "dice_volume_mean")
-    assert same == {"value": 0.0, "low": 0.0, "high": 0.0}
-    undefined = paired_difference(better, measured(0.0), "healthy_slices_with_mask")
-    assert undefined == {"value": None, "low": None, "high": None}
+    assert same == Interval(0, 0, 0)
+    undefined = paired_difference(better, measured(0.0), "tumor_free_slices_with_mask")
+    assert undefined == Interval(None, None, None)
 
 
 def test_compare_says_which_differences_are_noise(tmp_path):

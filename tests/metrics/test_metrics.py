@@ -369,13 +369,13 @@ def test_segmentation_by_hand():
     assert found["pixel_accuracy"] == pytest.approx(1 - 60 / 500)
     assert found["pixel_accuracy_tumor_slices"] == pytest.approx(1 - 54 / 300)
     assert found["tumor_slices_missed"] == pytest.approx(1 / 3)
-    assert found["healthy_slices_with_mask"] == pytest.approx(1 / 2)
-    assert found["healthy_mask_px"] == pytest.approx(3)
+    assert found["tumor_free_slices_with_mask"] == pytest.approx(1 / 2)
+    assert found["tumor_free_mask_px"] == pytest.approx(3)
     assert result["counts"] == {
         "tumor_slices": 3,
         "missed_tumor_slices": 1,
-        "healthy_slices": 2,
-        "marked_healthy_slices": 1,
+        "tumor_free_slices": 2,
+        "marked_tumor_free_slices": 1,
         "volumes_with_tumor": 2,
         "volumes_without_tumor": 0,
         "marked_volumes_without_tumor": 0,
@@ -414,8 +414,8 @@ def test_volume_without_tumor_has_no_dice():
     found = values(result)
     assert found["dice_volume_mean"] == 1 and found["dice_volume_median"] == 1 and found["dice_tumor_slices"] == 1
     assert found["dice_pooled"] == pytest.approx(20 / 27)
-    assert found["healthy_slices_with_mask"] == pytest.approx(1 / 2)
-    assert found["healthy_mask_px"] == pytest.approx(3.5)
+    assert found["tumor_free_slices_with_mask"] == pytest.approx(1 / 2)
+    assert found["tumor_free_mask_px"] == pytest.approx(3.5)
     assert result["counts"]["volumes_without_tumor"] == 2
     assert result["counts"]["marked_volumes_without_tumor"] == 1
 
@@ -425,21 +425,21 @@ def test_no_tumor_anywhere():
     for name in ("dice_volume_mean", "dice_volume_median", "dice_tumor_slices", "dice_pooled", "iou_pooled"):
         assert quiet[name] is None
     assert quiet["iou_tumor_slices_pooled"] is None and quiet["pixel_accuracy_tumor_slices"] is None
-    assert quiet["pixel_accuracy"] == 1 and quiet["healthy_slices_with_mask"] == 0
+    assert quiet["pixel_accuracy"] == 1 and quiet["tumor_free_slices_with_mask"] == 0
     loud = values(segmentation_metrics([0, 0], [3, 0], [0, 0], [50, 50], groups=list("ab")))
     assert loud["dice_volume_mean"] is None and loud["dice_pooled"] == 0 and loud["dice_all_slices"] == 0
 
 
 def test_no_healthy_slice():
     found = values(segmentation_metrics([5], [5], [4], [50]))
-    assert found["healthy_slices_with_mask"] is None and found["healthy_mask_px"] is None
+    assert found["tumor_free_slices_with_mask"] is None and found["tumor_free_mask_px"] is None
 
 
 def test_perfect_masks():
     tumor = np.array([0, 5, 10, 0, 7, 9, 0, 3, 2, 0])
     result = segmentation_metrics(tumor, tumor, tumor, np.full(10, 64), groups=list("aabbccddee"))
     for name, found in result["metrics"].items():
-        best = 0 if name in ("tumor_slices_missed", "healthy_slices_with_mask", "healthy_mask_px") else 1
+        best = 0 if name in ("tumor_slices_missed", "tumor_free_slices_with_mask", "tumor_free_mask_px") else 1
         assert found == Interval(best, best, best), name
 
 

@@ -176,7 +176,7 @@ def test_localizer_figures(localizer):
     text = model_card.render(localizer)
     entry = read(localizer / METRICS)["patient/test"]
     assert row(text, "Dice per patient, mean")[0] == f"{entry['metrics']['dice_volume_mean']['value']:.3f}"
-    assert row(text, "healthy slices") == [str(entry["counts"]["healthy_slices"])]
+    assert row(text, "tumor-free slices") == [str(entry["counts"]["tumor_free_slices"])]
     assert f"**{read(localizer / CALIBRATION)['mask_threshold']}**" in text
     assert f"resized to {read(localizer / PREPROCESSOR)['size']['height']} pixels" in text
 

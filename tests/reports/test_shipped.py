@@ -89,7 +89,7 @@ def test_the_page_on_stacks_has_the_figures_of_cleaning():
     for split in ("validation", "test"):
         part = found[split]
         dice = [f"{part[how]['dice_volume_mean']['value']:.3f}" for how in ("without", "with")]
-        cells = [split, *dice, str(part["removed_healthy"]), str(part["removed_tumor"])]
+        cells = [split, *dice, str(part["removed_tumor_free"]), str(part["removed_tumor"])]
         assert f"| {' | '.join(cells)} |" in page
 
 

@@ -152,7 +152,7 @@ def summary(entry: MeasuredSources) -> str:
     wanted = (
         ("roc_auc", "balanced_accuracy", "recall", "specificity", "ece")
         if entry.task == CLASSIFICATION
-        else ("dice_volume_mean", "dice_tumor_slices", "healthy_slices_with_mask", CENTER_IN_BOX)
+        else ("dice_volume_mean", "dice_tumor_slices", "tumor_free_slices_with_mask", CENTER_IN_BOX)
     )
     lines = [entry.command, f"{'':24}{'images':>7}{'tumor':>7}" + "".join(f"{name[:22]:>24}" for name in wanted)]
     for key, found in entry.by_source.items():

@@ -83,9 +83,9 @@ def stack_cleaning(localizer: RunFolder) -> dict:
 
 def _dice(rows: Rows) -> dict:
     metrics = rounded(measure(list(rows)))["metrics"]
-    return {name: metrics[name] for name in ("dice_volume_mean", "healthy_slices_with_mask") if name in metrics}
+    return {name: metrics[name] for name in ("dice_volume_mean", "tumor_free_slices_with_mask") if name in metrics}
 
 
 def _removed(rows: Rows) -> dict[str, int]:
     with_tumor = sum(int(row["tumor_px"]) > 0 for row in rows)
-    return {"removed_healthy": len(rows) - with_tumor, "removed_tumor": with_tumor}
+    return {"removed_tumor_free": len(rows) - with_tumor, "removed_tumor": with_tumor}

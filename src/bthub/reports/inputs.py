@@ -11,7 +11,13 @@ from bthub.runs.folder import CLASSIFICATION, SEGMENTATION, RunFolder
 from bthub.runs.schema import SourcePart
 
 DETECTOR = ("roc_auc", "balanced_accuracy", "recall", "specificity", "ece")
-LOCALIZER = ("dice_volume_mean", "dice_volume_median", "dice_tumor_slices", "healthy_slices_with_mask", CENTER_IN_BOX)
+LOCALIZER = (
+    "dice_volume_mean",
+    "dice_volume_median",
+    "dice_tumor_slices",
+    "tumor_free_slices_with_mask",
+    CENTER_IN_BOX,
+)
 TITLES = {CENTER_IN_BOX: "center of the mask in the box"}
 
 INTRODUCTION = """# Results by source and kind of picture, split {split}

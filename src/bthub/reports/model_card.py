@@ -46,10 +46,16 @@ LGG_TAG = "lower-grade-glioma"
 # Metrics of a run's headline; the card's metadata has them too.
 HEADLINE = {
     CLASSIFICATION: ("roc_auc", "balanced_accuracy", "accuracy", "f1", "recall", "specificity"),
-    SEGMENTATION: ("dice_volume_mean", "dice_pooled", "iou_volume_mean", "pixel_accuracy", "healthy_slices_with_mask"),
+    SEGMENTATION: (
+        "dice_volume_mean",
+        "dice_pooled",
+        "iou_volume_mean",
+        "pixel_accuracy",
+        "tumor_free_slices_with_mask",
+    ),
 }
 # The same of detect-then-localize.
-TWO_STAGE_HEADLINE = ("dice_volume_mean", "dice_tumor_slices", "iou_volume_mean", "healthy_slices_with_mask")
+TWO_STAGE_HEADLINE = ("dice_volume_mean", "dice_tumor_slices", "iou_volume_mean", "tumor_free_slices_with_mask")
 # What is told of tumor slices by the size of the tumor.
 SIZE_METRICS = {CLASSIFICATION: ("recall",), SEGMENTATION: ("dice_tumor_slices", "tumor_slices_missed", "hd95_px")}
 # Metrics of which a classifier without a threshold has the mean over its classes, one against the rest.

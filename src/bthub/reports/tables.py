@@ -34,7 +34,7 @@ SHOWN = {
         "iou_pooled",
         "pixel_accuracy",
         "hd95_px",
-        "healthy_slices_with_mask",
+        "tumor_free_slices_with_mask",
     ),
 }
 """Columns of the Markdown table; the CSV has all there are."""

@@ -41,6 +41,7 @@ from bthub.data.network import check_hub, client_errors, hub_trouble
 from bthub.errors import BthubError
 from bthub.project import COMPARISON, shipped_runs
 from bthub.runs import schema
+from bthub.runs.names import renamed_columns
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -334,7 +335,9 @@ class RunFolder:
     def rows(self, name: str) -> list[dict[str, str]]:
         """The rows of a CSV file of the run."""
         with self._file(name).open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            reader.fieldnames = renamed_columns(reader.fieldnames or ())
+            return list(reader)
 
     def _json(self, name: str) -> dict[str, Any]:
         try:

@@ -15,6 +15,7 @@ import msgspec
 from bthub.data.facts import Facts
 from bthub.errors import BthubError
 from bthub.metrics.interval import Interval
+from bthub.runs.names import renamed
 from bthub.runs.operating_point import MaskPoint, OperatingPoint, mask_points, operating_points
 
 
@@ -244,7 +245,7 @@ class LocalizerConfig(msgspec.Struct, frozen=True):
 
     model_type: str
     backbone: str
-    decoder_channels: list[int]
+    decoder_channels: list[int] = []
     auto_map: dict[str, Any] | None = None
 
 
@@ -508,7 +509,7 @@ def read(path: Path, run: str, kind: type[Content]) -> Content:
     except ValueError as error:
         raise BthubError(f"{path} isn't valid JSON ({error}): restore it or train again") from error
     try:
-        return msgspec.convert(content, kind)
+        return msgspec.convert(renamed(content), kind)
     except msgspec.ValidationError as error:
         raise BthubError(
             f"{run}: {path.name} isn't laid out as this version writes it ({_in_full(str(error), content)}): "

@@ -145,7 +145,7 @@ def choose_operating_point(localizer: Localizer, rows: Rows) -> dict:
             "mask_threshold": candidate[0],
             "min_area_share": candidate[1],
             "dice_volume_mean": measured["dice_volume_mean"].value,
-            "healthy_slices_with_mask": measured["healthy_slices_with_mask"].value,
+            "tumor_free_slices_with_mask": measured["tumor_free_slices_with_mask"].value,
         }
     threshold = max(candidates, key=lambda c: sweep[c]["dice_volume_mean"])[0]
     shares = {share: sweep[threshold, share]["dice_volume_mean"] for share in MIN_AREA_SHARES}

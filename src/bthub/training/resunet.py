@@ -195,7 +195,7 @@ def measure_views(observed: np.ndarray, shown: Sequence[View], rows: Rows, size:
         measured = segmentation_metrics(*counts.T, np.full(len(chosen), size**2), groups=groups, resamples=0)["metrics"]
         dice.append(measured["dice_volume_mean"].value)
         tumor_slices.append(measured["dice_tumor_slices"].value)
-        healthy.append(measured["healthy_slices_with_mask"].value)
+        healthy.append(measured["tumor_free_slices_with_mask"].value)
         found |= {} if name == AS_IT_IS else {f"validation_dice_{name}": dice[-1]}
     scores = list(dice)
     boxes = rows["box"][:] if "box" in rows.column_names else [None] * len(rows)
@@ -211,7 +211,7 @@ def measure_views(observed: np.ndarray, shown: Sequence[View], rows: Rows, size:
     found |= {
         "validation_dice": float(np.mean(dice)),
         "validation_dice_tumor_slices": float(np.mean(tumor_slices)),
-        "validation_healthy_slices_with_mask": float(np.mean(healthy)),
+        "validation_tumor_free_slices_with_mask": float(np.mean(healthy)),
     }
     return found | ({"validation_score": float(np.mean(scores))} if len(scores) > 1 else {})
 
