@@ -310,7 +310,7 @@ def test_calibration_without_a_band_says_so(show: Open, copy: Path):
     assert "No chosen run has a band of its own" in words(show("calibration", [copy], split="validation"))
 
 
-def test_learning_shows_a_finder_and_first_weights_where_they_are(show: Open, shipped_runs, copy: Path):
+def test_learning_shows_a_finder_and_initial_weights_where_they_are(show: Open, shipped_runs, copy: Path):
     said = words(show("learning"))
     assert "lr_finder.csv" in said and "--set encoder_from=null" in said
     (copy / "lr_finder.csv").write_text("learning_rate,loss\n1e-5,0.7\n1e-4,0.5\n1e-3,0.9\n")

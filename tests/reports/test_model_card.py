@@ -501,10 +501,10 @@ def test_only_a_known_set_is_described_beyond_its_classes(image_runs):
 def test_terms_of_the_initial_weights_go_on(image_run):
     change(image_run / TRAINING, lambda content: content["config"].update(encoder_from="runs/resunet50-lgg"))
     origin = {"source": "resunet50-lgg", "weights": "sha256:0123456789ab", "lgg": False}
-    change(image_run / TRAINING, lambda content: content.update(first_weights=[origin]))
+    change(image_run / TRAINING, lambda content: content.update(initial_weights=[origin]))
     text = model_card.render(image_run)
     assert ModelCard(text).data.license == "unknown" and "derived from data under" not in text
-    change(image_run / TRAINING, lambda content: content.update(first_weights=[origin | {"lgg": True}]))
+    change(image_run / TRAINING, lambda content: content.update(initial_weights=[origin | {"lgg": True}]))
     text = model_card.render(image_run)
     assert row(text, "initial weights") == ["the encoder of `resunet50-lgg`, weights `sha256:0123456789ab`"]
     data = ModelCard(text).data

@@ -200,7 +200,7 @@ def test_a_learning_rate_finder_is_shown_where_there_is_one(detector_copy: Path)
     ]
 
 
-def test_networks_from_different_first_weights(detector: RunFolder, localizer: RunFolder, tmp_path: Path):
+def test_networks_from_different_initial_weights(detector: RunFolder, localizer: RunFolder, tmp_path: Path):
     scratch = variant(detector.path, tmp_path / "scratch", encoder_from=None)
     assert records.initialization(scratch) == "random"
     assert (

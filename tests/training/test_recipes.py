@@ -550,7 +550,7 @@ def test_the_encoder_of_a_resunet_starts_a_classifier(architecture, tmp_path):
     write_rows(child / "split.csv", [{"file": "yes/0001.jpg", "sha256": "0" * 16, "split": "train"}])
     for lgg in (True, False):
         origins = [{"source": "x", "weights": None, "lgg": lgg}]
-        write_json(child / "training.json", training | {"first_weights": origins})
+        write_json(child / "training.json", training | {"initial_weights": origins})
         assert load_encoder(model, str(child), pictures)["lgg"] is lgg
     write_rows(tmp_path / "split.csv", rows + [{"patient_id": "P1", "slice_index": 4, "split": "train"}])
     for start in (tmp_path, tmp_path / WEIGHTS):
@@ -583,7 +583,7 @@ def test_frozen_weights_of_a_run_are_those_it_started_from(scripts, tiny_lgg, tm
         assert same != key.startswith("fc."), key
     training = RunFolder.open(output).training
     assert training.trainable_parameters == 512 * 2 + 2
-    assert [origin.source for origin in training.first_weights] == ["start.safetensors"]
+    assert [origin.source for origin in training.initial_weights] == ["start.safetensors"]
 
 
 def test_the_finder_is_asked_once(scripts, tiny_lgg, tmp_path):

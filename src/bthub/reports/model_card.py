@@ -37,7 +37,7 @@ from bthub.runs.folder import (
     TRAINING,
     RunFolder,
 )
-from bthub.runs.records import data_facts, first_weights
+from bthub.runs.records import data_facts, initial_weights
 from bthub.runs.schema import Cost, DetectorCalibration, GradCam, LocalizerCalibration, Measured, Part
 from bthub.training.config import CONFIGS
 
@@ -148,7 +148,7 @@ def render(run: str | Path, org: str | None = None, *, figures: bool = True) -> 
     facts = data_facts(folder)
     lgg = facts.patients
     # The weights carry on the license of LGG, whatever data they are trained on.
-    derived = any(origin.lgg for origin in training.first_weights)
+    derived = any(origin.lgg for origin in training.initial_weights)
     # An image-folder set is split in one way, whatever protocol the recipe names.
     protocol = training.protocol if lgg else "default"
     results = _results(folder)
@@ -352,13 +352,13 @@ def _input_check(folder: RunFolder) -> dict | None:
 def _start(folder: RunFolder) -> tuple[str, str | None]:
     """The initial weights in words, and the name of the run that they are from, if they are a run's."""
     training = folder.training
-    kind, source = first_weights(_configuration(folder))
+    kind, source = initial_weights(_configuration(folder))
     if source is None:
         return "ImageNet, from timm" if kind == "ImageNet" else kind, None
     if kind == "ImageNet":
         return f"ImageNet, `{source}` of train/imagenet.py", None
     words = f"the encoder of `{source}`" if kind == "encoder" else f"`{source}`"
-    digests = [first.weights for first in training.first_weights if first.weights]
+    digests = [first.weights for first in training.initial_weights if first.weights]
     words += f", weights `{digests[-1]}`" if digests else ""
     return words, None if source.endswith(".safetensors") else source
 

@@ -12,6 +12,7 @@ RENAMED = {
     "healthy_mask_px": "tumor_free_mask_px",
     "healthy_slices": "tumor_free_slices",
     "marked_healthy_slices": "marked_tumor_free_slices",
+    "first_weights": "initial_weights",
 }
 """Old keys and columns, and the new ones. Understood until version 0.3."""
 MIGRATED = ("*.json", "onnx/*.json", "history.csv", "predictions/*.csv")

@@ -82,11 +82,11 @@ def network(run: RunFolder) -> str:
 def initialization(run: RunFolder) -> str:
     """What the initial weights were: random, ImageNet, or the encoder or all weights of another run or file."""
     with reading(run, TRAINING):
-        kind, source = first_weights(run.training.config)
+        kind, source = initial_weights(run.training.config)
     return f"{kind} of {source}" if kind in ("encoder", "weights") else kind
 
 
-def first_weights(config: dict[str, Any]) -> tuple[str, str | None]:
+def initial_weights(config: dict[str, Any]) -> tuple[str, str | None]:
     """What a recipe starts from, and the run or file that holds it.
 
     Args:

@@ -79,7 +79,7 @@ class Training(msgspec.Struct, frozen=True):
         dataset: what it was trained and validated on.
         best: the epoch that was kept.
         recipe: what it follows; None where it follows none.
-        first_weights: what it started from; empty for random weights and for those that timm loads.
+        initial_weights: what it started from; empty for random weights and for those that timm loads.
         learning_rate: the highest; None where the configuration's was taken as it is.
         trainable_parameters: how many numbers were learned; None where all were.
         processes: that trained together.
@@ -91,7 +91,7 @@ class Training(msgspec.Struct, frozen=True):
     dataset: TrainedOn
     best: Best
     recipe: Recipe | None = None
-    first_weights: list[InitialWeights] = []
+    initial_weights: list[InitialWeights] = []
     learning_rate: float | None = None
     trainable_parameters: int | None = None
     processes: int = 1

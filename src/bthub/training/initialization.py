@@ -63,7 +63,7 @@ def initial_weights(source: str, validation: Rows) -> tuple[dict[str, torch.Tens
                 "under the same protocol"
             )
         path, name = folder.path / WEIGHTS, folder.id
-        origins = folder.training.first_weights
+        origins = folder.training.initial_weights
         lgg = data_facts(folder).license is not None or any(origin.lgg for origin in origins)
     content = path.read_bytes()
     origin = {"source": name, "weights": f"sha256:{hashlib.sha256(content).hexdigest()[:12]}", "lgg": lgg}

@@ -160,11 +160,11 @@ class Run:
         accelerator.end_training()
         return progress, best_model(accelerator, model, output) if accelerator.is_main_process else None
 
-    def finish(self, progress: Progress, first_weights: list[dict], calibration: dict, **facts: Any) -> None:
+    def finish(self, progress: Progress, initial_weights: list[dict], calibration: dict, **facts: Any) -> None:
         """Write what a run says of itself. The weights come after it: they tell that the run is finished."""
         facts = {"recipe": self.args.recipe, **facts, "processes": self.accelerator.num_processes}
         config, data = self.config, self.args.data
-        write_records(self.output, config, data, config.protocol, self.rows, progress, first_weights, **facts)
+        write_records(self.output, config, data, config.protocol, self.rows, progress, initial_weights, **facts)
         write_json(self.output / CALIBRATION, calibration)
 
     def tell(self, metric: str, value: float) -> None:

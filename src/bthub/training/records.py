@@ -22,7 +22,7 @@ def write_records(
     protocol: str,
     splits: dict[str, Rows],
     progress: Progress,
-    first_weights: list[dict],
+    initial_weights: list[dict],
     **facts,
 ) -> None:
     """Write `training.json` and `split.csv`: what this run was given and started from, and what it ran on."""
@@ -36,7 +36,7 @@ def write_records(
             "splits": {name: describe_rows(rows) for name, rows in splits.items()},
             "facts": facts_of(data),
         },
-        "first_weights": first_weights,
+        "initial_weights": initial_weights,
         "best": {
             "epoch": progress.best_epoch,
             "validation_metric": progress.best,

@@ -106,11 +106,11 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         raise BthubError(f"no ResUNet can be made of backbone {config.backbone!r}: {error}") from error
     if config.pretrained:
         load_imagenet(model.encoder, config.backbone)
-    first_weights = []
+    initial_weights = []
     if config.encoder_from:
-        first_weights.append(load_encoder(model.encoder, config.encoder_from, rows["validation"]))
+        initial_weights.append(load_encoder(model.encoder, config.encoder_from, rows["validation"]))
     if config.weights_from:
-        first_weights.append(load_weights(model, config.weights_from, rows["validation"]))
+        initial_weights.append(load_weights(model, config.weights_from, rows["validation"]))
     run.check(model)
     model = model.to(memory_format=torch.channels_last)
 
@@ -159,7 +159,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     # The run folder.
     if run.accelerator.is_main_process:
         calibration = choose_operating_point(Localizer(best, processor, "cpu"), rows["validation"])
-        run.finish(progress, first_weights, calibration)
+        run.finish(progress, initial_weights, calibration)
         save_localizer(run.output, best, size, calibration["mask_threshold"], calibration["min_area_share"])
         run.tell("Dice", calibration["validation_dice"])
 
