@@ -87,7 +87,7 @@ def tried(bar: dict) -> str:
 
 def measure(bar: dict, runs: list[RunFolder], results: Path) -> Measured:
     """The figure that a bar is about."""
-    metric, likelier = bar["metric"], bar.get("likelier", False)
+    metric, argmax = bar["metric"], bar.get("argmax", False)
     if "file" in bar:
         found = json.loads((results / bar["file"]).read_text(encoding="utf-8"))[bar.get("part", "metrics")]
         return Measured(bar["file"], Interval(**found[metric]), [])
@@ -98,12 +98,12 @@ def measure(bar: dict, runs: list[RunFolder], results: Path) -> Measured:
     test, validation = (Evaluation(data, protocol, split) for split in ("test", "validation"))
     if "run" in bar:
         (run,) = (run for run in runs if records.name(run) == bar["run"])
-        return Measured(bar["run"], records.figures(run, test, likelier)[metric], [])
+        return Measured(bar["run"], records.figures(run, test, argmax)[metric], [])
     candidates = [
         (
             records.name(run),
-            records.figures(run, validation, likelier)[metric],
-            records.figures(run, test, likelier)[metric],
+            records.figures(run, validation, argmax)[metric],
+            records.figures(run, test, argmax)[metric],
         )
         for run in runs
         if run.task == bar["among"] and {test, validation} <= set(records.evaluations(run))

@@ -21,7 +21,7 @@ TITLES = {
     CLASSIFICATION: "The same detector under both splits",
 }
 PATIENTS = 14
-LIKELIER = " A detector calls the likelier class here, as published ones do, whatever its threshold."
+ARGMAX = " A detector calls the likelier class here, as published ones do, whatever its threshold."
 
 
 def main() -> None:
@@ -139,8 +139,7 @@ def measured(view: frame.View, task: str, pairs: list[leakage.Pair]) -> tuple[fl
         caption="How to read it: the same network and recipe, trained and tested under either protocol. A line has "
         "the name of the run split by slice. Its dashed part is the gap: what leaks moves the slice dot up, but "
         "the test slices differ too, so a gap within the bars is no lesson. Gray dots are what papers report, all "
-        "split by slice or image. Bars are 95 % intervals over patients."
-        + (LIKELIER if task == CLASSIFICATION else ""),
+        "split by slice or image. Bars are 95 % intervals over patients." + (ARGMAX if task == CLASSIFICATION else ""),
         alternative=f"{readable(metric)} by protocol: "
         + "; ".join(f"{p['line']}, {p['protocol']}: {p['value']:.3f}" for p in points),
         rows=points,

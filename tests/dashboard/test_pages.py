@@ -364,10 +364,10 @@ def test_leakage_of_a_run_that_is_not_measured_yet_says_how(show: Open, shipped_
     assert f"bthub evaluate runs/{copy.name}" in words(app) and not app.exception
 
 
-def test_leakage_calls_the_likelier_class(show: Open, shipped_runs, tmp_path: Path):
+def test_leakage_shows_argmax(show: Open, shipped_runs, tmp_path: Path):
     slice_run = many(shipped_runs, tmp_path)[-1]
     content = json.loads((slice_run / METRICS).read_text())
-    content["slice/test"]["likelier_class"]["accuracy"]["value"] = 0.123
+    content["slice/test"]["argmax"]["accuracy"]["value"] = 0.123
     write_json(slice_run / METRICS, content)
     [said] = [
         c.proto.alt

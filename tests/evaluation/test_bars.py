@@ -78,8 +78,8 @@ def test_lower_can_be_better(found):
 
 
 def test_another_figure_is_told_beside_the_bar(found, detector: RunFolder):
-    bar = BAR | {"least": 0.5, "also": {"likelier": True, "said": "by the likelier class it is"}}
-    value = detector.metrics["patient/test"].likelier_class["accuracy"].value
+    bar = BAR | {"least": 0.5, "also": {"argmax": True, "said": "by the likelier class it is"}}
+    value = detector.metrics["patient/test"].argmax["accuracy"].value
     text = found(bar, one=(0.7, 0.85))
     assert f"- Detection: by the likelier class it is {value:.3f} (" in text and "(one)." in text
     assert "| 0.850 (0.750 to 0.950) | one |" in text

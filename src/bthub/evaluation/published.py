@@ -58,7 +58,7 @@ def measured_like(figure: dict, runs: Iterable[RunFolder]) -> Iterator[tuple[Run
         if "start" in like and (initialization(run) == "random") != (like["start"] == "random"):
             continue
         for evaluation in evaluations(run):
-            found = figures(run, evaluation, likelier=True)
+            found = figures(run, evaluation, argmax=True)
             if evaluation.split != like.get("split", "test") or like["metric"] not in found:
                 continue
             # The classes tell the data sets apart: their names are up to who built them.

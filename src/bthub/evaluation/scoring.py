@@ -20,20 +20,20 @@ HD95 = "hd95_px"
 TUMOR_SIZES = {"small": (1, 500), "medium": (500, 2000), "large": (2000, None)}
 """Pixels of tumor on a slice, from and below, by which tumor slices are told apart."""
 TOP_LOSSES = 6
-LIKELIER = ("accuracy", "precision", "recall", "f1")
+ARGMAX = ("accuracy", "precision", "recall", "f1")
 """The figures that published classifiers report, which call the likelier class."""
 DIGITS = 6
 PROBABILITY = "p_"
 """What the columns of the classes' probabilities start with: `p_tumor`."""
 TUMOR = "tumor"
 
-ARGMAX = Settings()
+UNSET = Settings()
 
 Predictions = list[dict[str, str]]
 """Rows of a predictions file, as `RunFolder.predictions` gives them."""
 
 
-def measure(predictions: Predictions, settings: Settings = ARGMAX) -> dict:
+def measure(predictions: Predictions, settings: Settings = UNSET) -> dict:
     """The metrics of a predictions file: a pure function, so every number can be recomputed from saved predictions.
 
     Args:
@@ -45,7 +45,7 @@ def measure(predictions: Predictions, settings: Settings = ARGMAX) -> dict:
         What `classification_metrics` or `segmentation_metrics` returns, and these keys:
 
             - `review`: what a classifier's review band does, see `reviewed`; None without one.
-            - `likelier_class`: LIKELIER metrics of a classifier's argmax predictions, as published classifiers
+            - `argmax`: ARGMAX metrics of a classifier's argmax predictions, as published classifiers
               predict; None where `metrics` already are those, because there is no threshold.
             - `by_institution`: the same for each institution.
             - `by_tumor_size`: for the tumor slices of each of TUMOR_SIZES; empty if there are none.
@@ -57,7 +57,7 @@ def measure(predictions: Predictions, settings: Settings = ARGMAX) -> dict:
     measured = _measure(predictions, settings)
     if "label" in predictions[0]:
         measured["review"] = _review(predictions, settings)
-        measured["likelier_class"] = _likelier(predictions, settings)
+        measured["argmax"] = _argmax(predictions, settings)
     institutions = sorted({row["institution"] for row in predictions if "institution" in row})
     measured["by_institution"] = {
         name: _measure([row for row in predictions if row["institution"] == name], settings) for name in institutions
@@ -87,12 +87,12 @@ def _review(predictions: Predictions, settings: Settings) -> dict | None:
     return reviewed(tumor, [float(row[PROBABILITY + TUMOR]) for row in predictions], band, _groups(predictions))
 
 
-def _likelier(predictions: Predictions, settings: Settings) -> dict | None:
+def _argmax(predictions: Predictions, settings: Settings) -> dict | None:
     """What a detector's figures would be without its threshold."""
     if settings.threshold is None:
         return None
     found = _measure(predictions, replace(settings, threshold=0.5))["metrics"]
-    return {name: found[name] for name in LIKELIER}
+    return {name: found[name] for name in ARGMAX}
 
 
 def loss_of(row: dict[str, str]) -> float | None:

@@ -13,6 +13,7 @@ RENAMED = {
     "healthy_slices": "tumor_free_slices",
     "marked_healthy_slices": "marked_tumor_free_slices",
     "first_weights": "initial_weights",
+    "likelier_class": "argmax",
 }
 """Old keys and columns, and the new ones. Understood until version 0.3."""
 MIGRATED = ("*.json", "onnx/*.json", "history.csv", "predictions/*.csv")

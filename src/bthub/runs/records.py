@@ -192,14 +192,14 @@ def entry(run: RunFolder, evaluation: Evaluation) -> Measured:
     return found
 
 
-def figures(run: RunFolder, evaluation: Evaluation, likelier: bool = False) -> dict[str, Interval]:
+def figures(run: RunFolder, evaluation: Evaluation, argmax: bool = False) -> dict[str, Interval]:
     """Each metric of an evaluation with its interval.
 
     Args:
-        likelier: of a detector those of the likelier class, as published classifiers call it, not of its threshold.
+        argmax: of a detector those of the likelier class, as published classifiers call it, not of its threshold.
     """
     found = entry(run, evaluation)
-    return found.metrics | ((likelier and found.likelier_class) or {})
+    return found.metrics | ((argmax and found.argmax) or {})
 
 
 def row(run: RunFolder, evaluation: Evaluation) -> Row:

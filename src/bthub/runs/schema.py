@@ -330,7 +330,7 @@ class Measured(Settings, kw_only=True, frozen=True):
     confusion_matrix: list[list[int]] = []
     class_accuracy: dict[str, Interval] = {}
     review: dict[str, Interval] | None = None
-    likelier_class: dict[str, Interval] | None = None
+    argmax: dict[str, Interval] | None = None
     counts: dict[str, int] = {}
     mask_threshold: float | None = None
     min_area_share: float | None = None
