@@ -134,19 +134,19 @@ def learning(kept: Sequence[Row]) -> str:
 
 def looking(rows: Sequence[Row]) -> str:
     """How much of the heat lies on the tumor of one slice, against chance."""
-    known = [row for row in rows if row["agreement"] is not None and row["chance"]]
+    known = [row for row in rows if row["pointing_game"] is not None and row["chance"]]
     if not known:
         return (
             "This slice has no outline to compare the heat with. The maps show what raised the tumor's score, if "
             "anything."
         )
-    best, worst = (pick(known, key=lambda row: row["agreement"]) for pick in (max, min))
+    best, worst = (pick(known, key=lambda row: row["pointing_game"]) for pick in (max, min))
     said = (
-        f"**{percent(best['agreement'])}** of {best['model']}'s heat lies on the tumor, "
-        f"{best['agreement'] / best['chance']:.0f} times what chance would give"
+        f"**{percent(best['pointing_game'])}** of {best['model']}'s heat lies on the tumor, "
+        f"{best['pointing_game'] / best['chance']:.0f} times what chance would give"
     )
     if len(known) > 1:
-        said += f"; of {worst['model']}'s, {percent(worst['agreement'])}"
+        said += f"; of {worst['model']}'s, {percent(worst['pointing_game'])}"
     return f"{said}."
 
 

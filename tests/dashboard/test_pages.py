@@ -462,7 +462,7 @@ def test_papers_take_all_folds_of_a_cross_validation_together(show: Open, shippe
 def test_where_it_looks_compares_with_the_mask(show: Open):
     app = show("where_it_looks")
     row = table(app).iloc[0]
-    assert row["model"] == DETECTOR and 0 <= row["agreement"] <= 1 and 0 < row["chance"] < 0.2
+    assert row["model"] == DETECTOR and 0 <= row["pointing_game"] <= 1 and 0 < row["chance"] < 0.2
     assert f"Heat map of {DETECTOR}" in words(app) and f"Outline drawn by {LOCALIZER}" in words(app)
 
 
@@ -686,8 +686,8 @@ def test_agreement_over_a_split(show: Open, shipped_runs, copy: Path):
     app = show("where_it_looks")
     entry = json.loads((shipped_runs[0] / GRADCAM).read_text())["patient/test"]
     row = table(app, 1).iloc[0]
-    assert row["mean"] == entry["agreement"]["mean"]["value"] and row["head"] == entry["chance"]["head"]
-    assert (row["low"], row["high"]) == (entry["agreement"]["mean"]["low"], entry["agreement"]["mean"]["high"])
+    assert row["mean"] == entry["pointing_game"]["mean"]["value"] and row["head"] == entry["chance"]["head"]
+    assert (row["low"], row["high"]) == (entry["pointing_game"]["mean"]["low"], entry["pointing_game"]["mean"]["high"])
     write_json(copy / GRADCAM, {"patient/test": entry | {"weights": "sha256:0"}})
     assert "was measured with the weights sha256:0" in words(show("where_it_looks", [copy]))
     (copy / GRADCAM).unlink()

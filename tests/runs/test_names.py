@@ -9,7 +9,7 @@ import pytest
 from bthub.cli import main
 from bthub.errors import BthubError
 from bthub.runs.folder import RunFolder
-from bthub.runs.names import MIGRATED, RENAMED, migrate
+from bthub.runs.names import MIGRATED, OF_HEAT, RENAMED, migrate
 
 READ = ("training", "metrics", "sources", "gradcam", "onnx_metrics")
 
@@ -20,7 +20,7 @@ def aged(run: Path, folder: Path) -> Path:
     for file in (file for pattern in MIGRATED for file in folder.glob(pattern)):
         text = file.read_text(encoding="utf-8")
         head, rest = (text, "") if file.suffix == ".json" else text.split("\n", 1)
-        for old, new in RENAMED.items():
+        for old, new in (RENAMED | (OF_HEAT if "gradcam" in file.name else {})).items():
             head = head.replace(f'"{new}":', f'"{old}":')
             if rest:
                 head = ",".join(
@@ -48,13 +48,13 @@ def test_an_old_folder_reads_the_same(shipped_runs: tuple[Path, Path], tmp_path:
             assert old.rows(f"predictions/{file.name}") == run.rows(f"predictions/{file.name}")
         assert old.rows("history.csv") == run.rows("history.csv")
         texts = [f.read_text() for pattern in MIGRATED for f in path.glob(pattern)]
-        names |= {new for new in RENAMED.values() if any(new in text for text in texts)}
+        names |= {new for new in (RENAMED | OF_HEAT).values() if any(new in text for text in texts)}
         assert migrate(folder) and not migrate(folder)
         for pattern in MIGRATED:
             for file in folder.glob(pattern):
                 same = file.read_text(encoding="utf-8"), (path / file.relative_to(folder)).read_text(encoding="utf-8")
                 assert same[0] == same[1] or json.loads(same[0]) == json.loads(same[1]), file
-    assert names == set(RENAMED.values())
+    assert names == {*RENAMED.values(), *OF_HEAT.values()}
 
 
 def test_the_command_says_what_it_rewrote(shipped_runs: tuple[Path, Path], tmp_path: Path, capsys):

@@ -111,7 +111,7 @@ def measure(lines: list[dict[str, str]]) -> dict:
 
     Returns:
         `samples`, `groups` (tumor slices, patients), `empty_maps` (slices on which nothing spoke for a tumor: their
-        agreement is 0), `agreement` (`mean` and `median`, each with an interval that resamples patients; see the
+        agreement is 0), `pointing_game` (`mean` and `median`, each with an interval that resamples patients; see the
         function of this name) and `chance` (mean share of the `picture` and of the `head` that the outline covers: what
         a map scores that is spread evenly over either).
     """
@@ -119,8 +119,8 @@ def measure(lines: list[dict[str, str]]) -> dict:
     return {
         "samples": len(lines),
         "groups": len(set(patients)),
-        "empty_maps": sum(line["agreement"] == "" for line in lines),
-        "agreement": mean_and_median(np.array([float(line["agreement"] or 0) for line in lines]), patients),
+        "empty_maps": sum(line["pointing_game"] == "" for line in lines),
+        "pointing_game": mean_and_median(np.array([float(line["pointing_game"] or 0) for line in lines]), patients),
         "chance": {of: float(np.mean([float(line[share]) for line in lines])) for of, share in _CHANCE.items()},
     }
 
@@ -129,7 +129,7 @@ def summary(entry: GradCam) -> str:
     """An entry of `gradcam.json` in a line."""
     chance = entry.chance
     return (
-        f"{entry.agreement.mean:.3f} of the heat lies on the tumor; by chance {chance.picture:.3f} of the picture, "
+        f"{entry.pointing_game.mean:.3f} of the heat lies on the tumor; by chance {chance.picture:.3f} of the picture, "
         f"{chance.head:.3f} of the head; {entry.samples} slices of {entry.groups} patients, "
         f"on {entry.empty_maps} there is no heat"
     )
@@ -139,11 +139,11 @@ _CHANCE = {"picture": "picture_share", "head": "head_share"}
 
 
 def _compared(image: Image.Image, heatmap: np.ndarray, mask: np.ndarray) -> dict[str, str]:
-    """The figures of a slice as a row of the file; `agreement` is empty where the map is."""
-    found = agreement(heatmap, mask)
+    """The figures of a slice as a row of the file; `pointing_game` is empty where the map is."""
+    found = pointing_game(heatmap, mask)
     return {
         "tumor_px": str(int(mask.sum())),
-        "agreement": "" if found is None else repr(found),
+        "pointing_game": "" if found is None else repr(found),
         **{_CHANCE[of]: repr(share) for of, share in chance(image, mask).items()},
     }
 
@@ -197,7 +197,7 @@ def heatmaps(classifier: Classifier, images: Sequence[Image.Image], label: str =
     return [_without_border(m, image) for m, image in zip(maps, images, strict=True)]
 
 
-def agreement(heatmap: np.ndarray, mask: np.ndarray) -> float | None:
+def pointing_game(heatmap: np.ndarray, mask: np.ndarray) -> float | None:
     """Share of a heat map's energy that lies inside a mask, 0 to 1.
 
     A map that looked nowhere in particular scores the mask's share of the picture.

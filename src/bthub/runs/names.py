@@ -16,6 +16,8 @@ RENAMED = {
     "likelier_class": "argmax",
 }
 """Old keys and columns, and the new ones. Understood until version 0.3."""
+OF_HEAT = {"agreement": "pointing_game"}
+"""Of Grad-CAM alone: what a backend's masks have is an agreement still."""
 MIGRATED = ("*.json", "onnx/*.json", "history.csv", "predictions/*.csv")
 _OF_VALIDATION = "validation_"
 
@@ -23,7 +25,8 @@ _OF_VALIDATION = "validation_"
 def renamed(content: Any) -> Any:
     """The content of a JSON file under today's names."""
     if isinstance(content, dict):
-        return {RENAMED.get(key, key): renamed(value) for key, value in content.items()}
+        names = RENAMED | (OF_HEAT if "empty_maps" in content else {})
+        return {names.get(key, key): renamed(value) for key, value in content.items()}
     return [renamed(value) for value in content] if isinstance(content, list) else content
 
 
@@ -32,7 +35,7 @@ def renamed_columns(columns: Iterable[str]) -> list[str]:
 
     def new(name: str) -> str:
         metric = name.removeprefix(_OF_VALIDATION)
-        return name.removesuffix(metric) + RENAMED.get(metric, metric)
+        return name.removesuffix(metric) + (RENAMED | OF_HEAT).get(metric, metric)
 
     return [new(name) for name in columns]
 

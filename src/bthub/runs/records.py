@@ -265,12 +265,12 @@ def gradcam(run: RunFolder, evaluation: Evaluation) -> Row | None:
     if found is None or _evaluation(evaluation.key, found.dataset) != evaluation:
         return None
     run.check_weights(f"{GRADCAM} of {evaluation.key}", found.weights, found.command)
-    mean = found.agreement.mean
+    mean = found.pointing_game.mean
     return {
         "mean": mean.value,
         "low": mean.low,
         "high": mean.high,
-        "median": found.agreement.median.value,
+        "median": found.pointing_game.median.value,
         "picture": found.chance.picture,
         "head": found.chance.head,
         "samples": found.samples,

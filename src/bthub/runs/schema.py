@@ -395,7 +395,7 @@ class GradCam(msgspec.Struct, frozen=True):
     samples: int
     groups: int
     empty_maps: int
-    agreement: MeanMedian
+    pointing_game: MeanMedian
     chance: Chance
     layer: str
     dataset: DataSet
