@@ -713,8 +713,8 @@ def result_html(
     details["Models"] = models_html(result.models)
 
     explained = f"The threshold is {threshold}: from there up, the verdict is “tumor suspected”."
-    if result.review_band is not None:
-        low, high = (percent(end) for end in result.review_band)
+    if result.referral_band is not None:
+        low, high = (percent(end) for end in result.referral_band)
         explained += f" Within the shaded part, {low} to {high}, it is “uncertain” instead."
     kind = kind_html(result.input_kind, figures) if checked else ""
     overlay = result.overlay()
@@ -752,7 +752,7 @@ def result_html(
     <h2 id="verdict" tabindex="-1">{verdict}</h2>
     {unchecked}
     <p class="probability"><strong>{probability}</strong> probability of a tumor on this slice</p>
-    {meter_html(result.tumor_probability, result.threshold, result.review_band)}
+    {meter_html(result.tumor_probability, result.threshold, result.referral_band)}
     <p class="explain">{explained}</p>
     <p class="remark">{remark}</p>
   </div>

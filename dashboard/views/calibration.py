@@ -155,11 +155,11 @@ def review(view: frame.View, found: dict[str, Scores]) -> None:
             ],
             "What is left to each model with this band",
         )
-        saved = {name: band for name in found if (band := view.runs[name].detector_calibration.review_band)}
+        saved = {name: band for name in found if (band := view.runs[name].detector_calibration.referral_band)}
         shares = {name: per_image.review(found[name], *band)["reviewed"] for name, band in saved.items()}
         if not saved:
             st.caption(
-                "No chosen run has a band of its own. If `calibration.json` has a `review_band`, it is shown here."
+                "No chosen run has a band of its own. If `calibration.json` has a `referral_band`, it is shown here."
             )
             return
         with st.expander("The bands that training chose on validation"):

@@ -114,7 +114,7 @@ function draw(name, found, checked) {
     text("p", `A tumor is suspected from ${percent(found.threshold)} up.`),
   ];
   if (found.uncertain) {
-    const [low, high] = found.review_band.map(percent);
+    const [low, high] = found.referral_band.map(percent);
     parts.push(text("p", `Between ${low} and ${high} the model errs too often to be left alone.`, "notice"));
   }
   if (!checked) parts.push(text("p", "This picture was not checked: it may be no slice of a brain MRI.", "notice"));

@@ -297,7 +297,7 @@ def test_calibration_shows_what_training_found(show: Open, shipped_runs):
     calibration = json.loads((shipped_runs[0] / "calibration.json").read_text())
     assert row["temperature"] == calibration["temperature"]
     assert row["before"] == pytest.approx(calibration["expected_calibration_error"]["before"], abs=2e-3)
-    low, high = calibration["review_band"]
+    low, high = calibration["referral_band"]
     rows = RunFolder.open(shipped_runs[0]).predictions("patient/validation")
     share = np.mean([low <= float(row["p_tumor"]) < high for row in rows])
     assert f"<td>{low:.2f}–{high:.2f}</td><td>{100 * share:.1f} %</td></tr>" in words(app)
@@ -305,7 +305,7 @@ def test_calibration_shows_what_training_found(show: Open, shipped_runs):
 
 def test_calibration_without_a_band_says_so(show: Open, copy: Path):
     calibration = json.loads((copy / "calibration.json").read_text())
-    del calibration["review_band"]
+    del calibration["referral_band"]
     write_json(copy / "calibration.json", calibration)
     assert "No chosen run has a band of its own" in words(show("calibration", [copy], split="validation"))
 

@@ -15,7 +15,7 @@ from bthub.runs.operating_point import OperatingPoint
 
 POINTS = {
     None: OperatingPoint(0.5),
-    THREE_SEQUENCES: OperatingPoint(0.5, review_band=(0.4, 0.6)),
+    THREE_SEQUENCES: OperatingPoint(0.5, referral_band=(0.4, 0.6)),
     FLAIR_LIKE: OperatingPoint(0.25),
     # The logit is halved: 0.9 becomes 0.75, and 0.1 becomes 0.25.
     OTHER_MRI: OperatingPoint(0.8, temperature=2.0),
@@ -136,10 +136,10 @@ def mixture_run(path: Path, config: dict, calibration: dict, rows: list[dict[str
 @pytest.fixture
 def pair(tmp_path: Path) -> tuple[RunFolder, RunFolder]:
     kinds = {
-        FLAIR_LIKE: {"temperature": 1.0, "threshold": 0.5, "review_band": None},
-        OTHER_MRI: {"temperature": 2.0, "threshold": 0.8, "review_band": None},
+        FLAIR_LIKE: {"temperature": 1.0, "threshold": 0.5, "referral_band": None},
+        OTHER_MRI: {"temperature": 2.0, "threshold": 0.8, "referral_band": None},
     }
-    detector = {"threshold": 0.5, "temperature": 1.0, "review_band": None, "kinds": kinds}
+    detector = {"threshold": 0.5, "temperature": 1.0, "referral_band": None, "kinds": kinds}
     resunet = {"model_type": "resunet", "backbone": "resnet18"}
     return (
         mixture_run(tmp_path / "gate", {"architecture": "resnet18"}, detector, DETECTED),

@@ -144,7 +144,7 @@ def test_reliability_of_several_classes_is_of_the_class_called():
     assert scores.called.tolist() == [0, 2]
 
 
-def test_the_review_band():
+def test_the_referral_band():
     scores = scores_of([0, 0, 1, 1, 1], [0.1, 0.6, 0.2, 0.5, 0.9])
     found = per_image.review(scores, 0.4, 0.6)
     assert found == {"reviewed": 0.2, "missed": 1, "false_alarms": 1, "errors": 0.5}

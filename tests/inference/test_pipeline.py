@@ -94,7 +94,7 @@ def test_the_threshold_itself_says_tumor():
 # -- the review band
 
 
-def test_a_probability_in_the_review_band_is_uncertain():
+def test_a_probability_in_the_referral_band_is_uncertain():
     image = blob(200, 200, (60, 70, 110, 120))
     p = make_pipeline()(image).tumor_probability
     after = float(np.nextafter(p, 2))
@@ -106,11 +106,11 @@ def test_a_probability_in_the_review_band_is_uncertain():
         ((0.1, 1.0), True),
         ((after, 1.0), False),
     ):
-        result = make_pipeline(review_band=band)(image)
-        assert (result.uncertain, result.review_band) == (uncertain, band)
+        result = make_pipeline(referral_band=band)(image)
+        assert (result.uncertain, result.referral_band) == (uncertain, band)
         data = result.to_dict()
         assert data["uncertain"] is uncertain
-        assert data["review_band"] == (band and pytest.approx(list(band), abs=1e-6))
+        assert data["referral_band"] == (band and pytest.approx(list(band), abs=1e-6))
         assert json.loads(json.dumps(data)) == data
         assert result.label == "tumor"  # the threshold decides as before
 
@@ -124,13 +124,13 @@ def test_a_classifier_of_other_classes_is_no_detector(tiny_runs, tmp_path):
         load_pipeline(other, tiny_runs[1], device="cpu")
 
 
-def test_the_review_band_comes_from_the_detectors_run(tiny_runs, tmp_path):
-    assert load_pipeline(*tiny_runs, device="cpu").review_band is None  # saved before there was one
+def test_the_referral_band_comes_from_the_detectors_run(tiny_runs, tmp_path):
+    assert load_pipeline(*tiny_runs, device="cpu").referral_band is None  # saved before there was one
     detector = shutil.copytree(tiny_runs[0], tmp_path / "detector")
-    write_json(detector / CALIBRATION, {"threshold": 0.5, "review_band": [0.0, 1.0]})
+    write_json(detector / CALIBRATION, {"threshold": 0.5, "referral_band": [0.0, 1.0]})
     result = load_pipeline(detector, tiny_runs[1], device="cpu")(DARK)
-    assert result.uncertain and result.review_band == (0.0, 1.0)
-    write_json(detector / CALIBRATION, {"threshold": 0.5, "review_band": None})
+    assert result.uncertain and result.referral_band == (0.0, 1.0)
+    write_json(detector / CALIBRATION, {"threshold": 0.5, "referral_band": None})
     assert not load_pipeline(detector, tiny_runs[1], device="cpu")(DARK).uncertain
 
 

@@ -20,7 +20,7 @@ from bthub.metrics.classification import (
 )
 from bthub.metrics.interval import Interval
 from bthub.metrics.segmentation import segmentation_metrics
-from bthub.training.thresholds import TEMPERATURE_BOUNDS, choose_threshold, fit_temperature, review_band
+from bthub.training.thresholds import TEMPERATURE_BOUNDS, choose_threshold, fit_temperature, referral_band
 
 LABELS = ["no_tumor", "tumor"]
 
@@ -497,18 +497,18 @@ def test_no_threshold_does_better(pairs):
         assert sk.balanced_accuracy_score(y, p >= other) <= reached + 1e-9
 
 
-def test_review_band_by_hand():
+def test_referral_band_by_hand():
     y = [0, 0, 0, 0, 1, 1, 1, 1]
     p = [0.1, 0.2, 0.6, 0.8, 0.3, 0.4, 0.7, 0.9]
     # No error: every tumor is from 0.3 on (the next below is 0.2), every healthy one up to 0.8 (the next above is 0.9).
-    assert review_band(y, p, 0.5, error=0) == pytest.approx((0.25, 0.85))
+    assert referral_band(y, p, 0.5, error=0) == pytest.approx((0.25, 0.85))
     # One of four of each kind: the tumor at 0.3 and the healthy one at 0.8 are given up.
-    assert review_band(y, p, 0.5, error=0.25) == pytest.approx((0.35, 0.65))
+    assert referral_band(y, p, 0.5, error=0.25) == pytest.approx((0.35, 0.65))
     # Two of four: the threshold alone does better than that, so there is no band.
-    assert review_band(y, p, 0.5, error=0.5) == (0.5, 0.5)
+    assert referral_band(y, p, 0.5, error=0.5) == (0.5, 0.5)
 
 
-def test_what_a_review_band_does_by_hand():
+def test_what_a_referral_band_does_by_hand():
     y = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0])
     p = np.array([0.1, 0.3, 0.8, 0.9, 0.0, 0.1, 0.2, 0.3, 0.5, 0.7])
     found = reviewed(y, p, (0.2, 0.7), groups=list("aabbccddee"))
@@ -524,21 +524,21 @@ def test_what_a_review_band_does_by_hand():
     assert reviewed(y[:4], p[:4], (0.2, 0.7))["false_alarms"].value is None
 
 
-def test_review_band_does_not_cut_through_ties():
+def test_referral_band_does_not_cut_through_ties():
     y = [0, 0, 0, 1, 1, 1]
     p = [0.1, 0.8, 0.8, 0.2, 0.2, 0.9]
     # One of three may err, but the two at 0.2 lie on the same side of any value, and so do those at 0.8.
-    assert review_band(y, p, 0.5, error=0.34) == pytest.approx((0.15, 0.85))
+    assert referral_band(y, p, 0.5, error=0.34) == pytest.approx((0.15, 0.85))
 
 
-def test_review_band_at_the_ends():
+def test_referral_band_at_the_ends():
     # The surest tumor image has 0, the surest healthy one 1: nothing but all images is wide enough.
-    low, high = review_band([1, 1, 0, 0], [0.0, 0.9, 0.1, 1.0], 0.5, error=0)
+    low, high = referral_band([1, 1, 0, 0], [0.0, 0.9, 0.1, 1.0], 0.5, error=0)
     assert low == 0.0 and 1.0 < high < 1.0 + 1e-9
     # Perfectly told apart: nobody has to look.
-    assert review_band([0, 1], [0.0, 1.0], 0.5, error=0) == (0.5, 0.5)
+    assert referral_band([0, 1], [0.0, 1.0], 0.5, error=0) == (0.5, 0.5)
     # A probability that is the threshold itself is called tumor, so a healthy one there has to be looked at.
-    low, high = review_band([0, 1], [0.5, 0.9], 0.5, error=0)
+    low, high = referral_band([0, 1], [0.5, 0.9], 0.5, error=0)
     assert (low, high) == pytest.approx((0.5, 0.7))
 
 
@@ -551,9 +551,9 @@ def test_review_band_at_the_ends():
         ([0, 1], -1, "share"),
     ],
 )
-def test_review_band_refuses(y, error, message):
+def test_referral_band_refuses(y, error, message):
     with pytest.raises(ValueError, match=message):
-        review_band(y, [0.2, 0.8], 0.5, error)
+        referral_band(y, [0.2, 0.8], 0.5, error)
 
 
 @given(
@@ -562,10 +562,10 @@ def test_review_band_refuses(y, error, message):
     st.sampled_from([0.0, 0.01, 0.1, 0.29, 0.5, 0.99]),
 )
 @settings(deadline=None)
-def test_review_band_keeps_its_word_and_no_narrower_one_does(pairs, threshold, error):
+def test_referral_band_keeps_its_word_and_no_narrower_one_does(pairs, threshold, error):
     y, p = np.array([a for a, _ in pairs]), np.array([b for _, b in pairs])
     assume(y.any() and not y.all())
-    low, high = review_band(y, p, threshold, error)
+    low, high = referral_band(y, p, threshold, error)
     assert low <= threshold <= high
 
     def missed(end):

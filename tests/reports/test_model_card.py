@@ -132,13 +132,13 @@ def test_figures_are_those_of_the_files(detector):
     assert f"resized to {read(detector / CONFIG)['pretrained_cfg']['input_size'][-1]} pixels" in text
 
 
-def test_the_review_band_is_told(detector):
+def test_the_referral_band_is_told(detector):
     assert "From 0.1875 to below 0.8125 the prediction is uncertain and\na person should look" in model_card.render(
         detector
     )
 
     def older(content):
-        del content["review_band"], content["review_error"]
+        del content["referral_band"], content["referral_error"]
 
     change(detector / CALIBRATION, older)
     assert "uncertain" not in model_card.render(detector)

@@ -93,17 +93,17 @@ def test_the_page_on_stacks_has_the_figures_of_cleaning():
         assert f"| {' | '.join(cells)} |" in page
 
 
-def test_outside_of_the_review_band_few_are_wrong():
+def test_outside_of_the_referral_band_few_are_wrong():
     """What the card promises holds for the predictions of the weights as saved."""
     for run in map(records.open_run, records.shipped_runs()):
-        band = run.task == CLASSIFICATION and run.detector_calibration.review_band
+        band = run.task == CLASSIFICATION and run.detector_calibration.referral_band
         if not band:
             continue
         scores = per_image.detector_scores(run, next(e for e in records.evaluations(run) if e.split == "validation"))
         left = per_image.review(scores, *band)
         tumor = int(scores.is_tumor.sum())
-        assert left["missed"] <= run.detector_calibration.review_error * tumor, run.id
-        assert left["false_alarms"] <= run.detector_calibration.review_error * (len(scores.is_tumor) - tumor), run.id
+        assert left["missed"] <= run.detector_calibration.referral_error * tumor, run.id
+        assert left["false_alarms"] <= run.detector_calibration.referral_error * (len(scores.is_tumor) - tumor), run.id
 
 
 def test_times_were_taken_together():

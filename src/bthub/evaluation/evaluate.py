@@ -298,7 +298,7 @@ def _classify(folder: RunFolder, rows: Rows, batch_size: int, classifier: Any) -
             "evaluate it on a data set with its own classes"
         )
     fitted = folder.detector_calibration
-    settings = Settings(classifier.labels, fitted.temperature, fitted.threshold, fitted.review_band)
+    settings = Settings(classifier.labels, fitted.temperature, fitted.threshold, fitted.referral_band)
     sizes = rows["tumor_pixels"][:] if "tumor_pixels" in rows.column_names else None
     probabilities = (p for images in batches(rows, batch_size, "evaluating") for p in classifier.predict(images))
     predictions = [

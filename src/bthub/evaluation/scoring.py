@@ -80,7 +80,7 @@ def measure(predictions: Predictions, settings: Settings = UNSET) -> dict:
 
 def _review(predictions: Predictions, settings: Settings) -> dict | None:
     """What a detector's review band does to these images."""
-    band = settings.review_band
+    band = settings.referral_band
     if band is None or settings.threshold is None:
         return None
     tumor = [row["label"] == TUMOR for row in predictions]

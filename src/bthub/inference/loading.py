@@ -79,7 +79,7 @@ def load_pipeline(
         classifier,
         cast(Localizer, stages["localizer"]),
         threshold=points[None].threshold,
-        review_band=points[None].review_band,
+        referral_band=points[None].referral_band,
         points=points,
         figures=_figures(detector_run, "by_kind"),
         sources=_figures(detector_run, "by_source"),

@@ -81,7 +81,7 @@ class Pipeline:
         *,
         threshold: float,
         models: dict[str, dict[str, str]],
-        review_band: tuple[float, float] | None = None,
+        referral_band: tuple[float, float] | None = None,
         input_check: InputCheck | None = None,
         points: Mapping[str | None, OperatingPoint] | None = None,
         figures: Mapping[str, Mapping[str, float]] | None = None,
@@ -93,10 +93,10 @@ class Pipeline:
             localizer: the mask stage.
             threshold: probability of tumor from which the localizer runs, 0-1.
             models: `id` and `revision` of `detector` and `localizer`, handed on in every result.
-            review_band: probabilities, from the first to below the second, at which a person should look.
+            referral_band: probabilities, from the first to below the second, at which a person should look.
             input_check: refuses what isn't a slice, and tells kinds of gray slices apart; None takes every picture.
             points: threshold and review band by kind of input, under None those of unknown kind; by default `threshold`
-                and `review_band` hold for all.
+                and `referral_band` hold for all.
             figures: by kind of input what was measured on test: `recall`, `specificity`. Nothing depends on them; apps
                 show them beside the verdict.
             sources: the same by where the pictures come from, and `groups`, the number of patients or groups.
@@ -105,10 +105,10 @@ class Pipeline:
         self.localizer = localizer
         self.threshold = threshold
         self.models = models
-        self.review_band = review_band
+        self.referral_band = referral_band
         self.input_check = input_check
         self.points: dict[str | None, OperatingPoint] = dict(points or {}) or {
-            None: OperatingPoint(threshold, review_band=review_band)
+            None: OperatingPoint(threshold, referral_band=referral_band)
         }
         self.figures = dict(figures or {})
         self.sources = dict(sources or {})
@@ -310,7 +310,7 @@ class Pipeline:
                 tumor_probability=probabilities[i],
                 threshold=points[i].threshold,
                 uncertain=points[i].is_uncertain(probabilities[i]),
-                review_band=points[i].review_band,
+                referral_band=points[i].referral_band,
                 input_kind=kinds[i],
                 mask=mask,
                 **measured,

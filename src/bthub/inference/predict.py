@@ -265,8 +265,8 @@ def _describe(file: str, result: Result) -> str:
         "no tumor" if result.label == NO_TUMOR else "tumor",
         f"p={_probability(result.tumor_probability)} (threshold {result.threshold:.3g})",
     ]
-    if result.uncertain and result.review_band is not None:
-        low, high = result.review_band
+    if result.uncertain and result.referral_band is not None:
+        low, high = result.referral_band
         parts.append(f"uncertain from {low:.3g} to {high:.3g}, a person should look")
     if result.bbox is not None:
         size = f"area {result.area_px:,} px"

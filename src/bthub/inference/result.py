@@ -31,7 +31,7 @@ class Result:
         tumor_probability: calibrated, 0-1.
         threshold: the probability from which the detector says tumor, chosen on validation data.
         uncertain: whether a person should look, because the probability lies in the review band.
-        review_band: (low, high) around the threshold: probabilities from `low` to below `high` are uncertain. Fitted on
+        referral_band: (low, high) around the threshold: probabilities from `low` to below `high` are uncertain. Fitted
             validation data so that few predictions outside it are wrong. None if the detector has none.
         input_kind: the kind of picture it was recognized as, one of `bthub.imaging.kinds.KINDS`, on which threshold and
             review band depend; None if unknown.
@@ -57,7 +57,7 @@ class Result:
     tumor_probability: float
     threshold: float
     uncertain: bool
-    review_band: tuple[float, float] | None
+    referral_band: tuple[float, float] | None
     mask: np.ndarray | None = field(repr=False)
     contour: list[list[list[float]]] = field(repr=False)
     bbox: list[int] | None
@@ -73,12 +73,18 @@ class Result:
     input_kind: str | None = None
 
     @property
+    def review_band(self) -> tuple[float, float] | None:
+        """`referral_band`, by its name until version 0.3."""
+        return self.referral_band
+
+    @property
     def verdict(self) -> str:
         """`tumor`, `no_tumor` or `uncertain`: `label`, but where the probability lies in the review band."""
         return UNCERTAIN if self.uncertain else self.label
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types only. The mask is `mask_png_base64`: a gray PNG of 0 and 255, or None."""
+        band = self.referral_band and [round(end, 6) for end in self.referral_band]
         return {
             "verdict": self.verdict,
             "label": self.label,
@@ -86,7 +92,8 @@ class Result:
             "threshold": round(self.threshold, 6),
             "uncertain": self.uncertain,
             "input_kind": self.input_kind,
-            "review_band": self.review_band and [round(end, 6) for end in self.review_band],
+            "referral_band": band,
+            "review_band": band,  # until version 0.3
             "bbox": self.bbox,
             "centroid": self.centroid and [round(v, 2) for v in self.centroid],
             "area_px": self.area_px,

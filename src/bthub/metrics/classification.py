@@ -139,7 +139,7 @@ def reviewed(
     Args:
         y_true: (N,) 1 or True where there is a tumor.
         p_tumor: (N,) probabilities.
-        band: of `review_band`.
+        band: of `referral_band`.
         groups: (N,) patient of each image; None where images are independent.
 
     Returns:

@@ -307,9 +307,9 @@ def _evaluations(
 
 def _review(folder: RunFolder) -> dict | None:
     """The review band, if the run has one."""
-    if folder.task != CLASSIFICATION or (band := folder.detector_calibration.review_band) is None:
+    if folder.task != CLASSIFICATION or (band := folder.detector_calibration.referral_band) is None:
         return None
-    return {"low": band[0], "high": band[1], "error": folder.detector_calibration.review_error}
+    return {"low": band[0], "high": band[1], "error": folder.detector_calibration.referral_error}
 
 
 def _calibration(folder: RunFolder, lgg: bool) -> DetectorCalibration | LocalizerCalibration:

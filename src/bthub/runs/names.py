@@ -14,6 +14,8 @@ RENAMED = {
     "marked_healthy_slices": "marked_tumor_free_slices",
     "first_weights": "initial_weights",
     "likelier_class": "argmax",
+    "review_band": "referral_band",
+    "review_error": "referral_error",
 }
 """Old keys and columns, and the new ones. Understood until version 0.3."""
 OF_HEAT = {"agreement": "pointing_game"}

@@ -108,7 +108,7 @@ class KindCalibration(msgspec.Struct, frozen=True):
 
     temperature: float
     threshold: float
-    review_band: tuple[float, float] | None = None
+    referral_band: tuple[float, float] | None = None
     samples: int | None = None
 
 
@@ -125,8 +125,8 @@ class DetectorCalibration(msgspec.Struct, frozen=True):
     Attributes:
         temperature: of the probabilities, folded into the last layer.
         threshold: probability from which a picture is called tumor, 0-1; None where classes are others.
-        review_band: the verdict is uncertain from the first probability to below the second; None for never.
-        review_error: share of wrong verdicts outside of the band that it was chosen for.
+        referral_band: the verdict is uncertain from the first probability to below the second; None for never.
+        referral_error: share of wrong verdicts outside of the band that it was chosen for.
         criterion: what the threshold is best in.
         expected_calibration_error: on validation, before and after the temperature.
         split: `validation`; samples: its images.
@@ -135,8 +135,8 @@ class DetectorCalibration(msgspec.Struct, frozen=True):
 
     threshold: float | None
     temperature: float = 1.0
-    review_band: tuple[float, float] | None = None
-    review_error: float | None = None
+    referral_band: tuple[float, float] | None = None
+    referral_error: float | None = None
     criterion: str | None = None
     expected_calibration_error: BeforeAfter | None = None
     split: str = "validation"
@@ -282,13 +282,13 @@ class Settings(msgspec.Struct, frozen=True):
         labels: the classes.
         temperature: that was folded into the weights.
         threshold: probability from which a picture is called tumor; None where predictions are argmax.
-        review_band: see `DetectorCalibration`.
+        referral_band: see `DetectorCalibration`.
     """
 
     labels: list[str] = []
     temperature: float = 1.0
     threshold: float | None = None
-    review_band: tuple[float, float] | None = None
+    referral_band: tuple[float, float] | None = None
 
 
 class Part(msgspec.Struct, frozen=True):

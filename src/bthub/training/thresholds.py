@@ -32,7 +32,7 @@ def choose_threshold(y_true: np.ndarray, p_tumor: np.ndarray) -> float:
     return middle(lower[widest], upper[widest])
 
 
-def review_band(y_true: np.ndarray, p_tumor: np.ndarray, threshold: float, error: float) -> tuple[float, float]:
+def referral_band(y_true: np.ndarray, p_tumor: np.ndarray, threshold: float, error: float) -> tuple[float, float]:
     """The band around a threshold in which a person should look: outside it, a call is wrong as rarely as asked.
 
     Below `low` lie at most `error` of the tumor images, and at most `error` of the healthy images reach `high`. Of all
