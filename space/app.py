@@ -694,7 +694,7 @@ def result_html(
     if result.bbox is not None:
         x0, y0, x1, y1 = result.bbox
         area = f"{result.area_px:,} pixels"
-        share = result.brain_share
+        share = result.head_fraction
         if result.area_mm2 is not None:
             size["Size"] = area_in_words(result.area_mm2)
         elif share is not None:

@@ -55,7 +55,7 @@ def test_the_mask_stage_runs_only_when_the_gate_says_tumor():
     unseen = pipe(DARK)
     assert unseen.label == "no_tumor" and unseen.tumor_probability < unseen.threshold
     assert unseen.mask is None and unseen.bbox is None and unseen.centroid is None and unseen.contour == []
-    assert unseen.area_px == 0 and unseen.brain_share is None and unseen.milliseconds["localize"] == 0
+    assert unseen.area_px == 0 and unseen.head_fraction is None and unseen.milliseconds["localize"] == 0
     assert len(calls) == 1
 
 
@@ -74,7 +74,7 @@ def test_a_tumor_without_an_area_stays_a_tumor(pipe):
     assert result.label == "tumor"
     assert result.mask.shape == (200, 200) and not result.mask.any()
     assert (result.area_px, result.bbox, result.centroid, result.contour) == (0, None, None, [])
-    assert result.brain_share == 0
+    assert result.head_fraction == 0
     assert not decode_mask(result.to_dict()).any()
 
 
@@ -111,6 +111,9 @@ def test_a_probability_in_the_referral_band_is_uncertain():
         data = result.to_dict()
         assert data["uncertain"] is uncertain
         assert data["referral_band"] == (band and pytest.approx(list(band), abs=1e-6))
+        # By their names of before, until version 0.3.
+        assert (data["review_band"], data["brain_share"]) == (data["referral_band"], data["head_fraction"])
+        assert (result.review_band, result.brain_share) == (result.referral_band, result.head_fraction)
         assert json.loads(json.dumps(data)) == data
         assert result.label == "tumor"  # the threshold decides as before
 
@@ -248,7 +251,7 @@ def test_area_in_square_millimetres(pipe):
 
 def test_the_share_of_the_brain(pipe):
     result = pipe(blob(256, 256, (100, 100, 140, 130)))
-    assert result.brain_share == pytest.approx(1200 / (np.pi * (0.48 * 256) ** 2), rel=0.05)
+    assert result.head_fraction == pytest.approx(1200 / (np.pi * (0.48 * 256) ** 2), rel=0.05)
 
 
 def test_the_head_of_real_slices(kaggle):

@@ -542,7 +542,7 @@ def test_the_page_of_a_tumor(app: ModuleType, pipe: Recorder, kaggle: Path) -> N
     x0, y0, x1, y1 = result.bbox
     for said in (f"{result.area_px:,} pixels", f"{x1 - x0} × {y1 - y0} pixels", "256 × 256 pixels", "bright-pixels"):
         assert said in page
-    assert f"<dt>Share of the head</dt><dd>{app.percent(result.brain_share)} " in page
+    assert f"<dt>Share of the head</dt><dd>{app.percent(result.head_fraction)} " in page
     assert '<img class="scan"' in page and '<img class="layer fill"' in page
     assert re.findall(r'data-layer="(\w+)"', page) == ["fill", "outline", "box"]
     saved = dict(re.findall(r'download="_b_mine_b_([^"]+)" href="data:[^,]+,([^"]+)"', page))

@@ -303,7 +303,7 @@ class Pipeline:
                 "detect": detect_ms,
                 "localize": localize_ms if mask is not None else 0.0,
             }
-            brain_share = None if mask is None else _brain_share(image, area)
+            head_fraction = None if mask is None else _head_fraction(image, area)
             milliseconds["measure"] = _milliseconds(start)
             yield Result(
                 label=TUMOR if probabilities[i] >= points[i].threshold else NO_TUMOR,
@@ -314,7 +314,7 @@ class Pipeline:
                 input_kind=kinds[i],
                 mask=mask,
                 **measured,
-                brain_share=brain_share,
+                head_fraction=head_fraction,
                 area_mm2=None if spacing_mm is None else area * float(spacing_mm[0]) * float(spacing_mm[1]),
                 width=image.shape[1],
                 height=image.shape[0],
@@ -324,7 +324,7 @@ class Pipeline:
             )
 
 
-def _brain_share(image: np.ndarray, area_px: int) -> float | None:
+def _head_fraction(image: np.ndarray, area_px: int) -> float | None:
     """Tumor pixels of a slice / pixels of its head, at most 1; None if no head was found in it."""
     if area_px == 0:
         return 0.0

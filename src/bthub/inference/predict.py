@@ -272,8 +272,8 @@ def _describe(file: str, result: Result) -> str:
         size = f"area {result.area_px:,} px"
         if result.area_mm2 is not None:
             size += f" = {result.area_mm2:,.1f} mm\u00b2"
-        if result.brain_share is not None:
-            size += f" ({result.brain_share:.1%} of the head)"
+        if result.head_fraction is not None:
+            size += f" ({result.head_fraction:.1%} of the head)"
         x0, y0, x1, y1 = result.bbox
         parts += [size, f"box {x0},{y0}-{x1},{y1}"]
     elif result.mask is not None:

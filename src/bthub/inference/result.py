@@ -42,7 +42,7 @@ class Result:
         bbox: [x0, y0, x1, y1] around the whole mask, x1 and y1 exclusive; None if there is no tumor area.
         centroid: [x, y] of the mask, or None.
         area_px: tumor pixels of the input; 0 if there are none.
-        brain_share: the tumor's fraction of the head: tumor pixels / pixels of the head with skull and skin, 0-1;
+        head_fraction: the tumor's fraction of the head: tumor pixels / pixels of the head with skull and skin, 0-1;
             None without a mask, or if no head was found. The head is estimated on this one slice, see
             `bthub.imaging.head.head_mask`.
         area_mm2: with a known pixel spacing, else None.
@@ -63,7 +63,7 @@ class Result:
     bbox: list[int] | None
     centroid: list[float] | None
     area_px: int
-    brain_share: float | None
+    head_fraction: float | None
     area_mm2: float | None
     width: int
     height: int
@@ -78,12 +78,18 @@ class Result:
         return self.referral_band
 
     @property
+    def brain_share(self) -> float | None:
+        """`head_fraction`, by its name until version 0.3."""
+        return self.head_fraction
+
+    @property
     def verdict(self) -> str:
         """`tumor`, `no_tumor` or `uncertain`: `label`, but where the probability lies in the review band."""
         return UNCERTAIN if self.uncertain else self.label
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types only. The mask is `mask_png_base64`: a gray PNG of 0 and 255, or None."""
+        fraction = None if self.head_fraction is None else round(self.head_fraction, 6)
         band = self.referral_band and [round(end, 6) for end in self.referral_band]
         return {
             "verdict": self.verdict,
@@ -97,7 +103,8 @@ class Result:
             "bbox": self.bbox,
             "centroid": self.centroid and [round(v, 2) for v in self.centroid],
             "area_px": self.area_px,
-            "brain_share": None if self.brain_share is None else round(self.brain_share, 6),
+            "head_fraction": fraction,
+            "brain_share": fraction,  # until version 0.3
             "area_mm2": None if self.area_mm2 is None else round(self.area_mm2, 3),
             "width": self.width,
             "height": self.height,

@@ -268,7 +268,8 @@ def _row(result: Result) -> dict[str, Any]:
         "tumor_probability": result.tumor_probability,
         "uncertain": result.uncertain,
         "area_px": result.area_px,
-        "brain_share": result.brain_share,
+        "head_fraction": result.head_fraction,
+        "brain_share": result.head_fraction,  # until version 0.3
         "bbox": result.bbox,
         "centroid": result.centroid,
         "width": result.width,
@@ -422,6 +423,7 @@ def _schema() -> Any:
             ("tumor_probability", pa.float64()),
             ("uncertain", pa.bool_()),
             ("area_px", pa.int64()),
+            ("head_fraction", pa.float64()),
             ("brain_share", pa.float64()),
             ("bbox", pa.list_(pa.int32())),
             ("centroid", pa.list_(pa.float64())),
