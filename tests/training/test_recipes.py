@@ -61,8 +61,8 @@ PAPER_HEAD = {"head_widths": [128, 128, 64], "head_dropout": [0.5, 0.5, 0.0]}
 
 @pytest.fixture(scope="module")
 def scripts() -> dict[str, ModuleType]:
-    tried = script("train/tried.py")
-    return {"classifier": classifier, "resunet": resunet, "reproduce": reproduce, "tried": tried}
+    ablations = script("train/ablations.py")
+    return {"classifier": classifier, "resunet": resunet, "reproduce": reproduce, "ablations": ablations}
 
 
 @pytest.fixture(autouse=True)
@@ -147,8 +147,8 @@ def test_what_a_row_changes_arrives_as_it_is_written(name, scripts, tmp_path):
 
 
 def test_each_try_changes_a_recipe_and_is_tried_once(scripts, monkeypatch, tmp_path):
-    tried = scripts["tried"]
-    tries = tried.rows(yaml.safe_load((TRAIN / "tried.yaml").read_text()))
+    ablations = scripts["ablations"]
+    tries = ablations.rows(yaml.safe_load((TRAIN / "ablations.yaml").read_text()))
     for row in tries:
         arguments = scripts["reproduce"].training_arguments(row, "data", tmp_path)
         config, _ = parse_config(scripts[row["script"]].Config, "x", arguments)
@@ -163,33 +163,33 @@ def test_each_try_changes_a_recipe_and_is_tried_once(scripts, monkeypatch, tmp_p
         best = {"epoch": 3, "validation_metric": 0.5 + len(trained) / 100, "epochs_trained": 4}
         write_json(output / "training.json", {"best": best, "dataset": {"splits": {"validation": {"rows": 9}}}})
 
-    monkeypatch.setattr(tried.reproduce, "train", train)
+    monkeypatch.setattr(ablations.reproduce, "train", train)
     results = tmp_path / "results"
-    command = ["tried.py", "--work", str(tmp_path / "work"), "--results", str(results)]
+    command = ["ablations.py", "--work", str(tmp_path / "work"), "--results", str(results)]
     monkeypatch.setattr(sys, "argv", command)
-    tried.main()
+    ablations.main()
     assert trained == [row["tried"] for row in tries]
-    lines = tried.read(results / "tried.csv")
+    lines = ablations.read(results / "ablations.csv")
     assert [line["tried"] for line in lines] == trained and not list((tmp_path / "work").iterdir())
     assert [float(line["validation"]) for line in lines] == [0.5 + i / 100 for i in range(1, len(tries) + 1)]
-    table = (results / "tried.md").read_text()
+    table = (results / "ablations.md").read_text()
     assert "| the recipe | 0.510 |  |" in table and "| another seed | 0.520 | +0.010 |" in table
-    tried.main()
+    ablations.main()
     assert len(trained) == len(tries)
     # A try whose settings are others now is made again, and stands where it stood.
     lines[1]["settings"] = "{}"
-    write_rows(results / "tried.csv", lines)
-    tried.main()
+    write_rows(results / "ablations.csv", lines)
+    ablations.main()
     assert trained[len(tries) :] == ["another seed"]
-    assert [line["tried"] for line in tried.read(results / "tried.csv")] == [row["tried"] for row in tries]
+    assert [line["tried"] for line in ablations.read(results / "ablations.csv")] == [row["tried"] for row in tries]
 
 
 def test_the_table_of_what_was_tried_is_of_the_plan_as_it_is(scripts):
-    tried, results = scripts["tried"], TRAIN.parent / "results"
-    lines = tried.read(results / "tried.csv")
-    plan = map(tried.settings_of, tried.rows(yaml.safe_load((TRAIN / "tried.yaml").read_text())))
-    assert set(map(tried.settings_of, lines)) <= set(plan)
-    assert (results / "tried.md").read_text() == tried.markdown(lines)
+    ablations, results = scripts["ablations"], TRAIN.parent / "results"
+    lines = ablations.read(results / "ablations.csv")
+    plan = map(ablations.settings_of, ablations.rows(yaml.safe_load((TRAIN / "ablations.yaml").read_text())))
+    assert set(map(ablations.settings_of, lines)) <= set(plan)
+    assert (results / "ablations.md").read_text() == ablations.markdown(lines)
 
 
 def test_a_reproduced_row_is_trained_by_its_script(scripts, data, monkeypatch, tmp_path):

@@ -31,8 +31,8 @@ class Result:
         tumor_probability: calibrated, 0-1.
         threshold: the probability from which the detector says tumor, chosen on validation data.
         uncertain: whether a person should look, because the probability lies in the review band.
-        referral_band: (low, high) around the threshold: probabilities from `low` to below `high` are uncertain. Fitted
-            validation data so that few predictions outside it are wrong. None if the detector has none.
+        referral_band: (low, high) around the threshold: probabilities from `low` to below `high` are uncertain. Chosen
+            on validation data so that few predictions outside it are wrong. None if the detector has none.
         input_kind: the kind of picture it was recognized as, one of `bthub.imaging.kinds.KINDS`, on which threshold and
             review band depend; None if unknown.
         mask: bool (H, W), the upright input's own size; all False if no tumor area was found; None if the

@@ -1,6 +1,6 @@
-"""What was to be reached, what was, and what was tried where it wasn't: from bars.yaml and the files of the runs.
+"""What was to be reached, what was, and what was tried where it wasn't: from targets.yaml and the files of the runs.
 
-`python train/bars.py` writes results/bars.md.
+`python train/targets.py` writes results/targets.md.
 """
 
 import json
@@ -17,7 +17,7 @@ from bthub.runs import records
 from bthub.runs.folder import CONFIG, METRICS, RunFolder
 from bthub.runs.records import Evaluation
 
-BARS = Path(__file__).with_name("bars.yaml")
+TARGETS = Path(__file__).with_name("targets.yaml")
 RESULTS = SHIPPED_RUNS.parent / "results"
 
 
@@ -31,12 +31,12 @@ class Measured(NamedTuple):
 
 
 def main() -> None:
-    (RESULTS / "bars.md").write_text(render(SHIPPED_RUNS, RESULTS), encoding="utf-8")
+    (RESULTS / "targets.md").write_text(render(SHIPPED_RUNS, RESULTS), encoding="utf-8")
 
 
 def render(runs: Path, results: Path) -> str:
     """The table of bars, and for each that is missed by how much and what was tried."""
-    bars = yaml.safe_load(BARS.read_text(encoding="utf-8"))
+    bars = yaml.safe_load(TARGETS.read_text(encoding="utf-8"))
     opened = [
         records.open_run(path)
         for path in sorted(runs.rglob(METRICS))
@@ -46,7 +46,8 @@ def render(runs: Path, results: Path) -> str:
     found = [measure(bar, opened, results) for bar in bars]
     lines = [
         "# What was to be reached, and what was\n",
-        "Written by `train/bars.py` from `train/bars.yaml` and the files of the runs. Figures are of test splits, with "
+        "Written by `train/targets.py` from `train/targets.yaml` and the files of the runs. "
+        "Figures are of test splits, with "
         "95 % intervals that resample patients, or pictures where a set names none; where runs compete, the one that "
         "is best on validation in that metric counts, not the best on test. ± says by how much the value passes or "
         "misses the bar. Research software, not a medical device.\n",
@@ -81,7 +82,7 @@ def render(runs: Path, results: Path) -> str:
 def tried(bar: dict) -> str:
     """What was done about a bar that is missed: nothing is left unsaid."""
     if "tried" not in bar:
-        raise BthubError(f"{BARS}: {bar['what']!r} misses its bar: say under `tried` what was done about it")
+        raise BthubError(f"{TARGETS}: {bar['what']!r} misses its bar: say under `tried` what was done about it")
     return bar["tried"].strip()
 
 

@@ -13,7 +13,7 @@ from bthub.errors import BthubError
 from bthub.project import SHIPPED_RUNS
 from bthub.runs.folder import METRICS, RunFolder, write_json
 
-bars = script("train/bars.py")
+targets = script("train/targets.py")
 BAR = {
     "what": "Detection",
     "among": "image-classification",
@@ -50,9 +50,9 @@ def found(detector: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         (tmp_path / "runs").mkdir(exist_ok=True)
         for name, pair in accuracies.items():
             measured(detector, tmp_path / "runs" / name, *pair)
-        (tmp_path / "bars.yaml").write_text(yaml.safe_dump([bar]))
-        monkeypatch.setattr(bars, "BARS", tmp_path / "bars.yaml")
-        return bars.render(tmp_path / "runs", tmp_path)
+        (tmp_path / "targets.yaml").write_text(yaml.safe_dump([bar]))
+        monkeypatch.setattr(targets, "TARGETS", tmp_path / "targets.yaml")
+        return targets.render(tmp_path / "runs", tmp_path)
 
     return render
 
@@ -102,4 +102,4 @@ def test_a_bar_about_a_file_and_one_about_a_run(found, tmp_path):
 @pytest.mark.artifacts
 def test_the_committed_table_is_current():
     results = SHIPPED_RUNS.parent / "results"
-    assert (results / "bars.md").read_text() == bars.render(SHIPPED_RUNS, results), "make results"
+    assert (results / "targets.md").read_text() == targets.render(SHIPPED_RUNS, results), "make results"

@@ -1,10 +1,10 @@
-"""Try the changes of tried.yaml, each with the same small budget, and keep the table of what validation said.
+"""Try the changes of ablations.yaml, each with the same small budget, and keep the table of what validation said.
 
-    python train/tried.py            # what isn't in the table yet
+    python train/ablations.py            # what isn't in the table yet
 
 results/
-    tried.csv       a line a try
-    tried.md        the same, to read
+    ablations.csv       a line a try
+    ablations.md        the same, to read
 
 Test is not read. A killed try goes on from its last checkpoint.
 """
@@ -22,18 +22,18 @@ from bthub.errors import report_errors
 from bthub.runs.folder import TRAINING, write_rows
 from bthub.training import reproduce
 
-PLAN = Path(__file__).parent / "tried.yaml"
+PLAN = Path(__file__).parent / "ablations.yaml"
 METRIC = {"resunet": "Dice per patient, mean", "classifier": "F1"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", default="data/lgg")
-    parser.add_argument("--work", type=Path, default=Path("outputs/tried"), help="where the runs are trained")
+    parser.add_argument("--work", type=Path, default=Path("outputs/ablations"), help="where the runs are trained")
     parser.add_argument("--results", type=Path, default=Path("results"), help="where the table is")
     args = parser.parse_args()
     tries = rows(yaml.safe_load(PLAN.read_text(encoding="utf-8")))
-    known = [line for line in read(args.results / "tried.csv") if settings_of(line) in map(settings_of, tries)]
+    known = [line for line in read(args.results / "ablations.csv") if settings_of(line) in map(settings_of, tries)]
     for row in tries:
         if settings_of(row) in map(settings_of, known):
             continue
@@ -43,8 +43,8 @@ def main() -> None:
         order = {settings_of(one): number for number, one in enumerate(tries)}
         known.sort(key=lambda one: order[settings_of(one)])
         args.results.mkdir(parents=True, exist_ok=True)
-        write_rows(args.results / "tried.csv", known)
-        (args.results / "tried.md").write_text(markdown(known), encoding="utf-8")
+        write_rows(args.results / "ablations.csv", known)
+        (args.results / "ablations.md").write_text(markdown(known), encoding="utf-8")
         shutil.rmtree(output)
 
 
@@ -96,7 +96,7 @@ def markdown(lines: list[dict]) -> str:
     """The table to read: each part's tries, and how far each is from the recipe."""
     text = [
         "# What was tried\n",
-        "Written by `train/tried.py`: one change to the shipped recipe at a time, all with the same small budget, "
+        "Written by `train/ablations.py`: one change to the shipped recipe at a time, all with the same small budget, "
         "measured on the validation patients at the best epoch, at a probability of one half: no threshold is chosen "
         "yet. What differs no more than another seed does is noise; "
         "and a small budget flatters what learns fast, no augmentation for one.",
