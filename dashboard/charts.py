@@ -293,8 +293,8 @@ def errors_by_review(rows: Rows, points: Rows, names: Sequence[str]) -> alt.Laye
         "model",
         alt.Tooltip("reviewed:Q", format=".1%"),
         alt.Tooltip("errors:Q", format=".2%"),
-        "missed",
-        "false_alarms",
+        "fn",
+        "fp",
     ]
     dots = (
         alt.Chart(pd.DataFrame(points))

@@ -82,17 +82,17 @@ def threshold(points: Sequence[Row], how: str) -> str:
     """What the thresholds give.
 
     Args:
-        points: of each model `threshold`, `recall`, `false_positive_rate`, `missed`, `false_alarms`.
+        points: of each model `threshold`, `recall`, `false_positive_rate`, `fn`, `fp`.
         how: the way they were chosen.
     """
     best = max(points, key=lambda p: (p["recall"] or 0) - (p["false_positive_rate"] or 0))
     said = (
-        f"{how} **{best['model']}** finds {percent(best['recall'])} of the tumors, misses {best['missed']} and gives "
-        f"{best['false_alarms']} false {'alarm' if best['false_alarms'] == 1 else 'alarms'}"
+        f"{how} **{best['model']}** finds {percent(best['recall'])} of the tumors, misses {best['fn']} and gives "
+        f"{best['fp']} false {'alarm' if best['fp'] == 1 else 'alarms'}"
     )
     if len(points) > 1:
         worst = min(points, key=lambda p: (p["recall"] or 0) - (p["false_positive_rate"] or 0))
-        said += f"; {worst['model']} misses {worst['missed']} and gives {worst['false_alarms']}"
+        said += f"; {worst['model']} misses {worst['fn']} and gives {worst['fp']}"
     return f"{said}."
 
 

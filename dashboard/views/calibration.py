@@ -148,8 +148,8 @@ def review(view: frame.View, found: dict[str, Scores]) -> None:
                     f"{p['low']:.2f}–{p['high']:.2f}",
                     frame.percent(p["reviewed"]),
                     frame.percent(p["errors"]),
-                    p["missed"],
-                    p["false_alarms"],
+                    p["fn"],
+                    p["fp"],
                 ]
                 for p in points
             ],

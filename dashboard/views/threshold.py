@@ -112,10 +112,7 @@ def operate(view: frame.View, found: dict[str, Scores], lines: dict) -> None:
     if how == CHEAPEST:
         st.info(price(points, found, cheapest, chosen_on, miss_cost), icon=":material/savings:")
     frame.confusions(
-        {
-            p["model"]: (["no tumor", "tumor"], [[p["passed"], p["false_alarms"]], [p["missed"], p["found"]]])
-            for p in points
-        },
+        {p["model"]: (["no tumor", "tumor"], [[p["tn"], p["fp"]], [p["fn"], p["tp"]]]) for p in points},
         names,
     )
     frame.how("How to read it: a row is what the slices are, a column what the model called them at this threshold.")
@@ -233,16 +230,14 @@ def table(points: list[dict]) -> None:
     st.dataframe(
         points,
         hide_index=True,
-        column_order=["model", "threshold", *share, "missed", "false_alarms", "cost"],
+        column_order=["model", "threshold", *share, "fn", "fp", "cost"],
         alt="Precision, recall, specificity and F1 of each model at its threshold",
         column_config={
             "model": st.column_config.TextColumn("Model", pinned=True),
             "threshold": st.column_config.NumberColumn("Threshold", format="%.3f"),
             **share,
-            "missed": st.column_config.NumberColumn("Missed tumors", help="Tumor slices that were not called."),
-            "false_alarms": st.column_config.NumberColumn(
-                "False alarms", help="Tumor-free slices that were called tumor."
-            ),
+            "fn": st.column_config.NumberColumn("Missed tumors", help="Tumor slices that were not called."),
+            "fp": st.column_config.NumberColumn("False alarms", help="Tumor-free slices that were called tumor."),
             "cost": st.column_config.NumberColumn(
                 "Cost of 1,000 slices", format="%.0f", help="In false alarms, a missed tumor counting as set above."
             ),

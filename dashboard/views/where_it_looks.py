@@ -92,7 +92,7 @@ def show(view: frame.View, found: pictures.Slices, key: pictures.Key) -> list[di
         rows.append(
             {
                 "model": name,
-                "called": said.label,
+                "predicted": said.label,
                 "probability": said.probability,
                 "pointing_game": said.pointing_game,
                 "chance": said.chance,
@@ -123,7 +123,7 @@ def show(view: frame.View, found: pictures.Slices, key: pictures.Key) -> list[di
             alt="Probability and agreement of each classifier",
             column_config={
                 "model": st.column_config.TextColumn("Model", pinned=True),
-                "called": "Class shown",
+                "predicted": "Class shown",
                 "probability": st.column_config.NumberColumn("Its probability", format="percent"),
                 "pointing_game": st.column_config.NumberColumn("Agreement with the outline", format="percent"),
                 "chance": st.column_config.NumberColumn("By chance", format="percent"),
@@ -205,7 +205,7 @@ def looked(
     color: str,
 ) -> frame.Tile:
     """Where a classifier looks."""
-    said = f"{row['called']} {frame.percent(row['probability'])}"
+    said = f"{row['predicted']} {frame.percent(row['probability'])}"
     if row["pointing_game"] is not None:
         said += f", agreement {frame.percent(row['pointing_game'])}"
     heat = pictures.outlined(prepared.heated(image, heatmap), {pictures.TRUE: mask})

@@ -16,7 +16,7 @@ from bthub.metrics.classification import (
     classification_metrics,
     expected_calibration_error,
     positive_class,
-    reviewed,
+    referred,
 )
 from bthub.metrics.interval import Interval
 from bthub.metrics.segmentation import segmentation_metrics
@@ -511,17 +511,17 @@ def test_referral_band_by_hand():
 def test_what_a_referral_band_does_by_hand():
     y = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0])
     p = np.array([0.1, 0.3, 0.8, 0.9, 0.0, 0.1, 0.2, 0.3, 0.5, 0.7])
-    found = reviewed(y, p, (0.2, 0.7), groups=list("aabbccddee"))
+    found = referred(y, p, (0.2, 0.7), groups=list("aabbccddee"))
     # In the band, whose lower end is in it and whose upper end isn't: 0.3, 0.2, 0.3 and 0.5.
     assert {name: share.value for name, share in found.items()} == {
-        "to_review": pytest.approx(4 / 10),
-        "missed": pytest.approx(1 / 4),
-        "false_alarms": pytest.approx(1 / 6),
+        "referred": pytest.approx(4 / 10),
+        "false_negative_rate": pytest.approx(1 / 4),
+        "false_positive_rate": pytest.approx(1 / 6),
     }
     assert all(share.low <= share.value <= share.high for share in found.values())
     # A patient's images are drawn together: with one patient there is nothing to draw.
-    assert reviewed(y, p, (0.2, 0.7), groups=["a"] * 10)["missed"] == Interval(0.25, None, None)
-    assert reviewed(y[:4], p[:4], (0.2, 0.7))["false_alarms"].value is None
+    assert referred(y, p, (0.2, 0.7), groups=["a"] * 10)["false_negative_rate"] == Interval(0.25, None, None)
+    assert referred(y[:4], p[:4], (0.2, 0.7))["false_positive_rate"].value is None
 
 
 def test_referral_band_does_not_cut_through_ties():

@@ -131,7 +131,7 @@ def _draw_classifier(figure: Figure, run: RunFolder, key: str) -> None:
         lines = [label.replace("_", "\n") for label in entry.labels]
         confusion.set_xticks(ticks, lines)
         confusion.set_yticks(ticks, lines)
-    confusion.set(xlabel="called", ylabel="reference", title="Confusion matrix")
+    confusion.set(xlabel="predicted", ylabel="reference", title="Confusion matrix")
 
 
 def _draw_localizer(figure: Figure, run: RunFolder, key: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from msgspec.structs import replace
 
-from bthub.metrics.classification import classification_metrics, reviewed
+from bthub.metrics.classification import classification_metrics, referred
 from bthub.metrics.info import readable
 from bthub.metrics.interval import Interval
 from bthub.metrics.segmentation import segmentation_metrics
@@ -44,7 +44,7 @@ def measure(predictions: Predictions, settings: Settings = UNSET) -> dict:
     Returns:
         What `classification_metrics` or `segmentation_metrics` returns, and these keys:
 
-            - `review`: what a classifier's review band does, see `reviewed`; None without one.
+            - `referral`: what a classifier's review band does, see `referred`; None without one.
             - `argmax`: ARGMAX metrics of a classifier's argmax predictions, as published classifiers
               predict; None where `metrics` already are those, because there is no threshold.
             - `by_institution`: the same for each institution.
@@ -56,7 +56,7 @@ def measure(predictions: Predictions, settings: Settings = UNSET) -> dict:
     """
     measured = _measure(predictions, settings)
     if "label" in predictions[0]:
-        measured["review"] = _review(predictions, settings)
+        measured["referral"] = _referral(predictions, settings)
         measured["argmax"] = _argmax(predictions, settings)
     institutions = sorted({row["institution"] for row in predictions if "institution" in row})
     measured["by_institution"] = {
@@ -78,13 +78,13 @@ def measure(predictions: Predictions, settings: Settings = UNSET) -> dict:
     return measured
 
 
-def _review(predictions: Predictions, settings: Settings) -> dict | None:
+def _referral(predictions: Predictions, settings: Settings) -> dict | None:
     """What a detector's review band does to these images."""
     band = settings.referral_band
     if band is None or settings.threshold is None:
         return None
     tumor = [row["label"] == TUMOR for row in predictions]
-    return reviewed(tumor, [float(row[PROBABILITY + TUMOR]) for row in predictions], band, _groups(predictions))
+    return referred(tumor, [float(row[PROBABILITY + TUMOR]) for row in predictions], band, _groups(predictions))
 
 
 def _argmax(predictions: Predictions, settings: Settings) -> dict | None:

@@ -16,6 +16,10 @@ RENAMED = {
     "likelier_class": "argmax",
     "review_band": "referral_band",
     "review_error": "referral_error",
+    "review": "referral",
+    "to_review": "referred",
+    "missed": "false_negative_rate",
+    "false_alarms": "false_positive_rate",
 }
 """Old keys and columns, and the new ones. Understood until version 0.3."""
 OF_HEAT = {"agreement": "pointing_game"}

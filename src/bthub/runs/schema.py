@@ -329,7 +329,7 @@ class Measured(Settings, kw_only=True, frozen=True):
     by_seen: dict[str, Part] = {}
     confusion_matrix: list[list[int]] = []
     class_accuracy: dict[str, Interval] = {}
-    review: dict[str, Interval] | None = None
+    referral: dict[str, Interval] | None = None
     argmax: dict[str, Interval] | None = None
     counts: dict[str, int] = {}
     mask_threshold: float | None = None
