@@ -42,6 +42,7 @@ from bthub.errors import BthubError
 from bthub.project import COMPARISON, shipped_runs
 from bthub.runs import schema
 from bthub.runs.names import renamed_columns
+from bthub.runs.schema import Content
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -229,7 +230,7 @@ class RunFolder:
 
     @cached_property
     def training(self) -> schema.Training:
-        return schema.read(self._file(TRAINING), self.id, schema.Training)
+        return self._read(TRAINING, schema.Training)
 
     @property
     def detector_calibration(self) -> schema.DetectorCalibration:
@@ -238,63 +239,59 @@ class RunFolder:
         Raises:
             BthubError: the run is a localizer, or its file isn't laid out so.
         """
-        return schema.read(self._file(CALIBRATION), self.id, schema.DetectorCalibration)
+        return self._read(CALIBRATION, schema.DetectorCalibration)
 
     @property
     def localizer_calibration(self) -> schema.LocalizerCalibration:
         """What was chosen for a ResUNet; it raises like `detector_calibration`."""
-        return schema.read(self._file(CALIBRATION), self.id, schema.LocalizerCalibration)
+        return self._read(CALIBRATION, schema.LocalizerCalibration)
 
     @property
     def detector_config(self) -> schema.ClassifierConfig:
         """What a classifier is; it raises like `detector_calibration`."""
-        return schema.read(self._file(CONFIG), self.id, schema.ClassifierConfig)
+        return self._read(CONFIG, schema.ClassifierConfig)
 
     @property
     def localizer_config(self) -> schema.LocalizerConfig:
         """What a ResUNet is; it raises like `detector_calibration`."""
-        return schema.read(self._file(CONFIG), self.id, schema.LocalizerConfig)
+        return self._read(CONFIG, schema.LocalizerConfig)
 
     @cached_property
     def input_check(self) -> schema.InputCheck:
-        return schema.read(self._file(INPUT_CHECK), self.id, schema.InputCheck)
+        return self._read(INPUT_CHECK, schema.InputCheck)
 
     @cached_property
     def preprocessor(self) -> schema.Preprocessor:
-        return schema.read(self._file(PREPROCESSOR), self.id, schema.Preprocessor)
+        return self._read(PREPROCESSOR, schema.Preprocessor)
 
     @cached_property
     def metrics(self) -> dict[str, schema.Measured]:
         """The entries of `bthub evaluate`, by `<protocol>/<split>`."""
-        return schema.read(self._file(METRICS), self.id, dict[str, schema.Measured])
+        return self._read(METRICS, dict[str, schema.Measured])
 
     @cached_property
     def sources(self) -> dict[str, schema.MeasuredSources]:
         """The entries of `bthub evaluate` on a mixture, by split; none where it wasn't run on one."""
-        there = (self.path / SOURCES).is_file()
-        return schema.read(self.path / SOURCES, self.id, dict[str, schema.MeasuredSources]) if there else {}
+        return self._read(SOURCES, dict[str, schema.MeasuredSources], {})
 
     @cached_property
     def gradcam(self) -> dict[str, schema.GradCam]:
         """The entries of `bthub explain`; none where it wasn't run."""
-        there = (self.path / GRADCAM).is_file()
-        return schema.read(self.path / GRADCAM, self.id, dict[str, schema.GradCam]) if there else {}
+        return self._read(GRADCAM, dict[str, schema.GradCam], {})
 
     @cached_property
     def cost(self) -> schema.Cost:
-        return schema.read(self._file(COST), self.id, schema.Cost)
+        return self._read(COST, schema.Cost)
 
     @cached_property
     def onnx(self) -> schema.Export:
         """What `bthub export` wrote of its files; without any where the run has none."""
-        there = (self.path / ONNX_RECORD).is_file()
-        return schema.read(self.path / ONNX_RECORD, self.id, schema.Export) if there else schema.Export()
+        return self._read(ONNX_RECORD, schema.Export, schema.Export())
 
     @cached_property
     def onnx_metrics(self) -> dict[str, dict[str, schema.MeasuredBackend]]:
         """What `bthub evaluate --backend` found, by backend and `<protocol>/<split>`; empty where it was not run."""
-        kind, there = dict[str, dict[str, schema.MeasuredBackend]], (self.path / ONNX_METRICS).is_file()
-        return schema.read(self.path / ONNX_METRICS, self.id, kind) if there else {}
+        return self._read(ONNX_METRICS, dict[str, dict[str, schema.MeasuredBackend]], {})
 
     def record(self, file: str, entry: dict[str, Any], *keys: str) -> "RunFolder":
         """Put an entry into a JSON file of the run, beside those that are there by now.
@@ -338,6 +335,12 @@ class RunFolder:
             reader = csv.DictReader(file)
             reader.fieldnames = renamed_columns(reader.fieldnames or ())
             return list(reader)
+
+    def _read(self, name: str, kind: type[Content], none: Content | None = None) -> Content:
+        """A file as a class of `schema`, or `none`, where that is given and the file isn't there."""
+        if none is not None and not (self.path / name).is_file():
+            return none
+        return schema.read(self._file(name), self.id, kind)
 
     def _json(self, name: str) -> dict[str, Any]:
         try:
