@@ -95,7 +95,12 @@ def of_mixture(name: str, sets: Collection[Facts], sources: tuple[str, ...]) -> 
 
 def write(folder: Path, facts: Facts) -> None:
     """Write `dataset.json`."""
-    (folder / FACTS).write_bytes(msgspec.json.format(msgspec.json.encode(facts), indent=2) + b"\n")
+    (folder / FACTS).write_bytes(encoded(facts))
+
+
+def encoded(facts: Facts) -> bytes:
+    """The content of `dataset.json`."""
+    return msgspec.json.format(msgspec.json.encode(facts), indent=2) + b"\n"
 
 
 def read(file: Path) -> Facts:

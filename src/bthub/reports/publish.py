@@ -28,7 +28,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
-from bthub.data.facts import FACTS
+from bthub.data.facts import FACTS, encoded
 from bthub.data.network import check_hub, hub_trouble
 from bthub.errors import BthubError
 from bthub.evaluation import plots
@@ -70,7 +70,7 @@ RECORD_FILES += (f"{PREDICTIONS}/*.csv",)
 RUN_FILES = (*RECORD_FILES, WEIGHTS, PREPROCESSOR, INPUT_CHECK, INPUT_CHECK_WEIGHTS)
 RUN_FILES += (ONNX_MODEL, ONNX_QUANTIZED, ONNX_INPUT_CHECK, ONNX_RECORD, ONNX_METRICS)
 RUN_FILES += (f"{FIGURES}/*.webp", "*.py")  # the .py files are its remote code
-DATASET_FILES = (CARD, FACTS, "data/**/*.parquet")
+DATASET_FILES = (CARD, "data/**/*.parquet")
 PACKAGE_FILES = ("**/*.py", "**/*.csv", "**/*.md", "**/*.j2", "**/*.yaml")
 APP_FILES = ("*.py", "*.css", "*.js", "*.svg", "requirements.txt", "Dockerfile", ".streamlit/config.toml", "views/*.py")
 APP_FILES += ("examples/*.png", "examples/*/*.png", "examples/README.md")
@@ -257,11 +257,13 @@ def dataset_publication(data: str | Path, org: str) -> Publication:
 
     if not Path(data).is_dir():
         raise BthubError(f"{data} isn't there: write it with `bthub data build`, or name the data set with --data")
-    if not facts_of(data).shown:
+    facts = facts_of(data)
+    if not facts.shown:
         raise BthubError(f"{data} isn't LGG MRI Segmentation, the only set whose license lets bthub publish it")
     files: dict[str, Path | bytes] = _listed(Path(data), DATASET_FILES)
     repo_id = hub_id(DATASET, org)
     files[CARD] = (Path(data) / CARD).read_text(encoding="utf-8").replace("PATH_OR_HUB_ID", repo_id).encode()
+    files[FACTS] = encoded(facts)
     return Publication("dataset", repo_id, files)
 
 
