@@ -150,6 +150,8 @@ def test_the_input_check_is_told_where_there_is_one(detector, localizer):
     count = {"samples": 20, "refused": 19}
     record = {
         "architecture": "tiny_network",
+        "image_size": 64,
+        "threshold": 0.5,
         "references": 123,
         "criterion": "99 % of the slices pass",
         "data": [{"dataset": name, "split": split} for name in ("lgg", "other") for split in ("train", "test")],
@@ -540,11 +542,13 @@ def test_where_it_looks_is_told_where_it_was_measured(detector, tiny_lgg):
         "samples": 7,
         "groups": 3,
         "empty_maps": 2,
-        "agreement": {
+        "pointing_game": {
             "mean": {"value": 0.25, "low": 0.125, "high": 0.375},
             "median": {"value": 0.1875, "low": None, "high": None},
         },
         "chance": {"picture": 0.03125, "head": 0.0625},
+        "layer": "layer4",
+        "dataset": {"name": "lgg"},
         "weights": RunFolder.open(detector).revision,
         "command": "bthub explain it",
     }

@@ -167,7 +167,7 @@ def render(run: str | Path, org: str | None = None, *, figures: bool = True) -> 
             lgg=lgg,
             default=name in DEFAULTS.values(),
             unit="slice" if lgg else "image",
-            images=None if lgg else _image_set(folder.detector_config.label_names, facts),
+            images=None if lgg else _image_set(folder.detector_config.label_names, facts, training.dataset.name),
             start=start,
             base=base,
             base_is_lgg=derived,
@@ -342,11 +342,14 @@ def _input_check(folder: RunFolder) -> dict | None:
     """What was measured of the run's input check, if it has one."""
     if not (folder.path / INPUT_CHECK).is_file():
         return None
+    measured = folder.input_check
+    if lacking := [key for key in ("criterion", "data", "slices", "outside") if not getattr(measured, key)]:
+        raise BthubError(f"{folder.path / INPUT_CHECK}: there is no {lacking[0]}, and the card needs it")
     kinds: dict[str, dict[str, list[int]]] = {}  # kind -> half -> refused, samples
-    for half, found in folder.input_check.outside.items():
+    for half, found in measured.outside.items():
         for kind, count in found.items():
             kinds.setdefault(kind, {})[half] = [count.refused, count.samples]
-    return {"found": folder.input_check, "kinds": kinds}
+    return {"found": measured, "kinds": kinds}
 
 
 def _start(folder: RunFolder) -> tuple[str, str | None]:
@@ -384,12 +387,12 @@ def _recipe(folder: RunFolder) -> dict:
     }
 
 
-def _image_set(labels: list[str], facts: Facts) -> dict[str, str | None]:
+def _image_set(labels: list[str], facts: Facts, name: str) -> dict[str, str | None]:
     """What is known of the image-folder set that has these classes."""
     what, limit = IMAGE_SETS.get(
         tuple(sorted(labels)), (f"a set of images in a folder a class: {', '.join(labels)}", "")
     )
-    return {"title": facts.title, "url": facts.link, "what": what, "limit": limit}
+    return {"title": facts.title if facts.link else name, "url": facts.link, "what": what, "limit": limit}
 
 
 def _metadata(
