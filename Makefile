@@ -89,7 +89,7 @@ results: $(VENV)/.test  ## compare the runs of runs/ again: results/
 	@$(BIN)/bthub two-stage runs/comparison/resnet18-lgg-slice runs/comparison/resunet18-lgg-slice
 	@$(BIN)/bthub clean-stacks runs/resunet18-mri
 	@$(BIN)/bthub cross-validate runs/comparison/resunet18-lgg-fold-*
-	@$(BIN)/python train/bars.py
+	@$(BIN)/python train/targets.py
 
 reproduce: $(VENV)/.test  ## train and evaluate an experiment again: RUN=resnet50-lgg-scratch (DATA= its data set, SET='key=value ...')
 	@$(BIN)/bthub reproduce $(or $(RUN),--list) $(if $(DATA),--data $(DATA)) $(if $(SET),--set $(SET))

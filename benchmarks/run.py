@@ -167,13 +167,13 @@ def floor(args: argparse.Namespace) -> dict[str, Any]:
     peak = side**3 / seconds
     detector, localizer = (RunFolder.open(run, onnx=True) for run in (args.detector, args.localizer))
     files = {
-        "check": detector.onnx.get("files", {}).get(ONNX_INPUT_CHECK),
-        "detect": detector.onnx.get("files", {}).get(ONNX_MODEL),
-        "localize": localizer.onnx.get("files", {}).get(ONNX_MODEL),
+        "check": detector.onnx.files.get(ONNX_INPUT_CHECK),
+        "detect": detector.onnx.files.get(ONNX_MODEL),
+        "localize": localizer.onnx.files.get(ONNX_MODEL),
     }
     return {
         "multiply_adds_per_second": peak,
-        "ms": {stage: 1000 * file["multiply_adds"] / peak for stage, file in files.items() if file},
+        "ms": {stage: 1000 * file.multiply_adds / peak for stage, file in files.items() if file},
     }
 
 
@@ -187,7 +187,7 @@ def detect_tumor() -> Callable[[Path], Any] | None:
         return None
     from PIL import Image
 
-    from bthub.network import send_no_telemetry
+    from bthub.data.network import send_no_telemetry
 
     send_no_telemetry()
     import onnxruntime

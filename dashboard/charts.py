@@ -332,8 +332,8 @@ def errors_by_review(rows: Rows, points: Rows, names: Sequence[str]) -> alt.Laye
         alt.Tooltip("model"),
         alt.Tooltip("reviewed:Q", format=".1%"),
         alt.Tooltip("errors:Q", format=".2%"),
-        alt.Tooltip("missed"),
-        alt.Tooltip("false_alarms"),
+        alt.Tooltip("fn"),
+        alt.Tooltip("fp"),
     ]
     dots = (
         alt.Chart(pd.DataFrame(points))

@@ -86,7 +86,7 @@ def _look(
     key: tuple[str, ...],
     known: bool,
 ) -> Look:
-    from bthub.evaluation.gradcam import agreement, chance, heatmaps
+    from bthub.evaluation.gradcam import chance, heatmaps, pointing_game
 
     classifier, one_at_a_time = _classifier(_run, path, files)
     # Grad-CAM hooks into the model, which all sessions share: a second slice would end up in the first one's map.
@@ -99,7 +99,7 @@ def _look(
         heat,
         label,
         probabilities[label],
-        agreement(heat, _mask) if known else None,
+        pointing_game(heat, _mask) if known else None,
         chance(_image, _mask)["head"] if known and _mask.any() else None,
     )
 

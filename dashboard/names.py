@@ -32,8 +32,7 @@ def architecture(name: str) -> str:
 def network(run: RunFolder) -> str:
     """The network of a run in words; a ResUNet with its encoder."""
     if run.task == SEGMENTATION:
-        with records.reading(run, "config.json"):
-            return f"ResUNet, {architecture(run.config['backbone'])}"
+        return f"ResUNet, {architecture(run.localizer_config.backbone)}"
     return architecture(records.network(run))
 
 

@@ -119,7 +119,7 @@ def slices(evaluation: Evaluation) -> Slices:
     has_patients = evaluation.protocol != "default"
     try:
         # There is one set with patients, whatever its folder is called; those of image folders go by their name.
-        if data and _is_lgg(data) == has_patients and (has_patients or Path(data).name == evaluation.data):
+        if data and _has_protocols(data) == has_patients and (has_patients or Path(data).name == evaluation.data):
             return _built(data, evaluation.split, evaluation.protocol)
     except BthubError as error:
         frame.say([f"BTHUB_DATA: {error}"])
@@ -143,10 +143,10 @@ def _shipped() -> ShippedSlices:
 
 
 @st.cache_resource(show_spinner=False)
-def _is_lgg(data: str) -> bool:
-    from bthub.data.dataset import BuiltDataset
+def _has_protocols(data: str) -> bool:
+    from bthub.data.dataset import facts_of
 
-    return BuiltDataset(data).is_lgg
+    return facts_of(data).split_in_several_ways
 
 
 @st.cache_resource(show_spinner="Reading the data set")

@@ -20,7 +20,7 @@ from PIL import Image
 
 from bthub.data.dataset import load_split
 from bthub.evaluation import per_image
-from bthub.evaluation.gradcam import agreement, chance, heatmaps
+from bthub.evaluation.gradcam import chance, heatmaps, pointing_game
 from bthub.models.classifier import load_classifier
 from bthub.models.localizer import load_localizer
 from bthub.project import SHIPPED_RUNS
@@ -101,7 +101,7 @@ def look(run: RunFolder) -> dict:
             "place": place,
             "label": "tumor",
             "probability": float(classifier.predict([image])[0][classifier.tumor_index]),
-            "agreement": agreement(heat, mask),
+            "pointing_game": pointing_game(heat, mask),
             "chance": chance(image, mask)["head"] if mask.any() else None,
         }
     file = prepared.FOLDER / records.name(run) / prepared.HEAT

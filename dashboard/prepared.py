@@ -39,14 +39,14 @@ class Look(NamedTuple):
         heatmap: (H, W) float32, 0 to 1.
         label: the class that the map is of.
         probability: of that class, 0 to 1.
-        agreement: share of the heat inside the experts' outline; None without an outline or heat.
+        pointing_game: share of the heat inside the experts' outline; None without an outline or heat.
         chance: what heat would score that is spread evenly over the head; None without an outline.
     """
 
     heatmap: np.ndarray
     label: str
     probability: float
-    agreement: float | None
+    pointing_game: float | None
     chance: float | None
 
 
@@ -117,7 +117,7 @@ def look(run: RunFolder, key: Key) -> Look | None:
         np.asarray(heat.convert("L"), np.float32) / 255,
         said["label"],
         said["probability"],
-        said["agreement"],
+        said["pointing_game"],
         said["chance"],
     )
 

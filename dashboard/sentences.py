@@ -82,17 +82,17 @@ def threshold(points: Sequence[Row], how: str) -> str:
     """What the thresholds give.
 
     Args:
-        points: of each model `threshold`, `recall`, `false_positive_rate`, `missed`, `false_alarms`.
+        points: of each model `threshold`, `recall`, `false_positive_rate`, `fn`, `fp`.
         how: the way they were chosen.
     """
     best = max(points, key=lambda p: (p["recall"] or 0) - (p["false_positive_rate"] or 0))
     said = (
-        f"{how} **{best['model']}** finds {percent(best['recall'])} of the tumors, misses {best['missed']} and gives "
-        f"{best['false_alarms']} false {'alarm' if best['false_alarms'] == 1 else 'alarms'}"
+        f"{how} **{best['model']}** finds {percent(best['recall'])} of the tumors, misses {best['fn']} and gives "
+        f"{best['fp']} false {'alarm' if best['fp'] == 1 else 'alarms'}"
     )
     if len(points) > 1:
         worst = min(points, key=lambda p: (p["recall"] or 0) - (p["false_positive_rate"] or 0))
-        said += f"; {worst['model']} misses {worst['missed']} and gives {worst['false_alarms']}"
+        said += f"; {worst['model']} misses {worst['fn']} and gives {worst['fp']}"
     return f"{said}."
 
 
@@ -134,19 +134,19 @@ def learning(kept: Sequence[Row]) -> str:
 
 def looking(rows: Sequence[Row]) -> str:
     """How much of the heat lies on the tumor of one slice, against chance."""
-    known = [row for row in rows if row["agreement"] is not None and row["chance"]]
+    known = [row for row in rows if row["pointing_game"] is not None and row["chance"]]
     if not known:
         return (
             "This slice has no outline to compare the heat with. The maps show what raised the tumor's score, if "
             "anything."
         )
-    best, worst = (pick(known, key=lambda row: row["agreement"]) for pick in (max, min))
+    best, worst = (pick(known, key=lambda row: row["pointing_game"]) for pick in (max, min))
     said = (
-        f"**{percent(best['agreement'])}** of {best['model']}'s heat lies on the tumor, "
-        f"{best['agreement'] / best['chance']:.0f} times what chance would give"
+        f"**{percent(best['pointing_game'])}** of {best['model']}'s heat lies on the tumor, "
+        f"{best['pointing_game'] / best['chance']:.0f} times what chance would give"
     )
     if len(known) > 1:
-        said += f"; of {worst['model']}'s, {percent(worst['agreement'])}"
+        said += f"; of {worst['model']}'s, {percent(worst['pointing_game'])}"
     return f"{said}."
 
 

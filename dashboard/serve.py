@@ -11,8 +11,8 @@ import pandas as pd
 import streamlit.web.cli
 
 import frame
+from bthub.data.network import app_host, app_port, spare_loopback
 from bthub.errors import report_errors
-from bthub.network import app_host, app_port, spare_loopback
 
 HERE = Path(__file__).parent
 

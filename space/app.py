@@ -25,8 +25,8 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from bthub.data.network import app_host, app_port, check_network, spare_loopback
 from bthub.errors import report_errors
-from bthub.network import app_host, app_port, check_network, spare_loopback
 
 # ruff: noqa: E402
 # Before Gradio is imported, which makes its clients then and there, with whatever proxies and certificates are set.
@@ -694,7 +694,7 @@ def result_html(
     if result.bbox is not None:
         x0, y0, x1, y1 = result.bbox
         area = f"{result.area_px:,} pixels"
-        share = result.brain_share
+        share = result.head_fraction
         if result.area_mm2 is not None:
             size["Size"] = area_in_words(result.area_mm2)
         elif share is not None:
@@ -713,8 +713,8 @@ def result_html(
     details["Models"] = models_html(result.models)
 
     explained = f"A tumor is suspected from {threshold} on (the threshold)."
-    if result.review_band is not None:
-        low, high = (percent(end) for end in result.review_band)
+    if result.referral_band is not None:
+        low, high = (percent(end) for end in result.referral_band)
         explained += f" In the shaded part, from {low} to {high}, the result is “uncertain”."
     kind = kind_html(result.input_kind, figures) if checked else ""
     overlay = result.overlay()
@@ -752,7 +752,7 @@ def result_html(
     <h2 id="verdict" tabindex="-1">{verdict}</h2>
     {unchecked}
     <p class="probability"><strong>{probability}</strong> probability of a tumor on this slice</p>
-    {meter_html(result.tumor_probability, result.threshold, result.review_band)}
+    {meter_html(result.tumor_probability, result.threshold, result.referral_band)}
     <p class="explain">{explained}</p>
     <p class="remark">{remark}</p>
   </div>

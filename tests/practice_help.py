@@ -70,7 +70,7 @@ class DarkCorners:
 def stub() -> tuple[Pipeline, dict]:
     """What `bthub.practice.analysis.shipped` gives, with models of known answers."""
     pipe = Pipeline(
-        Brightness(), BrightPixels(), threshold=0.5, models=MODELS, review_band=(0.4, 0.6), input_check=DarkCorners()
+        Brightness(), BrightPixels(), threshold=0.5, models=MODELS, referral_band=(0.4, 0.6), input_check=DarkCorners()
     )
     return pipe, FACTS
 

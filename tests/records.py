@@ -65,11 +65,11 @@ def complete_run(source: Path, target: Path, data: Path) -> Path:
             "expected_calibration_error": {"before": 0.1875, "after": 0.0625},
             "threshold": 0.4375,
             "criterion": "balanced accuracy",
-            "review_band": [0.1875, 0.8125],
-            "review_error": 0.01,
+            "referral_band": [0.1875, 0.8125],
+            "referral_error": 0.01,
         }
         if "tumor" not in RunFolder.open(target).config["label_names"]:
-            fitted |= {"threshold": None, "criterion": None, "review_band": None, "review_error": None}
+            fitted |= {"threshold": None, "criterion": None, "referral_band": None, "referral_error": None}
     write_json(target / CALIBRATION, validation | fitted)
     cost.write(target)
     return target

@@ -9,7 +9,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 def script(path: str) -> ModuleType:
-    """A script by its path in the repository, as `train/bars.py`."""
+    """A script by its path in the repository, as `train/targets.py`."""
     file = REPOSITORY / path
     sys.path.insert(0, str(file.parent))  # as when it is started: a script finds its neighbors
     spec = importlib.util.spec_from_file_location(path.removesuffix(".py").replace("/", "_"), file)

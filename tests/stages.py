@@ -59,7 +59,7 @@ def make_pipeline(
     threshold: float = 0.5,
     min_area_share: float = 0.0,
     image_size: int = 256,
-    review_band: tuple[float, float] | None = None,
+    referral_band: tuple[float, float] | None = None,
     input_check: DarkCorners | None = None,
 ) -> Pipeline:
     detector = Classifier(Brightness(), eval_transform(preprocessing(64)), ["no_tumor", "tumor"], "cpu")
@@ -71,7 +71,7 @@ def make_pipeline(
         localizer,
         threshold=threshold,
         models=MODELS,
-        review_band=review_band,
+        referral_band=referral_band,
         input_check=input_check,
     )
 

@@ -23,7 +23,7 @@ STATIONS = [
     "reports",  # run folders to cards, tables and Hub repos
     "practice",  # results to accounts' cases and reports
 ]
-ROOT = ({"bthub.errors"}, {"bthub.project", "bthub.network", "bthub.progress"})
+ROOT = ({"bthub.errors"}, {"bthub.project"})
 LAYERS = [*ROOT, *({f"bthub.{name}"} for name in STATIONS), {"bthub.cli"}]
 
 HEAVY = {"torch", "timm", "transformers", "datasets", "scipy", "sklearn", "skimage", "matplotlib"}
@@ -68,6 +68,7 @@ def test_the_page_on_architecture_names_every_module():
             modules = told.setdefault(package[1], set())
         elif module := re.match(r"    (\w+\.py) ", line):
             modules.add(module[1])
+    assert {path.name for path in SOURCE.glob("*.py")} == {"__init__.py", "cli.py", "errors.py", "project.py"}
     there = {name: {path.name for path in (SOURCE / name).glob("*.py")} - {"__init__.py"} for name in STATIONS}
     assert {name: told[name] for name in STATIONS} == there
 

@@ -147,18 +147,18 @@ def review(view: frame.View, found: dict[str, Scores]) -> None:
                     f"{p['low']:.2f}–{p['high']:.2f}",
                     frame.percent(p["reviewed"]),
                     frame.percent(p["errors"]),
-                    p["missed"],
-                    p["false_alarms"],
+                    p["fn"],
+                    p["fp"],
                 ]
                 for p in points
             ],
             "Slices and errors that this band leaves to each model",
         )
-        saved = {name: band for name in found if (band := view.runs[name].detector_calibration.review_band)}
+        saved = {name: band for name in found if (band := view.runs[name].detector_calibration.referral_band)}
         shares = {name: per_image.review(found[name], *band)["reviewed"] for name, band in saved.items()}
         if not saved:
             st.caption(
-                "No chosen run has a band of its own. If `calibration.json` has a `review_band`, it is shown here."
+                "No chosen run has a band of its own. If `calibration.json` has a `referral_band`, it is shown here."
             )
             return
         with st.expander("The bands chosen on validation in training"):

@@ -8,6 +8,7 @@ import charts
 import frame
 from bthub.errors import BthubError
 from bthub.metrics.info import COSTS, definition, lower_is_better, readable
+from bthub.metrics.interval import Interval
 from bthub.reports import tables
 from bthub.runs import records
 from bthub.runs.folder import CLASSIFICATION, SEGMENTATION
@@ -16,7 +17,7 @@ TITLES = {CLASSIFICATION: "Classifiers: is there a tumor?", SEGMENTATION: "Local
 # Of the many metrics, those that say most; another table has the rest.
 MAIN = {
     CLASSIFICATION: ["roc_auc", "balanced_accuracy", "recall", "specificity", "ece"],
-    SEGMENTATION: ["dice_volume_mean", "dice_volume_median", "tumor_slices_missed", "healthy_slices_with_mask"],
+    SEGMENTATION: ["dice_volume_mean", "dice_volume_median", "tumor_slices_missed", "tumor_free_slices_with_mask"],
 }
 SHORT = {
     "roc_auc": "ROC AUC",
@@ -27,7 +28,7 @@ SHORT = {
     "dice_volume_mean": "Dice, mean of patients",
     "dice_volume_median": "Dice, median",
     "tumor_slices_missed": "Tumor slices missed",
-    "healthy_slices_with_mask": "Tumor-free with a mask",
+    "tumor_free_slices_with_mask": "Tumor-free with a mask",
     "parameters": "Parameters",
     "latency_ms": "Time per slice",
 }
@@ -167,9 +168,8 @@ def text(row: dict, column: str, best: float | None) -> str:
         divisor, unit = UNITS[column]
         return f"{star}{value / divisor:,.1f} {unit}"
     digits = 1 if value >= 10 else 3
-    low, high = row[f"{column}_low"], row[f"{column}_high"]
-    ends = "" if low is None else f" ({low:.{digits}f}–{high:.{digits}f})"
-    return f"{star}{value:.{digits}f}{ends}"
+    ends = Interval(value, row[f"{column}_low"], row[f"{column}_high"]).bounds(f".{digits}f", "–")
+    return f"{star}{value:.{digits}f}" + (f" ({ends})" if ends else "")
 
 
 def intervals(rows: list[dict], metric: str, task: str) -> None:

@@ -9,6 +9,7 @@ from bthub.metrics.info import definition, readable
 from bthub.runs import records
 from bthub.runs.folder import CLASSIFICATION, SEGMENTATION, RunFolder
 from bthub.runs.records import Evaluation
+from bthub.runs.schema import SizePart
 
 TITLES = {CLASSIFICATION: "Classifiers", SEGMENTATION: "Localizers"}
 # Of tumors of one size no healthy slice is known: recall is what there is.
@@ -24,21 +25,19 @@ WORDS = {"by_institution": "By hospital that the scans come from", "by_tumor_siz
 
 def parts(run: RunFolder, evaluation: Evaluation, by: str) -> list[dict]:
     """The figures of each part: `part`, `samples`, `groups`, `metrics`."""
-    found = records.entry(run, evaluation)
-    with records.reading(run, "metrics.json"):
-        return [
-            {
-                "part": f"hospital {name}" if by == "by_institution" else sized(name, part),
-                "samples": part["samples"],
-                "groups": part["groups"],
-                "metrics": part["metrics"],
-            }
-            for name, part in found.get(by, {}).items()
-        ]
+    return [
+        {
+            "part": f"hospital {name}" if by == "by_institution" else sized(name, part),
+            "samples": part.samples,
+            "groups": part.groups,
+            "metrics": part.metrics,
+        }
+        for name, part in getattr(records.entry(run, evaluation), by).items()
+    ]
 
 
-def sized(name: str, part: dict) -> str:
-    least, below = part["tumor_px"]
+def sized(name: str, part: SizePart) -> str:
+    least, below = part.tumor_px
     return f"{name} tumor, " + (f"{least:,} px and more" if below is None else f"{least:,} to {below:,} px")
 
 
@@ -87,11 +86,11 @@ def section(view: frame.View, task: str, by: str) -> list[dict]:
             "part": line["part"],
             "images": line["samples"],
             "patients": line["groups"],
-            **line["metrics"][metric],
+            **line["metrics"][metric].as_row(),
         }
         for name, lines in found.items()
         for line in lines
-        if line["metrics"].get(metric, {}).get("value") is not None
+        if metric in line["metrics"] and line["metrics"][metric].value is not None
     ]
     if not rows:
         st.caption("Not defined on this split.")

@@ -21,7 +21,7 @@ TITLES = {
     CLASSIFICATION: "The same detector under both splits",
 }
 PATIENTS = 14
-LIKELIER = " Detectors use argmax here, as in the papers, not their threshold."
+ARGMAX = " Detectors use argmax here, as in the papers, not their threshold."
 
 
 def main() -> None:
@@ -140,7 +140,7 @@ def measured(view: frame.View, task: str, pairs: list[leakage.Pair]) -> tuple[fl
         "after the run that was split by slice. The dashed part is the gap. Leakage raises the result by slice, but "
         "the two test sets also have different slices, so a gap smaller than the bars may be chance. Gray dots are "
         "published results, all split by slice or image. Bars are 95 % intervals over patients."
-        + (LIKELIER if task == CLASSIFICATION else ""),
+        + (ARGMAX if task == CLASSIFICATION else ""),
         alternative=f"{readable(metric)} by protocol: "
         + "; ".join(f"{p['line']}, {p['protocol']}: {p['value']:.3f}" for p in points),
         rows=points,
@@ -240,9 +240,9 @@ def both(view: frame.View, pair: leakage.Pair) -> list[dict]:
         found = frame.collect({records.name(run): run}, records.figures, evaluation, True)
         for figures in found.values():
             rows += [
-                {"line": line, "protocol": protocol, "model": view.called(run), "metric": name, **value}
+                {"line": line, "protocol": protocol, "model": view.called(run), "metric": name, **value.as_row()}
                 for name, value in figures.items()
-                if value["value"] is not None
+                if value.value is not None
             ]
     return rows
 

@@ -142,7 +142,7 @@ def finder() -> None:
     )
 
 
-def first_weights() -> None:
+def initial_weights() -> None:
     view = frame.view()
     st.subheader("Pretrained or from scratch?")
     st.caption("This part shows all runs that were measured on this split, not only the chosen ones.")
@@ -198,4 +198,4 @@ headline()
 for kind in TITLES:
     epochs(kind, frame.view().of(kind))
 finder()
-first_weights()
+initial_weights()

@@ -65,9 +65,9 @@ def means_of(view: frame.View, found: dict[str, list[dict]]) -> list[dict]:
     """The mean Dice over patients of each model, where it is known."""
     figures = frame.collect({n: view.runs[n] for n in found}, records.figures, view.evaluation)
     return [
-        {"model": name, "value": value}
+        {"model": name, "value": of_run["dice_volume_mean"].value}
         for name, of_run in figures.items()
-        if (value := of_run.get("dice_volume_mean", {}).get("value")) is not None
+        if "dice_volume_mean" in of_run and of_run["dice_volume_mean"].value is not None
     ]
 
 

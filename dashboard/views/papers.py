@@ -15,6 +15,7 @@ from bthub.errors import BthubError
 from bthub.evaluation import published
 from bthub.evaluation.cross_validation import cross_validation, folds, without_fold
 from bthub.metrics.info import readable as in_words
+from bthub.metrics.interval import Interval
 from bthub.runs import records
 from bthub.runs.folder import CLASSIFICATION, RunFolder
 
@@ -140,7 +141,7 @@ def compared(paper: str, figure: dict, runs: Iterable[RunFolder], whole: dict[st
         if (common := without_fold(name, protocol)) in whole:
             name, protocol, value = common, TOGETHER, whole[common]["metrics"][figure["like"]["metric"]]
             called = f"{names.network(run)}, all folds"
-        difference = None if figure["value"] is None else value["value"] - figure["value"]
+        difference = None if figure["value"] is None else value.value - figure["value"]
         follows = published.recipe_of(name)
         recipe = "the paper's" if follows == paper else "another paper's" if follows else "this project's"
         row = {"what": figure["what"], "reported": figure["value"], "model": called, "recipe": recipe}
@@ -148,7 +149,7 @@ def compared(paper: str, figure: dict, runs: Iterable[RunFolder], whole: dict[st
             "data": records.trained_on(run)[1],
             "protocol": protocol,
             "budget": trained(run),
-            **value,
+            **value.as_row(),
             "difference": difference,
         }
         rows.setdefault((name, protocol), row)
@@ -211,11 +212,11 @@ def table(figures: list[dict], rows: list[dict]) -> str:
 
 def measured(row: dict) -> str:
     """A run's figure in a line."""
-    ends = "" if row["low"] is None else f" ({row['low']:.3f} – {row['high']:.3f})"
+    ends = Interval(row["value"], row["low"], row["high"]).bounds(".3f", " – ")
     away = "" if row["difference"] is None else f", {row['difference']:+.3f}"
     split = SPLIT.get(row["protocol"], row["protocol"])
     who = f"{row['model']}; {row['recipe']} recipe; {row['data']}, {split}; {row['budget']}"
-    value = f"<span class=number><b>{row['value']:.4f}</b>{ends}{away}</span>"
+    value = f"<span class=number><b>{row['value']:.4f}</b>{ends and f' ({ends})'}{away}</span>"
     return f"<div class=run>{value} <small>{html.escape(who, quote=False)}</small></div>"
 
 

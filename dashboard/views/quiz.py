@@ -182,7 +182,7 @@ def called(scores: Scores) -> dict[pictures.Key, tuple[bool, float]]:
     tumor = scores.tumor
     return {
         records.image_key(row): (bool(call == tumor), float(p))
-        for row, call, p in zip(scores.rows, scores.called, scores.p_tumor, strict=True)
+        for row, call, p in zip(scores.rows, scores.predicted, scores.p_tumor, strict=True)
     }
 
 

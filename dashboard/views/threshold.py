@@ -112,10 +112,7 @@ def operate(view: frame.View, found: dict[str, Scores], lines: dict) -> None:
     if how == CHEAPEST:
         st.info(price(points, found, cheapest, chosen_on, miss_cost), icon=":material/savings:")
     frame.confusions(
-        {
-            p["model"]: (["no tumor", "tumor"], [[p["passed"], p["false_alarms"]], [p["missed"], p["found"]]])
-            for p in points
-        },
+        {p["model"]: (["no tumor", "tumor"], [[p["tn"], p["fp"]], [p["fn"], p["tp"]]]) for p in points},
         names,
     )
     frame.how("How to read it: rows are the truth, columns the model's predictions at this threshold.")
@@ -233,14 +230,14 @@ def table(points: list[dict]) -> None:
     st.dataframe(
         points,
         hide_index=True,
-        column_order=["model", "threshold", *share, "missed", "false_alarms", "cost"],
+        column_order=["model", "threshold", *share, "fn", "fp", "cost"],
         alt="Precision, recall, specificity and F1 of each model at its threshold",
         column_config={
             "model": st.column_config.TextColumn("Model", pinned=True),
             "threshold": st.column_config.NumberColumn("Threshold", format="%.3f"),
             **share,
-            "missed": st.column_config.NumberColumn("Missed tumors", help="Tumor slices predicted as tumor-free."),
-            "false_alarms": st.column_config.NumberColumn("False alarms", help="Tumor-free slices predicted as tumor."),
+            "fn": st.column_config.NumberColumn("Missed tumors", help="Tumor slices predicted as tumor-free."),
+            "fp": st.column_config.NumberColumn("False alarms", help="Tumor-free slices predicted as tumor."),
             "cost": st.column_config.NumberColumn(
                 "Cost of 1,000 slices", format="%.0f", help="In false alarms, with the cost of a miss entered above."
             ),

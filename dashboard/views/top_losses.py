@@ -52,7 +52,7 @@ def main() -> None:
             "file",
             "institution",
             "label",
-            "called",
+            "predicted",
             "p_label",
             "loss",
             "kind",
@@ -64,7 +64,7 @@ def main() -> None:
             "file": "File",
             "institution": "Hospital",
             "label": "Truth",
-            "called": "Predicted",
+            "predicted": "Predicted",
             "p_label": st.column_config.NumberColumn(
                 "P of the truth", format="percent", help="Probability that the model gave to the true class."
             ),

@@ -193,7 +193,7 @@ def threshold(run: RunFolder) -> float:
 
 def judged(run: RunFolder, p: float) -> Verdict:
     """A probability in words: tumor, no tumor, or that a person should look."""
-    low, high = run.detector_calibration.review_band or (None, None)
+    low, high = run.detector_calibration.referral_band or (None, None)
     if low is not None and low <= p < high:
         return Verdict("a person should look", p)
     return Verdict("tumor" if p >= threshold(run) else "no tumor", p)

@@ -54,10 +54,10 @@ def pairs(one: Scores, other: Scores) -> list[dict]:
     """A row for each slice that both models were measured on."""
     known = {
         records.image_key(row): (float(p), bool(call == y))
-        for row, p, call, y in zip(other.rows, other.p_tumor, other.called, other.y, strict=True)
+        for row, p, call, y in zip(other.rows, other.p_tumor, other.predicted, other.y, strict=True)
     }
     rows = []
-    for row, p, call, y in zip(one.rows, one.p_tumor, one.called, one.y, strict=True):
+    for row, p, call, y in zip(one.rows, one.p_tumor, one.predicted, one.y, strict=True):
         key = records.image_key(row)
         if key not in known:
             continue

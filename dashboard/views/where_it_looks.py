@@ -91,9 +91,9 @@ def show(view: frame.View, found: pictures.Slices, key: pictures.Key) -> list[di
         rows.append(
             {
                 "model": name,
-                "called": said.label,
+                "predicted": said.label,
                 "probability": said.probability,
-                "agreement": said.agreement,
+                "pointing_game": said.pointing_game,
                 "chance": said.chance,
             }
         )
@@ -123,9 +123,9 @@ def show(view: frame.View, found: pictures.Slices, key: pictures.Key) -> list[di
             alt="Probability and agreement of each classifier",
             column_config={
                 "model": st.column_config.TextColumn("Model", pinned=True),
-                "called": "Class shown",
+                "predicted": "Class shown",
                 "probability": st.column_config.NumberColumn("Its probability", format="percent"),
-                "agreement": st.column_config.NumberColumn("Agreement with the outline", format="percent"),
+                "pointing_game": st.column_config.NumberColumn("Agreement with the outline", format="percent"),
                 "chance": st.column_config.NumberColumn("By chance", format="percent"),
             },
         )
@@ -205,9 +205,9 @@ def looked(
     color: str,
 ) -> frame.Tile:
     """Where a classifier looks."""
-    said = f"{row['called']} {frame.percent(row['probability'])}"
-    if row["agreement"] is not None:
-        said += f", agreement {frame.percent(row['agreement'])}"
+    said = f"{row['predicted']} {frame.percent(row['probability'])}"
+    if row["pointing_game"] is not None:
+        said += f", agreement {frame.percent(row['pointing_game'])}"
     heat = pictures.outlined(prepared.heated(image, heatmap), {pictures.TRUE: mask})
     return frame.Tile(heat, row["model"], f"{said}{trained_on(run, key)}", f"Heat map of {row['model']}: {said}", color)
 

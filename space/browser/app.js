@@ -120,7 +120,7 @@ function draw(name, found, checked) {
     text("p", `A tumor is suspected from ${percent(found.threshold)} on (the threshold).`),
   ];
   if (found.uncertain) {
-    const [low, high] = found.review_band.map(percent);
+    const [low, high] = found.referral_band.map(percent);
     parts.push(text("p", `Between ${low} and ${high} the model errs too often: a person should look.`, "notice"));
   }
   if (!checked) parts.push(text("p", "This doesn't look like a slice of a brain MRI. If it isn't one, the result means nothing.", "notice"));

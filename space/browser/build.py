@@ -67,19 +67,19 @@ def build(out: Path, detector: str, localizer: str, app: str, cache: Path | None
         file = f"models/{stage}.onnx"
         shutil.copyfile(file_of(run, quantized), out / file)
         models[stage] = {"file": file, "model": {"id": run.id, "revision": run.revision, "eight_bit": quantized}}
-    config, calibration = runs["detector"].config, runs["detector"].detector_calibration
+    config, calibration = runs["detector"].detector_config, runs["detector"].detector_calibration
     if calibration.threshold is None:
         raise BthubError(f"{detector}: {CALIBRATION} has no threshold: finish the training of this run")
     points = {kind or "unknown": asdict(point) for kind, point in calibration.points.items()}
     models["detector"] |= {
-        "size": config["pretrained_cfg"]["input_size"][-1],
-        "labels": config["label_names"],
+        "size": config.pretrained_cfg.input_size[-1],
+        "labels": config.label_names,
         "points": points,
     }
     preprocessor, marked = runs["localizer"].preprocessor, runs["localizer"].localizer_calibration.points
-    usual = MaskPoint(min_area_share=preprocessor.get("min_area_share", 0.0))
+    usual = MaskPoint(min_area_share=preprocessor.min_area_share)
     models["localizer"] |= {
-        "size": preprocessor["size"]["height"],
+        "size": preprocessor.size.height,
         "points": {kind: asdict(point) for kind, point in {"unknown": usual, **marked}.items()},
     }
     if (runs["detector"].path / INPUT_CHECK).is_file():
@@ -87,9 +87,9 @@ def build(out: Path, detector: str, localizer: str, app: str, cache: Path | None
         shutil.copyfile(runs["detector"].path / ONNX_INPUT_CHECK, out / "models/check.onnx")
         models["check"] = {
             "file": "models/check.onnx",
-            "size": check["image_size"],
-            "threshold": check["threshold"],
-            "kinds": list(check.get("kinds", ())),
+            "size": check.image_size,
+            "threshold": check.threshold,
+            "kinds": check.kinds,
         }
     models["bytes"] = sum(file.stat().st_size for file in (out / "models").iterdir())
     (out / "models.json").write_text(json.dumps(models, indent=2) + "\n", encoding="utf-8")

@@ -81,14 +81,14 @@ async function analyze(buffer, checkInput) {
   const [logits] = await run(networks.detector, detectorPixels(image, detector.size), detector.size);
   const probability = calibrate(softmax(logits)[detector.labels.indexOf("tumor")], point.temperature);
   const tumor = probability >= point.threshold;
-  const [low, high] = point.review_band ?? [0, 0];
+  const [low, high] = point.referral_band ?? [0, 0];
   const uncertain = probability >= low && probability < high;
   const result = {
     verdict: uncertain ? "uncertain" : tumor ? "tumor" : "no_tumor",
     label: tumor ? "tumor" : "no_tumor",
     tumor_probability: probability,
     threshold: point.threshold,
-    review_band: point.review_band,
+    referral_band: point.referral_band,
     uncertain,
     input_kind: kind,
     width: image.width,

@@ -114,7 +114,7 @@ def _runs(args: argparse.Namespace) -> list[str | Path]:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from bthub.evaluation.evaluate import TORCH, backend_summary, evaluate, summary
+    from bthub.evaluation.evaluate import TORCH, evaluate, summary
     from bthub.inference.backends import open_stage
     from bthub.runs.folder import RunFolder
 
@@ -129,7 +129,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         backend=args.backend,
         stage=stage,
     )
-    print(summary(entry) if stage is None else backend_summary(entry))
+    print(summary(entry))
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -160,7 +160,7 @@ def _two_stage(args: argparse.Namespace) -> None:
 
     entry = two_stage(open_run(args.detector), open_run(args.localizer), args.split)
     _write_result(args.out / f"two-stage-{entry['protocol']}-{args.split}.json", entry)
-    print("\n".join(figures_table(entry)))
+    print("\n".join(figures_table(entry["metrics"])))
 
 
 def _clean_stacks(args: argparse.Namespace) -> None:
@@ -171,9 +171,9 @@ def _clean_stacks(args: argparse.Namespace) -> None:
     _write_result(args.out / f"stack-cleaning-{found['protocol']}.json", found)
     for split in ("validation", "test"):
         before, after = (found[split][which]["dice_volume_mean"] for which in ("without", "with"))
-        healthy, tumor = (found[split][f"removed_{kind}"] for kind in ("healthy", "tumor"))
+        healthy, tumor = (found[split][f"removed_{kind}"] for kind in ("tumor_free", "tumor"))
         print(
-            f"{split}: mean Dice of the volumes {before['value']:.3f} without, {after['value']:.3f} with cleaning;"
+            f"{split}: mean Dice of the volumes {before.value:.3f} without, {after.value:.3f} with cleaning;"
             f" masks removed on {healthy} tumor-free and {tumor} tumor slices"
         )
 
@@ -185,7 +185,7 @@ def _cross_validate(args: argparse.Namespace) -> None:
 
     entry = cross_validation([open_run(run) for run in _runs(args)])
     _write_result(args.out / "cross-validation.json", entry)
-    print("\n".join(figures_table(entry)))
+    print("\n".join(figures_table(entry["metrics"])))
 
 
 def _write_result(path: Path, entry: dict) -> None:
@@ -202,6 +202,13 @@ def _explain(args: argparse.Namespace) -> None:
     for run in _runs(args):
         entry = explain(run, args.data, args.split, protocol=args.protocol, batch_size=args.batch_size)
         print(f"{run}: {summary(entry)}")
+
+
+def _migrate(args: argparse.Namespace) -> None:
+    from bthub.runs.names import migrate
+
+    for run in _runs(args):
+        print(f"{run}: {', '.join(migrate(Path(run))) or 'up to date'}")
 
 
 def _card(args: argparse.Namespace) -> None:
@@ -429,6 +436,10 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("runs", metavar="run", type=Path, nargs="+", help="run folder")
     _add_split(explain, "the LGG set: folder of `bthub data build`, or a Hub id")
     explain.set_defaults(run=_explain)
+
+    migrated = _add(commands, "migrate", help="rewrite the files of old run folders with today's names")
+    migrated.add_argument("runs", metavar="run", type=Path, nargs="+", help="run folder")
+    migrated.set_defaults(run=_migrate)
 
     card = _add(commands, "card", help="write the model card (README.md) of runs from their files")
     card.add_argument("runs", metavar="run", type=Path, nargs="+", help="run folder")

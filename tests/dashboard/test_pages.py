@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from msgspec import convert
 from packaging.requirements import Requirement
 from PIL import Image
 from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
@@ -38,6 +39,7 @@ from bthub.runs.folder import (
     RunFolder,
     write_json,
 )
+from bthub.runs.schema import Settings
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = ROOT / "dashboard"
@@ -296,7 +298,7 @@ def test_calibration_shows_what_training_found(show: Open, shipped_runs):
     calibration = json.loads((shipped_runs[0] / "calibration.json").read_text())
     assert row["temperature"] == calibration["temperature"]
     assert row["before"] == pytest.approx(calibration["expected_calibration_error"]["before"], abs=2e-3)
-    low, high = calibration["review_band"]
+    low, high = calibration["referral_band"]
     rows = RunFolder.open(shipped_runs[0]).predictions("patient/validation")
     share = np.mean([low <= float(row["p_tumor"]) < high for row in rows])
     assert f"<td>{low:.2f}–{high:.2f}</td><td>{100 * share:.1f} %</td></tr>" in words(app)
@@ -304,12 +306,12 @@ def test_calibration_shows_what_training_found(show: Open, shipped_runs):
 
 def test_calibration_without_a_band_says_so(show: Open, copy: Path):
     calibration = json.loads((copy / "calibration.json").read_text())
-    del calibration["review_band"]
+    del calibration["referral_band"]
     write_json(copy / "calibration.json", calibration)
     assert "No chosen run has a band of its own" in words(show("calibration", [copy], split="validation"))
 
 
-def test_learning_shows_a_finder_and_first_weights_where_they_are(show: Open, shipped_runs, copy: Path):
+def test_learning_shows_a_finder_and_initial_weights_where_they_are(show: Open, shipped_runs, copy: Path):
     said = words(show("learning"))
     assert "lr_finder.csv" in said and "--set encoder_from=null" in said
     (copy / "lr_finder.csv").write_text("learning_rate,loss\n1e-5,0.7\n1e-4,0.5\n1e-3,0.9\n")
@@ -331,7 +333,7 @@ def test_compare_says_whether_the_best_is_better(show: Open, shipped_runs, copy:
     lines.to_csv(file, index=False)
     content = json.loads((guess / METRICS).read_text())
     entry = content["patient/test"]
-    entry |= scoring.measure(RunFolder(guess, "guess", "").predictions("patient/test"), entry)
+    entry |= scoring.measure(RunFolder(guess, "guess", "").predictions("patient/test"), convert(entry, Settings))
     write_json(guess / METRICS, content)
     app = show("compare", [*shipped_runs, copy, guess])
     assert not app.exception
@@ -363,10 +365,10 @@ def test_leakage_of_a_run_that_is_not_measured_yet_says_how(show: Open, shipped_
     assert f"bthub evaluate runs/{copy.name}" in words(app) and not app.exception
 
 
-def test_leakage_calls_the_likelier_class(show: Open, shipped_runs, tmp_path: Path):
+def test_leakage_shows_argmax(show: Open, shipped_runs, tmp_path: Path):
     slice_run = many(shipped_runs, tmp_path)[-1]
     content = json.loads((slice_run / METRICS).read_text())
-    content["slice/test"]["likelier_class"]["accuracy"]["value"] = 0.123
+    content["slice/test"]["argmax"]["accuracy"]["value"] = 0.123
     write_json(slice_run / METRICS, content)
     [said] = [
         c.proto.alt
@@ -405,7 +407,7 @@ def test_leakage_tells_copies_from_new_pictures(show: Open, shipped_runs, tmp_pa
     for row in rows[:25]:
         row["also_in"] = "train"
     entry = content["default/test"]
-    measured = scoring.measure(rows, {name: entry[name] for name in ("labels", "temperature", "threshold")})
+    measured = scoring.measure(rows, convert(entry, Settings))
     # The page speaks of test: what validation holds isn't shown.
     write_json(pictures / METRICS, {f"default/{split}": {**entry, **measured} for split in ("test", "validation")})
     app = show("leakage", [*shipped_runs, pictures])
@@ -461,7 +463,7 @@ def test_papers_take_all_folds_of_a_cross_validation_together(show: Open, shippe
 def test_where_it_looks_compares_with_the_mask(show: Open):
     app = show("where_it_looks")
     row = table(app).iloc[0]
-    assert row["model"] == DETECTOR and 0 <= row["agreement"] <= 1 and 0 < row["chance"] < 0.2
+    assert row["model"] == DETECTOR and 0 <= row["pointing_game"] <= 1 and 0 < row["chance"] < 0.2
     assert f"Heat map of {DETECTOR}" in words(app) and f"Outline drawn by {LOCALIZER}" in words(app)
 
 
@@ -685,8 +687,8 @@ def test_agreement_over_a_split(show: Open, shipped_runs, copy: Path):
     app = show("where_it_looks")
     entry = json.loads((shipped_runs[0] / GRADCAM).read_text())["patient/test"]
     row = table(app, 1).iloc[0]
-    assert row["mean"] == entry["agreement"]["mean"]["value"] and row["head"] == entry["chance"]["head"]
-    assert (row["low"], row["high"]) == (entry["agreement"]["mean"]["low"], entry["agreement"]["mean"]["high"])
+    assert row["mean"] == entry["pointing_game"]["mean"]["value"] and row["head"] == entry["chance"]["head"]
+    assert (row["low"], row["high"]) == (entry["pointing_game"]["mean"]["low"], entry["pointing_game"]["mean"]["high"])
     write_json(copy / GRADCAM, {"patient/test": entry | {"weights": "sha256:0"}})
     assert "was measured with the weights sha256:0" in words(show("where_it_looks", [copy]))
     (copy / GRADCAM).unlink()

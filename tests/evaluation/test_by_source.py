@@ -15,7 +15,7 @@ from bthub.runs.operating_point import OperatingPoint
 
 POINTS = {
     None: OperatingPoint(0.5),
-    THREE_SEQUENCES: OperatingPoint(0.5, review_band=(0.4, 0.6)),
+    THREE_SEQUENCES: OperatingPoint(0.5, referral_band=(0.4, 0.6)),
     FLAIR_LIKE: OperatingPoint(0.25),
     # The logit is halved: 0.9 becomes 0.75, and 0.1 becomes 0.25.
     OTHER_MRI: OperatingPoint(0.8, temperature=2.0),
@@ -63,16 +63,16 @@ def test_each_picture_is_judged_at_the_threshold_of_its_kind():
     found = measure_detector(DETECTED, POINTS)
     assert list(found) == ["lgg, three sequences", "lgg, FLAIR", "t1"]
     # 0.3 passes FLAIR's threshold of 0.25; of t1, 0.9 calibrated is 0.75 and misses 0.8, 0.7 of no kind passes 0.5.
-    assert found["lgg, FLAIR"]["metrics"]["recall"]["value"] == 1
-    assert found["t1"]["metrics"]["recall"]["value"] == pytest.approx(2 / 3)
-    assert found["t1"]["metrics"]["specificity"]["value"] == 1
+    assert found["lgg, FLAIR"]["metrics"]["recall"].value == 1
+    assert found["t1"]["metrics"]["recall"].value == pytest.approx(2 / 3)
+    assert found["t1"]["metrics"]["specificity"].value == 1
     assert found["lgg, three sequences"]["uncertain"] == 0.5 and found["t1"]["uncertain"] == 0
     assert found["lgg, FLAIR"]["refused"] == 1 and found["t1"]["kinds"][OTHER_MRI] == 3
 
 
 def test_auc_is_of_one_source_and_the_calibrated_probability():
     found = measure_detector(DETECTED, POINTS)
-    assert {key: one["metrics"]["roc_auc"]["value"] for key, one in found.items()} == {
+    assert {key: one["metrics"]["roc_auc"].value for key, one in found.items()} == {
         "lgg, three sequences": 1.0,
         "lgg, FLAIR": 1.0,
         "t1": 1.0,
@@ -80,25 +80,25 @@ def test_auc_is_of_one_source_and_the_calibrated_probability():
     # Of four pictures: 0.75, 0.25, sqrt(0.97/0.03)/(1 + ...) and 0.7, each in a bin of its own.
     odds = (0.97 / 0.03) ** 0.5
     ece = ((1 - 0.75) + 0.25 + (1 - odds / (1 + odds)) + (1 - 0.7)) / 4
-    assert found["t1"]["metrics"]["ece"]["value"] == pytest.approx(ece, abs=1e-6)
+    assert found["t1"]["metrics"]["ece"].value == pytest.approx(ece, abs=1e-6)
 
 
 def test_kinds_have_no_figure_across_sources():
     found = measure_kinds(DETECTED, POINTS)
     assert set(found) == {THREE_SEQUENCES, FLAIR_LIKE, OTHER_MRI}
     assert all(set(one["metrics"]) == {"recall", "specificity"} for one in found.values())
-    assert found[OTHER_MRI]["samples"] == 3 and found[OTHER_MRI]["metrics"]["recall"]["value"] == 0.5
+    assert found[OTHER_MRI]["samples"] == 3 and found[OTHER_MRI]["metrics"]["recall"].value == 0.5
 
 
 def test_masks_are_measured_by_outline_or_by_box():
     found = measure_localizer(MASKED)
     three, flair, boxes = (found[key]["metrics"] for key in ("lgg, three sequences", "lgg, FLAIR", "t1"))
-    assert three["dice_tumor_slices"]["value"] == pytest.approx(0.8)
-    assert three["healthy_slices_with_mask"]["value"] == 1
-    assert flair["dice_tumor_slices"]["value"] == pytest.approx(100 / 150)
-    assert boxes["center_in_box"]["value"] == pytest.approx(2 / 3)
+    assert three["dice_tumor_slices"].value == pytest.approx(0.8)
+    assert three["tumor_free_slices_with_mask"].value == 1
+    assert flair["dice_tumor_slices"].value == pytest.approx(100 / 150)
+    assert boxes["center_in_box"].value == pytest.approx(2 / 3)
     # Nobody outlined these tumors, so there is no Dice; the healthy picture still counts.
-    assert boxes["healthy_slices_with_mask"]["value"] == 1 and "dice_tumor_slices" not in boxes
+    assert boxes["tumor_free_slices_with_mask"].value == 1 and "dice_tumor_slices" not in boxes
 
 
 def with_kind(line: dict[str, str], kind: str, predicted: int, in_box: str) -> dict[str, str]:
@@ -136,10 +136,10 @@ def mixture_run(path: Path, config: dict, calibration: dict, rows: list[dict[str
 @pytest.fixture
 def pair(tmp_path: Path) -> tuple[RunFolder, RunFolder]:
     kinds = {
-        FLAIR_LIKE: {"temperature": 1.0, "threshold": 0.5, "review_band": None},
-        OTHER_MRI: {"temperature": 2.0, "threshold": 0.8, "review_band": None},
+        FLAIR_LIKE: {"temperature": 1.0, "threshold": 0.5, "referral_band": None},
+        OTHER_MRI: {"temperature": 2.0, "threshold": 0.8, "referral_band": None},
     }
-    detector = {"threshold": 0.5, "temperature": 1.0, "review_band": None, "kinds": kinds}
+    detector = {"threshold": 0.5, "temperature": 1.0, "referral_band": None, "kinds": kinds}
     resunet = {"model_type": "resunet", "backbone": "resnet18"}
     return (
         mixture_run(tmp_path / "gate", {"architecture": "resnet18"}, detector, DETECTED),
@@ -150,12 +150,12 @@ def pair(tmp_path: Path) -> tuple[RunFolder, RunFolder]:
 def test_both_stages_draw_only_where_the_detector_calls_tumor(pair):
     found = two_stage_by_source(*pair)["by_source"]
     three, flair, boxes = (found[key]["metrics"] for key in ("lgg, three sequences", "lgg, FLAIR", "t1"))
-    assert three["dice_tumor_slices"]["value"] == pytest.approx(0.8)
-    assert three["healthy_slices_with_mask"]["value"] == 0  # 0.45 stays below the threshold
-    assert flair["dice_tumor_slices"]["value"] == 0  # 0.3 is missed, and a miss counts 0
+    assert three["dice_tumor_slices"].value == pytest.approx(0.8)
+    assert three["tumor_free_slices_with_mask"].value == 0  # 0.45 stays below the threshold
+    assert flair["dice_tumor_slices"].value == 0  # 0.3 is missed, and a miss counts 0
     # c is missed at its kind's threshold, e is off its box, f is called at the threshold of no kind.
-    assert boxes["center_in_box"]["value"] == pytest.approx(1 / 3)
-    assert boxes["healthy_slices_with_mask"]["value"] == 0
+    assert boxes["center_in_box"].value == pytest.approx(1 / 3)
+    assert boxes["tumor_free_slices_with_mask"].value == 0
 
 
 def test_both_stages_take_the_mask_of_the_kind_that_was_seen(pair, tmp_path):
@@ -163,8 +163,8 @@ def test_both_stages_take_the_mask_of_the_kind_that_was_seen(pair, tmp_path):
     rows = [with_kind(line, OTHER_MRI, 50, "1" if line["in_box"] == "0" else "0") for line in MASKED]
     masks = mixture_run(tmp_path / "kinds", {"model_type": "resunet", "backbone": "resnet18"}, {}, rows)
     found = two_stage_by_source(pair[0], masks)["by_source"]
-    assert found["t1"]["metrics"]["center_in_box"]["value"] == pytest.approx(2 / 3)
-    assert found["lgg, three sequences"]["metrics"]["dice_tumor_slices"]["value"] == pytest.approx(0.8)
+    assert found["t1"]["metrics"]["center_in_box"].value == pytest.approx(2 / 3)
+    assert found["lgg, three sequences"]["metrics"]["dice_tumor_slices"].value == pytest.approx(0.8)
 
 
 def test_both_stages_must_belong_together(pair, tmp_path):

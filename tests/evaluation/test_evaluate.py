@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from msgspec import structs
+from msgspec import structs, to_builtins
 from PIL import Image
 from records import complete_run
 
@@ -23,6 +23,7 @@ from bthub.evaluation import evaluate as module
 from bthub.evaluation.evaluate import evaluate, summary
 from bthub.evaluation.scoring import measure
 from bthub.metrics.classification import expected_calibration_error
+from bthub.metrics.interval import Interval
 from bthub.models.classifier import load_classifier
 from bthub.models.localizer import Localizer, load_localizer
 from bthub.runs.folder import (
@@ -69,23 +70,22 @@ def test_detector(detector, tiny_lgg):
         assert [float(prediction["p_no_tumor"]), float(prediction["p_tumor"])] == pytest.approx(expected, abs=1e-6)
         assert np.float32(prediction["p_tumor"]) == float(prediction["p_tumor"])
 
-    assert entry == json.loads((detector / METRICS).read_text())["patient/test"]
-    assert entry["samples"] == len(rows) == np.sum(entry["confusion_matrix"])
-    assert entry["groups"] == len(set(rows["patient_id"]))
-    assert entry["threshold"] == json.loads((detector / CALIBRATION).read_text())["threshold"]
-    assert entry["dataset"] == {"name": tiny_lgg.name, **describe_rows(rows)}
-    assert entry["weights"] == RunFolder.open(detector).revision
-    assert entry["command"] == f"bthub evaluate tiny-detector --data {tiny_lgg.name} --split test"
+    assert entry == RunFolder.open(detector).metrics["patient/test"]
+    assert entry.samples == len(rows) == np.sum(entry.confusion_matrix)
+    assert entry.groups == len(set(rows["patient_id"]))
+    assert entry.threshold == json.loads((detector / CALIBRATION).read_text())["threshold"]
+    assert structs.asdict(entry.dataset) == {"name": tiny_lgg.name, **describe_rows(rows)}
+    assert entry.weights == RunFolder.open(detector).revision
+    assert entry.command == f"bthub evaluate tiny-detector --data {tiny_lgg.name} --split test"
     assert str(tiny_lgg.parent) not in (detector / METRICS).read_text()
 
 
 def test_metrics_follow_from_the_predictions(detector, localizer, tiny_lgg):
     for run in (detector, localizer):
         entry = evaluate(run, tiny_lgg, "test")
-        known = ("labels", "threshold", "temperature", "review_band")
-        settings = {name: entry[name] for name in known if name in entry}
-        again = measure(RunFolder.open(run).predictions("patient/test"), settings)
-        assert again == {name: entry[name] for name in again}
+        again = measure(RunFolder.open(run).predictions("patient/test"), entry)
+        written = json.loads((run / METRICS).read_text())["patient/test"]
+        assert to_builtins(again) == {name: written[name] for name in again}
         assert set(again) >= {"metrics", "samples", "groups", "by_institution"}
 
 
@@ -96,27 +96,27 @@ def test_tumor_sizes_and_top_losses(detector, localizer, tiny_lgg):
         entry = evaluate(run, tiny_lgg, "test")
         for name, (least, below) in scoring.TUMOR_SIZES.items():
             count = int(((pixels >= least) & (pixels < (below or np.inf))).sum())
-            assert entry["by_tumor_size"].get(name, {"samples": 0})["samples"] == count
-        assert sum(part["samples"] for part in entry["by_tumor_size"].values()) == (pixels > 0).sum() > 0
-        losses = [row["loss"] for row in entry["top_losses"]]
+            assert (entry.by_tumor_size[name].samples if count else name in entry.by_tumor_size) == count
+        assert sum(part.samples for part in entry.by_tumor_size.values()) == (pixels > 0).sum() > 0
+        losses = [row["loss"] for row in entry.top_losses]
         assert losses == sorted(losses, reverse=True) and 0 < len(losses) <= scoring.TOP_LOSSES
         every = [scoring.loss_of(row) for row in RunFolder.open(run).predictions("patient/test")]
         assert losses[0] == max(loss for loss in every if loss is not None)
-        assert {"patient_id", "slice_index"} <= set(entry["top_losses"][0])
+        assert {"patient_id", "slice_index"} <= set(entry.top_losses[0])
 
 
 def test_calibration_error_without_the_temperature(detector, tiny_lgg):
     """Dividing logits by 1 changes nothing; the temperature that was folded in can be taken out again."""
     change_json(detector / CALIBRATION, temperature=1.0)
-    entry = evaluate(detector, tiny_lgg, "test")["metrics"]
-    assert entry["ece_uncalibrated"] == pytest.approx(entry["ece"])
+    entry = evaluate(detector, tiny_lgg, "test").metrics
+    assert entry["ece_uncalibrated"].value == pytest.approx(entry["ece"].value)
     change_json(detector / CALIBRATION, temperature=3.0)
-    entry = evaluate(detector, tiny_lgg, "test")["metrics"]
+    entry = evaluate(detector, tiny_lgg, "test").metrics
     rows = RunFolder.open(detector).predictions("patient/test")
     odds = np.array([[float(row["p_no_tumor"]), float(row["p_tumor"])] for row in rows]) ** 3
     truth = np.array([row["label"] == "tumor" for row in rows])
     plain = expected_calibration_error(truth, odds / odds.sum(axis=1, keepdims=True))
-    assert entry["ece_uncalibrated"]["value"] == pytest.approx(plain) != entry["ece"]["value"]
+    assert entry["ece_uncalibrated"].value == pytest.approx(plain) != entry["ece"].value
 
 
 def test_hausdorff_distance(localizer, tiny_lgg, monkeypatch):
@@ -133,7 +133,7 @@ def test_hausdorff_distance(localizer, tiny_lgg, monkeypatch):
     for row, reference in zip(RunFolder.open(localizer).predictions("patient/test"), references, strict=True):
         assert (row[module.HD95] != "") == reference.any()
         assert row[module.HD95] == "" or 0 < float(row[module.HD95]) <= 5
-    assert 0 < entry["metrics"]["hd95_px"]["value"] <= 5
+    assert 0 < entry.metrics["hd95_px"].value <= 5
 
 
 def test_of_several_rounds_the_fastest_is_kept(detector, localizer, monkeypatch):
@@ -176,8 +176,8 @@ def test_calibrated_threshold_is_used_not_fitted(detector, tiny_lgg):
     for threshold, column in ((0.0, 1), (1.1, 0)):
         change_json(detector / CALIBRATION, threshold=threshold)
         entry = evaluate(detector, tiny_lgg, "test")
-        called = np.array(entry["confusion_matrix"]).sum(axis=0)
-        assert called[column] == entry["samples"] and entry["threshold"] == threshold
+        called = np.array(entry.confusion_matrix).sum(axis=0)
+        assert called[column] == entry.samples and entry.threshold == threshold
 
 
 def test_localizer(localizer, tiny_lgg, monkeypatch):
@@ -197,10 +197,10 @@ def test_localizer(localizer, tiny_lgg, monkeypatch):
         assert [int(row[name]) for name in module.COUNTS] == [area, kept, kept, reference.size]
     areas = np.array([r.sum() for r in references])
     kept = areas[1::2].sum()
-    assert entry["metrics"]["dice_pooled"]["value"] == pytest.approx(2 * kept / (areas.sum() + kept))
-    assert entry["metrics"]["healthy_slices_with_mask"]["value"] in (0, None)
-    assert entry["counts"]["missed_tumor_slices"] == (areas[::2] > 0).sum()
-    assert entry["mask_threshold"] == json.loads((localizer / CALIBRATION).read_text())["mask_threshold"]
+    assert entry.metrics["dice_pooled"].value == pytest.approx(2 * kept / (areas.sum() + kept))
+    assert entry.metrics["tumor_free_slices_with_mask"].value in (0, None)
+    assert entry.counts["missed_tumor_slices"] == (areas[::2] > 0).sum()
+    assert entry.mask_threshold == json.loads((localizer / CALIBRATION).read_text())["mask_threshold"]
 
 
 def test_localizer_cleans_masks_as_the_pipeline_does(localizer, tiny_lgg, monkeypatch):
@@ -266,10 +266,10 @@ def test_figures_of_another_set_are_not_replaced(detector, tiny_lgg, tmp_path):
 def test_by_institution(detector, tiny_lgg):
     entry = evaluate(detector, tiny_lgg, "train")
     rows = load_split(tiny_lgg, "train")
-    assert set(entry["by_institution"]) == set(rows["institution"]) and len(entry["by_institution"]) > 1
-    assert sum(part["samples"] for part in entry["by_institution"].values()) == entry["samples"]
-    total = sum(np.array(part["confusion_matrix"]) for part in entry["by_institution"].values())
-    assert total.tolist() == entry["confusion_matrix"]
+    assert set(entry.by_institution) == set(rows["institution"]) and len(entry.by_institution) > 1
+    assert sum(part.samples for part in entry.by_institution.values()) == entry.samples
+    total = sum(np.array(part.confusion_matrix) for part in entry.by_institution.values())
+    assert total.tolist() == entry.confusion_matrix
 
 
 def test_nothing_undefined_becomes_nan(detector, tiny_lgg):
@@ -322,7 +322,7 @@ def test_another_protocol_without_leak_is_named(detector, tiny_lgg):
     write_split(detector, [{"patient_id": "TCGA_CS_0000_19990101", "slice_index": "1", "split": "train"}])
     entry = evaluate(detector, tiny_lgg, "train", protocol="slice")
     assert list(json.loads((detector / METRICS).read_text())) == ["slice/train"]
-    assert entry["command"].endswith("--split train --protocol slice")
+    assert entry.command.endswith("--split train --protocol slice")
     assert (detector / "predictions" / "slice-train.csv").exists()
 
 
@@ -399,8 +399,8 @@ def test_image_folder_set(detector, folders):
     predictions = RunFolder.open(detector).predictions("default/test")
     assert list(predictions[0]) == ["file", "group", "also_in", "label", "p_no", "p_yes"]
     assert [p["file"] for p in predictions] == test["file"][:]
-    assert entry["samples"] == entry["groups"] == len(test)  # no patients, no copies: every image is its own
-    assert entry["by_institution"] == {} and "patients" not in entry["dataset"]
+    assert entry.samples == entry.groups == len(test)  # no patients, no copies: every image is its own
+    assert entry.by_institution == {} and entry.dataset.patients is None
     assert summary(entry).startswith(f"{len(test)} images (")
 
     # What another set calls by the same name is another picture; the same picture may have another name.
@@ -442,18 +442,18 @@ def test_set_without_masks_is_refused(localizer, folders):
 def test_summary_of_a_detector(detector, tiny_lgg):
     entry = evaluate(detector, tiny_lgg, "train")
     text = summary(entry)
-    assert f"{entry['samples']} images of {entry['groups']} patients" in text
+    assert f"{entry.samples} images of {entry.groups} patients" in text
     for name in ("accuracy", "ROC AUC", "expected calibration error"):
         assert f"\n{name}" in text
-    assert f"{entry['metrics']['accuracy']['value']:.4f}" in text
+    assert f"{entry.metrics['accuracy'].value:.4f}" in text
     matrix = [[int(n) for n in line.split()[1:]] for line in text.splitlines()[-2:]]
-    assert matrix == entry["confusion_matrix"]
+    assert matrix == entry.confusion_matrix
     assert max(len(line) for line in text.splitlines()) < 100
 
 
 def test_summary_of_a_localizer_says_what_is_not_defined(localizer, tiny_lgg):
     entry = evaluate(localizer, tiny_lgg, "test")
-    entry["metrics"]["dice_pooled"] = {"value": None, "low": None, "high": None}
+    entry.metrics["dice_pooled"] = Interval(None, None, None)
     text = summary(entry)
     assert re.search(r"^pooled Dice +- +- to -$", text, re.MULTILINE)
-    assert re.search(rf"^healthy slices +{entry['counts']['healthy_slices']}$", text, re.MULTILINE)
+    assert re.search(rf"^tumor-free slices +{entry.counts['tumor_free_slices']}$", text, re.MULTILINE)

@@ -14,6 +14,7 @@ from bthub.cli import main
 from bthub.data.dataset import load_split
 from bthub.errors import BthubError
 from bthub.evaluation import gradcam
+from bthub.metrics.interval import Interval
 from bthub.models.classifier import (
     Classifier,
     create_classifier,
@@ -88,7 +89,7 @@ def test_the_map_lies_where_the_evidence_is(size: tuple[int, int]):
     (heatmap,) = gradcam.heatmaps(classifier, [Image.fromarray(pixels)])
 
     assert heatmap.shape == mask.shape
-    assert gradcam.agreement(heatmap, mask) > 0.8
+    assert gradcam.pointing_game(heatmap, mask) > 0.8
     assert gradcam.heatmaps(classifier, [Image.fromarray(pixels)], "no_tumor")[0].max() == 0
 
 
@@ -103,10 +104,10 @@ def test_the_classifier_is_left_as_it_was():
 
 def test_agreement_is_the_share_of_the_energy_inside():
     heatmap = np.array([[1.0, 0.5], [0.5, 0.0]])
-    assert gradcam.agreement(heatmap, np.array([[True, False], [False, False]])) == 0.5
-    assert gradcam.agreement(heatmap, np.array([[False, False], [False, True]])) == 0
-    assert gradcam.agreement(heatmap, np.zeros((2, 2), bool)) is None
-    assert gradcam.agreement(np.zeros((2, 2)), np.ones((2, 2), bool)) is None
+    assert gradcam.pointing_game(heatmap, np.array([[True, False], [False, False]])) == 0.5
+    assert gradcam.pointing_game(heatmap, np.array([[False, False], [False, True]])) == 0
+    assert gradcam.pointing_game(heatmap, np.zeros((2, 2), bool)) is None
+    assert gradcam.pointing_game(np.zeros((2, 2)), np.ones((2, 2), bool)) is None
 
 
 def test_the_overlay_is_brightest_where_the_heat_is():
@@ -127,7 +128,7 @@ def test_the_shipped_detector_looks_at_tumors(shipped_runs: tuple[Path, Path], k
         mask = np.asarray(drawn) > 0
     (heatmap,) = gradcam.heatmaps(classifier, [image])
     # Twice what a map would score that looked everywhere alike.
-    assert gradcam.agreement(heatmap, mask) > 2 * mask.mean()
+    assert gradcam.pointing_game(heatmap, mask) > 2 * mask.mean()
 
 
 # -- over a split
@@ -164,25 +165,25 @@ def test_a_split_is_measured_slice_by_slice(detector: Path, tiny_lgg: Path, monk
     assert entry == RunFolder.open(detector).gradcam["patient/test"] and GRADCAM in publish.RUN_FILES
     shares = [mask[:, : mask.shape[1] // 2].sum() / (mask.size / 2) for mask in masks]
     lines = RunFolder.open(detector).rows(f"{PREDICTIONS}/patient-test-gradcam.csv")
-    assert [line["agreement"] for line in lines][0] == ""
-    assert [float(line["agreement"]) for line in lines[1:]] == pytest.approx(shares[1:])
+    assert [line["pointing_game"] for line in lines][0] == ""
+    assert [float(line["pointing_game"]) for line in lines[1:]] == pytest.approx(shares[1:])
     assert [float(line["picture_share"]) for line in lines] == pytest.approx([mask.mean() for mask in masks])
     assert all(float(line["picture_share"]) < float(line["head_share"]) < 1 for line in lines)
-    assert (entry["samples"], entry["groups"], entry["empty_maps"]) == (len(masks), 1, 1)
+    assert (entry.samples, entry.groups, entry.empty_maps) == (len(masks), 1, 1)
     shares[0] = 0  # where there is no heat
-    assert entry["agreement"]["mean"] == {"value": pytest.approx(np.mean(shares)), "low": None, "high": None}
-    assert entry["agreement"]["median"]["value"] == pytest.approx(np.median(shares))
-    assert entry["chance"]["picture"] == pytest.approx(np.mean([mask.mean() for mask in masks]))
-    assert entry["layer"] == "layer4" and entry["weights"] == RunFolder.open(detector).revision
-    assert entry["command"] == "bthub explain tiny-detector --data lgg --split test"
+    assert entry.pointing_game.mean.as_row() == {"value": pytest.approx(np.mean(shares)), "low": None, "high": None}
+    assert entry.pointing_game.median.value == pytest.approx(np.median(shares))
+    assert entry.chance.picture == pytest.approx(np.mean([mask.mean() for mask in masks]))
+    assert entry.layer == "layer4" and entry.weights == RunFolder.open(detector).revision
+    assert entry.command == "bthub explain tiny-detector --data lgg --split test"
     assert f"{np.mean(shares):.3f} of the heat" in gradcam.summary(entry)
 
 
 def test_a_detector_without_any_heat_has_figures_too():
-    line = {"patient_id": "a", "tumor_px": "4", "agreement": "", "picture_share": "0.25", "head_share": "0.5"}
+    line = {"patient_id": "a", "tumor_px": "4", "pointing_game": "", "picture_share": "0.25", "head_share": "0.5"}
     entry = gradcam.measure([line, line | {"patient_id": "b"}])
     assert (entry["samples"], entry["groups"], entry["empty_maps"]) == (2, 2, 2)
-    assert entry["agreement"]["mean"] == entry["agreement"]["median"] == {"value": 0, "low": None, "high": None}
+    assert entry["pointing_game"]["mean"] == entry["pointing_game"]["median"] == Interval(0, None, None)
     assert entry["chance"] == {"picture": 0.25, "head": 0.5}
 
 
@@ -198,7 +199,7 @@ def test_chance_is_what_even_heat_would_score():
     mask = np.zeros((64, 64), bool)
     mask[24:32, 24:32] = True
     found = gradcam.chance(Image.fromarray(pixels), mask)
-    assert found["picture"] == mask.mean() == gradcam.agreement(np.ones(mask.shape), mask)
+    assert found["picture"] == mask.mean() == gradcam.pointing_game(np.ones(mask.shape), mask)
     assert found["head"] == pytest.approx(64 / 32**2, rel=0.2)
     assert gradcam.chance(Image.fromarray(np.zeros_like(pixels)), mask)["head"] == found["picture"]
 
@@ -217,9 +218,9 @@ def test_real_maps_over_a_split_by_the_command(
     classifier = load_classifier(RunFolder.open(detector))
     slices = [row for row in load_split(tiny_lgg, "test") if row["tumor_pixels"]]
     maps = gradcam.heatmaps(classifier, [row["image"].convert("RGB") for row in slices])
-    expected = [gradcam.agreement(m, np.asarray(row["mask"]) > 0) for m, row in zip(maps, slices, strict=True)]
+    expected = [gradcam.pointing_game(m, np.asarray(row["mask"]) > 0) for m, row in zip(maps, slices, strict=True)]
     lines = RunFolder.open(detector).rows(f"{PREDICTIONS}/patient-test-gradcam.csv")
-    assert [float(line["agreement"]) for line in lines] == pytest.approx(expected, rel=1e-3)
+    assert [float(line["pointing_game"]) for line in lines] == pytest.approx(expected, rel=1e-3)
 
 
 def test_what_is_no_detector_of_slices_is_refused(tiny_runs, detector: Path, tiny_lgg: Path, tmp_path: Path):

@@ -34,15 +34,15 @@ def test_at_its_own_threshold_a_run_scores_what_was_measured(detector: RunFolder
     scores, entry = per_image.detector_scores(detector, TEST), records.entry(detector, TEST)
     found = per_image.at_threshold(scores, scores.threshold)
     for metric in ("precision", "recall", "specificity", "f1"):
-        assert found[metric] == pytest.approx(entry["metrics"][metric]["value"], abs=1e-12)
-    (passed, alarms), (missed, hits) = entry["confusion_matrix"]
-    assert [found[k] for k in ("passed", "false_alarms", "missed", "found")] == [passed, alarms, missed, hits]
+        assert found[metric] == pytest.approx(entry.metrics[metric].value, abs=1e-12)
+    (passed, alarms), (missed, hits) = entry.confusion_matrix
+    assert [found[k] for k in ("tn", "fp", "fn", "tp")] == [passed, alarms, missed, hits]
     assert found["false_positive_rate"] == pytest.approx(alarms / (alarms + passed))
 
 
 def test_nothing_called_has_no_precision():
     found = per_image.at_threshold(scores_of([0, 1], [0.1, 0.2]), 1.0)
-    assert found["precision"] is None and found["recall"] == 0 and found["missed"] == 1
+    assert found["precision"] is None and found["recall"] == 0 and found["fn"] == 1
 
 
 def test_curves_pass_through_the_operating_point(detector: RunFolder):
@@ -85,7 +85,7 @@ def test_a_threshold_that_calls_nothing_can_be_the_cheapest():
     scores = scores_of([0, 0, 0, 1], [0.9, 0.8, 0.7, 0.1])
     assert per_image.cheapest_threshold(scores, 1.0) > 0.9
     sure = scores_of([0, 0, 0, 1], [1.0, 1.0, 0.7, 0.1])
-    assert per_image.at_threshold(sure, per_image.cheapest_threshold(sure, 1.0))["false_alarms"] == 0
+    assert per_image.at_threshold(sure, per_image.cheapest_threshold(sure, 1.0))["fp"] == 0
 
 
 def test_uncalibrated_undoes_the_temperature():
@@ -100,7 +100,7 @@ def test_uncalibrated_undoes_the_temperature():
 def test_calibration_errors_are_those_of_the_files(detector: RunFolder):
     scores = per_image.scores(detector, VALIDATION)
     entry = records.entry(detector, VALIDATION)
-    assert per_image.calibration_error(scores, scores.p) == pytest.approx(entry["metrics"]["ece"]["value"])
+    assert per_image.calibration_error(scores, scores.p) == pytest.approx(entry.metrics["ece"].value)
     plain = uncalibrated(scores.p, per_image.temperature(detector))
     # Training measured it before rounding the weights to half precision.
     before = detector.detector_calibration.expected_calibration_error.before
@@ -133,7 +133,7 @@ def test_two_classes_of_any_name_are_a_detector():
     p = np.array([[0.9, 0.1], [0.2, 0.8]])
     scores = Scores([{"file": "a"}, {"file": "b"}], ["no", "yes"], np.array([0, 1]), p, 0.5)
     assert scores.p_tumor.tolist() == [0.1, 0.8] and scores.is_tumor.tolist() == [False, True]
-    assert scores.called.tolist() == [0, 1]
+    assert scores.predicted.tolist() == [0, 1]
 
 
 def test_reliability_of_several_classes_is_of_the_class_called():
@@ -141,13 +141,13 @@ def test_reliability_of_several_classes_is_of_the_class_called():
     scores = Scores([{"file": "a"}, {"file": "b"}], ["a", "b", "c"], np.array([0, 1]), p, None)
     rows = per_image.reliability(scores, p, fewest=1)
     assert [row["observed"] for row in rows] == [1.0, 0.0]
-    assert scores.called.tolist() == [0, 2]
+    assert scores.predicted.tolist() == [0, 2]
 
 
-def test_the_review_band():
+def test_the_referral_band():
     scores = scores_of([0, 0, 1, 1, 1], [0.1, 0.6, 0.2, 0.5, 0.9])
     found = per_image.review(scores, 0.4, 0.6)
-    assert found == {"reviewed": 0.2, "missed": 1, "false_alarms": 1, "errors": 0.5}
+    assert found == {"reviewed": 0.2, "fn": 1, "fp": 1, "errors": 0.5}
     assert per_image.review(scores, 0.0, 1.0)["errors"] is None
 
 
@@ -156,7 +156,7 @@ def test_top_losses_are_sorted_and_named(detector: RunFolder):
     lines = per_image.top_losses(scores)
     losses = [line["loss"] for line in lines]
     assert losses == sorted(losses, reverse=True)
-    (_, alarms), (missed, _) = records.entry(detector, TEST)["confusion_matrix"]
+    (_, alarms), (missed, _) = records.entry(detector, TEST).confusion_matrix
     kinds = [line["kind"] for line in lines]
     assert kinds.count("missed") == missed and kinds.count("false alarm") == alarms
     assert lines[0]["loss"] == pytest.approx(-math.log(lines[0]["p_label"]))
@@ -167,10 +167,10 @@ def test_masks_and_dice_by_patient_give_the_mean_of_the_evaluation(localizer: Ru
     lines = per_image.masks(localizer, TEST)
     entry = records.entry(localizer, TEST)
     patients = per_image.dice_by_patient(lines)
-    assert np.mean([p["dice"] for p in patients]) == pytest.approx(entry["metrics"]["dice_volume_mean"]["value"])
+    assert np.mean([p["dice"] for p in patients]) == pytest.approx(entry.metrics["dice_volume_mean"].value)
     assert patients[0]["dice"] == min(p["dice"] for p in patients)
     kinds = [line["kind"] for line in lines]
-    assert kinds.count("missed") == entry["counts"]["missed_tumor_slices"]
-    assert kinds.count("false mask") == entry["counts"]["marked_healthy_slices"]
+    assert kinds.count("missed") == entry.counts["missed_tumor_slices"]
+    assert kinds.count("false mask") == entry.counts["marked_tumor_free_slices"]
     assert {line["size"] for line in lines if line["tumor_px"]} <= set(per_image.SIZES)
     assert all(line["dice"] is None for line in lines if line["kind"] == "healthy")

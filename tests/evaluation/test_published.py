@@ -52,14 +52,14 @@ def test_a_reported_figure_is_held_against_what_is_comparable(detector: RunFolde
     dice = next(f for f in known["resnet-resunet"]["figures"] if f["what"] == "ResUNet, Dice")
     ((run, protocol, value),) = published.measured_like(dice, runs)
     assert run is localizer and protocol == "patient"
-    assert value == records.entry(localizer, TEST)["metrics"]["dice_tumor_slices_pooled"]
+    assert value == records.entry(localizer, TEST).metrics["dice_tumor_slices_pooled"]
     # A published detector calls the likelier class; by its threshold this one is another.
     accuracy = next(f for f in known["resnet-resunet"]["figures"] if f["what"] == "Detector, accuracy")
     ((run, _, value),) = published.measured_like(accuracy, runs)
     rows = detector.predictions("patient/test")
     right = [(float(row["p_tumor"]) >= 0.5) == (row["label"] == "tumor") for row in rows]
-    assert run is detector and value["value"] == pytest.approx(sum(right) / len(right))
-    assert value != records.entry(detector, TEST)["metrics"]["accuracy"]
+    assert run is detector and value.value == pytest.approx(sum(right) / len(right))
+    assert value != records.entry(detector, TEST).metrics["accuracy"]
     vgg = next(f for f in known["vgg-densenet-resnet"]["figures"] if f["what"].startswith("VGG16"))
     four_classes = known["resnet-efficientnet"]["figures"][0]
     for figure in (vgg, four_classes):

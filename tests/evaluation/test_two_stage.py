@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import convert
 from records import TEST
 
 from bthub.cli import main
@@ -13,10 +14,12 @@ from bthub.errors import BthubError
 from bthub.evaluation import cross_validation, two_stage
 from bthub.evaluation.scoring import measure
 from bthub.metrics.bootstrap import paired_difference
+from bthub.metrics.interval import Interval
 from bthub.metrics.segmentation import segmentation_metrics
 from bthub.reports import tables
 from bthub.runs.folder import CALIBRATION, CONFIG, METRICS, PREDICTIONS, TRAINING, RunFolder, write_json
 from bthub.runs.records import open_run
+from bthub.runs.schema import Settings
 
 # patient, slice, pixels of tumor, of mask, of both, and the detector's probability of tumor
 SLICES = [
@@ -42,10 +45,11 @@ def run_folder(path: Path, kind: str, protocol: str, rows: list[dict[str, str]],
     entry = {
         "task": task,
         **settings,
-        **measure(rows, settings),
+        **measure(rows, convert(settings, Settings)),
         "dataset": {"name": "lgg"},
         "weights": path.name,
         "command": "bthub evaluate",
+        "date": "2026-01-01T00:00:00+00:00",
     }
     write_json(path / METRICS, {f"{protocol}/test": entry})
     with (path / PREDICTIONS / f"{protocol}-test.csv").open("w", newline="") as file:
@@ -96,12 +100,12 @@ def pair(tmp_path: Path) -> tuple[RunFolder, RunFolder]:
 
 def test_masks_count_only_where_the_detector_says_tumor(pair):
     found = two_stage.two_stage(*pair)
-    value = {name: interval["value"] for name, interval in found["metrics"].items()}
+    value = {name: interval.value for name, interval in found["metrics"].items()}
     assert value["dice_tumor_slices"] == pytest.approx((120 / 180 + 0 + 40 / 80) / 3)
     assert value["dice_volume_mean"] == pytest.approx((120 / 230 + 40 / 90) / 2)
     assert value["tumor_slices_missed"] == pytest.approx(1 / 3)
-    assert value["healthy_slices_with_mask"] == pytest.approx(1 / 3)
-    assert value["healthy_mask_px"] == pytest.approx(10 / 3)
+    assert value["tumor_free_slices_with_mask"] == pytest.approx(1 / 3)
+    assert value["tumor_free_mask_px"] == pytest.approx(10 / 3)
     assert found["threshold"] == 0.5 and found["localizer"] == {"name": "masks", "weights": "masks"}
 
 
@@ -152,7 +156,7 @@ def test_compared_folds_share_a_table(tmp_path):
     assert list(rows) == [*(f"net-fold-{k}" for k in range(1, 6)), "net, all folds"]
     assert rows["net, all folds"]["groups"] == "10" and rows["net-fold-3"]["groups"] == "2"
     assert float(rows["net, all folds"]["dice_volume_mean"]) == pytest.approx(
-        whole["metrics"]["dice_volume_mean"]["value"], abs=1e-5
+        whole["metrics"]["dice_volume_mean"].value, abs=1e-5
     )
     assert "## Cross-validation, net" in text
     # A fold that was trained in another way spoils its own table alone.
@@ -173,12 +177,12 @@ def test_folds_together_have_every_patient_once(tmp_path):
     runs = folds(tmp_path)
     found = cross_validation.cross_validation(runs[::-1])
     assert found["groups"] == found["samples"] == 10
-    assert found["metrics"]["dice_volume_mean"]["value"] == pytest.approx((0.1 + 0.2 + 0.3 + 0.4 + 0.5 + 5) / 10)
-    assert found["metrics"]["dice_volume_median"]["value"] == pytest.approx((0.5 + 1) / 2)
+    assert found["metrics"]["dice_volume_mean"].value == pytest.approx((0.1 + 0.2 + 0.3 + 0.4 + 0.5 + 5) / 10)
+    assert found["metrics"]["dice_volume_median"].value == pytest.approx((0.5 + 1) / 2)
     assert [fold["protocol"] for fold in found["runs"]] == [f"fold-{k}" for k in range(1, 6)]
 
 
-def test_folds_are_measured_without_the_healthy_slices_too(tmp_path):
+def test_folds_are_measured_without_the_tumor_free_slices_too(tmp_path):
     runs = folds(tmp_path)
     path = next((runs[0].path / "predictions").glob("*test.csv"))
     header, first, *rest = path.read_text().splitlines()
@@ -193,7 +197,7 @@ def test_folds_are_measured_without_the_healthy_slices_too(tmp_path):
     path.write_text("\n".join([header, first, ",".join(healthy[name] for name in header.split(",")), *rest, ""]))
     plain = cross_validation.cross_validation(folds(tmp_path / "plain"))
     found = cross_validation.cross_validation([open_run(run.path) for run in runs])
-    assert found["metrics"]["dice_volume_mean"]["value"] < plain["metrics"]["dice_volume_mean"]["value"]
+    assert found["metrics"]["dice_volume_mean"].value < plain["metrics"]["dice_volume_mean"].value
     assert found["tumor_slices"]["dice_volume_mean"] == plain["metrics"]["dice_volume_mean"]
 
 
@@ -223,14 +227,14 @@ def test_a_paired_difference_is_narrower_than_the_models_own_intervals():
 
     better, worse = measured(0.05), measured(0.0)
     away = paired_difference(better, worse, "dice_volume_mean")
-    assert away["value"] == pytest.approx(0.05, abs=0.001)
-    assert 0 < away["low"] <= away["value"] <= away["high"]
+    assert away.value == pytest.approx(0.05, abs=0.001)
+    assert 0 < away.low <= away.value <= away.high
     own = better["metrics"]["dice_volume_mean"]
-    assert away["high"] - away["low"] < (own["high"] - own["low"]) / 10
+    assert away.high - away.low < (own.high - own.low) / 10
     same = paired_difference(worse, worse, "dice_volume_mean")
-    assert same == {"value": 0.0, "low": 0.0, "high": 0.0}
-    undefined = paired_difference(better, measured(0.0), "healthy_slices_with_mask")
-    assert undefined == {"value": None, "low": None, "high": None}
+    assert same == Interval(0, 0, 0)
+    undefined = paired_difference(better, measured(0.0), "tumor_free_slices_with_mask")
+    assert undefined == Interval(None, None, None)
 
 
 def test_compare_says_which_differences_are_noise(tmp_path):

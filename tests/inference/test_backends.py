@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 from stages import blob
 
@@ -134,14 +135,10 @@ def test_eight_bits_stay_near(exported_runs):
 def test_the_record_of_an_export(exported_runs):
     for path in exported_runs:
         run = RunFolder.open(path)
-        assert run.onnx["weights"] == run.revision and run.onnx["calibration"]["split"] == "train"
-        facts = run.onnx["files"]
-        assert facts[ONNX_MODEL]["largest_difference"] < 1e-3
-        assert (
-            facts[ONNX_QUANTIZED]["bytes"]
-            < facts[ONNX_MODEL]["bytes"]
-            < 1.2 * (path / "model.safetensors").stat().st_size
-        )
+        assert run.onnx.weights == run.revision and run.onnx.calibration.split == "train"
+        facts = run.onnx.files
+        assert facts[ONNX_MODEL].largest_difference < 1e-3
+        assert facts[ONNX_QUANTIZED].bytes < facts[ONNX_MODEL].bytes < 1.2 * (path / "model.safetensors").stat().st_size
         for file in (path / "onnx").glob("*.onnx"):  # no traces of the machine that made it
             content = file.read_bytes()
             assert b"site-packages" not in content and str(Path(__file__).parents[2]).encode() not in content, file
@@ -172,13 +169,13 @@ def test_what_a_backend_loses_is_measured(exported_runs, tiny_lgg, tmp_path):
         run = RunFolder.open(copy)
         assert run.onnx_metrics == {"int8": {"patient/test": entry}}
         assert run.metrics["patient/test"] == before  # the figures in torch are left
-        assert figure in backend_summary(entry) and entry["command"].endswith("--backend int8")
-        assert run.quantized_ships() == (entry["loss"] <= 0.005)
-        entry["loss"] = 0.006
+        assert figure in backend_summary(entry) and entry.command.endswith("--backend int8")
+        assert run.quantized_ships() == (entry.loss <= 0.005)
+        entry = replace(entry, loss=0.006)
         write_json(copy / ONNX_METRICS, {"int8": {"patient/test": entry}})
         assert not RunFolder.open(copy).quantized_ships()
         assert "it doesn't ship" in backend_summary(entry)
-        entry |= {"loss": 0.0, "file_sha256": "that of another"}
+        entry = replace(entry, loss=0.0, file_sha256="that of another")
         write_json(copy / ONNX_METRICS, {"int8": {"patient/test": entry}})
         assert not RunFolder.open(copy).quantized_ships()
 

@@ -55,7 +55,7 @@ def test_the_mask_stage_runs_only_when_the_gate_says_tumor():
     unseen = pipe(DARK)
     assert unseen.label == "no_tumor" and unseen.tumor_probability < unseen.threshold
     assert unseen.mask is None and unseen.bbox is None and unseen.centroid is None and unseen.contour == []
-    assert unseen.area_px == 0 and unseen.brain_share is None and unseen.milliseconds["localize"] == 0
+    assert unseen.area_px == 0 and unseen.head_fraction is None and unseen.milliseconds["localize"] == 0
     assert len(calls) == 1
 
 
@@ -74,7 +74,7 @@ def test_a_tumor_without_an_area_stays_a_tumor(pipe):
     assert result.label == "tumor"
     assert result.mask.shape == (200, 200) and not result.mask.any()
     assert (result.area_px, result.bbox, result.centroid, result.contour) == (0, None, None, [])
-    assert result.brain_share == 0
+    assert result.head_fraction == 0
     assert not decode_mask(result.to_dict()).any()
 
 
@@ -94,7 +94,7 @@ def test_the_threshold_itself_says_tumor():
 # -- the review band
 
 
-def test_a_probability_in_the_review_band_is_uncertain():
+def test_a_probability_in_the_referral_band_is_uncertain():
     image = blob(200, 200, (60, 70, 110, 120))
     p = make_pipeline()(image).tumor_probability
     after = float(np.nextafter(p, 2))
@@ -106,11 +106,14 @@ def test_a_probability_in_the_review_band_is_uncertain():
         ((0.1, 1.0), True),
         ((after, 1.0), False),
     ):
-        result = make_pipeline(review_band=band)(image)
-        assert (result.uncertain, result.review_band) == (uncertain, band)
+        result = make_pipeline(referral_band=band)(image)
+        assert (result.uncertain, result.referral_band) == (uncertain, band)
         data = result.to_dict()
         assert data["uncertain"] is uncertain
-        assert data["review_band"] == (band and pytest.approx(list(band), abs=1e-6))
+        assert data["referral_band"] == (band and pytest.approx(list(band), abs=1e-6))
+        # By their names of before, until version 0.3.
+        assert (data["review_band"], data["brain_share"]) == (data["referral_band"], data["head_fraction"])
+        assert (result.review_band, result.brain_share) == (result.referral_band, result.head_fraction)
         assert json.loads(json.dumps(data)) == data
         assert result.label == "tumor"  # the threshold decides as before
 
@@ -124,13 +127,13 @@ def test_a_classifier_of_other_classes_is_no_detector(tiny_runs, tmp_path):
         load_pipeline(other, tiny_runs[1], device="cpu")
 
 
-def test_the_review_band_comes_from_the_detectors_run(tiny_runs, tmp_path):
-    assert load_pipeline(*tiny_runs, device="cpu").review_band is None  # saved before there was one
+def test_the_referral_band_comes_from_the_detectors_run(tiny_runs, tmp_path):
+    assert load_pipeline(*tiny_runs, device="cpu").referral_band is None  # saved before there was one
     detector = shutil.copytree(tiny_runs[0], tmp_path / "detector")
-    write_json(detector / CALIBRATION, {"threshold": 0.5, "review_band": [0.0, 1.0]})
+    write_json(detector / CALIBRATION, {"threshold": 0.5, "referral_band": [0.0, 1.0]})
     result = load_pipeline(detector, tiny_runs[1], device="cpu")(DARK)
-    assert result.uncertain and result.review_band == (0.0, 1.0)
-    write_json(detector / CALIBRATION, {"threshold": 0.5, "review_band": None})
+    assert result.uncertain and result.referral_band == (0.0, 1.0)
+    write_json(detector / CALIBRATION, {"threshold": 0.5, "referral_band": None})
     assert not load_pipeline(detector, tiny_runs[1], device="cpu")(DARK).uncertain
 
 
@@ -248,7 +251,7 @@ def test_area_in_square_millimetres(pipe):
 
 def test_the_share_of_the_brain(pipe):
     result = pipe(blob(256, 256, (100, 100, 140, 130)))
-    assert result.brain_share == pytest.approx(1200 / (np.pi * (0.48 * 256) ** 2), rel=0.05)
+    assert result.head_fraction == pytest.approx(1200 / (np.pi * (0.48 * 256) ** 2), rel=0.05)
 
 
 def test_the_head_of_real_slices(kaggle):

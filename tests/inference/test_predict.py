@@ -97,13 +97,15 @@ def test_a_password_in_a_url_is_said_nowhere(tmp_path, capsys):
 
 
 def test_what_is_uncertain_is_said(pictures, capsys, monkeypatch):
-    monkeypatch.setattr("bthub.inference.loading.load_pipeline", lambda *_, **__: make_pipeline(review_band=(0.0, 0.9)))
+    monkeypatch.setattr(
+        "bthub.inference.loading.load_pipeline", lambda *_, **__: make_pipeline(referral_band=(0.0, 0.9))
+    )
     assert predict(pictures / "b_2.tif", pictures / "b_10.tif") == 0
     healthy, tumor = capsys.readouterr().out.splitlines()
     assert "  uncertain from 0 to 0.9, a person should look" in healthy and "a person" not in tumor
     assert predict(pictures / "b_2.tif", "--json") == 0
     row = json.loads(capsys.readouterr().out)
-    assert row["uncertain"] is True and row["review_band"] == [0.0, 0.9]
+    assert row["uncertain"] is True and row["referral_band"] == [0.0, 0.9]
 
 
 def test_a_refused_picture_does_not_stop_the_others(pictures, tmp_path, capsys, monkeypatch):

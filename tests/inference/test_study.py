@@ -65,7 +65,7 @@ def test_a_lone_area_is_removed_and_the_slice_measured_again(pipe, dicom):
     cleaned = found.results[4]
     assert cleaned.label == "tumor", "the detector's word stays"
     assert not cleaned.mask.any() and cleaned.bbox is None and cleaned.contour == []
-    assert cleaned.area_mm2 == 0 and cleaned.brain_share == 0
+    assert cleaned.area_mm2 == 0 and cleaned.head_fraction == 0
     assert found.volume_ml == pytest.approx(2.4)
     assert "Removed, because they go on to no neighboring slice: small areas on slice 5." in found.notes
 

@@ -7,6 +7,7 @@ import pytest
 import sklearn.metrics as sk
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from msgspec import to_builtins
 
 from bthub.metrics.bootstrap import mean_and_median
 from bthub.metrics.classification import (
@@ -15,10 +16,11 @@ from bthub.metrics.classification import (
     classification_metrics,
     expected_calibration_error,
     positive_class,
-    reviewed,
+    referred,
 )
+from bthub.metrics.interval import Interval
 from bthub.metrics.segmentation import segmentation_metrics
-from bthub.training.thresholds import TEMPERATURE_BOUNDS, choose_threshold, fit_temperature, review_band
+from bthub.training.thresholds import TEMPERATURE_BOUNDS, choose_threshold, fit_temperature, referral_band
 
 LABELS = ["no_tumor", "tumor"]
 
@@ -31,7 +33,7 @@ def detect(y, p_tumor, threshold=0.5, **options):
 
 
 def values(result):
-    return {name: found["value"] for name, found in result["metrics"].items()}
+    return {name: found.value for name, found in result["metrics"].items()}
 
 
 def random_binary(seed, n=200):
@@ -61,7 +63,7 @@ def test_binary_by_hand():
     # Precision where each tumor is found, in falling order: 1/1, 2/2, 3/4.
     assert found["average_precision"] == pytest.approx((1 + 1 + 3 / 4) / 3)
     assert found["brier"] == pytest.approx((0.01 + 0.16 + 0.64 + 0.01 + 0.25) / 5)
-    assert {k: v["value"] for k, v in result["class_accuracy"].items()} == pytest.approx(
+    assert {k: v.value for k, v in result["class_accuracy"].items()} == pytest.approx(
         {"no_tumor": 1 / 2, "tumor": 2 / 3}
     )
 
@@ -162,7 +164,7 @@ def test_class_that_is_missing_leaves_its_means_undefined():
     found = values(result)
     assert found["accuracy"] == 1
     assert found["recall"] is None and found["roc_auc"] is None and found["precision"] is None
-    assert result["class_accuracy"]["c"] == {"value": None, "low": None, "high": None}
+    assert result["class_accuracy"]["c"] == Interval(None, None, None)
 
 
 def test_no_nan_reaches_json():
@@ -170,7 +172,7 @@ def test_no_nan_reaches_json():
         detect([0, 0], [0.1, 0.2], groups=["a", "b"]),
         segmentation_metrics([0], [0], [0], [9]),
     ):
-        json.dumps(result, allow_nan=False)
+        json.dumps(result, allow_nan=False, default=to_builtins)
 
 
 def test_perfect_detector():
@@ -178,7 +180,7 @@ def test_perfect_detector():
     result = detect(y, y.astype(float))
     for name, found in result["metrics"].items():
         best = 0 if name in ("brier", "ece") else 1
-        assert found == {"value": best, "low": best, "high": best}, name
+        assert found == Interval(best, best, best), name
 
 
 def calibration_error(outcome, p):
@@ -219,7 +221,7 @@ def test_calibration_error_of_many_classes_is_that_of_the_most_probable():
 def test_distances_must_be_where_both_masks_are():
     counts = [np.array(n) for n in ([5, 0, 7], [5, 0, 0], [5, 0, 0], [64, 64, 64])]
     found = segmentation_metrics(*counts, hd95_px=np.array([2.5, np.nan, np.nan]), groups=["a", "a", "b"])
-    assert found["metrics"]["hd95_px"]["value"] == 2.5
+    assert found["metrics"]["hd95_px"].value == 2.5
     with pytest.raises(ValueError, match="distance for each slice"):
         segmentation_metrics(*counts, hd95_px=np.array([2.5, np.nan, 1.0]))
 
@@ -261,9 +263,9 @@ def test_interval_holds_the_value(seed):
     y, p = random_binary(seed, n=80)
     result = detect(y, p, groups=[str(i // 4) for i in range(80)], resamples=300)
     for name, found in result["metrics"].items():
-        assert 0 <= found["low"] <= found["high"] <= 1
+        assert 0 <= found.low <= found.high <= 1
         if name != "ece":  # biased upwards in resamples, as the module says
-            assert found["low"] <= found["value"] <= found["high"], name
+            assert found.low <= found.value <= found.high, name
 
 
 def test_resampling_patients_is_wider_than_resampling_slices_of_clustered_data():
@@ -275,14 +277,14 @@ def test_resampling_patients_is_wider_than_resampling_slices_of_clustered_data()
     p = np.where(rng.random(300) < skill, y, 1 - y) * 0.8 + 0.1
     by_patient = detect(y, p, groups=patients)["metrics"]["accuracy"]
     by_slice = detect(y, p)["metrics"]["accuracy"]
-    assert by_patient["value"] == by_slice["value"]
-    assert by_patient["high"] - by_patient["low"] > 2 * (by_slice["high"] - by_slice["low"])
+    assert by_patient.value == by_slice.value
+    assert by_patient.high - by_patient.low > 2 * (by_slice.high - by_slice.low)
 
     tumor = np.full(300, 100)
     both = (100 * skill).astype(int)
     mine = segmentation_metrics(tumor, tumor, both, tumor * 2, groups=patients)["metrics"]["dice_pooled"]
     naive = segmentation_metrics(tumor, tumor, both, tumor * 2)["metrics"]["dice_pooled"]
-    assert mine["high"] - mine["low"] > 2 * (naive["high"] - naive["low"])
+    assert mine.high - mine.low > 2 * (naive.high - naive.low)
 
 
 def test_interval_covers_the_truth_about_as_often_as_it_says():
@@ -290,7 +292,7 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
     for seed in range(100):
         hits = np.random.default_rng(seed).random(60) < 0.8
         found = detect(np.ones(60, int), np.where(hits, 0.9, 0.1), resamples=400)["metrics"]["accuracy"]
-        covered += found["low"] <= 0.8 <= found["high"]
+        covered += found.low <= 0.8 <= found.high
     assert 85 <= covered <= 100
 
 
@@ -304,9 +306,9 @@ def test_mean_and_median_resample_patients():
     values = np.repeat([0.0, 0.0, 0.0, 0.0, 1.0], 2)
     found = mean_and_median(values, np.repeat(list("abcde"), 2))
     # The last of five patients is drawn three times or more in 6 % of the resamples, four times or more in 1 %.
-    assert found["mean"] == {"value": 0.2, "low": 0, "high": 0.6}
-    assert found["median"] == {"value": 0, "low": 0, "high": 1}
-    assert mean_and_median(values)["mean"]["high"] < 0.6
+    assert found["mean"] == Interval(0.2, 0, 0.6)
+    assert found["median"] == Interval(0, 0, 1)
+    assert mean_and_median(values)["mean"].high < 0.6
     with pytest.raises(ValueError, match="no values"):
         mean_and_median([])
 
@@ -316,26 +318,26 @@ def test_a_few_patients_have_values_but_no_intervals(patients):
     y, p = random_binary(4, n=30)
     result = detect(y, p, groups=[str(i % patients) for i in range(30)])
     assert result["groups"] == patients
-    assert all(m["value"] is not None and m["low"] is None and m["high"] is None for m in result["metrics"].values())
+    assert all(m.value is not None and m.low is None and m.high is None for m in result["metrics"].values())
     five = detect(y, p, groups=[str(i % 5) for i in range(30)])["metrics"]
-    assert five["accuracy"]["low"] < five["accuracy"]["high"]
+    assert five["accuracy"].low < five["accuracy"].high
 
 
 def test_resamples_of_one_class_are_left_out_and_too_many_leave_no_interval():
     # Five patients, one of them ill: a third of all resamples lack that one.
     result = detect([1, 1, 0, 0, 0, 0], [0.9, 0.6, 0.2, 0.7, 0.1, 0.1], groups=list("aabcde"))["metrics"]
-    assert result["roc_auc"]["value"] == pytest.approx(7 / 8) and result["roc_auc"]["low"] is None
-    assert result["accuracy"]["low"] is not None
+    assert result["roc_auc"].value == pytest.approx(7 / 8) and result["roc_auc"].low is None
+    assert result["accuracy"].low is not None
     # Of ten patients with one healthy among five such, hardly any resample lacks a class.
     y = np.repeat([0, 1], 5)
     result = detect(y, [0.1, 0.2, 0.6, 0.3, 0.1, 0.9, 0.8, 0.4, 0.7, 0.9])["metrics"]
-    assert 0 < result["roc_auc"]["low"] < result["roc_auc"]["high"] <= 1
+    assert 0 < result["roc_auc"].low < result["roc_auc"].high <= 1
 
 
 def test_without_resamples_there_are_values_only():
     found = segmentation_metrics([5, 0], [4, 1], [3, 0], [50, 50], groups=["a", "b"], resamples=0)["metrics"]
-    assert found["dice_volume_mean"] == {"value": pytest.approx(6 / 9), "low": None, "high": None}
-    assert detect([0, 1], [0.2, 0.9], resamples=0)["metrics"]["roc_auc"] == {"value": 1, "low": None, "high": None}
+    assert found["dice_volume_mean"] == Interval(pytest.approx(6 / 9), None, None)
+    assert detect([0, 1], [0.2, 0.9], resamples=0)["metrics"]["roc_auc"] == Interval(1, None, None)
 
 
 def test_groups_must_match():
@@ -367,13 +369,13 @@ def test_segmentation_by_hand():
     assert found["pixel_accuracy"] == pytest.approx(1 - 60 / 500)
     assert found["pixel_accuracy_tumor_slices"] == pytest.approx(1 - 54 / 300)
     assert found["tumor_slices_missed"] == pytest.approx(1 / 3)
-    assert found["healthy_slices_with_mask"] == pytest.approx(1 / 2)
-    assert found["healthy_mask_px"] == pytest.approx(3)
+    assert found["tumor_free_slices_with_mask"] == pytest.approx(1 / 2)
+    assert found["tumor_free_mask_px"] == pytest.approx(3)
     assert result["counts"] == {
         "tumor_slices": 3,
         "missed_tumor_slices": 1,
-        "healthy_slices": 2,
-        "marked_healthy_slices": 1,
+        "tumor_free_slices": 2,
+        "marked_tumor_free_slices": 1,
         "volumes_with_tumor": 2,
         "volumes_without_tumor": 0,
         "marked_volumes_without_tumor": 0,
@@ -382,8 +384,8 @@ def test_segmentation_by_hand():
 
 def test_median_over_patients():
     result = segmentation_metrics([10] * 5, [10] * 5, [1, 2, 9, 5, 10], [50] * 5, groups=list("abcde"))
-    assert result["metrics"]["dice_volume_median"]["value"] == pytest.approx(0.5)
-    assert result["metrics"]["dice_volume_mean"]["value"] == pytest.approx(0.54)
+    assert result["metrics"]["dice_volume_median"].value == pytest.approx(0.5)
+    assert result["metrics"]["dice_volume_mean"].value == pytest.approx(0.54)
 
 
 def test_counts_agree_with_scikit_learn_on_pixels():
@@ -412,8 +414,8 @@ def test_volume_without_tumor_has_no_dice():
     found = values(result)
     assert found["dice_volume_mean"] == 1 and found["dice_volume_median"] == 1 and found["dice_tumor_slices"] == 1
     assert found["dice_pooled"] == pytest.approx(20 / 27)
-    assert found["healthy_slices_with_mask"] == pytest.approx(1 / 2)
-    assert found["healthy_mask_px"] == pytest.approx(3.5)
+    assert found["tumor_free_slices_with_mask"] == pytest.approx(1 / 2)
+    assert found["tumor_free_mask_px"] == pytest.approx(3.5)
     assert result["counts"]["volumes_without_tumor"] == 2
     assert result["counts"]["marked_volumes_without_tumor"] == 1
 
@@ -423,22 +425,22 @@ def test_no_tumor_anywhere():
     for name in ("dice_volume_mean", "dice_volume_median", "dice_tumor_slices", "dice_pooled", "iou_pooled"):
         assert quiet[name] is None
     assert quiet["iou_tumor_slices_pooled"] is None and quiet["pixel_accuracy_tumor_slices"] is None
-    assert quiet["pixel_accuracy"] == 1 and quiet["healthy_slices_with_mask"] == 0
+    assert quiet["pixel_accuracy"] == 1 and quiet["tumor_free_slices_with_mask"] == 0
     loud = values(segmentation_metrics([0, 0], [3, 0], [0, 0], [50, 50], groups=list("ab")))
     assert loud["dice_volume_mean"] is None and loud["dice_pooled"] == 0 and loud["dice_all_slices"] == 0
 
 
 def test_no_healthy_slice():
     found = values(segmentation_metrics([5], [5], [4], [50]))
-    assert found["healthy_slices_with_mask"] is None and found["healthy_mask_px"] is None
+    assert found["tumor_free_slices_with_mask"] is None and found["tumor_free_mask_px"] is None
 
 
 def test_perfect_masks():
     tumor = np.array([0, 5, 10, 0, 7, 9, 0, 3, 2, 0])
     result = segmentation_metrics(tumor, tumor, tumor, np.full(10, 64), groups=list("aabbccddee"))
     for name, found in result["metrics"].items():
-        best = 0 if name in ("tumor_slices_missed", "healthy_slices_with_mask", "healthy_mask_px") else 1
-        assert found == {"value": best, "low": best, "high": best}, name
+        best = 0 if name in ("tumor_slices_missed", "tumor_free_slices_with_mask", "tumor_free_mask_px") else 1
+        assert found == Interval(best, best, best), name
 
 
 @given(st.integers(0, 10_000))
@@ -452,7 +454,7 @@ def test_segmentation_intervals_hold_their_values(seed):
         tumor, predicted, both, np.full(60, 200), groups=[str(i // 5) for i in range(60)], resamples=300
     )
     for name, found in result["metrics"].items():
-        assert found["low"] <= found["value"] <= found["high"], name
+        assert found.low <= found.value <= found.high, name
 
 
 @pytest.mark.parametrize(
@@ -495,48 +497,48 @@ def test_no_threshold_does_better(pairs):
         assert sk.balanced_accuracy_score(y, p >= other) <= reached + 1e-9
 
 
-def test_review_band_by_hand():
+def test_referral_band_by_hand():
     y = [0, 0, 0, 0, 1, 1, 1, 1]
     p = [0.1, 0.2, 0.6, 0.8, 0.3, 0.4, 0.7, 0.9]
     # No error: every tumor is from 0.3 on (the next below is 0.2), every healthy one up to 0.8 (the next above is 0.9).
-    assert review_band(y, p, 0.5, error=0) == pytest.approx((0.25, 0.85))
+    assert referral_band(y, p, 0.5, error=0) == pytest.approx((0.25, 0.85))
     # One of four of each kind: the tumor at 0.3 and the healthy one at 0.8 are given up.
-    assert review_band(y, p, 0.5, error=0.25) == pytest.approx((0.35, 0.65))
+    assert referral_band(y, p, 0.5, error=0.25) == pytest.approx((0.35, 0.65))
     # Two of four: the threshold alone does better than that, so there is no band.
-    assert review_band(y, p, 0.5, error=0.5) == (0.5, 0.5)
+    assert referral_band(y, p, 0.5, error=0.5) == (0.5, 0.5)
 
 
-def test_what_a_review_band_does_by_hand():
+def test_what_a_referral_band_does_by_hand():
     y = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0])
     p = np.array([0.1, 0.3, 0.8, 0.9, 0.0, 0.1, 0.2, 0.3, 0.5, 0.7])
-    found = reviewed(y, p, (0.2, 0.7), groups=list("aabbccddee"))
+    found = referred(y, p, (0.2, 0.7), groups=list("aabbccddee"))
     # In the band, whose lower end is in it and whose upper end isn't: 0.3, 0.2, 0.3 and 0.5.
-    assert {name: share["value"] for name, share in found.items()} == {
-        "to_review": pytest.approx(4 / 10),
-        "missed": pytest.approx(1 / 4),
-        "false_alarms": pytest.approx(1 / 6),
+    assert {name: share.value for name, share in found.items()} == {
+        "referred": pytest.approx(4 / 10),
+        "false_negative_rate": pytest.approx(1 / 4),
+        "false_positive_rate": pytest.approx(1 / 6),
     }
-    assert all(share["low"] <= share["value"] <= share["high"] for share in found.values())
+    assert all(share.low <= share.value <= share.high for share in found.values())
     # A patient's images are drawn together: with one patient there is nothing to draw.
-    assert reviewed(y, p, (0.2, 0.7), groups=["a"] * 10)["missed"] == {"value": 0.25, "low": None, "high": None}
-    assert reviewed(y[:4], p[:4], (0.2, 0.7))["false_alarms"]["value"] is None
+    assert referred(y, p, (0.2, 0.7), groups=["a"] * 10)["false_negative_rate"] == Interval(0.25, None, None)
+    assert referred(y[:4], p[:4], (0.2, 0.7))["false_positive_rate"].value is None
 
 
-def test_review_band_does_not_cut_through_ties():
+def test_referral_band_does_not_cut_through_ties():
     y = [0, 0, 0, 1, 1, 1]
     p = [0.1, 0.8, 0.8, 0.2, 0.2, 0.9]
     # One of three may err, but the two at 0.2 lie on the same side of any value, and so do those at 0.8.
-    assert review_band(y, p, 0.5, error=0.34) == pytest.approx((0.15, 0.85))
+    assert referral_band(y, p, 0.5, error=0.34) == pytest.approx((0.15, 0.85))
 
 
-def test_review_band_at_the_ends():
+def test_referral_band_at_the_ends():
     # The surest tumor image has 0, the surest healthy one 1: nothing but all images is wide enough.
-    low, high = review_band([1, 1, 0, 0], [0.0, 0.9, 0.1, 1.0], 0.5, error=0)
+    low, high = referral_band([1, 1, 0, 0], [0.0, 0.9, 0.1, 1.0], 0.5, error=0)
     assert low == 0.0 and 1.0 < high < 1.0 + 1e-9
     # Perfectly told apart: nobody has to look.
-    assert review_band([0, 1], [0.0, 1.0], 0.5, error=0) == (0.5, 0.5)
+    assert referral_band([0, 1], [0.0, 1.0], 0.5, error=0) == (0.5, 0.5)
     # A probability that is the threshold itself is called tumor, so a healthy one there has to be looked at.
-    low, high = review_band([0, 1], [0.5, 0.9], 0.5, error=0)
+    low, high = referral_band([0, 1], [0.5, 0.9], 0.5, error=0)
     assert (low, high) == pytest.approx((0.5, 0.7))
 
 
@@ -549,9 +551,9 @@ def test_review_band_at_the_ends():
         ([0, 1], -1, "share"),
     ],
 )
-def test_review_band_refuses(y, error, message):
+def test_referral_band_refuses(y, error, message):
     with pytest.raises(ValueError, match=message):
-        review_band(y, [0.2, 0.8], 0.5, error)
+        referral_band(y, [0.2, 0.8], 0.5, error)
 
 
 @given(
@@ -560,10 +562,10 @@ def test_review_band_refuses(y, error, message):
     st.sampled_from([0.0, 0.01, 0.1, 0.29, 0.5, 0.99]),
 )
 @settings(deadline=None)
-def test_review_band_keeps_its_word_and_no_narrower_one_does(pairs, threshold, error):
+def test_referral_band_keeps_its_word_and_no_narrower_one_does(pairs, threshold, error):
     y, p = np.array([a for a, _ in pairs]), np.array([b for _, b in pairs])
     assume(y.any() and not y.all())
-    low, high = review_band(y, p, threshold, error)
+    low, high = referral_band(y, p, threshold, error)
     assert low <= threshold <= high
 
     def missed(end):

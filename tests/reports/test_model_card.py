@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
+from msgspec import convert
 from PIL import Image
 from records import complete_run
 from safetensors.torch import load_file
@@ -37,6 +38,7 @@ from bthub.runs.folder import (
     RunFolder,
     write_json,
 )
+from bthub.runs.schema import Settings
 
 
 @pytest.fixture(scope="module")
@@ -130,13 +132,13 @@ def test_figures_are_those_of_the_files(detector):
     assert f"resized to {read(detector / CONFIG)['pretrained_cfg']['input_size'][-1]} pixels" in text
 
 
-def test_the_review_band_is_told(detector):
+def test_the_referral_band_is_told(detector):
     assert "From 0.1875 to below 0.8125 the prediction is uncertain and\na person should look" in model_card.render(
         detector
     )
 
     def older(content):
-        del content["review_band"], content["review_error"]
+        del content["referral_band"], content["referral_error"]
 
     change(detector / CALIBRATION, older)
     assert "uncertain" not in model_card.render(detector)
@@ -148,6 +150,8 @@ def test_the_input_check_is_told_where_there_is_one(detector, localizer):
     count = {"samples": 20, "refused": 19}
     record = {
         "architecture": "tiny_network",
+        "image_size": 64,
+        "threshold": 0.5,
         "references": 123,
         "criterion": "99 % of the slices pass",
         "data": [{"dataset": name, "split": split} for name in ("lgg", "other") for split in ("train", "test")],
@@ -174,7 +178,7 @@ def test_localizer_figures(localizer):
     text = model_card.render(localizer)
     entry = read(localizer / METRICS)["patient/test"]
     assert row(text, "Dice per patient, mean")[0] == f"{entry['metrics']['dice_volume_mean']['value']:.3f}"
-    assert row(text, "healthy slices") == [str(entry["counts"]["healthy_slices"])]
+    assert row(text, "tumor-free slices") == [str(entry["counts"]["tumor_free_slices"])]
     assert f"**{read(localizer / CALIBRATION)['mask_threshold']}**" in text
     assert f"resized to {read(localizer / PREPROCESSOR)['size']['height']} pixels" in text
 
@@ -443,12 +447,11 @@ def test_the_card_of_an_image_set_speaks_of_images(image_run):
 def test_copies_of_known_images_are_measured_apart(image_run):
     key = "default/validation"
     folder = RunFolder.open(image_run)
-    assert folder.metrics[key]["by_seen"] == {} and "are near-duplicates" not in model_card.render(image_run)
+    assert folder.metrics[key].by_seen == {} and "are near-duplicates" not in model_card.render(image_run)
     entry, rows = folder.metrics[key], folder.predictions(key)
     for row in rows[:2]:
         row["also_in"] = "train"
-    settings = {name: entry[name] for name in ("labels", "temperature", "threshold")}
-    write_json(image_run / METRICS, {**folder.metrics, key: {**entry, **measure(rows, settings)}})
+    change(image_run / METRICS, lambda content: content[key].update(measure(rows, entry)))
     parts = read(image_run / METRICS)[key]["by_seen"]
     assert {name: part["samples"] for name, part in parts.items()} == {"seen": 2, "unseen": len(rows) - 2}
     text = model_card.render(image_run)
@@ -456,7 +459,7 @@ def test_copies_of_known_images_are_measured_apart(image_run):
     for name, shown in (("seen", "with a near-duplicate"), ("unseen", "without a near-duplicate")):
         [line] = [line for line in text.splitlines() if line.startswith(f"| {shown} |")]
         cells = [cell.strip() for cell in line.split("|")[2:-1]]
-        labels, hits = settings["labels"], 0
+        labels, hits = entry.labels, 0
         members = rows[:2] if name == "seen" else rows[2:]
         for row in members:
             hits += max(labels, key=lambda label, row=row: float(row[f"p_{label}"])) == row["label"]
@@ -484,8 +487,7 @@ def test_the_metadata_of_an_image_set(image_run):
     # A test picture that was seen in training, as a copy, is no test: no figure of the split is metadata then.
     entry, rows = figures_on_test, RunFolder.open(image_run).predictions("default/test")
     rows[0]["also_in"] = "train"
-    settings = {name: entry[name] for name in ("labels", "temperature", "threshold")}
-    write_json(image_run / METRICS, {"default/test": {**entry, **measure(rows, settings)}})
+    write_json(image_run / METRICS, {"default/test": {**entry, **measure(rows, convert(entry, Settings))}})
     assert ModelCard(model_card.render(image_run)).data.eval_results is None
 
 
@@ -501,10 +503,10 @@ def test_only_a_known_set_is_described_beyond_its_classes(image_runs):
 def test_terms_of_the_initial_weights_go_on(image_run):
     change(image_run / TRAINING, lambda content: content["config"].update(encoder_from="runs/resunet50-lgg"))
     origin = {"source": "resunet50-lgg", "weights": "sha256:0123456789ab", "lgg": False}
-    change(image_run / TRAINING, lambda content: content.update(first_weights=[origin]))
+    change(image_run / TRAINING, lambda content: content.update(initial_weights=[origin]))
     text = model_card.render(image_run)
     assert ModelCard(text).data.license == "unknown" and "derived from data under" not in text
-    change(image_run / TRAINING, lambda content: content.update(first_weights=[origin | {"lgg": True}]))
+    change(image_run / TRAINING, lambda content: content.update(initial_weights=[origin | {"lgg": True}]))
     text = model_card.render(image_run)
     assert row(text, "initial weights") == ["the encoder of `resunet50-lgg`, weights `sha256:0123456789ab`"]
     data = ModelCard(text).data
@@ -540,11 +542,13 @@ def test_where_it_looks_is_told_where_it_was_measured(detector, tiny_lgg):
         "samples": 7,
         "groups": 3,
         "empty_maps": 2,
-        "agreement": {
+        "pointing_game": {
             "mean": {"value": 0.25, "low": 0.125, "high": 0.375},
             "median": {"value": 0.1875, "low": None, "high": None},
         },
         "chance": {"picture": 0.03125, "head": 0.0625},
+        "layer": "layer4",
+        "dataset": {"name": "lgg"},
         "weights": RunFolder.open(detector).revision,
         "command": "bthub explain it",
     }

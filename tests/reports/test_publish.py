@@ -297,6 +297,7 @@ def test_a_fork_publishes_its_own(server, runs, tiny_lgg):
     }
     readme = server.files("dataset", f"school/{DATASET}")[CARD].decode()
     assert f'load_dataset("school/{DATASET}"' in readme and "PATH_OR_HUB_ID" not in readme
+    assert json.loads(server.files("dataset", f"school/{DATASET}")["dataset.json"])["title"] == "LGG MRI Segmentation"
 
 
 def test_cards_hold_valid_metadata(server, runs, tiny_lgg):

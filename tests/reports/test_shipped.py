@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
+from msgspec import to_builtins
 from safetensors import safe_open
 
 from bthub import cli, project
@@ -16,7 +17,7 @@ from bthub.evaluation.scoring import measure, rounded
 from bthub.metrics.info import readable
 from bthub.reports import model_card, tables
 from bthub.runs import folder, records
-from bthub.runs.folder import CLASSIFICATION, RunFolder
+from bthub.runs.folder import CLASSIFICATION, METRICS, RunFolder
 
 REPOSITORY = Path(__file__).parents[2]
 README = REPOSITORY / "README.md"
@@ -40,7 +41,7 @@ def test_weights_are_small_and_in_half_precision(runs):
 def test_a_new_clone_serves_them_without_torch(runs):
     """The eight-bit networks are measured, and of these weights: without them the apps would need torch."""
     for run in runs:
-        assert run.onnx["weights"] == run.revision and run.quantized_ships(), f"make onnx: {run.id}"
+        assert run.onnx.weights == run.revision and run.quantized_ships(), f"make onnx: {run.id}"
 
 
 def test_nothing_of_the_benchmark_or_the_test_split_was_given_to_a_run(runs):
@@ -84,17 +85,17 @@ def test_metrics_follow_from_the_predictions(runs):
     for run in runs:
         assert "patient/test" in run.metrics and "patient/validation" in run.metrics
         for key, entry in run.metrics.items():
-            assert entry["weights"] == run.revision, f"{key} was measured with other weights"
+            assert entry.weights == run.revision, f"{key} was measured with other weights"
             again = measure(run.predictions(key), entry)
-            written = {name: entry[name] for name in again}
-            assert rounded(written) == rounded(json.loads(json.dumps(again)))
+            written = json.loads((run.path / METRICS).read_text())[key]
+            assert rounded({name: written[name] for name in again}) == rounded(to_builtins(again))
 
 
 def test_the_pair_is_useful(runs):
     """The least that is shipped; what the runs reach is in their cards."""
-    detector, localizer = (run.metrics["patient/test"]["metrics"] for run in runs)
-    assert detector["roc_auc"]["value"] >= 0.95
-    assert localizer["dice_volume_mean"]["value"] >= 0.75
+    detector, localizer = (run.metrics["patient/test"].metrics for run in runs)
+    assert detector["roc_auc"].value >= 0.95
+    assert localizer["dice_volume_mean"].value >= 0.75
 
 
 def test_the_page_on_stacks_has_the_figures_of_cleaning():
@@ -104,21 +105,21 @@ def test_the_page_on_stacks_has_the_figures_of_cleaning():
     for split in ("validation", "test"):
         part = found[split]
         dice = [f"{part[how]['dice_volume_mean']['value']:.3f}" for how in ("without", "with")]
-        cells = [split, *dice, str(part["removed_healthy"]), str(part["removed_tumor"])]
+        cells = [split, *dice, str(part["removed_tumor_free"]), str(part["removed_tumor"])]
         assert f"| {' | '.join(cells)} |" in page
 
 
-def test_outside_of_the_review_band_few_are_wrong():
+def test_outside_of_the_referral_band_few_are_wrong():
     """What the card promises holds for the predictions of the weights as saved."""
     for run in map(records.open_run, records.shipped_runs()):
-        band = run.task == CLASSIFICATION and run.detector_calibration.review_band
+        band = run.task == CLASSIFICATION and run.detector_calibration.referral_band
         if not band:
             continue
         scores = per_image.detector_scores(run, next(e for e in records.evaluations(run) if e.split == "validation"))
         left = per_image.review(scores, *band)
         tumor = int(scores.is_tumor.sum())
-        assert left["missed"] <= run.detector_calibration.review_error * tumor, run.id
-        assert left["false_alarms"] <= run.detector_calibration.review_error * (len(scores.is_tumor) - tumor), run.id
+        assert left["missed"] <= run.detector_calibration.referral_error * tumor, run.id
+        assert left["false_alarms"] <= run.detector_calibration.referral_error * (len(scores.is_tumor) - tumor), run.id
 
 
 def test_times_were_taken_together():
@@ -174,14 +175,14 @@ def test_results_are_current(tmp_path):
         )
     entry = json.loads((RESULTS / "cross-validation.json").read_text())
     again = cross_validation.cross_validation([by_name[fold["name"]] for fold in entry["runs"]])
-    assert entry == json.loads(json.dumps(again)), "make results: cross-validation.json"
+    assert entry == to_builtins(again), "make results: cross-validation.json"
 
 
 def test_metrics_of_the_pages_are_measured(runs):
     """Each number of the tables is that of `metrics.json` or of `results/`, rounded to the digits shown."""
     measured = {}
     for run in runs:
-        measured |= run.metrics["patient/test"]["metrics"]
+        measured |= to_builtins(run.metrics["patient/test"].metrics)
     joined = json.loads((RESULTS / "two-stage-patient-test.json").read_text())["metrics"]
     measured |= {f"two-stage {name}": value for name, value in joined.items()}
     folds = json.loads((RESULTS / "cross-validation.json").read_text())
@@ -277,7 +278,7 @@ def test_every_published_model_tells_its_metrics_and_license():
     assert data.license == "cc-by-nc-sa-4.0" and data.model_name == project.TWO_STAGE
     found = {(result.task_type, result.metric_name): result.metric_value for result in data.eval_results}
     together = json.loads((RESULTS / "two-stage-patient-test.json").read_text())["metrics"]
-    alone = pair["detector"].metrics["patient/test"]["metrics"]
+    alone = to_builtins(pair["detector"].metrics["patient/test"].metrics)
     expected = {("image-classification", name): alone[name] for name in model_card.HEADLINE["image-classification"]}
     expected |= {("image-segmentation", name): together[name] for name in model_card.TWO_STAGE_HEADLINE}
     assert found == {(task, readable(name)): round(entry["value"], 4) for (task, name), entry in expected.items()}

@@ -129,7 +129,7 @@ def test_runs_of_one_name_are_not_mixed_up(detector_copy: Path, tmp_path: Path):
 
 def test_every_metric_has_a_definition(detector: RunFolder, localizer: RunFolder):
     for run in (detector, localizer):
-        assert set(records.entry(run, TEST)["metrics"]) <= set(METRIC_TABLE)
+        assert set(records.entry(run, TEST).metrics) <= set(METRIC_TABLE)
     assert set(COSTS) <= set(METRIC_TABLE) and all(map(lower_is_better, COSTS))
 
 
@@ -154,9 +154,9 @@ def test_a_run_without_weights_still_shows_its_figures(detector_copy: Path):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda entry: entry.pop("metrics"), "metrics.json isn't in the format"),
-        (lambda entry: entry.update(metrics=[1]), "metrics.json isn't in the format"),
-        (lambda entry: entry["metrics"].update(f1=0.9), "metrics.json isn't in the format"),
+        (lambda entry: entry.pop("metrics"), "metrics.json isn't laid out .*`metrics` at `patient/test`"),
+        (lambda entry: entry.update(metrics=[1]), "metrics.json isn't laid out .*`array` at `patient/test.metrics`"),
+        (lambda entry: entry["metrics"].update(f1=0.9), "metrics.json isn't laid out .*at `patient/test.metrics.f1`"),
         (lambda entry: entry.update(weights="sha256:of another"), "was measured with the weights"),
         (lambda entry: entry["dataset"].update(name="other"), "no metrics for patient/test of lgg"),
     ],
@@ -217,7 +217,7 @@ def test_a_learning_rate_finder_is_shown_where_there_is_one(detector_copy: Path)
     ]
 
 
-def test_networks_from_different_first_weights(detector: RunFolder, localizer: RunFolder, tmp_path: Path):
+def test_networks_from_different_initial_weights(detector: RunFolder, localizer: RunFolder, tmp_path: Path):
     scratch = variant(detector.path, tmp_path / "scratch", encoder_from=None)
     assert records.initialization(scratch) == "random"
     assert (

@@ -542,7 +542,7 @@ def test_the_page_of_a_tumor(app: ModuleType, pipe: Recorder, kaggle: Path) -> N
     x0, y0, x1, y1 = result.bbox
     for said in (f"{result.area_px:,} pixels", f"{x1 - x0} × {y1 - y0} pixels", "256 × 256 pixels", "bright-pixels"):
         assert said in page
-    assert f"<dt>Fraction of the head</dt><dd>{app.percent(result.brain_share)} " in page
+    assert f"<dt>Fraction of the head</dt><dd>{app.percent(result.head_fraction)} " in page
     assert '<img class="scan"' in page and '<img class="layer fill"' in page
     assert re.findall(r'data-layer="(\w+)"', page) == ["fill", "outline", "box"]
     saved = dict(re.findall(r'download="_b_mine_b_([^"]+)" href="data:[^,]+,([^"]+)"', page))
@@ -565,7 +565,7 @@ def test_the_page_of_a_tumor(app: ModuleType, pipe: Recorder, kaggle: Path) -> N
 def test_the_page_of_an_uncertain_slice(app: ModuleType, pipe: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     file = SPACE / "examples" / app.EXAMPLES["Faint tumor"]
     assert "A person should look" not in app.result_html(pipe.pipe(file), "mine.png")
-    band = OperatingPoint(pipe.pipe.threshold, review_band=(0.0004, 1.0))
+    band = OperatingPoint(pipe.pipe.threshold, referral_band=(0.0004, 1.0))
     monkeypatch.setattr(pipe.pipe, "points", {None: band})
     page = app.result_html(pipe.pipe(file), "mine.png")
     assert ">Uncertain</h2>" in page and "A person should look" in page and 'class="result unsure"' in page

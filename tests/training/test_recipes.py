@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import hashlib
+import json
 import os
 import pickle
 import re
@@ -62,8 +63,8 @@ PAPER_HEAD = {"head_widths": [128, 128, 64], "head_dropout": [0.5, 0.5, 0.0]}
 
 @pytest.fixture(scope="module")
 def scripts() -> dict[str, ModuleType]:
-    tried = script("train/tried.py")
-    return {"classifier": classifier, "resunet": resunet, "reproduce": reproduce, "tried": tried}
+    ablations = script("train/ablations.py")
+    return {"classifier": classifier, "resunet": resunet, "reproduce": reproduce, "ablations": ablations}
 
 
 @pytest.fixture(autouse=True)
@@ -148,8 +149,8 @@ def test_what_a_row_changes_arrives_as_it_is_written(name, scripts, tmp_path):
 
 
 def test_each_try_changes_a_recipe_and_is_tried_once(scripts, monkeypatch, tmp_path):
-    tried = scripts["tried"]
-    tries = tried.rows(yaml.safe_load((TRAIN / "tried.yaml").read_text()))
+    ablations = scripts["ablations"]
+    tries = ablations.rows(yaml.safe_load((TRAIN / "ablations.yaml").read_text()))
     for row in tries:
         arguments = scripts["reproduce"].training_arguments(row, "data", tmp_path)
         config, _ = parse_config(scripts[row["script"]].Config, "x", arguments)
@@ -164,33 +165,33 @@ def test_each_try_changes_a_recipe_and_is_tried_once(scripts, monkeypatch, tmp_p
         best = {"epoch": 3, "validation_metric": 0.5 + len(trained) / 100, "epochs_trained": 4}
         write_json(output / "training.json", {"best": best, "dataset": {"splits": {"validation": {"rows": 9}}}})
 
-    monkeypatch.setattr(tried.reproduce, "train", train)
+    monkeypatch.setattr(ablations.reproduce, "train", train)
     results = tmp_path / "results"
-    command = ["tried.py", "--work", str(tmp_path / "work"), "--results", str(results)]
+    command = ["ablations.py", "--work", str(tmp_path / "work"), "--results", str(results)]
     monkeypatch.setattr(sys, "argv", command)
-    tried.main()
+    ablations.main()
     assert trained == [row["tried"] for row in tries]
-    lines = tried.read(results / "tried.csv")
+    lines = ablations.read(results / "ablations.csv")
     assert [line["tried"] for line in lines] == trained and not list((tmp_path / "work").iterdir())
     assert [float(line["validation"]) for line in lines] == [0.5 + i / 100 for i in range(1, len(tries) + 1)]
-    table = (results / "tried.md").read_text()
+    table = (results / "ablations.md").read_text()
     assert "| the recipe | 0.510 |  |" in table and "| another seed | 0.520 | +0.010 |" in table
-    tried.main()
+    ablations.main()
     assert len(trained) == len(tries)
     # A try whose settings are others now is made again, and stands where it stood.
     lines[1]["settings"] = "{}"
-    write_rows(results / "tried.csv", lines)
-    tried.main()
+    write_rows(results / "ablations.csv", lines)
+    ablations.main()
     assert trained[len(tries) :] == ["another seed"]
-    assert [line["tried"] for line in tried.read(results / "tried.csv")] == [row["tried"] for row in tries]
+    assert [line["tried"] for line in ablations.read(results / "ablations.csv")] == [row["tried"] for row in tries]
 
 
 def test_the_table_of_what_was_tried_is_of_the_plan_as_it_is(scripts):
-    tried, results = scripts["tried"], TRAIN.parent / "results"
-    lines = tried.read(results / "tried.csv")
-    plan = map(tried.settings_of, tried.rows(yaml.safe_load((TRAIN / "tried.yaml").read_text())))
-    assert set(map(tried.settings_of, lines)) <= set(plan)
-    assert (results / "tried.md").read_text() == tried.markdown(lines)
+    ablations, results = scripts["ablations"], TRAIN.parent / "results"
+    lines = ablations.read(results / "ablations.csv")
+    plan = map(ablations.settings_of, ablations.rows(yaml.safe_load((TRAIN / "ablations.yaml").read_text())))
+    assert set(map(ablations.settings_of, lines)) <= set(plan)
+    assert (results / "ablations.md").read_text() == ablations.markdown(lines)
 
 
 def test_a_reproduced_row_is_trained_by_its_script(scripts, data, monkeypatch, tmp_path):
@@ -266,7 +267,7 @@ def test_a_trained_row_is_measured_once(scripts, tiny_runs, tiny_lgg, data, monk
     assert (tmp_path / "model_cards" / "tiny.md").is_file() and "Grad-CAM" in (output / CARD).read_text()
     (output / GRADCAM).unlink()
     assert again("resnet18-lgg", tiny_lgg, output) == [["explain", "test"], ["card", "--copies"]]
-    content = RunFolder.open(output).metrics
+    content = json.loads((output / METRICS).read_text())
     write_json(output / METRICS, content | {"patient/validation": content["patient/validation"] | {"weights": "old"}})
     assert again("resnet18-lgg", tiny_lgg, output) == [["evaluate", "validation"], ["card", "--copies"]]
     # Trained again where a clone has the measurements of other weights: each is made again.
@@ -549,7 +550,7 @@ def test_the_encoder_of_a_resunet_starts_a_classifier(architecture, tmp_path):
     write_rows(child / "split.csv", [{"file": "yes/0001.jpg", "sha256": "0" * 16, "split": "train"}])
     for lgg in (True, False):
         origins = [{"source": "x", "weights": None, "lgg": lgg}]
-        write_json(child / "training.json", training | {"first_weights": origins})
+        write_json(child / "training.json", training | {"initial_weights": origins})
         assert load_encoder(model, str(child), pictures)["lgg"] is lgg
     write_rows(tmp_path / "split.csv", rows + [{"patient_id": "P1", "slice_index": 4, "split": "train"}])
     for start in (tmp_path, tmp_path / WEIGHTS):
@@ -582,7 +583,7 @@ def test_frozen_weights_of_a_run_are_those_it_started_from(scripts, tiny_lgg, tm
         assert same != key.startswith("fc."), key
     training = RunFolder.open(output).training
     assert training.trainable_parameters == 512 * 2 + 2
-    assert [origin.source for origin in training.first_weights] == ["start.safetensors"]
+    assert [origin.source for origin in training.initial_weights] == ["start.safetensors"]
 
 
 def test_the_finder_is_asked_once(scripts, tiny_lgg, tmp_path):

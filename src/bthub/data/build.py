@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features
 
-from bthub.data import card, image_folder, lgg, summary
+from bthub.data import card, facts, image_folder, lgg, summary
 from bthub.data.archive import Source
 from bthub.data.dataset import BuiltDataset
 from bthub.data.fingerprint import name_of
+from bthub.data.progress import progress_bar
 from bthub.data.splits import patient_split, slice_split
 from bthub.errors import BthubError
-from bthub.progress import progress_bar
 
 CARD = "README.md"
 _ROWS_PER_GROUP = 100
@@ -161,7 +161,7 @@ def _lgg_splits(files: Source, slices: list[lgg.Slice]) -> list[tuple[str, str]]
 
 
 def _build_lgg(files: Source, slices: list[lgg.Slice], splits: list[tuple[str, str]], folder: Path) -> None:
-    facts: list[summary.SliceFacts] = []
+    counted: list[summary.SliceFacts] = []
     sizes: set[tuple[int, int]] = set()
     digests: set[bytes] = set()
     copied = {patient: dict.fromkeys(lgg.FILLED, True) for patient in {entry.patient_id for entry in slices}}
@@ -171,7 +171,7 @@ def _build_lgg(files: Source, slices: list[lgg.Slice], splits: list[tuple[str, s
             read = lgg.read_slice(files, entry)
             row = read.row
             parquet.add(f"data/patient-{by_patient}/slice-{by_slice}.parquet", row)
-            facts.append(
+            counted.append(
                 summary.SliceFacts(row["patient_id"], row["institution"], row["tumor_pixels"], (by_patient, by_slice))
             )
             sizes.add(read.size)
@@ -179,8 +179,9 @@ def _build_lgg(files: Source, slices: list[lgg.Slice], splits: list[tuple[str, s
             for channel, filled in read.filled.items():
                 copied[row["patient_id"]][channel] &= filled
     patients = {channel: sum(filled[channel] for filled in copied.values()) for channel in lgg.FILLED}
-    text = card.lgg_card(facts, sizes, patients, repeats=len(slices) - len(digests), content=content_digest(folder))
+    text = card.lgg_card(counted, sizes, patients, repeats=len(slices) - len(digests), content=content_digest(folder))
     (folder / CARD).write_text(text, encoding="utf-8")
+    facts.write(folder, facts.LGG)
 
 
 def _build_folders(
@@ -214,7 +215,7 @@ def _build_folders(
         splits = image_folder.draw_splits(pictures, groups, held_out)
     elsewhere = image_folder.also_in(splits, groups)
     classes = sorted({picture.label for picture in pictures})
-    facts = []
+    counted = []
     with ParquetFiles(folder, image_folder.features(classes, boxes=bool(boxes))) as parquet:
         columns = zip(pictures, splits, groups, elsewhere, strict=True)
         for picture, split, group, also_in in progress_bar(columns, "Writing", len(pictures), unit="image"):
@@ -224,10 +225,10 @@ def _build_folders(
             if boxes:
                 row["box"] = boxes.get(picture.file)
             parquet.add(f"data/{split}.parquet", row)
-            facts.append(summary.PictureFacts(split, picture.label, group))
+            counted.append(summary.PictureFacts(split, picture.label, group))
     text = card.folders_card(
         files.title,
-        facts,
+        counted,
         shipped=pictures[0].shipped is not None,
         held_out=held_out,
         content=content_digest(folder),
@@ -237,11 +238,12 @@ def _build_folders(
         in_gaps=in_gaps,
     )
     (folder / CARD).write_text(text, encoding="utf-8")
+    facts.write(folder, facts.of_pictures(files.title, classes, boxes=bool(boxes)))
 
 
 def _thumbnails(data: Path) -> list[np.ndarray]:
     """Of every picture of a built image-folder set."""
     built = BuiltDataset(data)
-    if built.is_lgg:
+    if built.facts.split_in_several_ways:
         raise BthubError(f"{data}: this has LGG slices; --exclude-similar-to takes an image-folder set")
     return [image_folder.thumbnail(image) for split in built.splits() for image in built.load(split)["image"]]

@@ -5,10 +5,13 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
+import pyarrow.parquet as pq
 from datasets import (
     Dataset,
+    Features,
     IterableDataset,
     concatenate_datasets,
     get_dataset_config_names,
@@ -16,14 +19,16 @@ from datasets import (
     load_dataset,
 )
 from datasets.exceptions import DatasetsError
-from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HTTPError  # type: ignore[attr-defined]
 from PIL.Image import Image
 
+from bthub.data.facts import DEFAULT, FACTS, Facts, derived, read
+from bthub.data.network import check_hub, hub_trouble
+from bthub.data.progress import progress_bar
 from bthub.data.splits import FOLD_PROTOCOLS, PROTOCOLS, fold_split
 from bthub.errors import BthubError
 from bthub.imaging.image_io import upright_rgb
-from bthub.network import check_hub, hub_trouble
-from bthub.progress import progress_bar
 
 
 class BuiltDataset:
@@ -81,10 +86,21 @@ class BuiltDataset:
                 "and if it is a Hub id check its spelling and the network"
             ) from error
 
-    @property
-    def is_lgg(self) -> bool:
-        """Whether it has the two protocols of LGG; an image-folder set has one configuration, "default"."""
-        return set(PROTOCOLS) <= set(self.configs)
+    @cached_property
+    def facts(self) -> Facts:
+        """What the set is: its `dataset.json`, or what its columns tell of one that was built before there was that."""
+        folder = Path(self.name)
+        if self.remote:
+            try:
+                return read(Path(hf_hub_download(self.name, FACTS, repo_type="dataset", revision=self.revision)))
+            except (EntryNotFoundError, OSError):
+                return derived(self.name, (), self.configs)
+        if (folder / FACTS).is_file():
+            return read(folder / FACTS)
+        first = next((folder / "data").rglob("*.parquet"))
+        with self._reading():
+            features = Features.from_arrow_schema(pq.read_schema(first))
+        return derived(folder.resolve().name, features, self.configs, features["label"].names)
 
     def config(self, protocol: str) -> str:
         """The configuration that holds a protocol."""
@@ -92,7 +108,8 @@ class BuiltDataset:
         if protocol not in known:
             raise BthubError(f"unknown protocol {protocol!r}; choose one of {', '.join(known)}")
         # A fold's splits are made of those of protocol patient: on the Hub there is no configuration for it.
-        config = ("patient" if protocol in FOLD_PROTOCOLS else protocol) if self.is_lgg else "default"
+        config = "patient" if protocol in FOLD_PROTOCOLS else protocol
+        config = config if protocol in self.facts.protocols else DEFAULT
         if config not in self.configs:
             raise BthubError(
                 f"{self.name}: no configuration {config!r}, only {', '.join(self.configs)}; "
@@ -112,12 +129,12 @@ class BuiltDataset:
         if split not in splits:
             raise BthubError(f"{self.name}: no split {split!r}; choose one of {', '.join(splits)}")
         with self._reading():
-            if not self.is_lgg or protocol in PROTOCOLS:
+            if protocol not in self.facts.protocols or protocol in PROTOCOLS:
                 rows = load_dataset(self.name, config, split=split, revision=self.revision)
             else:
                 every = [load_dataset(self.name, config, split=name, revision=self.revision) for name in splits]
                 rows = concatenate_datasets(every)
-            if not self.is_lgg:
+            if protocol not in self.facts.protocols:
                 return rows
             # A split may lie in several files, each sorted by itself.
             keys = list(zip(rows["patient_id"], rows["slice_index"], strict=True))
@@ -172,6 +189,11 @@ def load_split(dataset: str | Path, split: str, protocol: str = "patient", revis
         BthubError: there is no such data set, protocol or split, or its files are damaged.
     """
     return BuiltDataset(dataset, revision).load(split, protocol)
+
+
+def facts_of(dataset: str | Path) -> Facts:
+    """What a data set is; it raises as `load_split`."""
+    return BuiltDataset(dataset).facts
 
 
 def batches(rows: Dataset, size: int, doing: str) -> Iterator[list[Image]]:

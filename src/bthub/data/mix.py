@@ -17,10 +17,11 @@ from datasets import Image as ImageFeature
 from bthub.data import card, image_folder, lgg
 from bthub.data.build import CARD, ParquetFiles, content_digest, whole_or_nothing
 from bthub.data.dataset import BuiltDataset
+from bthub.data.facts import Facts, of_mixture, write
 from bthub.data.fingerprint import name_of
+from bthub.data.progress import progress_bar
 from bthub.errors import BthubError
 from bthub.imaging.labels import is_healthy
-from bthub.progress import progress_bar
 
 MIXED = ("train", "validation", "test")
 FEATURES = Features(
@@ -93,15 +94,15 @@ def mix(sets: Sequence[Path], out: Path, test_only: Sequence[Path] = ()) -> Mixt
     parts = [(name, split, rows) for name, each in built.items() for split, rows in _splits(each)]
     looked_at = []
     for name, split, rows in parts:
-        classes = rows.features["label"].names
+        classes, kind = rows.features["label"].names, _kind(built[name].facts)
         pictures = zip(rows["image"], rows["label"][:], strict=True)
         for image, label in progress_bar(pictures, f"Comparing {name} {split}", len(rows), unit="image"):
             assigned = "test" if name in tested else split
-            looked_at.append(Row(name, assigned, classes[label], image_folder.thumbnail(image), _kind(rows)))
+            looked_at.append(Row(name, assigned, classes[label], image_folder.thumbnail(image), kind))
     mixture = arrange(looked_at)
 
     with whole_or_nothing(out) as folder:
-        facts: Counter[tuple[str, str, str]] = Counter()
+        counted: Counter[tuple[str, str, str]] = Counter()
         elsewhere = image_folder.also_in([split or "train" for split in mixture.splits], mixture.group)
         decided = zip(looked_at, mixture.splits, mixture.group, elsewhere, strict=True)
         with ParquetFiles(folder, FEATURES) as parquet:
@@ -112,9 +113,11 @@ def mix(sets: Sequence[Path], out: Path, test_only: Sequence[Path] = ()) -> Mixt
                 label = lgg.LABELS[0] if is_healthy(about.label) else lgg.LABELS[1]
                 row |= {"label": lgg.LABELS.index(label), "class": about.label, "source": about.source}
                 parquet.add(f"data/{split}.parquet", {**row, "group": group, "also_in": also_in})
-                facts[about.source, split, label] += 1
-        text = card.mixture_card(out.resolve().name, facts, mixture.left_out, sorted(tested), content_digest(folder))
+                counted[about.source, split, label] += 1
+        name = out.resolve().name
+        text = card.mixture_card(name, counted, mixture.left_out, sorted(tested), content_digest(folder))
         (folder / CARD).write_text(text, encoding="utf-8")
+        write(folder, of_mixture(name, [each.facts for each in built.values()], sources=(*built,)))
     return mixture
 
 
@@ -166,10 +169,10 @@ def arrange(rows: Sequence[Row]) -> Mixture:
     return Mixture(splits, group.tolist(), left_out)
 
 
-def _kind(rows: Dataset) -> str:
-    if "patient_id" in rows.column_names:
+def _kind(facts: Facts) -> str:
+    if facts.patients:
         return PATIENTS
-    return CONSECUTIVE if "box" in rows.column_names else PICTURES
+    return CONSECUTIVE if facts.boxes else PICTURES
 
 
 def _splits(built: BuiltDataset) -> Iterator[tuple[str, Dataset]]:

@@ -72,10 +72,10 @@ def describe(dataset: str) -> str:
         BthubError: there is no such data set.
     """
     built = BuiltDataset(dataset)
-    if built.is_lgg:
+    if built.facts.split_in_several_ways:
         slices = _read_slices(built)
         tables = [table.text() for table in lgg_tables(slices)]
-        return "\n\n".join([f"{dataset}: LGG MRI Segmentation\n{lgg_share(slices)}", *tables])
+        return "\n\n".join([f"{dataset}: {built.facts.title}\n{lgg_share(slices)}", *tables])
     pictures = _read_pictures(built)
     return "\n\n".join(
         [

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
 
+from bthub.data.progress import progress_bar
 from bthub.imaging.image_io import upright_rgb
 from bthub.imaging.kinds import FLAIR_LIKE, OTHER_MRI
 from bthub.imaging.kinds import THREE_SEQUENCES as THREE_SEQUENCES_KIND
-from bthub.progress import progress_bar
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -5,7 +5,6 @@ seem to see tumors in figures over all of them; within a source it has to look.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -25,7 +24,6 @@ from bthub.evaluation.source_metrics import (
 )
 from bthub.imaging.kinds import kind_of
 from bthub.metrics.info import CENTER_IN_BOX
-from bthub.metrics.interval import Interval
 from bthub.metrics.segmentation import center_in_box
 from bthub.models.classifier import load_classifier
 from bthub.models.input_check import load_input_check
@@ -37,14 +35,14 @@ from bthub.runs.folder import (
     PREDICTIONS,
     SOURCES,
     RunFolder,
-    write_json,
     write_rows,
 )
+from bthub.runs.schema import MeasuredSources
 
 
 def evaluate_sources(
     folder: RunFolder, rows: Rows, split: str, *, name: str, command: str, batch_size: int, device: str
-) -> dict:
+) -> MeasuredSources:
     """Measure a run on a split of a mixture.
 
     Writes `predictions/mix-<split>.csv` and the entry of that split in `sources.json`.
@@ -84,10 +82,7 @@ def evaluate_sources(
         "command": command,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    path = folder.path / SOURCES
-    # Read again: another split may have been evaluated meanwhile.
-    write_json(path, {**(replace(folder).sources if path.exists() else {}), split: entry})
-    return entry
+    return folder.record(SOURCES, entry, split).sources[split]
 
 
 def _ids(rows: Rows, shown: Sequence[View]) -> list[dict[str, str]]:
@@ -152,23 +147,15 @@ def _localize(
     return lines
 
 
-def summary(entry: dict) -> str:
+def summary(entry: MeasuredSources) -> str:
     """The main figures of an entry of `sources.json` as a table."""
     wanted = (
         ("roc_auc", "balanced_accuracy", "recall", "specificity", "ece")
-        if entry["task"] == CLASSIFICATION
-        else ("dice_volume_mean", "dice_tumor_slices", "healthy_slices_with_mask", CENTER_IN_BOX)
+        if entry.task == CLASSIFICATION
+        else ("dice_volume_mean", "dice_tumor_slices", "tumor_free_slices_with_mask", CENTER_IN_BOX)
     )
-    lines = [entry["command"], f"{'':24}{'images':>7}{'tumor':>7}" + "".join(f"{name[:18]:>20}" for name in wanted)]
-    for key, found in entry["by_source"].items():
-        figures = "".join(f"{_figure(found['metrics'].get(name)):>20}" for name in wanted)
-        lines.append(f"{key:24}{found['samples']:>7}{found['tumor']:>7}{figures}")
+    lines = [entry.command, f"{'':24}{'images':>7}{'tumor':>7}" + "".join(f"{name[:22]:>24}" for name in wanted)]
+    for key, found in entry.by_source.items():
+        figures = "".join(f"{format(found.metrics.get(name, ''), '') or '-':>24}" for name in wanted)
+        lines.append(f"{key:24}{found.samples:>7}{found.tumor:>7}{figures}")
     return "\n".join(lines)
-
-
-def _figure(value: Interval | None) -> str:
-    if value is None or value["value"] is None:
-        return "-"
-    if value["low"] is None:
-        return f"{value['value']:.3f}"
-    return f"{value['value']:.3f} ({value['low']:.2f}-{value['high']:.2f})"

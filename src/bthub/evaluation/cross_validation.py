@@ -49,14 +49,14 @@ def cross_validation(runs: Sequence[RunFolder]) -> dict:
         run, key = by_protocol[protocol], f"{protocol}/test"
         entry = measured_entry(run, key)
         pooled += run.predictions(key)
-        folds.append({"name": run.id, "protocol": protocol, "weights": entry["weights"], "metrics": entry["metrics"]})
+        folds.append({"name": run.id, "protocol": protocol, "weights": entry.weights, "metrics": entry.metrics})
     images = [image_key(row) for row in pooled]
     if len(set(images)) != len(images):
         raise BthubError("an image is in the test split of two folds: evaluate the folds on one data set")
     command = "bthub cross-validate " + " ".join(as_named(by_protocol[protocol].path) for protocol in FOLD_PROTOCOLS)
-    ill = measure([row for row in pooled if row["tumor_px"] != "0"], {})["metrics"]
+    ill = measure([row for row in pooled if row["tumor_px"] != "0"])["metrics"]
     facts = {"runs": folds, "config": first[1], "command": command, "tumor_slices": rounded(ill)}
-    return facts | rounded(measure(pooled, {}))
+    return facts | rounded(measure(pooled))
 
 
 def folds(runs: Iterable[RunFolder]) -> dict[str, list[RunFolder]]:

@@ -12,11 +12,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from datasets import Dataset as Rows
 
-from bthub.data.dataset import batches, load_split
+from bthub.data.dataset import batches, facts_of, load_split
+from bthub.data.facts import DEFAULT
 from bthub.data.fingerprint import describe_rows, listed, name_of
 from bthub.errors import BthubError
 from bthub.evaluation import by_source, plots
@@ -37,9 +39,9 @@ from bthub.runs.folder import (
     PREDICTIONS,
     SPLIT,
     RunFolder,
-    write_json,
     write_rows,
 )
+from bthub.runs.schema import DataSet, Measured, MeasuredBackend, MeasuredSources, Settings
 
 GALLERY = 8
 TORCH = "torch"
@@ -56,7 +58,7 @@ def evaluate(
     device: str | None = None,
     backend: str = TORCH,
     stage: Any = None,
-) -> dict:
+) -> Measured | MeasuredSources | MeasuredBackend:
     """Measure a run on a split.
 
     Writes `predictions/<protocol>-<split>.csv` and the entry `<protocol>/<split>` of `metrics.json`; other entries
@@ -88,8 +90,8 @@ def evaluate(
     rows = load_split(data, split, protocol)
     if len(rows) == 0:
         raise BthubError(f"{data} has no images in split {split} of protocol {protocol}: choose another split")
-    name = name_of(data)
-    if "source" in rows.column_names:
+    name, facts = name_of(data), facts_of(data)
+    if facts.sources:
         refuse_known_images(folder, rows, split)
         return evaluate_sources(
             folder,
@@ -101,31 +103,33 @@ def evaluate(
             device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
         )
     command = f"bthub evaluate {folder.id} --data {name} --split {split}"
-    if "patient_id" not in rows.column_names:
-        protocol = "default"
+    if protocol not in facts.protocols:
+        protocol = DEFAULT
     elif protocol != own_protocol:
         command += f" --protocol {protocol}"
     refuse_known_images(folder, rows, split)
     dataset = {"name": name, **describe_rows(rows)}
-    if there := _known(folder).get(f"{protocol}/{split}"):
-        _refuse_another_set(folder, f"{protocol}/{split}", there["dataset"], dataset)
+    key = f"{protocol}/{split}"
+    if there := _known(folder).get(key):
+        _refuse_another_set(folder, key, there.dataset, dataset)
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if folder.task != CLASSIFICATION and not facts.masks:
+        raise BthubError(f"{folder.id} outlines tumors, but the data set has no masks: evaluate it on the LGG data set")
     if folder.task == CLASSIFICATION:
         predictions, settings = _classify(folder, rows, batch_size, stage or load_classifier(folder, device))
+        given = msgspec.to_builtins(settings)
     else:
-        predictions, settings = _localize(folder, rows, batch_size, stage or load_localizer(folder, device))
+        predictions, given = _localize(folder, rows, batch_size, stage or load_localizer(folder, device))
+        settings = Settings()
     if backend != TORCH:
         command += f" --backend {backend}"
-        entry = _against_torch(folder, f"{protocol}/{split}", rows, predictions, settings, backend, stage)
+        entry = _against_torch(folder, key, rows, predictions, settings, backend, stage)
         entry |= {"dataset": dataset, "command": command, "date": datetime.now(UTC).isoformat(timespec="seconds")}
-        known = replace(folder).onnx_metrics
-        known = {**known, backend: {**known.get(backend, {}), f"{protocol}/{split}": entry}}
-        write_json(folder.path / ONNX_METRICS, known)
-        return entry
+        return folder.record(ONNX_METRICS, entry, backend, key).onnx_metrics[backend][key]
     entry = {
         "task": folder.task,
-        **settings,
+        **given,
         **measure(predictions, settings),
         "dataset": dataset,
         "weights": folder.revision,
@@ -139,14 +143,14 @@ def evaluate(
     }
     (folder.path / PREDICTIONS).mkdir(exist_ok=True)
     write_rows(folder.path / PREDICTIONS / f"{protocol}-{split}.csv", predictions)
-    # Read again: another split may have been evaluated meanwhile.
-    write_json(folder.path / METRICS, {**_known(folder), f"{protocol}/{split}": entry})
-    _gallery(folder, f"{protocol}/{split}", rows, predictions, device)
-    return entry
+    measured = folder.record(METRICS, entry, key).metrics[key]
+    if facts.shown:
+        _gallery(folder, key, rows, predictions, device)
+    return measured
 
 
 def _against_torch(
-    folder: RunFolder, key: str, rows: Rows, predictions: Predictions, settings: dict, backend: str, stage: Any
+    folder: RunFolder, key: str, rows: Rows, predictions: Predictions, settings: Settings, backend: str, stage: Any
 ) -> dict:
     """What a backend's predictions are worth beside those in torch, of which the folder has the figures.
 
@@ -160,27 +164,27 @@ def _against_torch(
         BthubError: the figures in torch aren't there, or are of other weights.
     """
     there = _known(folder).get(key)
-    if there is None or there["weights"] != folder.revision:
+    if there is None or there.weights != folder.revision:
         raise BthubError(
             f"{folder.path / METRICS} has no {key} of the weights {folder.revision} to compare {backend} "
             "with: first run the same command without --backend"
         )
-    found, reference = measure(predictions, settings)["metrics"], there["metrics"]
-    values = [(reference[name]["value"], found[name]["value"]) for name in LOSING if name in reference]
+    found, reference = measure(predictions, settings)["metrics"], there.metrics
+    values = [(reference[name].value, found[name].value) for name in LOSING if name in reference]
     losses = [before - after for before, after in values if before is not None and after is not None]
     if not losses:
         raise BthubError(f"none of {', '.join(LOSING)} is defined on {key}: choose a split with tumor and without")
     name = ONNX_QUANTIZED if backend.endswith("int8") else ONNX_MODEL
     entry = {
         "weights": folder.revision,
-        "file_sha256": folder.onnx["files"][name]["sha256"],
+        "file_sha256": folder.onnx.files[name].sha256,
         "samples": len(predictions),
         "metrics": found,
-        "reference": {name: reference[name]["value"] for name in reference},
+        "reference": {name: reference[name].value for name in reference},
         "loss": max(losses),
     }
     if folder.task == CLASSIFICATION:
-        columns = [PROBABILITY + label for label in settings["labels"]]
+        columns = [PROBABILITY + label for label in settings.labels]
         pairs = zip(predictions, folder.predictions(key), strict=True)
         differences = [abs(float(one[name]) - float(other[name])) for one, other in pairs for name in columns]
         return entry | {"largest_difference": max(differences)}
@@ -195,54 +199,52 @@ def _against_torch(
     return entry | {"agreement": {"slices": len(chosen), "with_mask": len(overlaps), "dice": agreement}}
 
 
-def backend_summary(entry: dict) -> str:
+def backend_summary(entry: MeasuredBackend) -> str:
     """What an entry of `onnx/metrics.json` says, in lines."""
-    lines = [f"{entry['samples']} images ({entry['command']})"]
+    lines = [f"{entry.samples} images ({entry.command})"]
     for name in LOSING:
-        if name in entry["reference"]:
-            after, before = entry["metrics"][name]["value"], entry["reference"][name]
+        if name in entry.reference:
+            after, before = entry.metrics[name].value, entry.reference[name]
             told = ("-" if value is None else f"{value:.4f}" for value in (after, before))
             lines.append(f"{readable(name):48}{', in torch '.join(told)}")
-    if "largest_difference" in entry:
-        lines.append(f"probabilities within {entry['largest_difference']:.2g} of torch")
-    else:
-        near = entry["agreement"]
-        lines.append(f"Dice with torch's masks on {near['slices']} slices: {near['dice']:.4f}")
-    fine = entry["loss"] <= LOSS_ALLOWED
-    lines.append(
-        f"loses {max(0.0, entry['loss']):.4f}" + ("" if fine else f", more than {LOSS_ALLOWED}: it doesn't ship")
-    )
+    if entry.largest_difference is not None:
+        lines.append(f"probabilities within {entry.largest_difference:.2g} of torch")
+    if near := entry.agreement:
+        lines.append(f"Dice with torch's masks on {near.slices} slices: {near.dice:.4f}")
+    fine = entry.loss <= LOSS_ALLOWED
+    lines.append(f"loses {max(0.0, entry.loss):.4f}" + ("" if fine else f", more than {LOSS_ALLOWED}: it doesn't ship"))
     return "\n".join(lines)
 
 
-def _known(folder: RunFolder) -> dict:
+def _known(folder: RunFolder) -> dict[str, Measured]:
     """The evaluations that the run has by now: a folder remembers what it has read, a copy of it doesn't."""
     return replace(folder).metrics if (folder.path / METRICS).exists() else {}
 
 
-def _refuse_another_set(folder: RunFolder, key: str, known: dict, dataset: dict) -> None:
+def _refuse_another_set(folder: RunFolder, key: str, known: DataSet, dataset: dict) -> None:
     """Figures are kept by protocol and split: those of one data set don't take the place of another's."""
-    if known["name"] != dataset["name"] and known["sha256"] != dataset["sha256"]:
+    if known.name != dataset["name"] and known.sha256 != dataset["sha256"]:
         raise BthubError(
-            f"{folder.path / METRICS} has {key} of {known['name']}, which the results of {dataset['name']} would "
+            f"{folder.path / METRICS} has {key} of {known.name}, which the results of {dataset['name']} would "
             "replace: evaluate a copy of the run folder"
         )
 
 
-def summary(entry: dict) -> str:
-    """The main results of an entry of `metrics.json` or `sources.json` as a short table."""
-    if "by_source" in entry:
+def summary(entry: Measured | MeasuredSources | MeasuredBackend) -> str:
+    """The main results of an entry of `metrics.json`, `sources.json` or `onnx/metrics.json` as a short table."""
+    if isinstance(entry, MeasuredSources):
         return by_source.summary(entry)
-    patients = f" of {entry['groups']} patients" if "patients" in entry["dataset"] else ""
-    lines = [f"{entry['samples']} images{patients} ({entry['command']})", *figures_table(entry)]
-    if "confusion_matrix" in entry:
+    if isinstance(entry, MeasuredBackend):
+        return backend_summary(entry)
+    patients = f" of {entry.groups} patients" if entry.dataset.patients is not None else ""
+    lines = [f"{entry.samples} images{patients} ({entry.command})", *figures_table(entry.metrics)]
+    if entry.confusion_matrix:
         lines.append("confusion matrix, rows are the reference")
-        width = max(len(label) for label in entry["labels"]) + 2
-        lines.append(" " * width + "".join(f"{label:>{width}}" for label in entry["labels"]))
-        for label, row in zip(entry["labels"], entry["confusion_matrix"], strict=True):
+        width = max(len(label) for label in entry.labels) + 2
+        lines.append(" " * width + "".join(f"{label:>{width}}" for label in entry.labels))
+        for label, row in zip(entry.labels, entry.confusion_matrix, strict=True):
             lines.append(f"{label:{width}}" + "".join(f"{count:>{width}}" for count in row))
-    else:
-        lines += [f"{readable(name):48}{count}" for name, count in entry["counts"].items()]
+    lines += [f"{readable(name):48}{count}" for name, count in entry.counts.items()]
     return "\n".join(lines)
 
 
@@ -266,8 +268,6 @@ def refuse_known_images(folder: RunFolder, rows: Rows, split: str) -> None:
 
 def _gallery(folder: RunFolder, key: str, rows: Rows, predictions: Predictions, device: str) -> None:
     """Draw GALLERY slices, evenly spaced from the one that the run does best to the one that it does worst."""
-    if "patient_id" not in rows.column_names:
-        return  # an image-folder set, whose terms may not let its images be shown with the run
     if folder.task == CLASSIFICATION:
         # Sorted by the probability that the run gave to what is true.
         scores = [float(row[PROBABILITY + row["label"]]) for row in predictions]
@@ -289,7 +289,7 @@ def _gallery(folder: RunFolder, key: str, rows: Rows, predictions: Predictions, 
     plots.draw_gallery(folder, key, pictures, [titles[i] for i in chosen], **outlines)
 
 
-def _classify(folder: RunFolder, rows: Rows, batch_size: int, classifier: Any) -> tuple[Predictions, dict]:
+def _classify(folder: RunFolder, rows: Rows, batch_size: int, classifier: Any) -> tuple[Predictions, Settings]:
     """Predictions of a classifier, and the settings they are measured with."""
     names = rows.features["label"].names
     if names != classifier.labels:
@@ -297,14 +297,8 @@ def _classify(folder: RunFolder, rows: Rows, batch_size: int, classifier: Any) -
             f"{folder.id} has the classes {', '.join(classifier.labels)}, but the data set has {', '.join(names)}: "
             "evaluate it on a data set with its own classes"
         )
-    calibration = folder.detector_calibration
-    band = calibration.review_band
-    fitted = {
-        "temperature": calibration.temperature,
-        "threshold": calibration.threshold,
-        "review_band": None if band is None else list(band),
-    }
-    settings = {"labels": classifier.labels, **fitted}
+    fitted = folder.detector_calibration
+    settings = Settings(classifier.labels, fitted.temperature, fitted.threshold, fitted.referral_band)
     sizes = rows["tumor_pixels"][:] if "tumor_pixels" in rows.column_names else None
     probabilities = (p for images in batches(rows, batch_size, "evaluating") for p in classifier.predict(images))
     predictions = [
@@ -322,8 +316,6 @@ def _classify(folder: RunFolder, rows: Rows, batch_size: int, classifier: Any) -
 
 def _localize(folder: RunFolder, rows: Rows, batch_size: int, localizer: Any) -> tuple[Predictions, dict]:
     """Predictions of a ResUNet without a detector before it, and the settings they are made with."""
-    if "mask" not in rows.column_names:
-        raise BthubError(f"{folder.id} outlines tumors, but the data set has no masks: evaluate it on the LGG data set")
     masks = (mask for images in batches(rows, batch_size, "evaluating") for mask in localizer.masks(images))
     predictions = []
     for ids, row, found in zip(_ids(rows), rows.select_columns(["mask"]), masks, strict=True):

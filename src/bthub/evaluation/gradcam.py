@@ -19,7 +19,8 @@ from bthub.errors import BthubError
 from bthub.imaging.head import head_mask
 from bthub.metrics.bootstrap import mean_and_median
 from bthub.models.classifier import Classifier, load_classifier
-from bthub.runs.folder import CLASSIFICATION, GRADCAM, PREDICTIONS, RunFolder, write_json, write_rows
+from bthub.runs.folder import CLASSIFICATION, GRADCAM, PREDICTIONS, RunFolder, write_rows
+from bthub.runs.schema import GradCam
 
 DETECTOR = {"no_tumor", "tumor"}
 IDS = ("patient_id", "slice_index", "institution")
@@ -33,7 +34,7 @@ def explain(
     protocol: str | None = None,
     batch_size: int = 16,
     device: str | None = None,
-) -> dict:
+) -> GradCam:
     """Measure how much of a detector's Grad-CAM of "tumor" lies inside the experts' outlines.
 
     Writes `predictions/<protocol>-<split>-gradcam.csv`, a row a tumor slice, and the entry `<protocol>/<split>` of
@@ -55,7 +56,7 @@ def explain(
             slices that the run was trained or chosen on.
     """
     # Here, because the dashboard draws maps and shouldn't wait for what reads data sets.
-    from bthub.data.dataset import batches, load_split
+    from bthub.data.dataset import batches, facts_of, load_split
     from bthub.data.fingerprint import describe_rows, name_of
     from bthub.evaluation.evaluate import refuse_known_images
 
@@ -69,7 +70,7 @@ def explain(
     own_protocol = folder.training.protocol
     protocol = protocol or own_protocol
     rows = load_split(data, split, protocol)
-    if "mask" not in rows.column_names:
+    if not facts_of(data).masks:
         raise BthubError(
             f"{data} has no outlines to compare a map with: give the LGG set, as bthub data build wrote it"
         )
@@ -101,8 +102,8 @@ def explain(
     }
     (folder.path / PREDICTIONS).mkdir(exist_ok=True)
     write_rows(folder.path / PREDICTIONS / f"{protocol}-{split}-gradcam.csv", lines)
-    write_json(folder.path / GRADCAM, {**folder.gradcam, f"{protocol}/{split}": entry})
-    return entry
+    key = f"{protocol}/{split}"
+    return folder.record(GRADCAM, entry, key).gradcam[key]
 
 
 def measure(lines: list[dict[str, str]]) -> dict:
@@ -110,7 +111,7 @@ def measure(lines: list[dict[str, str]]) -> dict:
 
     Returns:
         `samples`, `groups` (tumor slices, patients), `empty_maps` (slices on which nothing spoke for a tumor: their
-        agreement is 0), `agreement` (`mean` and `median`, each with an interval that resamples patients; see the
+        agreement is 0), `pointing_game` (`mean` and `median`, each with an interval that resamples patients; see the
         function of this name) and `chance` (mean share of the `picture` and of the `head` that the outline covers: what
         a map scores that is spread evenly over either).
     """
@@ -118,20 +119,19 @@ def measure(lines: list[dict[str, str]]) -> dict:
     return {
         "samples": len(lines),
         "groups": len(set(patients)),
-        "empty_maps": sum(line["agreement"] == "" for line in lines),
-        "agreement": mean_and_median(np.array([float(line["agreement"] or 0) for line in lines]), patients),
+        "empty_maps": sum(line["pointing_game"] == "" for line in lines),
+        "pointing_game": mean_and_median(np.array([float(line["pointing_game"] or 0) for line in lines]), patients),
         "chance": {of: float(np.mean([float(line[share]) for line in lines])) for of, share in _CHANCE.items()},
     }
 
 
-def summary(entry: dict) -> str:
+def summary(entry: GradCam) -> str:
     """An entry of `gradcam.json` in a line."""
-    found, chance = entry["agreement"]["mean"], entry["chance"]
-    ends = "" if found["low"] is None else f" ({found['low']:.3f} to {found['high']:.3f})"
+    chance = entry.chance
     return (
-        f"{found['value']:.3f}{ends} of the heat lies on the tumor; by chance {chance['picture']:.3f} of the picture, "
-        f"{chance['head']:.3f} of the head; {entry['samples']} slices of {entry['groups']} patients, "
-        f"on {entry['empty_maps']} there is no heat"
+        f"{entry.pointing_game.mean:.3f} of the heat lies on the tumor; by chance {chance.picture:.3f} of the picture, "
+        f"{chance.head:.3f} of the head; {entry.samples} slices of {entry.groups} patients, "
+        f"on {entry.empty_maps} there is no heat"
     )
 
 
@@ -139,11 +139,11 @@ _CHANCE = {"picture": "picture_share", "head": "head_share"}
 
 
 def _compared(image: Image.Image, heatmap: np.ndarray, mask: np.ndarray) -> dict[str, str]:
-    """The figures of a slice as a row of the file; `agreement` is empty where the map is."""
-    found = agreement(heatmap, mask)
+    """The figures of a slice as a row of the file; `pointing_game` is empty where the map is."""
+    found = pointing_game(heatmap, mask)
     return {
         "tumor_px": str(int(mask.sum())),
-        "agreement": "" if found is None else repr(found),
+        "pointing_game": "" if found is None else repr(found),
         **{_CHANCE[of]: repr(share) for of, share in chance(image, mask).items()},
     }
 
@@ -197,7 +197,7 @@ def heatmaps(classifier: Classifier, images: Sequence[Image.Image], label: str =
     return [_without_border(m, image) for m, image in zip(maps, images, strict=True)]
 
 
-def agreement(heatmap: np.ndarray, mask: np.ndarray) -> float | None:
+def pointing_game(heatmap: np.ndarray, mask: np.ndarray) -> float | None:
     """Share of a heat map's energy that lies inside a mask, 0 to 1.
 
     A map that looked nowhere in particular scores the mask's share of the picture.

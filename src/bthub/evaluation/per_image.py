@@ -43,7 +43,7 @@ class Scores:
     threshold: float | None
 
     @property
-    def called(self) -> np.ndarray:
+    def predicted(self) -> np.ndarray:
         """(N,) index of the class that was called."""
         if self.threshold is None:
             return self.p.argmax(axis=1)
@@ -69,13 +69,13 @@ def scores(run: RunFolder, evaluation: Evaluation) -> Scores:
     """A classifier's predictions."""
     found, rows = entry(run, evaluation), run.predictions(evaluation.key)
     with reading(run, _predictions_file(evaluation)):
-        labels = found["labels"]
+        labels = found.labels
         return Scores(
             rows,
             labels,
             np.array([labels.index(line["label"]) for line in rows]),
             np.array([[float(line[f"p_{label}"]) for label in labels] for line in rows]),
-            found["threshold"],
+            found.threshold,
         )
 
 
@@ -100,19 +100,19 @@ def top_losses(found: Scores) -> list[Row]:
     """Images by how wrong the model was, worst first.
 
     Returns:
-        The ids, `label`, `called`, `p_label` (probability of the true class), `loss` (its negative logarithm) and
+        The ids, `label`, `predicted`, `p_label` (probability of the true class), `loss` (its negative logarithm) and
         `kind`: missed, false alarm, confused or right.
     """
     p_true = found.p[np.arange(len(found.y)), found.y]
-    called = found.called
+    predicted = found.predicted
     lines = []
     for i in np.argsort(p_true, kind="stable"):
-        label, guess = found.labels[found.y[i]], found.labels[called[i]]
+        label, guess = found.labels[found.y[i]], found.labels[predicted[i]]
         lines.append(
             {
                 **{key: found.rows[i][key] for key in found.rows[i] if not key.startswith("p_") and key != "label"},
                 "label": label,
-                "called": guess,
+                "predicted": guess,
                 "p_label": float(p_true[i]),
                 "loss": log_loss(p_true[i]),
                 "kind": _kind(label, guess),
@@ -121,10 +121,10 @@ def top_losses(found: Scores) -> list[Row]:
     return lines
 
 
-def _kind(label: str, called: str) -> str:
-    if label == called:
+def _kind(label: str, predicted: str) -> str:
+    if label == predicted:
         return "right"
-    if is_healthy(called):
+    if is_healthy(predicted):
         return "missed"
     return "false alarm" if is_healthy(label) else "confused"
 
@@ -134,21 +134,21 @@ def _kind(label: str, called: str) -> str:
 
 def at_threshold(found: Scores, threshold: float) -> dict:
     """The metrics of a detector at another threshold, without intervals, and its confusion matrix."""
-    called, tumor = found.p_tumor >= threshold, found.is_tumor
-    hits, missed = int((tumor & called).sum()), int((tumor & ~called).sum())
-    alarms, passed = int((~tumor & called).sum()), int((~tumor & ~called).sum())
+    predicted, tumor = found.p_tumor >= threshold, found.is_tumor
+    tp, fn = int((tumor & predicted).sum()), int((tumor & ~predicted).sum())
+    fp, tn = int((~tumor & predicted).sum()), int((~tumor & ~predicted).sum())
     # Counted here and not by `classification_metrics`, which ranks as well: a slider asks for many of these.
     return {
         "threshold": threshold,
-        "precision": _share(hits, hits + alarms),
-        "recall": _share(hits, hits + missed),
-        "specificity": _share(passed, passed + alarms),
-        "f1": _share(2 * hits, 2 * hits + missed + alarms),
-        "false_positive_rate": _share(alarms, passed + alarms),
-        "found": hits,
-        "missed": missed,
-        "false_alarms": alarms,
-        "passed": passed,
+        "precision": _share(tp, tp + fp),
+        "recall": _share(tp, tp + fn),
+        "specificity": _share(tn, tn + fp),
+        "f1": _share(2 * tp, 2 * tp + fn + fp),
+        "false_positive_rate": _share(fp, tn + fp),
+        "tp": tp,
+        "fn": fn,
+        "fp": fp,
+        "tn": tn,
     }
 
 
@@ -168,8 +168,8 @@ def curves(found: Scores) -> tuple[list[Row], list[Row]]:
 
 def expected_cost(found: Scores, threshold: float, miss_cost: float) -> float:
     """Mean cost of an image when a false alarm costs 1 and a missed tumor `miss_cost`."""
-    called = found.p_tumor >= threshold
-    return float((miss_cost * (found.is_tumor & ~called) + (~found.is_tumor & called)).mean())
+    predicted = found.p_tumor >= threshold
+    return float((miss_cost * (found.is_tumor & ~predicted) + (~found.is_tumor & predicted)).mean())
 
 
 def cheapest_threshold(found: Scores, miss_cost: float) -> float:
@@ -268,7 +268,7 @@ def review(found: Scores, low: float, high: float) -> dict[str, float | int | No
     """What happens when probabilities from `low` to below `high` go to a person.
 
     Returns:
-        `reviewed` (share of all images), `missed` and `false_alarms` (counts among the others) and `errors` (their
+        `reviewed` (share of all images), `fn` and `fp` (counts among the others) and `errors` (their
         share among the others, None when nobody is left).
     """
     p, tumor = found.p_tumor, found.is_tumor
@@ -276,8 +276,8 @@ def review(found: Scores, low: float, high: float) -> dict[str, float | int | No
     missed, alarms = int((tumor & (p < low)).sum()), int((~tumor & (p >= high)).sum())
     return {
         "reviewed": float(unsure.mean()),
-        "missed": missed,
-        "false_alarms": alarms,
+        "fn": missed,
+        "fp": alarms,
         "errors": _share(missed + alarms, int((~unsure).sum())),
     }
 

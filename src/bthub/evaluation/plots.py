@@ -98,9 +98,9 @@ def _draw_classifier(figure: Figure, run: RunFolder, key: str) -> None:
     rows, entry = run.predictions(key), run.metrics[key]
     unit = "slices" if "patient_id" in rows[0] else "images"
     roc, precision_recall, reliability, confusion = figure.subplots(2, 2).ravel()
-    for label in entry["labels"]:
+    for label in entry.labels:
         # Two classes have one curve, that of the tumor.
-        if len(entry["labels"]) == 2 and label != entry["labels"][positive_class(entry["labels"])]:
+        if len(entry.labels) == 2 and label != entry.labels[positive_class(entry.labels)]:
             continue
         truth = np.array([row["label"] == label for row in rows])
         score = np.array(_column(rows, f"p_{label}"))
@@ -118,20 +118,20 @@ def _draw_classifier(figure: Figure, run: RunFolder, key: str) -> None:
     for axes in (roc, precision_recall, reliability):
         axes.set(xlim=(0, 1), ylim=(0, 1.02))
         axes.legend()
-    matrix = np.array(entry["confusion_matrix"])
+    matrix = np.array(entry.confusion_matrix)
     confusion.imshow(matrix / matrix.sum(axis=1, keepdims=True), cmap="Blues", vmin=0, vmax=1)
     for (i, j), count in np.ndenumerate(matrix):
         dark = count > matrix[i].sum() / 2
         confusion.text(j, i, count, ha="center", va="center", color="white" if dark else "black", fontsize=14)
-    ticks = range(len(entry["labels"]))
+    ticks = range(len(entry.labels))
     if len(ticks) == 2:
-        confusion.set_xticks(ticks, entry["labels"])
-        confusion.set_yticks(ticks, entry["labels"], rotation=90, va="center")
+        confusion.set_xticks(ticks, entry.labels)
+        confusion.set_yticks(ticks, entry.labels, rotation=90, va="center")
     else:
-        lines = [label.replace("_", "\n") for label in entry["labels"]]
+        lines = [label.replace("_", "\n") for label in entry.labels]
         confusion.set_xticks(ticks, lines)
         confusion.set_yticks(ticks, lines)
-    confusion.set(xlabel="called", ylabel="reference", title="Confusion matrix")
+    confusion.set(xlabel="predicted", ylabel="reference", title="Confusion matrix")
 
 
 def _draw_localizer(figure: Figure, run: RunFolder, key: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from bthub.metrics.info import readable
+from bthub.metrics.interval import Interval
 from bthub.runs.folder import CLASSIFICATION, RunFolder
 from bthub.runs.records import confusion, entry, evaluations, figures, initialization, network
 
@@ -40,7 +41,7 @@ def recipe_of(run: str) -> str | None:
     return next((paper for paper in reported() if run.startswith(f"{paper}-")), None)
 
 
-def measured_like(figure: dict, runs: Iterable[RunFolder]) -> Iterator[tuple[RunFolder, str, dict]]:
+def measured_like(figure: dict, runs: Iterable[RunFolder]) -> Iterator[tuple[RunFolder, str, Interval]]:
     """What was measured here that a reported figure can be held against.
 
     Published classifiers call the likelier class: so do these figures, whatever threshold the run has.
@@ -58,11 +59,11 @@ def measured_like(figure: dict, runs: Iterable[RunFolder]) -> Iterator[tuple[Run
         if "start" in like and (initialization(run) == "random") != (like["start"] == "random"):
             continue
         for evaluation in evaluations(run):
-            found = figures(run, evaluation, likelier=True)
+            found = figures(run, evaluation, argmax=True)
             if evaluation.split != like.get("split", "test") or like["metric"] not in found:
                 continue
             # The classes tell the data sets apart: their names are up to who built them.
             if run.task == CLASSIFICATION and len(confusion(run, evaluation)[0]) != like.get("classes", 2):
                 continue
-            if ("patients" in entry(run, evaluation)["dataset"]) == like["by_patient"]:
+            if (entry(run, evaluation).dataset.patients is not None) == like["by_patient"]:
                 yield run, evaluation.protocol, found[like["metric"]]

@@ -5,10 +5,13 @@ import sys
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
-from bthub.metrics.classification import classification_metrics, reviewed
+from bthub.metrics.classification import classification_metrics, referred
 from bthub.metrics.info import readable
+from bthub.metrics.interval import Interval
 from bthub.metrics.segmentation import segmentation_metrics
+from bthub.runs.schema import Settings
 
 IDS = ("patient_id", "slice_index", "institution", "file", "group", "also_in")
 COUNTS = ("tumor_px", "predicted_px", "intersection_px", "pixels")
@@ -17,31 +20,32 @@ HD95 = "hd95_px"
 TUMOR_SIZES = {"small": (1, 500), "medium": (500, 2000), "large": (2000, None)}
 """Pixels of tumor on a slice, from and below, by which tumor slices are told apart."""
 TOP_LOSSES = 6
-LIKELIER = ("accuracy", "precision", "recall", "f1")
+ARGMAX = ("accuracy", "precision", "recall", "f1")
 """The figures that published classifiers report, which call the likelier class."""
 DIGITS = 6
 PROBABILITY = "p_"
 """What the columns of the classes' probabilities start with: `p_tumor`."""
 TUMOR = "tumor"
 
+UNSET = Settings()
+
 Predictions = list[dict[str, str]]
 """Rows of a predictions file, as `RunFolder.predictions` gives them."""
 
 
-def measure(predictions: Predictions, settings: dict) -> dict:
+def measure(predictions: Predictions, settings: Settings = UNSET) -> dict:
     """The metrics of a predictions file: a pure function, so every number can be recomputed from saved predictions.
 
     Args:
         predictions: rows with ids and, of a classifier, `label` and one probability per class, or, of a ResUNet, the
             pixel counts.
-        settings: of a classifier `labels`, `temperature` and `threshold` (None where predictions are argmax), and
-            optionally `review_band`; a ResUNet needs none.
+        settings: of a classifier; a ResUNet needs none.
 
     Returns:
         What `classification_metrics` or `segmentation_metrics` returns, and these keys:
 
-            - `review`: what a classifier's review band does, see `reviewed`; None without one.
-            - `likelier_class`: LIKELIER metrics of a classifier's argmax predictions, as published classifiers
+            - `referral`: what a classifier's review band does, see `referred`; None without one.
+            - `argmax`: ARGMAX metrics of a classifier's argmax predictions, as published classifiers
               predict; None where `metrics` already are those, because there is no threshold.
             - `by_institution`: the same for each institution.
             - `by_tumor_size`: for the tumor slices of each of TUMOR_SIZES; empty if there are none.
@@ -52,8 +56,8 @@ def measure(predictions: Predictions, settings: dict) -> dict:
     """
     measured = _measure(predictions, settings)
     if "label" in predictions[0]:
-        measured["review"] = _review(predictions, settings)
-        measured["likelier_class"] = _likelier(predictions, settings)
+        measured["referral"] = _referral(predictions, settings)
+        measured["argmax"] = _argmax(predictions, settings)
     institutions = sorted({row["institution"] for row in predictions if "institution" in row})
     measured["by_institution"] = {
         name: _measure([row for row in predictions if row["institution"] == name], settings) for name in institutions
@@ -74,21 +78,21 @@ def measure(predictions: Predictions, settings: dict) -> dict:
     return measured
 
 
-def _review(predictions: Predictions, settings: dict) -> dict | None:
+def _referral(predictions: Predictions, settings: Settings) -> dict | None:
     """What a detector's review band does to these images."""
-    band = settings.get("review_band")
-    if band is None or settings["threshold"] is None:
+    band = settings.referral_band
+    if band is None or settings.threshold is None:
         return None
     tumor = [row["label"] == TUMOR for row in predictions]
-    return reviewed(tumor, [float(row[PROBABILITY + TUMOR]) for row in predictions], band, _groups(predictions))
+    return referred(tumor, [float(row[PROBABILITY + TUMOR]) for row in predictions], band, _groups(predictions))
 
 
-def _likelier(predictions: Predictions, settings: dict) -> dict | None:
+def _argmax(predictions: Predictions, settings: Settings) -> dict | None:
     """What a detector's figures would be without its threshold."""
-    if settings["threshold"] is None:
+    if settings.threshold is None:
         return None
-    found = _measure(predictions, settings | {"threshold": 0.5})["metrics"]
-    return {name: found[name] for name in LIKELIER}
+    found = _measure(predictions, replace(settings, threshold=0.5))["metrics"]
+    return {name: found[name] for name in ARGMAX}
 
 
 def loss_of(row: dict[str, str]) -> float | None:
@@ -104,7 +108,7 @@ def log_loss(p_true: float) -> float:
     return -math.log(max(p_true, sys.float_info.min))
 
 
-def resampled(predictions: Predictions, settings: dict) -> dict:
+def resampled(predictions: Predictions, settings: Settings) -> dict:
     """The figures alone, with the resamples that `paired_difference` compares two runs by."""
     return _measure(predictions, settings, keep_resamples=True)
 
@@ -113,34 +117,36 @@ def rounded(found: Any) -> Any:
     """Everything in it with floats of DIGITS decimals: beyond them a sum depends on the processor that makes it."""
     if isinstance(found, dict):
         return {key: rounded(value) for key, value in found.items()}
+    if isinstance(found, Interval):
+        return Interval(rounded(found.value), rounded(found.low), rounded(found.high))
     if isinstance(found, list):
         return [rounded(value) for value in found]
     return round(found, DIGITS) if isinstance(found, float) else found
 
 
-def figures_table(measured: dict) -> list[str]:
+def figures_table(metrics: dict[str, Interval]) -> list[str]:
     """Lines of a table of metrics with their intervals."""
     lines = [f"{'':48}value      95 % interval"]
-    for name, found in measured["metrics"].items():
-        value, low, high = ("-" if found[end] is None else f"{found[end]:.4f}" for end in ("value", "low", "high"))
-        lines.append(f"{readable(name):48}{value:11}{low} to {high}")
+    for name, found in metrics.items():
+        value = "-" if found.value is None else f"{found.value:.4f}"
+        lines.append(f"{readable(name):48}{value:11}{found.bounds('.4f') or '- to -'}")
     return lines
 
 
-def _measure(predictions: Predictions, settings: dict, keep_resamples: bool = False) -> dict:
+def _measure(predictions: Predictions, settings: Settings, keep_resamples: bool = False) -> dict:
     groups = _groups(predictions)
     if "label" not in predictions[0]:
         counts = (np.array([int(row[name]) for row in predictions]) for name in COUNTS)
         distances = np.array([float(row[HD95] or "nan") for row in predictions])
         return segmentation_metrics(*counts, hd95_px=distances, groups=groups, keep_resamples=keep_resamples)
-    labels, threshold = settings["labels"], settings["threshold"]
+    labels, threshold = settings.labels, settings.threshold
     return classification_metrics(
         np.array([labels.index(row["label"]) for row in predictions]),
         np.array([[float(row[PROBABILITY + label]) for label in labels] for row in predictions]),
         labels,
         positive=None if threshold is None else labels.index(TUMOR),
         threshold=threshold,
-        temperature=settings["temperature"],
+        temperature=settings.temperature,
         groups=groups,
         keep_resamples=keep_resamples,
     )

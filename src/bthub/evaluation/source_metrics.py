@@ -120,7 +120,7 @@ def measure_localizer(predictions: Sequence[dict[str, str]]) -> dict[str, Any]:
         measured[key] = {
             "samples": len(lines),
             "tumor": len(lines) - len(healthy),
-            "metrics": {name: value for name, value in metrics.items() if value["value"] is not None},
+            "metrics": {name: value for name, value in metrics.items() if value.value is not None},
         }
     return measured
 

@@ -65,14 +65,14 @@ def stack_cleaning(localizer: RunFolder) -> dict:
     choice = []
     for share in SHARES:
         kept, removed = without_lone(rows["validation"], share)
-        found = {"share": share, "dice_volume_mean": _dice(kept)["dice_volume_mean"]["value"]}
+        found = {"share": share, "dice_volume_mean": _dice(kept)["dice_volume_mean"].value}
         choice.append({**found, **_removed(removed)})
     splits = {}
     for split, of in rows.items():
         kept, removed = without_lone(of, LONE_SHARE)
         splits[split] = {"without": _dice(of), "with": _dice(kept), **_removed(removed)}
     return {
-        "localizer": {"name": localizer.id, "weights": entry["weights"]},
+        "localizer": {"name": localizer.id, "weights": entry.weights},
         "command": f"bthub clean-stacks {as_named(localizer.path)}",
         "protocol": protocol,
         "lone_share": LONE_SHARE,
@@ -82,10 +82,10 @@ def stack_cleaning(localizer: RunFolder) -> dict:
 
 
 def _dice(rows: Rows) -> dict:
-    metrics = rounded(measure(list(rows), {}))["metrics"]
-    return {name: metrics[name] for name in ("dice_volume_mean", "healthy_slices_with_mask") if name in metrics}
+    metrics = rounded(measure(list(rows)))["metrics"]
+    return {name: metrics[name] for name in ("dice_volume_mean", "tumor_free_slices_with_mask") if name in metrics}
 
 
 def _removed(rows: Rows) -> dict[str, int]:
     with_tumor = sum(int(row["tumor_px"]) > 0 for row in rows)
-    return {"removed_healthy": len(rows) - with_tumor, "removed_tumor": with_tumor}
+    return {"removed_tumor_free": len(rows) - with_tumor, "removed_tumor": with_tumor}

@@ -9,6 +9,7 @@ from bthub.project import as_named
 from bthub.runs import records
 from bthub.runs.folder import CALIBRATION, CLASSIFICATION, METRICS, SEGMENTATION, SOURCES, RunFolder
 from bthub.runs.records import image_key
+from bthub.runs.schema import Measured
 
 _NO_MASK = {"predicted_px": "0", "intersection_px": "0", HD95: ""}
 
@@ -42,13 +43,13 @@ def two_stage(detector: RunFolder, localizer: RunFolder, split: str = "test") ->
         )
     kept = [row if gate[image_key(row)] else {**row, **_NO_MASK} for row in rows]
     return {
-        **{stage: {"name": run.id, "weights": entries[stage]["weights"]} for stage, run in stages.items()},
+        **{stage: {"name": run.id, "weights": entries[stage].weights} for stage, run in stages.items()},
         "threshold": threshold,
         "protocol": protocol,
         "split": split,
-        "dataset": entries["localizer"]["dataset"],
+        "dataset": entries["localizer"].dataset,
         "command": f"bthub two-stage {as_named(detector.path)} {as_named(localizer.path)} --split {split}",
-        **rounded(measure(kept, {})),
+        **rounded(measure(kept)),
     }
 
 
@@ -70,7 +71,7 @@ def two_stage_by_source(detector: RunFolder, localizer: RunFolder, split: str = 
     _check_tasks(detector, localizer)
     stages = {"detector": detector, "localizer": localizer}
     for run in stages.values():
-        if run.sources.get(split, {}).get("weights") != run.revision:
+        if split not in run.sources or run.sources[split].weights != run.revision:
             raise BthubError(
                 f"{run.id}: {SOURCES} has no figures of split {split} and these weights: "
                 f"run bthub evaluate {as_named(run.path)} --data data/mix --split {split}"
@@ -97,7 +98,7 @@ def two_stage_by_source(detector: RunFolder, localizer: RunFolder, split: str = 
     return {
         **{stage: {"name": run.id, "weights": run.revision} for stage, run in stages.items()},
         "split": split,
-        "dataset": localizer.sources[split]["dataset"],
+        "dataset": localizer.sources[split].dataset,
         "by_source": measure_localizer(kept),
     }
 
@@ -110,7 +111,7 @@ def _check_tasks(detector: RunFolder, localizer: RunFolder) -> None:
         )
 
 
-def measured_entry(run: RunFolder, key: str) -> dict:
+def measured_entry(run: RunFolder, key: str) -> Measured:
     """The figures under a key of `metrics.json`, if they are of the weights that the run has now."""
     found = next((evaluation for evaluation in records.evaluations(run) if evaluation.key == key), None)
     if found is None:

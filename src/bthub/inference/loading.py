@@ -17,6 +17,7 @@ from bthub.inference.backends import eager
 from bthub.inference.pipeline import Detector, Localizer, Pipeline
 from bthub.project import default_run
 from bthub.runs.folder import CALIBRATION, CLASSIFICATION, METRICS, SEGMENTATION, RunFolder
+from bthub.runs.schema import Measured, MeasuredSources
 
 
 def load_pipeline(
@@ -78,7 +79,7 @@ def load_pipeline(
         classifier,
         cast(Localizer, stages["localizer"]),
         threshold=points[None].threshold,
-        review_band=points[None].review_band,
+        referral_band=points[None].referral_band,
         points=points,
         figures=_figures(detector_run, "by_kind"),
         sources=_figures(detector_run, "by_source"),
@@ -94,16 +95,20 @@ def _figures(run: RunFolder, by: str) -> dict[str, dict[str, float]]:
 
     The protocol `patient` is that of LGG, so its entry stands in for a detector that was measured on it alone.
     """
-    entry = run.sources.get("test", {})
-    if not entry and by == "by_source" and (run.path / METRICS).is_file():
-        measured = run.metrics.get("patient/test", {})
-        entry = {"weights": measured.get("weights"), by: {"lgg, three sequences": measured} if measured else {}}
-    if run.revision.startswith("sha256:") and entry.get("weights") != run.revision:
+    entry: Measured | MeasuredSources | None = run.sources.get("test")
+    if entry is None and by == "by_source" and (run.path / METRICS).is_file():
+        entry = run.metrics.get("patient/test")
+    if entry is None or (run.revision.startswith("sha256:") and entry.weights != run.revision):
         return {}
+    parts = {"lgg, three sequences": entry} if isinstance(entry, Measured) else getattr(entry, by)
     return {
         name: {
-            **{metric: found["metrics"][metric]["value"] for metric in ("recall", "specificity")},
-            **({"groups": found["groups"]} if found.get("groups") else {}),
+            **{
+                metric: value
+                for metric in ("recall", "specificity")
+                if (value := found.metrics[metric].value) is not None
+            },
+            **({"groups": found.groups} if found.groups else {}),
         }
-        for name, found in entry.get(by, {}).items()
+        for name, found in parts.items()
     }

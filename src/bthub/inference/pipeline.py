@@ -81,7 +81,7 @@ class Pipeline:
         *,
         threshold: float,
         models: dict[str, dict[str, str]],
-        review_band: tuple[float, float] | None = None,
+        referral_band: tuple[float, float] | None = None,
         input_check: InputCheck | None = None,
         points: Mapping[str | None, OperatingPoint] | None = None,
         figures: Mapping[str, Mapping[str, float]] | None = None,
@@ -93,11 +93,11 @@ class Pipeline:
             localizer: the mask stage.
             threshold: probability of tumor from which the localizer runs, 0-1.
             models: `id` and `revision` of `detector` and `localizer`, repeated in every result.
-            review_band: (low, high); from `low` to below `high` a person should look.
+            referral_band: (low, high); from `low` to below `high` a person should look.
             input_check: refuses pictures that aren't slices, and recognizes kinds of gray slices; None accepts every
                 picture.
-            points: threshold and review band by kind of input, with those for unknown kinds under None; by default
-                `threshold` and `review_band` apply to all.
+            points: threshold and referral band by kind of input, with those for unknown kinds under None; by default
+                `threshold` and `referral_band` apply to all.
             figures: `recall` and `specificity` on test by kind of input, for apps to show beside the verdict.
             sources: the same by source of the pictures, with `groups`, the number of patients or groups.
         """
@@ -105,10 +105,10 @@ class Pipeline:
         self.localizer = localizer
         self.threshold = threshold
         self.models = models
-        self.review_band = review_band
+        self.referral_band = referral_band
         self.input_check = input_check
         self.points: dict[str | None, OperatingPoint] = dict(points or {}) or {
-            None: OperatingPoint(threshold, review_band=review_band)
+            None: OperatingPoint(threshold, referral_band=referral_band)
         }
         self.figures = dict(figures or {})
         self.sources = dict(sources or {})
@@ -304,18 +304,18 @@ class Pipeline:
                 "detect": detect_ms,
                 "localize": localize_ms if mask is not None else 0.0,
             }
-            brain_share = None if mask is None else _brain_share(image, area)
+            head_fraction = None if mask is None else _head_fraction(image, area)
             milliseconds["measure"] = _milliseconds(start)
             yield Result(
                 label=TUMOR if probabilities[i] >= points[i].threshold else NO_TUMOR,
                 tumor_probability=probabilities[i],
                 threshold=points[i].threshold,
                 uncertain=points[i].is_uncertain(probabilities[i]),
-                review_band=points[i].review_band,
+                referral_band=points[i].referral_band,
                 input_kind=kinds[i],
                 mask=mask,
                 **measured,
-                brain_share=brain_share,
+                head_fraction=head_fraction,
                 area_mm2=None if spacing_mm is None else area * float(spacing_mm[0]) * float(spacing_mm[1]),
                 width=image.shape[1],
                 height=image.shape[0],
@@ -325,7 +325,7 @@ class Pipeline:
             )
 
 
-def _brain_share(image: np.ndarray, area_px: int) -> float | None:
+def _head_fraction(image: np.ndarray, area_px: int) -> float | None:
     """Tumor pixels of a slice / pixels of its head, at most 1; None if no head was found in it."""
     if area_px == 0:
         return 0.0

@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from tqdm import tqdm
 
+from bthub.data.progress import progress_bar
 from bthub.errors import BthubError, NotASliceError
 from bthub.imaging.checks import display_name, is_url, without_password
 from bthub.imaging.folders import left_out, look_below
@@ -21,7 +22,6 @@ from bthub.imaging.intake import Study, holds_dicom, is_study, open_study
 from bthub.inference.pipeline import Pipeline, ReadPicture, read_picture
 from bthub.inference.result import DISCLAIMER, NO_TUMOR, Result
 from bthub.inference.study import StudyResult, analyze_study, listed
-from bthub.progress import progress_bar
 
 RESULTS = "results.jsonl"
 _MANY = 8
@@ -265,15 +265,15 @@ def _describe(file: str, result: Result) -> str:
         "no tumor" if result.label == NO_TUMOR else "tumor",
         f"p={_probability(result.tumor_probability)} (threshold {result.threshold:.3g})",
     ]
-    if result.uncertain and result.review_band is not None:
-        low, high = result.review_band
+    if result.uncertain and result.referral_band is not None:
+        low, high = result.referral_band
         parts.append(f"uncertain from {low:.3g} to {high:.3g}, a person should look")
     if result.bbox is not None:
         size = f"area {result.area_px:,} px"
         if result.area_mm2 is not None:
             size += f" = {result.area_mm2:,.1f} mm\u00b2"
-        if result.brain_share is not None:
-            size += f" ({result.brain_share:.1%} of the head)"
+        if result.head_fraction is not None:
+            size += f" ({result.head_fraction:.1%} of the head)"
         x0, y0, x1, y1 = result.bbox
         parts += [size, f"box {x0},{y0}-{x1},{y1}"]
     elif result.mask is not None:

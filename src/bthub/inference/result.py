@@ -31,8 +31,8 @@ class Result:
         tumor_probability: calibrated, 0-1.
         threshold: the probability from which the detector says tumor, chosen on validation data.
         uncertain: whether a person should look, because the probability lies in the review band.
-        review_band: (low, high) around the threshold: probabilities from `low` to below `high` are uncertain. Fitted on
-            validation data so that few predictions outside it are wrong. None if the detector has none.
+        referral_band: (low, high) around the threshold: probabilities from `low` to below `high` are uncertain. Chosen
+            on validation data so that few predictions outside it are wrong. None if the detector has none.
         input_kind: the kind of picture it was recognized as, one of `bthub.imaging.kinds.KINDS`, on which threshold and
             review band depend; None if unknown.
         mask: bool (H, W), the upright input's own size; all False if no tumor area was found; None if the
@@ -42,7 +42,7 @@ class Result:
         bbox: [x0, y0, x1, y1] around the whole mask, x1 and y1 exclusive; None if there is no tumor area.
         centroid: [x, y] of the mask, or None.
         area_px: tumor pixels of the input; 0 if there are none.
-        brain_share: the tumor's fraction of the head: tumor pixels / pixels of the head with skull and skin, 0-1;
+        head_fraction: the tumor's fraction of the head: tumor pixels / pixels of the head with skull and skin, 0-1;
             None without a mask, or if no head was found. The head is estimated on this one slice, see
             `bthub.imaging.head.head_mask`.
         area_mm2: with a known pixel spacing, else None.
@@ -57,13 +57,13 @@ class Result:
     tumor_probability: float
     threshold: float
     uncertain: bool
-    review_band: tuple[float, float] | None
+    referral_band: tuple[float, float] | None
     mask: np.ndarray | None = field(repr=False)
     contour: list[list[list[float]]] = field(repr=False)
     bbox: list[int] | None
     centroid: list[float] | None
     area_px: int
-    brain_share: float | None
+    head_fraction: float | None
     area_mm2: float | None
     width: int
     height: int
@@ -73,12 +73,24 @@ class Result:
     input_kind: str | None = None
 
     @property
+    def review_band(self) -> tuple[float, float] | None:
+        """`referral_band`, by its name until version 0.3."""
+        return self.referral_band
+
+    @property
+    def brain_share(self) -> float | None:
+        """`head_fraction`, by its name until version 0.3."""
+        return self.head_fraction
+
+    @property
     def verdict(self) -> str:
         """`tumor`, `no_tumor` or `uncertain`: `label`, but where the probability lies in the review band."""
         return UNCERTAIN if self.uncertain else self.label
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types only. The mask is `mask_png_base64`: a gray PNG of 0 and 255, or None."""
+        fraction = None if self.head_fraction is None else round(self.head_fraction, 6)
+        band = self.referral_band and [round(end, 6) for end in self.referral_band]
         return {
             "verdict": self.verdict,
             "label": self.label,
@@ -86,11 +98,13 @@ class Result:
             "threshold": round(self.threshold, 6),
             "uncertain": self.uncertain,
             "input_kind": self.input_kind,
-            "review_band": self.review_band and [round(end, 6) for end in self.review_band],
+            "referral_band": band,
+            "review_band": band,  # until version 0.3
             "bbox": self.bbox,
             "centroid": self.centroid and [round(v, 2) for v in self.centroid],
             "area_px": self.area_px,
-            "brain_share": None if self.brain_share is None else round(self.brain_share, 6),
+            "head_fraction": fraction,
+            "brain_share": fraction,  # until version 0.3
             "area_mm2": None if self.area_mm2 is None else round(self.area_mm2, 3),
             "width": self.width,
             "height": self.height,

@@ -29,13 +29,13 @@ from typing import Any, cast
 
 from tqdm import tqdm
 
+from bthub.data.progress import progress_bar
 from bthub.errors import BthubError
 from bthub.inference.backends.graphs import threads
 from bthub.inference.loading import load_pipeline
 from bthub.inference.pipeline import Pipeline, ReadPicture
 from bthub.inference.result import DISCLAIMER, Result
 from bthub.inference.screen_inputs import Item, walk
-from bthub.progress import progress_bar
 from bthub.runs.folder import write_json
 
 PART = 256
@@ -268,7 +268,8 @@ def _row(result: Result) -> dict[str, Any]:
         "tumor_probability": result.tumor_probability,
         "uncertain": result.uncertain,
         "area_px": result.area_px,
-        "brain_share": result.brain_share,
+        "head_fraction": result.head_fraction,
+        "brain_share": result.head_fraction,  # until version 0.3
         "bbox": result.bbox,
         "centroid": result.centroid,
         "width": result.width,
@@ -422,6 +423,7 @@ def _schema() -> Any:
             ("tumor_probability", pa.float64()),
             ("uncertain", pa.bool_()),
             ("area_px", pa.int64()),
+            ("head_fraction", pa.float64()),
             ("brain_share", pa.float64()),
             ("bbox", pa.list_(pa.int32())),
             ("centroid", pa.list_(pa.float64())),

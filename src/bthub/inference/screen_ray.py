@@ -19,10 +19,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from bthub.data.progress import progress_bar
 from bthub.errors import BthubError
 from bthub.inference import backends, screen
 from bthub.inference.loading import load_pipeline
-from bthub.progress import progress_bar
 
 SHARDS_A_PROCESSOR = 4
 """So that a slow machine holds up the end of a screening by a share of its work, not by all of it."""

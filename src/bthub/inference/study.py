@@ -279,7 +279,7 @@ def _with_mask(result: Result, mask: np.ndarray) -> Result:
     return dataclasses.replace(
         result,
         mask=mask,
-        brain_share=None if result.brain_share is None else result.brain_share * kept,
+        head_fraction=None if result.head_fraction is None else result.head_fraction * kept,
         area_mm2=None if result.area_mm2 is None else result.area_mm2 * kept,
         **measured,
     )

@@ -36,7 +36,7 @@ def paired_difference(one: dict, other: dict, metric: str) -> Interval:
         one, other: of `classification` or `segmentation` with `keep_resamples`, with the same groups and seed.
         metric: a name of `metrics`.
     """
-    values = [measured["metrics"][metric]["value"] for measured in (one, other)]
+    values = [measured["metrics"][metric].value for measured in (one, other)]
     resampled = [np.asarray(measured["resampled"][metric], dtype=float) for measured in (one, other)]
     if one["groups"] != other["groups"] or len(resampled[0]) != len(resampled[1]):
         raise ValueError(f"expected the same groups, received {one['groups']} and {other['groups']}")
@@ -48,12 +48,12 @@ def paired_difference(one: dict, other: dict, metric: str) -> Interval:
 def percentile_interval(value: float, samples: np.ndarray) -> Interval:
     """A value with the percentile interval of its resamples; NaN means not defined and becomes None."""
     if np.isnan(value):
-        return {"value": None, "low": None, "high": None}
+        return Interval(None, None, None)
     defined = samples[~np.isnan(samples)]
     if len(samples) == 0 or len(defined) < (1 - MAX_UNDEFINED) * len(samples):
-        return {"value": float(value), "low": None, "high": None}
+        return Interval(float(value), None, None)
     low, high = np.quantile(defined, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
-    return {"value": float(value), "low": float(low), "high": float(high)}
+    return Interval(float(value), float(low), float(high))
 
 
 def mean_and_median(values: np.ndarray, groups: Sequence[str] | None = None) -> dict[str, Interval]:

@@ -131,7 +131,7 @@ def positive_class(labels: Sequence[str]) -> int:
     return max((i for i, label in enumerate(labels) if not is_healthy(label)), default=len(labels) - 1)
 
 
-def reviewed(
+def referred(
     y_true: np.ndarray, p_tumor: np.ndarray, band: Sequence[float], groups: Sequence[str] | None = None
 ) -> dict[str, Interval]:
     """What a review band does on a split.
@@ -139,22 +139,22 @@ def reviewed(
     Args:
         y_true: (N,) 1 or True where there is a tumor.
         p_tumor: (N,) probabilities.
-        band: of `review_band`.
+        band: of `referral_band`.
         groups: (N,) patient of each image; None where images are independent.
 
     Returns:
-        Each with its `Interval`: `to_review`, the share of all images that fall into the band; and of those that the
-        model is left alone with `missed`, as a share of all tumor images, and `false_alarms`, of all healthy images.
-        The last two are what the band was to hold down.
+        Each with its `Interval`: `referred`, the share of all images that fall into the band; and of those that the
+        model is left alone with `false_negative_rate`, as a share of all tumor images, and `false_positive_rate`, of
+        all healthy images. The last two are what the band was to hold down.
     """
     y, p = np.asarray(y_true).astype(bool), np.asarray(p_tumor, dtype=np.float64)
     low, high = band
     drawn, member = resample_groups(groups, len(y), RESAMPLES, 0)
     weights = np.vstack([np.ones(len(y)), drawn[:, member]])  # the split itself, then its resamples
     shares = {
-        "to_review": ratio(weights @ ((p >= low) & (p < high)), weights.sum(axis=1)),
-        "missed": ratio(weights @ (y & (p < low)), weights @ y),
-        "false_alarms": ratio(weights @ (~y & (p >= high)), weights @ ~y),
+        "referred": ratio(weights @ ((p >= low) & (p < high)), weights.sum(axis=1)),
+        "false_negative_rate": ratio(weights @ (y & (p < low)), weights @ y),
+        "false_positive_rate": ratio(weights @ (~y & (p >= high)), weights @ ~y),
     }
     return {name: percentile_interval(float(share[0]), share[1:]) for name, share in shares.items()}
 

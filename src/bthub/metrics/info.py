@@ -100,7 +100,7 @@ METRIC_TABLE = {
         "Fraction of tumor slices on which nothing was outlined. Lower is better.",
         higher_is_better=False,
     ),
-    "healthy_slices_with_mask": Metric(
+    "tumor_free_slices_with_mask": Metric(
         "tumor-free slices with a mask",
         "Fraction of tumor-free slices on which something was outlined. Lower is better.",
         higher_is_better=False,
@@ -111,7 +111,7 @@ METRIC_TABLE = {
         "95th percentile of the distance between the two outlines, in pixels, mean over slices. Lower is better.",
         higher_is_better=False,
     ),
-    "healthy_mask_px": Metric(
+    "tumor_free_mask_px": Metric(
         "mask on tumor-free slices, pixels",
         "Mean number of pixels outlined on a tumor-free slice. Lower is better.",
         higher_is_better=False,
@@ -137,7 +137,9 @@ COSTS = ("parameters", "file_bytes", "multiply_adds", "latency_ms")
 
 def readable(name: str) -> str:
     """A metric's or a count's name as people read it."""
-    return METRIC_TABLE[name].title if name in METRIC_TABLE else name.replace("_", " ")
+    return (
+        METRIC_TABLE[name].title if name in METRIC_TABLE else name.replace("_", " ").replace("tumor free", "tumor-free")
+    )
 
 
 def definition(name: str) -> str:

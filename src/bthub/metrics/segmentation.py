@@ -39,8 +39,8 @@ def segmentation_metrics(
         pixel_accuracy, pixel_accuracy_tumor_slices: share of the pixels that agree, of all slices and of those with
             tumor. Nearly 1 for an empty mask too, because most pixels are healthy.
         tumor_slices_missed: share of the slices with tumor that got no mask.
-        healthy_slices_with_mask: share of the slices without tumor that got any mask.
-        healthy_mask_px: mean predicted area of the slices without tumor, in pixels.
+        tumor_free_slices_with_mask: share of the slices without tumor that got any mask.
+        tumor_free_mask_px: mean predicted area of the slices without tumor, in pixels.
         hd95_px: mean over slices with tumor and a mask of the 95th-percentile Hausdorff distance between the two
             outlines, in pixels; of the others there is none, and the Dice of missed slices tells of them.
 
@@ -88,8 +88,8 @@ def segmentation_metrics(
         "counts": {
             "tumor_slices": int((~healthy).sum()),
             "missed_tumor_slices": int((~healthy & (predicted == 0)).sum()),
-            "healthy_slices": int(healthy.sum()),
-            "marked_healthy_slices": int((healthy & (predicted > 0)).sum()),
+            "tumor_free_slices": int(healthy.sum()),
+            "marked_tumor_free_slices": int((healthy & (predicted > 0)).sum()),
             "volumes_with_tumor": int((~healthy_volumes).sum()),
             "volumes_without_tumor": int(healthy_volumes.sum()),
             "marked_volumes_without_tumor": int((healthy_volumes & (volumes[:, 1] > 0)).sum()),
@@ -129,6 +129,6 @@ def _segmentation_values(
         "pixel_accuracy": pooled(size - tumor - predicted + 2 * both, size),
         "pixel_accuracy_tumor_slices": pooled((size - tumor - predicted + 2 * both) * has_tumor, size * has_tumor),
         "tumor_slices_missed": mean(predicted == 0, has_tumor),
-        "healthy_slices_with_mask": mean(predicted > 0, healthy),
-        "healthy_mask_px": mean(predicted, healthy),
+        "tumor_free_slices_with_mask": mean(predicted > 0, healthy),
+        "tumor_free_mask_px": mean(predicted, healthy),
     }

@@ -15,7 +15,7 @@ import hashlib
 import platform
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -30,12 +30,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bthub.data.dataset import load_split
 from bthub.data.fingerprint import describe_rows, id_columns, identified, listed, name_of
+from bthub.data.network import send_no_telemetry
 from bthub.errors import BthubError
 from bthub.imaging.image_io import upright_rgb
 from bthub.models.classifier import load_classifier
 from bthub.models.input_check import InputCheck, letterbox, load_input_check
 from bthub.models.localizer import load_localizer
-from bthub.network import send_no_telemetry
 from bthub.runs.folder import (
     CLASSIFICATION,
     INPUT_CHECK,
@@ -50,6 +50,7 @@ from bthub.runs.folder import (
     RunFolder,
     write_json,
 )
+from bthub.runs.schema import Export
 
 PICTURES = 128
 """Of the training split, that the ranges are taken from."""
@@ -114,7 +115,7 @@ class _Distance(nn.Module):
         return nearest.clamp(min=0).sqrt(), features @ self.weight + self.bias
 
 
-def export(run: str | Path, data: str | Path, *, pictures: int = PICTURES) -> dict:
+def export(run: str | Path, data: str | Path, *, pictures: int = PICTURES) -> Export:
     """Write the ONNX files of a run into its folder.
 
     Args:
@@ -156,16 +157,16 @@ def export(run: str | Path, data: str | Path, *, pictures: int = PICTURES) -> di
         for file in record["files"]:
             (Path(name) / file).replace(folder.path / file)
         write_json(folder.path / ONNX_RECORD, record)
-    return record
+    return replace(folder).onnx
 
 
-def summary(record: dict) -> str:
+def summary(record: Export) -> str:
     """A line a file of `onnx/export.json`."""
     return "\n".join(
-        f"{file}: {facts['bytes'] / 1e6:.1f} MB, {facts['multiply_adds'] / 1e9:.2f} billion multiply-adds, "
-        f"{facts['unit']} within {facts['largest_difference']:.2g} of torch on {record['calibration']['rows']} "
-        f"training pictures ({facts['mean_difference']:.2g} on average)"
-        for file, facts in record["files"].items()
+        f"{file}: {facts.bytes / 1e6:.1f} MB, {facts.multiply_adds / 1e9:.2f} billion multiply-adds, "
+        f"{facts.unit} within {facts.largest_difference:.2g} of torch on {record.calibration.rows} "
+        f"training pictures ({facts.mean_difference:.2g} on average)"
+        for file, facts in record.files.items()
     )
 
 

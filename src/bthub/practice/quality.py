@@ -29,10 +29,10 @@ def facts(detector: RunFolder, localizer: RunFolder) -> dict[str, Any]:
         entry = run.metrics[key]
         found[stage] = {
             "split": key,
-            "samples": entry["samples"],
-            "patients": entry["groups"],
+            "samples": entry.samples,
+            "patients": entry.groups,
             "data": run.training.dataset.name,
-            "figures": {name: entry["metrics"][name] for name in names if name in entry["metrics"]},
+            "figures": {name: entry.metrics[name].as_row() for name in names if name in entry.metrics},
         }
         if stage == "localizer":
             found["area_error"] = area_error(run.predictions(key))

@@ -168,7 +168,8 @@ def build(
     ).all()
     facts = examination.facts or {}
     found = [_slice(one, counting[one.id]) for one in slices]
-    band = (shown.result or {}).get("review_band") if shown is not None else None
+    result = (shown.result or {}) if shown is not None else {}
+    band = result.get("referral_band", result.get("review_band"))
     content = {
         "format": FORMAT,
         "report": report.id,

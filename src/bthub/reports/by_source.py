@@ -1,7 +1,7 @@
 """What pooling several sources hides: a detector that recognizes the source looks as if it recognized the tumor."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -94,18 +94,11 @@ def within(run: RunFolder, split: str = "test") -> list[Row]:
     Returns:
         `source`, `value`, `low`, `high`, `images`, `tumor`.
     """
-    with reading(run, "sources.json"):
-        found: Mapping[str, Any] = run.sources[split]["by_source"]
-        return [
-            {
-                "source": source,
-                "images": part["samples"],
-                "tumor": part["tumor"],
-                **{end: part["metrics"]["roc_auc"][end] for end in ("value", "low", "high")},
-            }
-            for source, part in found.items()
-            if part["metrics"]["roc_auc"]["value"] is not None
-        ]
+    return [
+        {"source": source, "images": part.samples, "tumor": part.tumor, **part.metrics["roc_auc"].as_row()}
+        for source, part in run.sources[split].by_source.items()
+        if part.metrics["roc_auc"].value is not None
+    ]
 
 
 def crossed(rows: Sequence[Mapping[str, str]]) -> list[Row]:

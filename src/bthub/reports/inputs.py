@@ -2,15 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import Any
+
+from msgspec import convert
 
 from bthub.evaluation.two_stage import two_stage_by_source
 from bthub.metrics.info import CENTER_IN_BOX, readable
-from bthub.metrics.interval import Interval
 from bthub.runs.folder import CLASSIFICATION, SEGMENTATION, RunFolder
+from bthub.runs.schema import SourcePart
 
 DETECTOR = ("roc_auc", "balanced_accuracy", "recall", "specificity", "ece")
-LOCALIZER = ("dice_volume_mean", "dice_volume_median", "dice_tumor_slices", "healthy_slices_with_mask", CENTER_IN_BOX)
+LOCALIZER = (
+    "dice_volume_mean",
+    "dice_volume_median",
+    "dice_tumor_slices",
+    "tumor_free_slices_with_mask",
+    CENTER_IN_BOX,
+)
 TITLES = {CENTER_IN_BOX: "center of the mask in the box"}
 
 INTRODUCTION = """# Results by source and kind of picture, split {split}
@@ -38,34 +45,29 @@ def page(runs: Sequence[RunFolder], split: str) -> str | None:
     sections = [INTRODUCTION.format(split=split)]
     for run in sorted(measured, key=lambda run: (run.task != CLASSIFICATION, run.id)):
         entry = run.sources[split]
-        sections.append(f"## {run.id} ({entry['dataset']['name']})\n\n{table(entry)}\n\n`{entry['command']}`\n")
+        sections.append(
+            f"## {run.id} ({entry.dataset.name})\n\n{table(entry.task, entry.by_source)}\n\n`{entry.command}`\n"
+        )
     detectors = [run for run in measured if run.task == CLASSIFICATION]
     for detector, localizer in product(detectors, [run for run in measured if run not in detectors]):
-        joined = {"task": SEGMENTATION, **two_stage_by_source(detector, localizer, split)}
-        sections.append(f"## {detector.id}, then {localizer.id}\n\n{BOTH_STAGES}\n\n{table(joined)}\n")
+        joined = convert(two_stage_by_source(detector, localizer, split)["by_source"], dict[str, SourcePart])
+        rows = table(SEGMENTATION, joined)
+        sections.append(f"## {detector.id}, then {localizer.id}\n\n{BOTH_STAGES}\n\n{rows}\n")
     return "\n".join(sections)
 
 
-def table(entry: Mapping[str, Any]) -> str:
-    """An entry of `sources.json` as Markdown: a row for each source and view."""
-    detects = entry["task"] == CLASSIFICATION
+def table(task: str, by_source: Mapping[str, SourcePart]) -> str:
+    """The sources of an entry of `sources.json` as Markdown: a row for each source and view."""
+    detects = task == CLASSIFICATION
     names = DETECTOR if detects else LOCALIZER
     heads = ["pictures", "images", "with tumor", *(TITLES.get(name) or readable(name) for name in names)]
     if detects:
         heads += ["uncertain", "refused"]
     lines = [f"| {' | '.join(heads)} |", "| --- |" + " ---: |" * (len(heads) - 1)]
-    for key, found in entry["by_source"].items():
-        cells = [key, f"{found['samples']:,}", f"{found['tumor']:,}"]
-        cells += [interval(found["metrics"].get(name)) for name in names]
+    for key, found in by_source.items():
+        cells = [key, f"{found.samples:,}", f"{found.tumor:,}"]
+        cells += [f"{found.metrics[name]:.3f}" if name in found.metrics else "" for name in names]
         if detects:
-            cells += [f"{found['uncertain']:.1%}", f"{found['refused']:,}"]
+            cells += [f"{found.uncertain:.1%}", f"{found.refused:,}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def interval(found: Interval | None) -> str:
-    """A value with its interval, three decimals."""
-    if found is None or found["value"] is None:
-        return ""
-    value = f"{found['value']:.3f}"
-    return value if found["low"] is None else f"{value} ({found['low']:.3f} to {found['high']:.3f})"

@@ -1,6 +1,5 @@
 """The model card: a pure function of the run folder's files. No number is typed in."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -10,18 +9,19 @@ from typing import Any, NamedTuple
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from bthub.data.facts import LGG, Facts, of_pictures
 from bthub.data.splits import FOLD_PROTOCOLS
 from bthub.errors import BthubError
 from bthub.evaluation import plots, published, two_stage
 from bthub.metrics.bootstrap import COVERAGE, FEWEST_GROUPS
 from bthub.metrics.info import METRIC_TABLE, readable
+from bthub.metrics.interval import Interval
 from bthub.project import DATASET, DEFAULTS, TWO_STAGE, hub_id
 from bthub.reports import inputs
 from bthub.runs.folder import (
     CALIBRATION,
     CARD,
     CLASSIFICATION,
-    CONFIG,
     COST,
     FIGURES,
     GRADCAM,
@@ -32,25 +32,30 @@ from bthub.runs.folder import (
     METRICS,
     ONNX_MODEL,
     ONNX_QUANTIZED,
-    PREPROCESSOR,
     SEGMENTATION,
     SPLIT,
     TRAINING,
     RunFolder,
 )
-from bthub.runs.records import first_weights
-from bthub.runs.schema import Cost, DetectorCalibration, LocalizerCalibration
+from bthub.runs.records import data_facts, initial_weights
+from bthub.runs.schema import Cost, DetectorCalibration, GradCam, LocalizerCalibration, Measured, Part
 from bthub.training.config import CONFIGS
 
 TAGS = ("medical", "mri", "brain-tumor", "bthub")
-LGG_TITLE, LGG_TAG, LGG_LICENSE = "LGG MRI Segmentation", "lower-grade-glioma", "cc-by-nc-sa-4.0"
+LGG_TAG = "lower-grade-glioma"
 # Metrics of a run's headline; the card's metadata has them too.
 HEADLINE = {
     CLASSIFICATION: ("roc_auc", "balanced_accuracy", "accuracy", "f1", "recall", "specificity"),
-    SEGMENTATION: ("dice_volume_mean", "dice_pooled", "iou_volume_mean", "pixel_accuracy", "healthy_slices_with_mask"),
+    SEGMENTATION: (
+        "dice_volume_mean",
+        "dice_pooled",
+        "iou_volume_mean",
+        "pixel_accuracy",
+        "tumor_free_slices_with_mask",
+    ),
 }
 # The same of detect-then-localize.
-TWO_STAGE_HEADLINE = ("dice_volume_mean", "dice_tumor_slices", "iou_volume_mean", "healthy_slices_with_mask")
+TWO_STAGE_HEADLINE = ("dice_volume_mean", "dice_tumor_slices", "iou_volume_mean", "tumor_free_slices_with_mask")
 # What is told of tumor slices by the size of the tumor.
 SIZE_METRICS = {CLASSIFICATION: ("recall",), SEGMENTATION: ("dice_tumor_slices", "tumor_slices_missed", "hd95_px")}
 # Metrics of which a classifier without a threshold has the mean over its classes, one against the rest.
@@ -60,66 +65,32 @@ MACRO = ("precision", "recall", "specificity", "f1", "roc_auc", "average_precisi
 UNSEEN = ("test", "benchmark")
 
 
-class ImageSet(NamedTuple):
-    """What is known of an image-folder set beyond its images."""
-
-    title: str
-    what: str
-    limit: str
-    url: str | None = None
-
-
-# By their classes: what a built set is called is up to who built it.
+# What is told of an image-folder set beyond its facts, and of its limits, by its classes.
 IMAGE_SETS = {
-    ("glioma_tumor", "meningioma_tumor", "no_tumor", "pituitary_tumor"): ImageSet(
-        "Brain Tumor Classification (MRI)",
+    ("glioma_tumor", "meningioma_tumor", "no_tumor", "pituitary_tumor"): (
         "brain MRI images of three kinds of tumor and of none, as published on Kaggle with a training and a test "
         "folder; validation is drawn from the former",
         "Only the pictures of its test folder without a near-duplicate elsewhere test a model. The proportions of the "
         "classes differ between those and the near-duplicates.",
-        "https://www.kaggle.com/datasets/sartajbhuvaji/brain-tumor-classification-mri",
     ),
-    ("no", "yes"): ImageSet(
-        "Brain MRI Images for Brain Tumor Detection",
+    ("no", "yes"): (
         "253 brain MRI images with a tumor (`yes`) or without (`no`), as published on Kaggle, without a split",
         "The set is tiny: in a split of 50 images, each counts 2 %. The epochs and rates of this project's own recipes "
         "were first tried on another split of the same pictures.",
-        "https://www.kaggle.com/datasets/navoneel/brain-mri-images-for-brain-tumor-detection",
     ),
 }
 
 
-class Record:
-    """The content of one file, where a missing or empty value is an error that names the file and the key."""
+class Result(NamedTuple):
+    """An entry of `metrics.json`, and the protocol and split that are its key."""
 
-    def __init__(self, content: dict, file: Path | str, key: str = "") -> None:
-        self._content, self._file, self._key = content, file, key
+    protocol: str
+    split: str
+    entry: Measured
 
-    def __getitem__(self, key: str) -> Any:
-        value = self.optional(key)
-        if value is None:
-            raise BthubError(f"{self._file}: {self._key}{key} is empty, but the card needs it")
-        return value
-
-    def optional(self, key: str) -> Any:
-        """A value that may be null, but not missing."""
-        if key not in self._content:
-            raise BthubError(f"{self._file}: there is no {self._key}{key}, but the card needs it")
-        value = self._content[key]
-        return Record(value, self._file, f"{self._key}{key}.") if isinstance(value, dict) else value
-
-    def keys(self) -> list[str]:
-        """The keys, in the file's order."""
-        return list(self._content)
-
-    def flat(self, prefix: str = "") -> Iterator[tuple[str, Any]]:
-        """Dotted keys and plain values of everything in it."""
-        for key in self._content:
-            value = self.optional(key)
-            if isinstance(value, Record):
-                yield from value.flat(f"{prefix}{key}.")
-            else:
-                yield f"{prefix}{key}", "none" if value is None else value
+    @property
+    def key(self) -> str:
+        return f"{self.protocol}/{self.split}"
 
 
 def write(run: str | Path, copies: Path | None = None) -> Path:
@@ -171,12 +142,13 @@ def render(run: str | Path, org: str | None = None, *, figures: bool = True) -> 
     """
     folder = RunFolder.local(run, weights=False)
     name = folder.id
-    config = Record(folder.config, folder.path / CONFIG)
+    config = folder.detector_config if folder.task == CLASSIFICATION else folder.localizer_config
     training = folder.training
     start, base = _start(folder)
-    lgg = any(row.get("patient_id") for row in _rows(folder, SPLIT))
+    facts = data_facts(folder)
+    lgg = facts.patients
     # The weights carry on the license of LGG, whatever data they are trained on.
-    derived = any(origin.lgg for origin in training.first_weights)
+    derived = any(origin.lgg for origin in training.initial_weights)
     # An image-folder set is split in one way, whatever protocol the recipe names.
     protocol = training.protocol if lgg else "default"
     results = _results(folder)
@@ -191,30 +163,33 @@ def render(run: str | Path, org: str | None = None, *, figures: bool = True) -> 
             task=folder.task,
             revision=folder.revision,
             config=config,
-            remote_code="auto_map" in folder.config,
+            remote_code=config.auto_map is not None,
             lgg=lgg,
             default=name in DEFAULTS.values(),
             unit="slice" if lgg else "image",
-            images=None if lgg else _image_set(config["label_names"], training.dataset.name),
+            images=None if lgg else _image_set(folder.detector_config.label_names, facts, training.dataset.name),
             start=start,
             base=base,
             base_is_lgg=derived,
             recipe=_recipe(folder),
-            preprocessor=_preprocessor(folder.path / PREPROCESSOR) if folder.task == SEGMENTATION else None,
+            preprocessor=folder.preprocessor if folder.task == SEGMENTATION else None,
             training=training,
             protocol=protocol,
             folds=FOLD_PROTOCOLS,
-            configuration=list(_configuration(folder).flat()),
+            configuration=list(_flat(_configuration(folder))),
             calibration=_calibration(folder, lgg),
             review=_review(folder),
             input_check=_input_check(folder),
             cost=_cost(folder),
             onnx=_onnx(folder),
             splits=_splits(folder, protocol, results),
-            sources=[(split, inputs.table(entry), entry["command"]) for split, entry in folder.sources.items()],
-            mixed="file" in _rows(folder, SPLIT)[0] and lgg,
+            sources=[
+                (split, inputs.table(entry.task, entry.by_source), entry.command)
+                for split, entry in folder.sources.items()
+            ],
+            mixed=bool(facts.sources),
             best_epoch=_best_epoch(folder, training.best.epoch),
-            results=[_result(entry, folder, figures) for entry in results],
+            results=[_result(result, folder, figures) for result in results],
             history=_figure(folder, "history") if figures else None,
             lr_finder=_figure(folder, "lr_finder") if figures else None,
             found_rate=(folder.path / LR_FINDER).is_file(),
@@ -223,7 +198,7 @@ def render(run: str | Path, org: str | None = None, *, figures: bool = True) -> 
             fewest_groups=FEWEST_GROUPS,
         )
     )
-    metadata = _metadata(folder, name, config, results, base, lgg, derived, org)
+    metadata = _metadata(folder, name, results, base, facts, derived, org)
     return f"---\n{metadata.to_yaml()}\n---\n\n{body}"
 
 
@@ -243,22 +218,19 @@ def render_two_stage(detector: RunFolder, localizer: RunFolder, commits: dict[st
     protocol = detector.training.protocol
     stages, entries = [], {}
     for name, run in (("detector", detector), ("localizer", localizer)):
-        entry = next((e for e in _results(run) if (e["protocol"], e["split"]) == (protocol, "test")), None)
-        if entry is None:
+        result = next((r for r in _results(run) if r.key == f"{protocol}/test"), None)
+        if result is None:
             raise BthubError(f"{run.id} has no results on test: run bthub evaluate {run.path} --data ... --split test")
-        entries[name] = entry
+        entries[name] = result.entry
         stages.append(
             {
                 "name": name,
                 "repo_id": hub_id(run.id, org),
                 "commit": commits[name],
-                "metrics": [(readable(metric), entry["metrics"][metric]) for metric in HEADLINE[run.task]],
+                "metrics": [(readable(metric), result.entry.metrics[metric]) for metric in HEADLINE[run.task]],
             }
         )
-    together = Record(
-        {**two_stage.two_stage(detector, localizer), "protocol": protocol, "split": "test"},
-        f"bthub two-stage {METRICS}",
-    )
+    together = two_stage.two_stage(detector, localizer)
     body = (
         _environment()
         .get_template("two_stage_card.md.j2")
@@ -277,7 +249,7 @@ def render_two_stage(detector: RunFolder, localizer: RunFolder, commits: dict[st
         )
     )
     metadata = ModelCardData(
-        license=LGG_LICENSE,
+        license=LGG.license,
         library_name="transformers",
         pipeline_tag=SEGMENTATION,
         tags=["detect-and-localize", CLASSIFICATION, *TAGS, LGG_TAG],
@@ -286,10 +258,13 @@ def render_two_stage(detector: RunFolder, localizer: RunFolder, commits: dict[st
         metrics=_hub_metrics((*HEADLINE[CLASSIFICATION], *TWO_STAGE_HEADLINE)),
         model_name=TWO_STAGE,
         eval_results=[
+            *_evaluations(CLASSIFICATION, _headline(entries["detector"]), f"{protocol}/test", hub_id(DATASET, org)),
             *_evaluations(
-                CLASSIFICATION, entries["detector"], HEADLINE[CLASSIFICATION], hub_id(DATASET, org), LGG_TITLE
+                SEGMENTATION,
+                {readable(metric): (metric, together["metrics"][metric]) for metric in TWO_STAGE_HEADLINE},
+                f"{protocol}/test",
+                hub_id(DATASET, org),
             ),
-            *_evaluations(SEGMENTATION, together, TWO_STAGE_HEADLINE, hub_id(DATASET, org), LGG_TITLE),
         ],
     )
     return f"---\n{metadata.to_yaml()}\n---\n\n{body}"
@@ -300,31 +275,41 @@ def _hub_metrics(metrics: tuple[str, ...]) -> list[str]:
     return list(dict.fromkeys(METRIC_TABLE[metric].hub_id or metric for metric in metrics))
 
 
+def _headline(entry: Measured) -> dict[str, tuple[str, Interval]]:
+    """The metrics of a run's headline, by their names in the card."""
+    return {_name(metric, entry): (metric, entry.metrics[metric]) for metric in HEADLINE[entry.task]}
+
+
 def _evaluations(
-    task: str, entry: Record, metrics: tuple[str, ...], dataset_type: str, dataset_name: str
+    task: str,
+    metrics: dict[str, tuple[str, Interval]],
+    key: str,
+    dataset_type: str,
+    dataset_name: str = LGG.title,
 ) -> list[EvalResult]:
     """The metrics of an entry, for `model-index`; those that aren't defined there are left out."""
+    protocol, _, split = key.partition("/")
     return [
         EvalResult(
             task_type=task,
             dataset_type=dataset_type,
             dataset_name=dataset_name,
-            dataset_config=entry["protocol"],
-            dataset_split=entry["split"],
+            dataset_config=protocol,
+            dataset_split=split,
             metric_type=METRIC_TABLE[metric].hub_id or metric,
-            metric_name=_name(metric, entry),
-            metric_value=round(entry["metrics"][metric]["value"], 4),
+            metric_name=name,
+            metric_value=round(found.value, 4),
         )
-        for metric in metrics
-        if entry["metrics"][metric].optional("value") is not None
+        for name, (metric, found) in metrics.items()
+        if found.value is not None
     ]
 
 
 def _review(folder: RunFolder) -> dict | None:
     """The review band, if the run has one."""
-    if folder.task != CLASSIFICATION or (band := folder.detector_calibration.review_band) is None:
+    if folder.task != CLASSIFICATION or (band := folder.detector_calibration.referral_band) is None:
         return None
-    return {"low": band[0], "high": band[1], "error": folder.detector_calibration.review_error}
+    return {"low": band[0], "high": band[1], "error": folder.detector_calibration.referral_error}
 
 
 def _calibration(folder: RunFolder, lgg: bool) -> DetectorCalibration | LocalizerCalibration:
@@ -337,34 +322,46 @@ def _calibration(folder: RunFolder, lgg: bool) -> DetectorCalibration | Localize
     return found
 
 
-def _configuration(folder: RunFolder) -> Record:
-    return Record(folder.training.config, folder.path / TRAINING, "config.")
+def _configuration(folder: RunFolder) -> dict[str, Any]:
+    config = folder.training.config
+    if config.get("pretrained") is None:
+        raise BthubError(f"{folder.path / TRAINING}: there is no config.pretrained, and the card needs it")
+    return config
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and plain values of everything in it."""
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", "none" if value is None else value
 
 
 def _input_check(folder: RunFolder) -> dict | None:
     """What was measured of the run's input check, if it has one."""
-    path = folder.path / INPUT_CHECK
-    if not path.is_file():
+    if not (folder.path / INPUT_CHECK).is_file():
         return None
-    found = Record(folder.input_check, path)
+    measured = folder.input_check
+    if lacking := [key for key in ("criterion", "data", "slices", "outside") if not getattr(measured, key)]:
+        raise BthubError(f"{folder.path / INPUT_CHECK}: there is no {lacking[0]}, and the card needs it")
     kinds: dict[str, dict[str, list[int]]] = {}  # kind -> half -> refused, samples
-    for half in found["outside"].keys():
-        for kind in found["outside"][half].keys():
-            count = found["outside"][half][kind]
-            kinds.setdefault(kind, {})[half] = [count["refused"], count["samples"]]
-    return {"found": found, "kinds": kinds}
+    for half, found in measured.outside.items():
+        for kind, count in found.items():
+            kinds.setdefault(kind, {})[half] = [count.refused, count.samples]
+    return {"found": measured, "kinds": kinds}
 
 
 def _start(folder: RunFolder) -> tuple[str, str | None]:
     """The initial weights in words, and the name of the run that they are from, if they are a run's."""
     training = folder.training
-    kind, source = first_weights(training.config | {"pretrained": _configuration(folder)["pretrained"]})
+    kind, source = initial_weights(_configuration(folder))
     if source is None:
         return "ImageNet, from timm" if kind == "ImageNet" else kind, None
     if kind == "ImageNet":
         return f"ImageNet, `{source}` of train/imagenet.py", None
     words = f"the encoder of `{source}`" if kind == "encoder" else f"`{source}`"
-    digests = [first.weights for first in training.first_weights if first.weights]
+    digests = [first.weights for first in training.initial_weights if first.weights]
     words += f", weights `{digests[-1]}`" if digests else ""
     return words, None if source.endswith(".safetensors") else source
 
@@ -373,67 +370,60 @@ def _recipe(folder: RunFolder) -> dict:
     """The configuration file that a run follows, the paper that it is from, and what the run changes."""
 
     def words(value: Any) -> Any:
-        return (
-            ", ".join(f"{key}: {part}" for key, part in value.flat())
-            if isinstance(value, Record)
-            else "none"
-            if value is None
-            else value
-        )
+        found = dict(_flat({"": value}))
+        return ", ".join(f"{key[1:]}: {part}" for key, part in found.items()) if isinstance(value, dict) else found[""]
 
     recipe = folder.training.recipe
     if recipe is None:
         raise BthubError(f"{folder.path / TRAINING}: there is no recipe, and the card needs it")
     file, config = recipe.file, _configuration(folder)
-    changed = Record(recipe.changed, folder.path / TRAINING, "recipe.changed.")
     paper = published.recipe_of(f"{PurePosixPath(file).stem}-") if file.startswith("papers/") else None
     return {
         # One of bthub's own is named by where it is; a user's by its name.
         "place": f"src/bthub/training/configs/{file}" if (CONFIGS / file).is_file() else file,
         "paper": paper and published.reported()[paper]["title"],
-        "changed": [(key, words(changed.optional(key)), words(config.optional(key))) for key in changed.keys()],
-        "imagenet": "pretrained" in changed.keys() and changed["pretrained"],
+        "changed": [(key, words(there), words(config[key])) for key, there in recipe.changed.items()],
+        "imagenet": recipe.changed.get("pretrained", False),
     }
 
 
-def _image_set(labels: list[str], name: str) -> ImageSet:
+def _image_set(labels: list[str], facts: Facts, name: str) -> dict[str, str | None]:
     """What is known of the image-folder set that has these classes."""
-    known = IMAGE_SETS.get(tuple(sorted(labels)))
-    return known or ImageSet(name, f"a set of images in a folder a class: {', '.join(labels)}", "")
+    what, limit = IMAGE_SETS.get(
+        tuple(sorted(labels)), (f"a set of images in a folder a class: {', '.join(labels)}", "")
+    )
+    return {"title": facts.title if facts.link else name, "url": facts.link, "what": what, "limit": limit}
 
 
 def _metadata(
     folder: RunFolder,
     name: str,
-    config: Record,
-    results: list[Record],
+    results: list[Result],
     base: str | None,
-    lgg: bool,
+    facts: Facts,
     derived: bool,
     org: str | None,
 ) -> ModelCardData:
     """The card's YAML, with the figures on unseen splits as `model-index`."""
+    # What isn't on the Hub is called by the name of the loader that reads it.
+    loader = hub_id(DATASET, org) if facts.patients else "imagefolder"
     evaluations = [
-        result
-        for entry in results
-        if entry["split"] in UNSEEN and "seen" not in _parts_seen(entry).keys()
-        for result in _evaluations(
-            folder.task,
-            entry,
-            HEADLINE[folder.task],
-            # What isn't on the Hub is called by the name of the loader that reads it.
-            hub_id(DATASET, org) if lgg else "imagefolder",
-            LGG_TITLE if lgg else _image_set(config["label_names"], entry["dataset"]["name"]).title,
-        )
+        found
+        for result in results
+        if result.split in UNSEEN and "seen" not in result.entry.by_seen
+        for title in [
+            (LGG if facts.patients else of_pictures(result.entry.dataset.name, folder.config["label_names"])).title
+        ]
+        for found in _evaluations(folder.task, _headline(result.entry), result.key, loader, title)
     ]
-    network = config["architecture"] if folder.task == CLASSIFICATION else config["model_type"]
+    network = folder.config["architecture" if folder.task == CLASSIFICATION else "model_type"]
     return ModelCardData(
         # Of the image-folder sets the terms aren't known; those of the initial weights are passed on.
-        license=LGG_LICENSE if lgg or derived else "unknown",
+        license=facts.license or (LGG.license if derived else "unknown"),
         library_name="timm" if folder.task == CLASSIFICATION else "transformers",
         pipeline_tag=folder.task,
-        tags=[folder.task, network, *TAGS, *([LGG_TAG] if lgg else [])],
-        datasets=[hub_id(DATASET, org)] if lgg else None,
+        tags=[folder.task, network, *TAGS, *([LGG_TAG] if facts.patients else [])],
+        datasets=[hub_id(DATASET, org)] if facts.patients else None,
         base_model=base and hub_id(base, org),
         metrics=_hub_metrics(HEADLINE[folder.task]),
         model_name=name,
@@ -442,34 +432,30 @@ def _metadata(
     )
 
 
-def _parts_seen(entry: Record) -> Record:
-    """The figures split by whether another split has a copy of the picture; empty where none has."""
-    return entry["by_seen"] if "by_seen" in entry.keys() else Record({}, METRICS)
-
-
-def _results(folder: RunFolder) -> list[Record]:
-    """The entries of `metrics.json`, each with its `protocol` and `split`; unseen splits first."""
-    entries = []
+def _results(folder: RunFolder) -> list[Result]:
+    """The entries of `metrics.json`, unseen splits first."""
+    results = []
     for key, entry in folder.metrics.items():
+        folder.check_weights(f"{METRICS} of {key}", entry.weights, entry.command)
+        if lacking := [metric for metric in HEADLINE[folder.task] if metric not in entry.metrics]:
+            raise BthubError(f"{folder.path / METRICS}: there is no {key}.metrics.{lacking[0]}, and the card needs it")
         protocol, _, split = key.partition("/")
-        record = Record({**entry, "protocol": protocol, "split": split}, folder.path / METRICS, f"{key}: ")
-        folder.check_weights(f"{METRICS} of {key}", record["weights"], record["command"])
-        entries.append(record)
+        results.append(Result(protocol, split, entry))
     rank = {split: i for i, split in enumerate((*UNSEEN, "validation", "train"))}
-    return sorted(entries, key=lambda entry: (entry["protocol"], rank.get(entry["split"], len(rank))))
+    return sorted(results, key=lambda result: (result.protocol, rank.get(result.split, len(rank))))
 
 
-def _name(metric: str, entry: Record) -> str:
+def _name(metric: str, entry: Measured) -> str:
     """A metric's name in a card."""
-    macro = metric in MACRO and "labels" in entry.keys() and entry.optional("threshold") is None
+    macro = metric in MACRO and entry.task == CLASSIFICATION and entry.threshold is None
     return f"{readable(metric)}, macro average" if macro else readable(metric)
 
 
 def _onnx(folder: RunFolder) -> dict | None:
     """The ONNX files and what they reach; None where the run has none of its weights."""
-    files = folder.onnx.get("files", {})
+    files = folder.onnx.files
     # On the Hub a revision is a commit, which says nothing about the weights alone.
-    if not files or (folder.revision.startswith("sha256:") and folder.onnx.get("weights") != folder.revision):
+    if not files or (folder.revision.startswith("sha256:") and folder.onnx.weights != folder.revision):
         return None
     ships = folder.quantized_ships()
     measured = [
@@ -478,12 +464,12 @@ def _onnx(folder: RunFolder) -> dict | None:
             "backend": backend,
             "key": key,
             "figures": [
-                (readable(name), entry["metrics"][name]["value"], entry["reference"][name])
+                (readable(name), entry.metrics[name].value, entry.reference[name])
                 for name in LOSING
-                if entry["reference"].get(name) is not None and entry["metrics"][name]["value"] is not None
+                if entry.reference.get(name) is not None and entry.metrics[name].value is not None
             ],
-            "difference": entry.get("largest_difference"),
-            "agreement": entry.get("agreement"),
+            "difference": entry.largest_difference,
+            "agreement": entry.agreement,
         }
         for backend, entries in folder.onnx_metrics.items()
         for key, entry in entries.items()
@@ -491,7 +477,7 @@ def _onnx(folder: RunFolder) -> dict | None:
     # A clone holds no network in single precision: `bthub export` writes it.
     there = {file: facts for file, facts in files.items() if (folder.path / file).is_file()}
     kept = {file: facts for file, facts in there.items() if file != ONNX_QUANTIZED or ships}
-    return {"files": kept, "ships": ships, "measured": measured, "calibration": folder.onnx["calibration"]}
+    return {"files": kept, "ships": ships, "measured": measured, "calibration": folder.onnx.calibration}
 
 
 def _cost(folder: RunFolder) -> Cost:
@@ -506,71 +492,45 @@ def _figure(folder: RunFolder, name: str) -> str | None:
     return path if (folder.path / path).is_file() else None
 
 
-def _result(entry: Record, folder: RunFolder, figures: bool) -> dict:
-    """An entry as the template shows it."""
-    task, name = folder.task, plots.name_of(f"{entry['protocol']}/{entry['split']}")
-    shown = {key: entry[key] for key in ("protocol", "split", "samples", "groups", "date")}
-    shown["figure"] = _figure(folder, name) if figures else None
-    # where no slice has anything to outline there is no gallery
-    shown["gallery"] = _figure(folder, f"{name}-gallery") if figures else None
-    shown["metrics"] = [(_name(name, entry), entry["metrics"][name]) for name in entry["metrics"].keys()]
-    shown["gradcam"] = _gradcam(folder, f"{entry['protocol']}/{entry['split']}")
-    auc = entry["metrics"]["roc_auc"] if task == CLASSIFICATION else None
-    shown["guess"] = auc is not None and (auc.optional("low") or 1) <= 0.5
-    shown["review"] = entry.optional("review") if task == CLASSIFICATION else None
-    if task == CLASSIFICATION:
-        shown |= {key: entry[key] for key in ("labels", "confusion_matrix")}
-        shown["class_accuracy"] = [(label, entry["class_accuracy"][label]) for label in entry["labels"]]
-    else:
-        shown["class_accuracy"] = []
-        shown["counts"] = [(readable(name), entry["counts"][name]) for name in entry["counts"].keys()]
-    measured = SIZE_METRICS[task]
-    shown["size_metrics"] = [readable(metric) for metric in measured]
-    shown["sizes"] = [
-        {
-            "name": name,
-            "pixels": _range(*part["tumor_px"]),
-            "samples": part["samples"],
-            "figures": [part["metrics"][metric] for metric in measured],
-        }
-        for name in entry["by_tumor_size"].keys()
-        for part in [entry["by_tumor_size"][name]]
-    ]
-    shown["institutions"] = [
-        {
-            "name": name,
-            "groups": part["groups"],
-            "samples": part["samples"],
-            "figures": [part["metrics"][metric] for metric in HEADLINE[task]],
-        }
-        for name in entry["by_institution"].keys()
-        for part in [entry["by_institution"][name]]
-    ]
-    seen = _parts_seen(entry)
-    shown["seen"] = {
-        name: {
-            "samples": seen[name]["samples"],
-            "figures": [seen[name]["metrics"][metric] for metric in HEADLINE[task]],
-        }
-        for name in seen.keys()
+def _result(result: Result, folder: RunFolder, figures: bool) -> dict[str, Any]:
+    """An entry as the template shows it: itself, and what is beside it."""
+    task, name, entry = folder.task, plots.name_of(result.key), result.entry
+    auc = entry.metrics["roc_auc"] if task == CLASSIFICATION else None
+
+    def parts(found: dict[str, Any], metrics: tuple[str, ...]) -> list[tuple[str, Part, list[Interval]]]:
+        return [(name, part, [part.metrics[metric] for metric in metrics]) for name, part in found.items()]
+
+    return {
+        "entry": entry,
+        "protocol": result.protocol,
+        "split": result.split,
+        "figure": _figure(folder, name) if figures else None,
+        # where no slice has anything to outline there is no gallery
+        "gallery": _figure(folder, f"{name}-gallery") if figures else None,
+        "metrics": [(_name(metric, entry), found) for metric, found in entry.metrics.items()],
+        "gradcam": _gradcam(folder, result.key),
+        "guess": auc is not None and (auc.low or 1) <= 0.5,
+        "counts": [(readable(name), count) for name, count in entry.counts.items()],
+        "size_metrics": [readable(metric) for metric in SIZE_METRICS[task]],
+        "sizes": parts(entry.by_tumor_size, SIZE_METRICS[task]),
+        "institutions": parts(entry.by_institution, HEADLINE[task]),
+        "seen": parts(entry.by_seen, HEADLINE[task]),
     }
-    return shown
 
 
-def _range(least: int, below: int | None) -> str:
+def _range(ends: tuple[int, int | None]) -> str:
+    least, below = ends
     return f"{least:,} and more" if below is None else f"{least:,} to {below - 1:,}"
 
 
-def _gradcam(folder: RunFolder, key: str) -> Record | None:
+def _gradcam(folder: RunFolder, key: str) -> GradCam | None:
     """What `bthub explain` measured on a split, if it did."""
-    if key not in folder.gradcam:
-        return None
-    found = Record(folder.gradcam[key], folder.path / GRADCAM, f"{key}: ")
-    folder.check_weights(f"{GRADCAM} of {key}", found["weights"], found["command"])
+    if (found := folder.gradcam.get(key)) is not None:
+        folder.check_weights(f"{GRADCAM} of {key}", found.weights, found.command)
     return found
 
 
-def _splits(folder: RunFolder, protocol: str, results: list[Record]) -> list[dict]:
+def _splits(folder: RunFolder, protocol: str, results: list[Result]) -> list[dict]:
     """Images of each split, and patients where they are named: what the run was given, and measured on beyond that."""
     rows = _rows(folder, SPLIT)
     images = Counter(row["split"] for row in rows)
@@ -582,9 +542,15 @@ def _splits(folder: RunFolder, protocol: str, results: list[Record]) -> list[dic
         for name in images
     ]
     return splits + [
-        {"name": e["split"], "patients": e["groups"], "images": e["samples"], "use": "the results below", "own": False}
-        for e in results
-        if e["protocol"] == protocol and e["split"] in UNSEEN
+        {
+            "name": result.split,
+            "patients": result.entry.groups,
+            "images": result.entry.samples,
+            "use": "the results below",
+            "own": False,
+        }
+        for result in results
+        if result.protocol == protocol and result.split in UNSEEN
     ]
 
 
@@ -593,12 +559,6 @@ def _best_epoch(folder: RunFolder, epoch: int) -> dict[str, float]:
         if row["epoch"] == str(epoch):
             return {readable(key): float(value) for key, value in row.items()}
     raise BthubError(f"{folder.path / HISTORY} has no epoch {epoch}, which {TRAINING} names as the best")
-
-
-def _preprocessor(path: Path) -> Record:
-    if not path.is_file():
-        raise BthubError(f"{path} is missing, but the card needs it: train the run again")
-    return Record(json.loads(path.read_text(encoding="utf-8")), path)
 
 
 def _rows(folder: RunFolder, name: str) -> list[dict[str, str]]:
@@ -618,25 +578,9 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "figure": lambda number: f"{number:.4g}",
-        "value": lambda found: _number(found.optional("value"), "not defined"),
-        "bounds": _bounds,
-        "full": _full,
+        "value": lambda found: f"{Interval(found.value, None, None)}" or "not defined",
+        "bounds": lambda found: found.bounds() or "not defined",
+        "full": lambda found: f"{found}" or "not defined",
+        "pixels": _range,
     }
     return environment
-
-
-def _bounds(found: Record) -> str:
-    low, high = found.optional("low"), found.optional("high")
-    return "not defined" if low is None or high is None else f"{_number(low)} to {_number(high)}"
-
-
-def _full(found: Record) -> str:
-    """A value with its interval, where it has one."""
-    value, bounds = _number(found.optional("value"), "not defined"), _bounds(found)
-    return value if bounds == "not defined" else f"{value} ({bounds})"
-
-
-def _number(number: float | None, otherwise: str = "") -> str:
-    if number is None:
-        return otherwise
-    return f"{number:.3f}" if number < 10 else f"{number:.1f}"  # shares and scores, or pixels

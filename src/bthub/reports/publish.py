@@ -28,10 +28,11 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
+from bthub.data.facts import FACTS, encoded
+from bthub.data.network import check_hub, hub_trouble
 from bthub.errors import BthubError
 from bthub.evaluation import plots
 from bthub.inference import hub_repo
-from bthub.network import check_hub, hub_trouble
 from bthub.project import DATASET, DEFAULTS, ORG, ORG_FILE, SHIPPED_RUNS, TWO_STAGE, hub_id, shipped_runs
 from bthub.reports import model_card
 from bthub.runs.folder import (
@@ -60,6 +61,7 @@ from bthub.runs.folder import (
     RunFolder,
     in_comparison,
 )
+from bthub.runs.records import data_facts
 from bthub.training.config import EXPERIMENTS
 
 # What tells how good a run is, without its weights.
@@ -244,7 +246,7 @@ def run_publication(run: Path, org: str) -> Publication:
     if ONNX_QUANTIZED in files and not folder.quantized_ships():
         # It loses too much, or what it loses wasn't measured.
         del files[ONNX_QUANTIZED]
-    if "patient_id" not in folder.rows(SPLIT)[0]:
+    if not data_facts(folder).patients:
         # The terms of image-folder sets aren't known: none of their images leaves this machine.
         files = {path: file for path, file in files.items() if not path.endswith("-gallery.webp")}
     files[CARD] = model_card.render(folder.path, org).encode()
@@ -253,15 +255,17 @@ def run_publication(run: Path, org: str) -> Publication:
 
 def dataset_publication(data: str | Path, org: str) -> Publication:
     """The built LGG data set as its repo."""
-    from bthub.data.dataset import BuiltDataset
+    from bthub.data.dataset import facts_of
 
     if not Path(data).is_dir():
         raise BthubError(f"{data} isn't there: write it with `bthub data build`, or name the data set with --data")
-    if not BuiltDataset(data).is_lgg:
+    facts = facts_of(data)
+    if not facts.shown:
         raise BthubError(f"{data} isn't LGG MRI Segmentation, the only set whose license lets bthub publish it")
     files: dict[str, Path | bytes] = _listed(Path(data), DATASET_FILES)
     repo_id = hub_id(DATASET, org)
     files[CARD] = (Path(data) / CARD).read_text(encoding="utf-8").replace("PATH_OR_HUB_ID", repo_id).encode()
+    files[FACTS] = encoded(facts)
     return Publication("dataset", repo_id, files)
 
 

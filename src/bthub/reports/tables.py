@@ -18,6 +18,7 @@ from bthub.evaluation.cross_validation import cross_validation, folds, without_f
 from bthub.evaluation.scoring import resampled, rounded
 from bthub.metrics.bootstrap import COVERAGE, paired_difference
 from bthub.metrics.info import COSTS, lower_is_better, readable
+from bthub.metrics.interval import Interval
 from bthub.reports import inputs
 from bthub.runs import records
 from bthub.runs.folder import CLASSIFICATION, SEGMENTATION, RunFolder
@@ -33,7 +34,7 @@ SHOWN = {
         "iou_pooled",
         "pixel_accuracy",
         "hd95_px",
-        "healthy_slices_with_mask",
+        "tumor_free_slices_with_mask",
     ),
 }
 """Columns of the Markdown table; the CSV has all there are."""
@@ -87,7 +88,7 @@ def write(runs: Sequence[RunFolder], out: Path, split: str = "test") -> str:
         stem = f"{evaluation.data}-{evaluation.protocol}-{evaluation.split}-{task.removeprefix('image-')}"
         (out / f"compare-{stem}.csv").write_text(as_csv(rows), encoding="utf-8")
         sections.append(f"## {task}, {evaluation.data}, protocol {evaluation.protocol}\n\n{table(rows, shown)}")
-        if task == CLASSIFICATION and all(records.entry(run, evaluation)["threshold"] is None for run in members):
+        if task == CLASSIFICATION and all(records.entry(run, evaluation).threshold is None for run in members):
             sections.append("Predictions are argmax; precision, recall, specificity etc. are macro averages.\n")
         copies = [row for run in members for row in records.by_seen(run)] if split == "test" else []
         if copies:
@@ -135,7 +136,7 @@ def cross_validated(name: str, members: Sequence[RunFolder]) -> list[Row]:
     last: Row = {**rows[0], **dict.fromkeys(COSTS), "model": f"{name}, all folds"}
     last |= {key: whole[key] for key in ("samples", "groups")}
     for metric, value in whole["metrics"].items():
-        last |= {metric: value["value"], f"{metric}_low": value["low"], f"{metric}_high": value["high"]}
+        last |= value.as_row(metric)
     return [*rows, last]
 
 
@@ -194,7 +195,7 @@ def differences(
             )
     found = []
     for metric in names:
-        values = {name: m.figures["metrics"][metric]["value"] for name, m in by_run.items()}
+        values = {name: m.figures["metrics"][metric].value for name, m in by_run.items()}
         defined = {name: value for name, value in values.items() if value is not None}
         if len(defined) < 2:
             continue
@@ -202,8 +203,8 @@ def differences(
         best = (min if lower_is_better(metric) else max)(sorted(defined), key=defined.get)
         for name in sorted(defined.keys() - {best}, key=lambda n: (-defined[n], n)):
             away = paired_difference(by_run[best].figures, by_run[name].figures, metric)
-            apart = None if away["low"] is None else not away["low"] <= 0 <= away["high"]
-            ends = {"difference": away["value"], "low": away["low"], "high": away["high"], "apart": apart}
+            apart = None if away.low is None or away.high is None else not away.low <= 0 <= away.high
+            ends = {"difference": away.value, "low": away.low, "high": away.high, "apart": apart}
             found.append({"metric": metric, "best": best, "model": name, **ends})
     return found
 
@@ -224,7 +225,7 @@ def table(rows: Sequence[Row], names: Sequence[str]) -> str:
     lines = ["| " + " | ".join(head) + " |", "| --- | --- | ---: | ---: | --- |" + " ---: |" * (len(head) - 5)]
     for row in rows:
         cells = [str(row[key]) for key in ("model", "start", "epochs", "side", "budget")]
-        cells += [_with_interval(row.get(n), row.get(f"{n}_low"), row.get(f"{n}_high")) for n in names]
+        cells += [f"{Interval(row.get(n), row.get(f'{n}_low'), row.get(f'{n}_high')):.3f}" for n in names]
         parameters, _, multiply_adds, latency = (row.get(cost) for cost in COSTS)
         cells.append("" if parameters is None else f"{parameters / MEGA:.1f}")
         cells.append("" if multiply_adds is None else f"{multiply_adds / 1e9:.2f}")
@@ -241,8 +242,8 @@ def copies_table(rows: Sequence[Row]) -> str:
         "| --- | --- | ---: | ---: |",
     ]
     for row in rows:
-        value = _with_interval(row["value"], row["low"], row["high"])
-        lines.append(f"| {row['model']} | {row['part']} | {row['pictures']} | {value} |")
+        value = Interval(row["value"], row["low"], row["high"])
+        lines.append(f"| {row['model']} | {row['part']} | {row['pictures']} | {value:.3f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -256,9 +257,9 @@ def difference_table(rows: Sequence[Row]) -> str:
     ]
     verdicts = {True: "worse", False: "may be chance", None: "no interval"}
     for row in rows:
-        value = _with_interval(row["difference"], row["low"], row["high"])
+        value = Interval(row["difference"], row["low"], row["high"])
         name = readable(row["metric"])
-        lines.append(f"| {name} | {row['best']} | {row['model']} | {value} | {verdicts[row['apart']]} |")
+        lines.append(f"| {name} | {row['best']} | {row['model']} | {value:.3f} | {verdicts[row['apart']]} |")
     return "\n".join(lines) + "\n"
 
 
@@ -270,9 +271,3 @@ def as_csv(rows: Sequence[Row]) -> str:
     writer.writeheader()
     writer.writerows(rounded(list(rows)))
     return buffer.getvalue()
-
-
-def _with_interval(value: float | None, low: float | None, high: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.3f}" if low is None else f"{value:.3f} ({low:.3f} to {high:.3f})"

@@ -31,15 +31,19 @@ import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from bthub.data.network import check_hub, client_errors, hub_trouble
 from bthub.errors import BthubError
-from bthub.network import check_hub, client_errors, hub_trouble
 from bthub.project import COMPARISON, shipped_runs
 from bthub.runs import schema
+from bthub.runs.names import renamed_columns
+from bthub.runs.schema import Content
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -120,7 +124,8 @@ def written_whole(folder: Path) -> Iterator[Path]:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON so that a reader sees the old file or the new one, never half of one."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=msgspec.to_builtins) + "\n"
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 
@@ -227,7 +232,7 @@ class RunFolder:
 
     @cached_property
     def training(self) -> schema.Training:
-        return schema.read(self._file(TRAINING), self.id, schema.Training)
+        return self._read(TRAINING, schema.Training)
 
     @property
     def detector_calibration(self) -> schema.DetectorCalibration:
@@ -236,61 +241,91 @@ class RunFolder:
         Raises:
             BthubError: the run is a localizer, or its file isn't laid out so.
         """
-        return schema.read(self._file(CALIBRATION), self.id, schema.DetectorCalibration)
+        return self._read(CALIBRATION, schema.DetectorCalibration)
 
     @property
     def localizer_calibration(self) -> schema.LocalizerCalibration:
         """What was chosen for a ResUNet; it raises like `detector_calibration`."""
-        return schema.read(self._file(CALIBRATION), self.id, schema.LocalizerCalibration)
+        return self._read(CALIBRATION, schema.LocalizerCalibration)
+
+    @property
+    def detector_config(self) -> schema.ClassifierConfig:
+        """What a classifier is; it raises like `detector_calibration`."""
+        return self._read(CONFIG, schema.ClassifierConfig)
+
+    @property
+    def localizer_config(self) -> schema.LocalizerConfig:
+        """What a ResUNet is; it raises like `detector_calibration`."""
+        return self._read(CONFIG, schema.LocalizerConfig)
 
     @cached_property
-    def input_check(self) -> dict[str, Any]:
-        return self._json(INPUT_CHECK)
+    def input_check(self) -> schema.InputCheck:
+        return self._read(INPUT_CHECK, schema.InputCheck)
 
     @cached_property
-    def preprocessor(self) -> dict[str, Any]:
-        return self._json(PREPROCESSOR)
+    def preprocessor(self) -> schema.Preprocessor:
+        return self._read(PREPROCESSOR, schema.Preprocessor)
 
     @cached_property
-    def metrics(self) -> dict[str, Any]:
-        return self._json(METRICS)
+    def metrics(self) -> dict[str, schema.Measured]:
+        """The entries of `bthub evaluate`, by `<protocol>/<split>`."""
+        return self._read(METRICS, dict[str, schema.Measured])
 
     @cached_property
-    def sources(self) -> dict[str, Any]:
+    def sources(self) -> dict[str, schema.MeasuredSources]:
         """The entries of `bthub evaluate` on a mixture, by split; none where it wasn't run on one."""
-        return self._json(SOURCES) if (self.path / SOURCES).is_file() else {}
+        return self._read(SOURCES, dict[str, schema.MeasuredSources], {})
 
     @cached_property
-    def gradcam(self) -> dict[str, Any]:
+    def gradcam(self) -> dict[str, schema.GradCam]:
         """The entries of `bthub explain`; none where it wasn't run."""
-        return self._json(GRADCAM) if (self.path / GRADCAM).is_file() else {}
+        return self._read(GRADCAM, dict[str, schema.GradCam], {})
 
     @cached_property
     def cost(self) -> schema.Cost:
-        return schema.read(self._file(COST), self.id, schema.Cost)
+        return self._read(COST, schema.Cost)
 
     @cached_property
-    def onnx(self) -> dict[str, Any]:
-        """What `bthub export` wrote of its files; empty where the run has none."""
-        return self._json(ONNX_RECORD) if (self.path / ONNX_RECORD).is_file() else {}
+    def onnx(self) -> schema.Export:
+        """What `bthub export` wrote of its files; without any where the run has none."""
+        return self._read(ONNX_RECORD, schema.Export, schema.Export())
 
     @cached_property
-    def onnx_metrics(self) -> dict[str, Any]:
+    def onnx_metrics(self) -> dict[str, dict[str, schema.MeasuredBackend]]:
         """What `bthub evaluate --backend` found, by backend and `<protocol>/<split>`; empty where it was not run."""
-        return self._json(ONNX_METRICS) if (self.path / ONNX_METRICS).is_file() else {}
+        return self._read(ONNX_METRICS, dict[str, dict[str, schema.MeasuredBackend]], {})
+
+    def record(self, file: str, entry: dict[str, Any], *keys: str) -> "RunFolder":
+        """Put an entry into a JSON file of the run, beside those that are there by now.
+
+        Args:
+            file: its name.
+            entry: what is written.
+            keys: where it goes, an inner key after the outer one.
+
+        Returns:
+            The run as it is then: a folder remembers what it has read.
+        """
+        content = self._json(file) if (self.path / file).exists() else {}
+        place = content
+        for key in keys[:-1]:
+            place = place.setdefault(key, {})
+        place[keys[-1]] = entry
+        write_json(self.path / file, content)
+        return replace(self)
 
     def quantized_ships(self) -> bool:
         """Whether the eight-bit network may stand in for the other: on test it lost at most LOSS_ALLOWED of a figure.
 
         One that was measured in another state, or not at all, doesn't.
         """
-        digest = self.onnx.get("files", {}).get(ONNX_QUANTIZED, {}).get("sha256")
+        file = self.onnx.files.get(ONNX_QUANTIZED)
         measured = [
             entry
             for key, entry in self.onnx_metrics.get("int8", {}).items()
-            if key.endswith("/test") and entry["file_sha256"] == digest
+            if file and key.endswith("/test") and entry.file_sha256 == file.sha256
         ]
-        return digest is not None and bool(measured) and all(entry["loss"] <= LOSS_ALLOWED for entry in measured)
+        return bool(measured) and all(entry.loss <= LOSS_ALLOWED for entry in measured)
 
     def predictions(self, key: str) -> list[dict[str, str]]:
         """The rows of the predictions of `<protocol>/<split>`, for example `patient/test`."""
@@ -309,7 +344,15 @@ class RunFolder:
     def rows(self, name: str) -> list[dict[str, str]]:
         """The rows of a CSV file of the run."""
         with self._file(name).open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            reader.fieldnames = renamed_columns(reader.fieldnames or ())
+            return list(reader)
+
+    def _read(self, name: str, kind: type[Content], none: Content | None = None) -> Content:
+        """A file as a class of `schema`, or `none`, where that is given and the file isn't there."""
+        if none is not None and not (self.path / name).is_file():
+            return none
+        return schema.read(self._file(name), self.id, kind)
 
     def _json(self, name: str) -> dict[str, Any]:
         try:

@@ -19,12 +19,12 @@ class OperatingPoint:
     Attributes:
         temperature: that the logit is divided by, on top of what is folded into the weights.
         threshold: calibrated probability from which a slice is called tumor, 0-1.
-        review_band: from the first to below the second the verdict is uncertain; None for never.
+        referral_band: from the first to below the second the verdict is uncertain; None for never.
     """
 
     threshold: float
     temperature: float = 1.0
-    review_band: tuple[float, float] | None = None
+    referral_band: tuple[float, float] | None = None
 
     def calibrate(self, p: float) -> float:
         """The probability of a network's probability, both 0-1."""
@@ -34,14 +34,15 @@ class OperatingPoint:
 
     def is_uncertain(self, p: float) -> bool:
         """Whether a calibrated probability lies in the review band."""
-        return self.review_band is not None and self.review_band[0] <= p < self.review_band[1]
+        return self.referral_band is not None and self.referral_band[0] <= p < self.referral_band[1]
 
 
 def operating_points(calibration: Mapping[str, Any]) -> dict[str | None, OperatingPoint]:
     """What a detector's `calibration.json` says of each kind; under None what holds where the kind isn't known."""
 
     def point(found: Mapping[str, Any], temperature: float) -> OperatingPoint:
-        band = found.get("review_band")
+        # A repo on the Hub may have a file of before, read there without `bthub.runs.schema`.
+        band = found.get("referral_band", found.get("review_band"))
         return OperatingPoint(float(found["threshold"]), temperature, (band[0], band[1]) if band else None)
 
     # The temperature at the top is folded into the weights.

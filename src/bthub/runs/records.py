@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 
 from bthub import project
+from bthub.data.facts import Facts, derived
 from bthub.errors import BthubError
 from bthub.metrics.info import COSTS, lower_is_better
 from bthub.metrics.interval import Interval
 from bthub.runs.folder import (
-    CONFIG,
     COST,
     GRADCAM,
     HISTORY,
@@ -31,6 +31,7 @@ from bthub.runs.folder import (
     RunFolder,
     in_comparison,
 )
+from bthub.runs.schema import DataSet, Measured
 
 # Rows of a CSV become one of these; a column that the file lacks isn't in it.
 Row = dict[str, object]
@@ -73,20 +74,19 @@ def name(run: RunFolder) -> str:
 
 def network(run: RunFolder) -> str:
     """The architecture, as timm names it; a ResUNet by its encoder."""
-    with reading(run, CONFIG):
-        if run.task == SEGMENTATION:
-            return f"ResUNet ({run.config['backbone']})"
-        return run.config["architecture"]
+    if run.task == SEGMENTATION:
+        return f"ResUNet ({run.localizer_config.backbone})"
+    return str(run.config["architecture"])
 
 
 def initialization(run: RunFolder) -> str:
     """What the initial weights were: random, ImageNet, or the encoder or all weights of another run or file."""
     with reading(run, TRAINING):
-        kind, source = first_weights(run.training.config)
+        kind, source = initial_weights(run.training.config)
     return f"{kind} of {source}" if kind in ("encoder", "weights") else kind
 
 
-def first_weights(config: dict[str, Any]) -> tuple[str, str | None]:
+def initial_weights(config: dict[str, Any]) -> tuple[str, str | None]:
     """What a recipe starts from, and the run or file that holds it.
 
     Args:
@@ -107,6 +107,19 @@ def first_weights(config: dict[str, Any]) -> tuple[str, str | None]:
 def imagenet_file(source: str) -> bool:
     """Whether `encoder_from` or `weights_from` names a file of train/imagenet.py."""
     return Path(source).match("imagenet-*.safetensors")
+
+
+def data_facts(run: RunFolder) -> Facts:
+    """What the data set is that a run was trained on; of an older run what the columns of its split tell."""
+    name, known = run.training.dataset.name, run.training.dataset.facts
+    if known is not None:
+        return known
+    rows = run.rows(SPLIT)
+    if not rows:
+        raise BthubError(f"{run.path / SPLIT} is empty, but says what the run was given: train the run again")
+    patients = any(row.get("patient_id") for row in rows)
+    columns = [key for key in rows[0] if patients or key != "patient_id"]
+    return derived(name, columns, labels=run.config.get("label_names", ()))
 
 
 def trained_on(run: RunFolder) -> tuple[str | None, str]:
@@ -160,39 +173,33 @@ def trained_for(run: RunFolder) -> tuple[int, int]:
 
 def evaluations(run: RunFolder) -> list[Evaluation]:
     """What a run was measured on, in the order of its file."""
-    with reading(run, METRICS):
-        return [_evaluation(key, entry) for key, entry in run.metrics.items()]
+    return [_evaluation(key, entry.dataset) for key, entry in run.metrics.items()]
 
 
-def entry(run: RunFolder, evaluation: Evaluation) -> dict[str, Any]:
+def entry(run: RunFolder, evaluation: Evaluation) -> Measured:
     """The figures of one evaluation.
 
     Raises:
         BthubError: the run wasn't measured on it, or with other weights than it has now.
     """
-    with reading(run, METRICS):
-        found = run.metrics.get(evaluation.key)
-        if found is None or _evaluation(evaluation.key, found) != evaluation:
-            raise BthubError(
-                f"{name(run)} has no metrics for {evaluation.key} of {evaluation.data}; run  "
-                f"bthub evaluate {run.path} --data {evaluation.data} --split {evaluation.split}"
-            )
-        run.check_weights(f"{METRICS} of {evaluation.key}", found["weights"], found["command"])
-        if not isinstance(found["metrics"], dict):
-            raise TypeError("metrics isn't an object")
-        return found
+    found = run.metrics.get(evaluation.key)
+    if found is None or _evaluation(evaluation.key, found.dataset) != evaluation:
+        raise BthubError(
+            f"{name(run)} has no metrics for {evaluation.key} of {evaluation.data}; run  "
+            f"bthub evaluate {run.path} --data {evaluation.data} --split {evaluation.split}"
+        )
+    run.check_weights(f"{METRICS} of {evaluation.key}", found.weights, found.command)
+    return found
 
 
-def figures(run: RunFolder, evaluation: Evaluation, likelier: bool = False) -> dict[str, Interval]:
+def figures(run: RunFolder, evaluation: Evaluation, argmax: bool = False) -> dict[str, Interval]:
     """Each metric of an evaluation with its interval.
 
     Args:
-        likelier: of a detector those of the likelier class, as published classifiers call it, not of its threshold.
+        argmax: of a detector those of the likelier class, as published classifiers call it, not of its threshold.
     """
     found = entry(run, evaluation)
-    with reading(run, METRICS):
-        known = found["metrics"] | ((likelier and found.get("likelier_class")) or {})
-        return {metric: {end: value[end] for end in ("value", "low", "high")} for metric, value in known.items()}
+    return found.metrics | ((argmax and found.argmax) or {})
 
 
 def row(run: RunFolder, evaluation: Evaluation) -> Row:
@@ -204,28 +211,26 @@ def row(run: RunFolder, evaluation: Evaluation) -> Row:
     """
     found = entry(run, evaluation)
     epochs, side = trained_for(run)
-    with reading(run, METRICS):
-        line: Row = {
-            "model": name(run),
-            "network": network(run),
-            "start": initialization(run),
-            "epochs": epochs,
-            "side": side,
-            "budget": "reduced" if reduced(run) else "full",
-            "samples": found["samples"],
-            "groups": found["groups"],
-            **costs(run),
-        }
-    for metric, value in figures(run, evaluation).items():
-        line |= {metric: value["value"], f"{metric}_low": value["low"], f"{metric}_high": value["high"]}
+    line: Row = {
+        "model": name(run),
+        "network": network(run),
+        "start": initialization(run),
+        "epochs": epochs,
+        "side": side,
+        "budget": "reduced" if reduced(run) else "full",
+        "samples": found.samples,
+        "groups": found.groups,
+        **costs(run),
+    }
+    for metric, value in found.metrics.items():
+        line |= value.as_row(metric)
     return line
 
 
 def confusion(run: RunFolder, evaluation: Evaluation) -> tuple[list[str], list[list[int]]]:
     """A classifier's classes and its confusion matrix, whose rows are the truth."""
     found = entry(run, evaluation)
-    with reading(run, METRICS):
-        return found["labels"], found["confusion_matrix"]
+    return found.labels, found.confusion_matrix
 
 
 SEEN = {"seen": "copies of known pictures", "unseen": "without a known copy"}
@@ -241,15 +246,13 @@ def by_seen(run: RunFolder) -> list[Row]:
         evaluated on test, or test holds no copies.
     """
     rows = []
-    with reading(run, METRICS):
-        for key, found in run.metrics.items():
-            parts = found.get("by_seen", {})
-            if parts and key.endswith("/test"):
-                rows += [(SEEN[part], parts[part]) for part in parts] + [(AS_PUBLISHED, found)]
-        return [
-            {"model": name(run), "part": words, "pictures": part["samples"], **part["metrics"]["accuracy"]}
-            for words, part in rows
-        ]
+    for key, found in run.metrics.items():
+        if found.by_seen and key.endswith("/test"):
+            rows += [(SEEN[part], measured) for part, measured in found.by_seen.items()] + [(AS_PUBLISHED, found)]
+    return [
+        {"model": name(run), "part": words, "pictures": part.samples, **part.metrics["accuracy"].as_row()}
+        for words, part in rows
+    ]
 
 
 def gradcam(run: RunFolder, evaluation: Evaluation) -> Row | None:
@@ -258,20 +261,22 @@ def gradcam(run: RunFolder, evaluation: Evaluation) -> Row | None:
     Returns:
         `mean`, `low`, `high`, `median`, `picture` and `head` (the chance levels), `samples`, `groups`, `empty_maps`.
     """
-    with reading(run, GRADCAM):
-        found = run.gradcam.get(evaluation.key)
-        if found is None or _evaluation(evaluation.key, found) != evaluation:
-            return None
-        run.check_weights(f"{GRADCAM} of {evaluation.key}", found["weights"], found["command"])
-        mean = found["agreement"]["mean"]
-        return {
-            "mean": mean["value"],
-            "low": mean["low"],
-            "high": mean["high"],
-            "median": found["agreement"]["median"]["value"],
-            **{of: found["chance"][of] for of in ("picture", "head")},
-            **{count: found[count] for count in ("samples", "groups", "empty_maps")},
-        }
+    found = run.gradcam.get(evaluation.key)
+    if found is None or _evaluation(evaluation.key, found.dataset) != evaluation:
+        return None
+    run.check_weights(f"{GRADCAM} of {evaluation.key}", found.weights, found.command)
+    mean = found.pointing_game.mean
+    return {
+        "mean": mean.value,
+        "low": mean.low,
+        "high": mean.high,
+        "median": found.pointing_game.median.value,
+        "picture": found.chance.picture,
+        "head": found.chance.head,
+        "samples": found.samples,
+        "groups": found.groups,
+        "empty_maps": found.empty_maps,
+    }
 
 
 def costs(run: RunFolder) -> dict[str, float | None]:
@@ -370,6 +375,6 @@ def reading(run: RunFolder, file: str) -> Iterator[None]:
         ) from error
 
 
-def _evaluation(key: str, found: dict[str, Any]) -> Evaluation:
+def _evaluation(key: str, data: DataSet) -> Evaluation:
     protocol, _, split = key.partition("/")
-    return Evaluation(Path(found["dataset"]["name"]).name, protocol, split)
+    return Evaluation(Path(data.name).name, protocol, split)

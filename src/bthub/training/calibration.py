@@ -15,7 +15,7 @@ from bthub.metrics.segmentation import center_in_box, segmentation_metrics
 from bthub.models.classifier import Classifier
 from bthub.models.localizer import Localizer
 from bthub.models.resunet import clean_mask
-from bthub.training.thresholds import choose_threshold, fit_temperature, review_band
+from bthub.training.thresholds import choose_threshold, fit_temperature, referral_band
 
 BATCH = 16
 DOING = "calibrating on validation"
@@ -25,7 +25,7 @@ THRESHOLDS = np.array([0.01, 0.02, *np.round(np.arange(0.05, 0.96, 0.05), 2), 0.
 MIN_AREA_SHARES = [0.0, 0.0001, 0.0002, 0.0005, 0.001]
 TOLERANCE = 0.001
 # Half of it, 0.01, would send 41 % of the validation slices of the shipped detector to a person, this 14 %.
-REVIEW_ERROR = 0.02
+REFERRAL_ERROR = 0.02
 """Share of the tumor and of the healthy images that may lie on the wrong side outside the review band."""
 
 
@@ -37,7 +37,7 @@ def calibrate_classifier(classifier: Classifier, rows: Rows) -> dict:
         rows: the validation split.
 
     Returns:
-        `temperature`; `threshold`, best in balanced accuracy, and `review_band`, see `review_band` (both None
+        `temperature`; `threshold`, best in balanced accuracy, and `referral_band`, see `referral_band` (both None
         unless there are exactly two classes, one of them tumor); the expected calibration error before and after.
     """
     if "source" in rows.column_names:
@@ -59,7 +59,7 @@ def _fit(classifier: Classifier, plain: np.ndarray, labels: np.ndarray) -> dict:
     if len(classifier.labels) == 2 and "tumor" in classifier.labels:
         tumor, p_tumor = labels == classifier.tumor_index, scaled[:, classifier.tumor_index]
         threshold = choose_threshold(tumor, p_tumor)
-        band = list(review_band(tumor, p_tumor, threshold, REVIEW_ERROR))
+        band = list(referral_band(tumor, p_tumor, threshold, REFERRAL_ERROR))
     return {
         "temperature": temperature,
         "expected_calibration_error": {
@@ -68,8 +68,8 @@ def _fit(classifier: Classifier, plain: np.ndarray, labels: np.ndarray) -> dict:
         },
         "threshold": threshold,
         "criterion": None if threshold is None else "balanced accuracy",
-        "review_band": band,
-        "review_error": None if band is None else REVIEW_ERROR,
+        "referral_band": band,
+        "referral_error": None if band is None else REFERRAL_ERROR,
     }
 
 
@@ -95,7 +95,7 @@ def _calibrate_by_kind(classifier: Classifier, rows: Rows) -> dict:
             "samples": fitted["samples"],
             "temperature": fitted["temperature"] / main["temperature"],
             "threshold": fitted["threshold"],
-            "review_band": fitted["review_band"],
+            "referral_band": fitted["referral_band"],
         }
         for kind, fitted in found.items()
     }
@@ -144,8 +144,8 @@ def choose_operating_point(localizer: Localizer, rows: Rows) -> dict:
         sweep[candidate] = {
             "mask_threshold": candidate[0],
             "min_area_share": candidate[1],
-            "dice_volume_mean": measured["dice_volume_mean"]["value"],
-            "healthy_slices_with_mask": measured["healthy_slices_with_mask"]["value"],
+            "dice_volume_mean": measured["dice_volume_mean"].value,
+            "tumor_free_slices_with_mask": measured["tumor_free_slices_with_mask"].value,
         }
     threshold = max(candidates, key=lambda c: sweep[c]["dice_volume_mean"])[0]
     shares = {share: sweep[threshold, share]["dice_volume_mean"] for share in MIN_AREA_SHARES}

@@ -130,11 +130,11 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         head_widths=config.head.widths,
         head_dropout=config.head.dropout,
     )
-    first_weights = []
+    initial_weights = []
     if config.weights_from:
-        first_weights.append(load_weights(model, config.weights_from, rows["validation"]))
+        initial_weights.append(load_weights(model, config.weights_from, rows["validation"]))
     if config.encoder_from:
-        first_weights.append(load_encoder(model, config.encoder_from, rows["validation"]))
+        initial_weights.append(load_encoder(model, config.encoder_from, rows["validation"]))
     run.check(model)
     model = model.to(memory_format=torch.channels_last)
 
@@ -200,7 +200,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         calibration = calibrate_classifier(Classifier(best, transform, labels, "cpu"), rows["validation"])
         run.finish(
             progress,
-            first_weights,
+            initial_weights,
             calibration,
             learning_rate=learning_rate,
             trainable_parameters=freezing.trainable_parameters(best),

@@ -12,6 +12,7 @@ from bthub.data.fingerprint import listed
 from bthub.errors import BthubError
 from bthub.models.classifier import create_classifier
 from bthub.runs.folder import SPLIT, TRAINING, WEIGHTS, RunFolder
+from bthub.runs.records import data_facts
 
 
 def load_imagenet(model: nn.Module, architecture: str) -> None:
@@ -62,8 +63,8 @@ def initial_weights(source: str, validation: Rows) -> tuple[dict[str, torch.Tens
                 "under the same protocol"
             )
         path, name = folder.path / WEIGHTS, folder.id
-        origins = folder.training.first_weights
-        lgg = any(row.get("patient_id") for row in folder.rows(SPLIT)) or any(origin.lgg for origin in origins)
+        origins = folder.training.initial_weights
+        lgg = data_facts(folder).license is not None or any(origin.lgg for origin in origins)
     content = path.read_bytes()
     origin = {"source": name, "weights": f"sha256:{hashlib.sha256(content).hexdigest()[:12]}", "lgg": lgg}
     return {key: value.float() for key, value in load(content).items()}, origin

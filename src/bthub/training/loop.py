@@ -20,8 +20,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from bthub.data.dataset import load_split
+from bthub.data.progress import progress_bar
 from bthub.errors import BthubError
-from bthub.progress import progress_bar
 from bthub.runs.folder import CALIBRATION, LOGS, create, write_json
 from bthub.training.checkpoint import Progress, best_model, load_checkpoint, save_checkpoint
 from bthub.training.config import few, size_at
@@ -160,11 +160,11 @@ class Run:
         accelerator.end_training()
         return progress, best_model(accelerator, model, output) if accelerator.is_main_process else None
 
-    def finish(self, progress: Progress, first_weights: list[dict], calibration: dict, **facts: Any) -> None:
+    def finish(self, progress: Progress, initial_weights: list[dict], calibration: dict, **facts: Any) -> None:
         """Write what a run says of itself. The weights come after it: they tell that the run is finished."""
         facts = {"recipe": self.args.recipe, **facts, "processes": self.accelerator.num_processes}
         config, data = self.config, self.args.data
-        write_records(self.output, config, data, config.protocol, self.rows, progress, first_weights, **facts)
+        write_records(self.output, config, data, config.protocol, self.rows, progress, initial_weights, **facts)
         write_json(self.output / CALIBRATION, calibration)
 
     def tell(self, metric: str, value: float) -> None:

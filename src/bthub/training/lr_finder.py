@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from torch import Tensor
 from torch.optim import Optimizer
 
+from bthub.data.progress import progress_bar
 from bthub.errors import BthubError
-from bthub.progress import progress_bar
 
 SMOOTHING = 0.98
 DIVERGED = 4  # times the lowest smoothed loss

@@ -30,12 +30,12 @@ from torch import Tensor, nn
 
 from bthub.data.dataset import BuiltDataset, load_split
 from bthub.data.fingerprint import describe_rows
+from bthub.data.progress import progress_bar
 from bthub.data.views import FLAIR_ALONE, THREE_SEQUENCES, View, show, views
 from bthub.errors import BthubError, report_errors
 from bthub.imaging.image_io import upright_rgb
 from bthub.imaging.kinds import FLAIR_LIKE, OTHER_MRI
 from bthub.models.input_check import InputCheck, describe, load_input_check, save_input_check
-from bthub.progress import progress_bar
 from bthub.runs.folder import INPUT_CHECK, INPUT_CHECK_WEIGHTS, RunFolder, write_json
 from bthub.training.ood_images import Outside, outside_pictures
 

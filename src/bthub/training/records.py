@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from datasets import Dataset as Rows
 
+from bthub.data.dataset import facts_of
 from bthub.data.fingerprint import describe_rows, identified, name_of
 from bthub.runs.folder import SPLIT, TRAINING, write_json, write_rows
 from bthub.training.checkpoint import Progress
@@ -21,7 +22,7 @@ def write_records(
     protocol: str,
     splits: dict[str, Rows],
     progress: Progress,
-    first_weights: list[dict],
+    initial_weights: list[dict],
     **facts,
 ) -> None:
     """Write `training.json` and `split.csv`: what this run was given and started from, and what it ran on."""
@@ -33,8 +34,9 @@ def write_records(
         "dataset": {
             "name": name_of(data),
             "splits": {name: describe_rows(rows) for name, rows in splits.items()},
+            "facts": facts_of(data),
         },
-        "first_weights": first_weights,
+        "initial_weights": initial_weights,
         "best": {
             "epoch": progress.best_epoch,
             "validation_metric": progress.best,

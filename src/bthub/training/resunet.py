@@ -106,11 +106,11 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         raise BthubError(f"no ResUNet can be made of backbone {config.backbone!r}: {error}") from error
     if config.pretrained:
         load_imagenet(model.encoder, config.backbone)
-    first_weights = []
+    initial_weights = []
     if config.encoder_from:
-        first_weights.append(load_encoder(model.encoder, config.encoder_from, rows["validation"]))
+        initial_weights.append(load_encoder(model.encoder, config.encoder_from, rows["validation"]))
     if config.weights_from:
-        first_weights.append(load_weights(model, config.weights_from, rows["validation"]))
+        initial_weights.append(load_weights(model, config.weights_from, rows["validation"]))
     run.check(model)
     model = model.to(memory_format=torch.channels_last)
 
@@ -159,7 +159,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     # The run folder.
     if run.accelerator.is_main_process:
         calibration = choose_operating_point(Localizer(best, processor, "cpu"), rows["validation"])
-        run.finish(progress, first_weights, calibration)
+        run.finish(progress, initial_weights, calibration)
         save_localizer(run.output, best, size, calibration["mask_threshold"], calibration["min_area_share"])
         run.tell("Dice", calibration["validation_dice"])
 
@@ -193,9 +193,9 @@ def measure_views(observed: np.ndarray, shown: Sequence[View], rows: Rows, size:
         groups = [patients[shown[i].row] for i in chosen]
         counts = observed[chosen, :3].round().astype(int)
         measured = segmentation_metrics(*counts.T, np.full(len(chosen), size**2), groups=groups, resamples=0)["metrics"]
-        dice.append(measured["dice_volume_mean"]["value"])
-        tumor_slices.append(measured["dice_tumor_slices"]["value"])
-        healthy.append(measured["healthy_slices_with_mask"]["value"])
+        dice.append(measured["dice_volume_mean"].value)
+        tumor_slices.append(measured["dice_tumor_slices"].value)
+        healthy.append(measured["tumor_free_slices_with_mask"].value)
         found |= {} if name == AS_IT_IS else {f"validation_dice_{name}": dice[-1]}
     scores = list(dice)
     boxes = rows["box"][:] if "box" in rows.column_names else [None] * len(rows)
@@ -211,7 +211,7 @@ def measure_views(observed: np.ndarray, shown: Sequence[View], rows: Rows, size:
     found |= {
         "validation_dice": float(np.mean(dice)),
         "validation_dice_tumor_slices": float(np.mean(tumor_slices)),
-        "validation_healthy_slices_with_mask": float(np.mean(healthy)),
+        "validation_tumor_free_slices_with_mask": float(np.mean(healthy)),
     }
     return found | ({"validation_score": float(np.mean(scores))} if len(scores) > 1 else {})
 

@@ -20,11 +20,11 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from bthub.data.progress import progress_bar
 from bthub.data.views import FLAIR, View, show
 from bthub.errors import BthubError
 from bthub.imaging.image_io import upright_rgb
 from bthub.models.resunet import letterbox_box
-from bthub.progress import progress_bar
 
 UNKNOWN = 128
 """Value of a training mask where it isn't known whether there is tumor; 0 is none, 255 tumor."""

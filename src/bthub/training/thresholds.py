@@ -25,14 +25,14 @@ def choose_threshold(y_true: np.ndarray, p_tumor: np.ndarray) -> float:
         raise ValueError("choosing a threshold needs images with and without tumor")
     upper = np.unique(p)  # the threshold range of the k-th choice is (upper[k - 1], upper[k]]
     lower = np.append(0.0, upper[:-1])
-    found = 1 - np.searchsorted(np.sort(p[y]), upper) / y.sum()
-    spared = np.searchsorted(np.sort(p[~y]), upper) / (~y).sum()
-    best = np.isclose(found + spared, (found + spared).max(), rtol=0, atol=1e-12)
+    recall = 1 - np.searchsorted(np.sort(p[y]), upper) / y.sum()
+    specificity = np.searchsorted(np.sort(p[~y]), upper) / (~y).sum()
+    best = np.isclose(recall + specificity, (recall + specificity).max(), rtol=0, atol=1e-12)
     widest = np.argmax(np.where(best, upper - lower, -1))
     return middle(lower[widest], upper[widest])
 
 
-def review_band(y_true: np.ndarray, p_tumor: np.ndarray, threshold: float, error: float) -> tuple[float, float]:
+def referral_band(y_true: np.ndarray, p_tumor: np.ndarray, threshold: float, error: float) -> tuple[float, float]:
     """The band around a threshold in which a person should look: outside it, a call is wrong as rarely as asked.
 
     Below `low` lie at most `error` of the tumor images, and at most `error` of the healthy images reach `high`. Of all

@@ -157,8 +157,8 @@ def milliseconds(stage: Any, side: int) -> float:
 
 def _side(run: RunFolder) -> int:
     if run.task == CLASSIFICATION:
-        return int(run.config["pretrained_cfg"]["input_size"][-1])
-    return int(run.preprocessor["size"]["height"])
+        return run.detector_config.pretrained_cfg.input_size[-1]
+    return run.preprocessor.size.height
 
 
 # -- what is remembered

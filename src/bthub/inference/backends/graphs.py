@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from bthub.data.network import send_no_telemetry
 from bthub.errors import BthubError
 from bthub.inference.backends.stages import LightDetector, LightInputCheck, LightLocalizer
-from bthub.network import send_no_telemetry
 from bthub.runs.folder import (
     CALIBRATION,
     CLASSIFICATION,
@@ -22,6 +22,7 @@ from bthub.runs.folder import (
     SEGMENTATION,
     RunFolder,
 )
+from bthub.runs.schema import Preprocessing, Preprocessor, Size
 
 PIXELS = "pixel_values"
 
@@ -39,12 +40,12 @@ def file_of(run: RunFolder, quantized: bool) -> Path:
     """
     name = ONNX_QUANTIZED if quantized else ONNX_MODEL
     file = run.path / name
-    if not file.is_file() or not run.onnx:
+    if not file.is_file() or not run.onnx.files:
         raise BthubError(f"{run.id} has no {name}: write it with bthub export {run.path}")
     # On the Hub the revision is a commit, which says nothing about the weights alone.
-    if run.revision.startswith("sha256:") and run.onnx.get("weights") != run.revision:
+    if run.revision.startswith("sha256:") and run.onnx.weights != run.revision:
         raise BthubError(
-            f"{run.path / ONNX_RECORD} is of the weights {run.onnx.get('weights')}, the folder has {run.revision}: "
+            f"{run.path / ONNX_RECORD} is of the weights {run.onnx.weights}, the folder has {run.revision}: "
             f"run bthub export {run.path} again"
         )
     return file
@@ -58,12 +59,12 @@ def detector(run: RunFolder, runtime: str, quantized: bool, count: int | None = 
     """
     if run.task != CLASSIFICATION:
         raise BthubError(f"{run.id} is made for {run.task}, expected {CLASSIFICATION}: swap detector and localizer?")
-    settings = run.config["pretrained_cfg"]
-    usual = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "border", "mean": [0.0] * 3, "std": [1.0] * 3}
-    if any(settings.get(key) != value for key, value in usual.items()):
+    config, settings = run.detector_config, run.detector_config.pretrained_cfg
+    usual = Preprocessing(settings.input_size, "bilinear", [0.0] * 3, [1.0] * 3, crop_pct=1.0, crop_mode="border")
+    if settings != usual:
         raise BthubError(f"{run.id} has its own preprocessing, which needs PyTorch: use the backend torch")
     network = open_network(file_of(run, quantized), runtime, count)
-    return LightDetector(network, list(run.config["label_names"]), int(settings["input_size"][-1]))
+    return LightDetector(network, config.label_names, settings.input_size[-1])
 
 
 def localizer(run: RunFolder, runtime: str, quantized: bool, count: int | None = None) -> LightLocalizer:
@@ -75,13 +76,12 @@ def localizer(run: RunFolder, runtime: str, quantized: bool, count: int | None =
     if run.task != SEGMENTATION:
         raise BthubError(f"{run.id} is made for {run.task}, expected {SEGMENTATION}: swap detector and localizer?")
     settings = run.preprocessor
-    size = settings.get("size", {})
-    usual = settings.get("image_mean") == [0.0] * 3 and settings.get("image_std") == [1.0] * 3
-    if not usual or settings.get("resample") != 2 or size.get("height") != size.get("width"):
+    size = settings.size
+    if settings != Preprocessor(Size(size.width, size.width), [0.0] * 3, [1.0] * 3, 2, settings.min_area_share):
         raise BthubError(f"{run.id} has its own preprocessing, which needs PyTorch: use the backend torch")
     network = open_network(file_of(run, quantized), runtime, count)
     points = run.localizer_calibration.points if (run.path / CALIBRATION).is_file() else {}
-    return LightLocalizer(network, int(size["height"]), float(settings.get("min_area_share", 0.0)), points)
+    return LightLocalizer(network, size.height, settings.min_area_share, points)
 
 
 def input_check(run: RunFolder, runtime: str, count: int | None = None) -> LightInputCheck | None:
@@ -94,16 +94,9 @@ def input_check(run: RunFolder, runtime: str, count: int | None = None) -> Light
         return None
     if not (run.path / ONNX_INPUT_CHECK).is_file():
         raise BthubError(f"{run.id} has {INPUT_CHECK} and no {ONNX_INPUT_CHECK}: write it with bthub export {run.path}")
-    try:
-        size, threshold = int(run.input_check["image_size"]), float(run.input_check["threshold"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise BthubError(
-            f"the input check in {run.path / INPUT_CHECK} cannot be used ({type(error).__name__}: {error}): restore "
-            "the file, or fit it again with bthub ood-check"
-        ) from error
-    kinds = tuple(run.input_check.get("kinds", ()))
+    settings = run.input_check
     network = open_network(run.path / ONNX_INPUT_CHECK, runtime, count, outputs=2)
-    return LightInputCheck(network, size, threshold, kinds)
+    return LightInputCheck(network, settings.image_size, settings.threshold, tuple(settings.kinds))
 
 
 def open_network(file: Path, runtime: str, count: int | None = None, outputs: int = 1) -> Any:

@@ -29,7 +29,7 @@ class DetectAndLocalizeModel(PreTrainedModel):
     Attributes:
         detector, localizer: the models, each with its image processor in `detector_processor`, `localizer_processor`.
         threshold: probability of tumor from which the detector says tumor, from its `calibration.json`.
-        review_band: probabilities at which a person should look, from the same file, or None.
+        referral_band: probabilities at which a person should look, from the same file, or None.
         points: both by kind of input, from the same file.
         mask_points: what is a mask, by kind of input, from the localizer's `calibration.json`.
         input_check: refuses what isn't a slice of a brain MRI; None where the detector's repo has none.
@@ -53,7 +53,7 @@ class DetectAndLocalizeModel(PreTrainedModel):
             file = cached_file(stage["id"], "calibration.json", revision=stage["revision"], **hub)
             fitted.append(json.loads(Path(file).read_text(encoding="utf-8")))
         self.points, self.mask_points = operating_points(fitted[0]), mask_points(fitted[1])
-        self.threshold, self.review_band = self.points[None].threshold, self.points[None].review_band
+        self.threshold, self.referral_band = self.points[None].threshold, self.points[None].referral_band
         found = [
             cached_file(
                 names[0], name, revision=config.detector["revision"], _raise_exceptions_for_missing_entries=False, **hub

@@ -24,7 +24,7 @@ class DetectAndLocalizePipeline(Pipeline):
             LocalizerStage(self.model),
             threshold=self.model.threshold,
             models=stages,
-            review_band=self.model.review_band,
+            referral_band=self.model.referral_band,
             points=self.model.points,
             input_check=self.model.input_check,
         )

@@ -1,6 +1,6 @@
-"""Compare the results with the targets in bars.yaml, and say what was tried where a target was missed.
+"""Compare the results with the targets in targets.yaml, and say what was tried where a target was missed.
 
-`python train/bars.py` writes results/bars.md.
+`python train/targets.py` writes results/targets.md.
 """
 
 import json
@@ -17,7 +17,7 @@ from bthub.runs import records
 from bthub.runs.folder import CONFIG, METRICS, RunFolder
 from bthub.runs.records import Evaluation
 
-BARS = Path(__file__).with_name("bars.yaml")
+TARGETS = Path(__file__).with_name("targets.yaml")
 RESULTS = SHIPPED_RUNS.parent / "results"
 
 
@@ -31,12 +31,12 @@ class Measured(NamedTuple):
 
 
 def main() -> None:
-    (RESULTS / "bars.md").write_text(render(SHIPPED_RUNS, RESULTS), encoding="utf-8")
+    (RESULTS / "targets.md").write_text(render(SHIPPED_RUNS, RESULTS), encoding="utf-8")
 
 
 def render(runs: Path, results: Path) -> str:
     """The table of targets; for each one missed, by how much and what was tried."""
-    bars = yaml.safe_load(BARS.read_text(encoding="utf-8"))
+    bars = yaml.safe_load(TARGETS.read_text(encoding="utf-8"))
     opened = [
         records.open_run(path)
         for path in sorted(runs.rglob(METRICS))
@@ -46,7 +46,7 @@ def render(runs: Path, results: Path) -> str:
     found = [measure(bar, opened, results) for bar in bars]
     lines = [
         "# Targets and results\n",
-        "Written by `train/bars.py` from `train/bars.yaml` and the files of the runs. The targets were set "
+        "Written by `train/targets.py` from `train/targets.yaml` and the files of the runs. The targets were set "
         "beforehand. All results are on test splits, with 95 % intervals that resample patients, or pictures "
         "where a set doesn't name patients. Where several runs could meet a target, the one that is best on "
         "validation counts, not the one that is best on test. The margin is the distance to the target; negative "
@@ -56,55 +56,55 @@ def render(runs: Path, results: Path) -> str:
     ]
     missed = []
     for bar, one in zip(bars, found, strict=True):
-        value, least = one.test["value"], bar["least"]
+        value, least = one.test.value, bar["least"]
         margin = least - value if bar.get("below") else value - least
         if margin < 0:
             missed.append((bar, one, margin))
         sign = "under " if bar.get("below") else ""
         lines.append(
             f"| {bar['what']} | {published(bar)} | {sign}{plain(bar['goal'])} | {sign}{plain(bar['least'])} "
-            f"| {full(one.test)} | {one.source} | {f'{margin:+.3f}' if margin >= 0 else f'**{margin:+.3f}**'} |"
+            f"| {one.test:.3f} | {one.source} | {f'{margin:+.3f}' if margin >= 0 else f'**{margin:+.3f}**'} |"
         )
     lines.append(f"\n{len(bars) - len(missed)} of {len(bars)} targets are met.\n")
     lines += [f"- {bar['what']}: {bar['note'].strip()}" for bar in bars if "note" in bar]
     for bar in bars:
         if "also" in bar:
             one = measure(bar | bar["also"], opened, results)
-            lines.append(f"- {bar['what']}: {bar['also']['said'].strip()} {full(one.test)} ({one.source}).")
+            lines.append(f"- {bar['what']}: {bar['also']['said'].strip()} {one.test:.3f} ({one.source}).")
     for bar, one, margin in missed:
         lines += [f"\n## Missed by {-margin:.3f}: {bar['what']}\n", tried(bar)]
         if one.candidates:
             lines += ["\n| run, best on validation first | validation | test |", "| --- | --- | --- |"]
-            lines += [f"| {name} | {full(known)} | {full(test)} |" for name, known, test in one.candidates]
+            lines += [f"| {name} | {known:.3f} | {test:.3f} |" for name, known, test in one.candidates]
     return "\n".join(lines) + "\n"
 
 
 def tried(bar: dict) -> str:
     """What was tried for a missed target."""
     if "tried" not in bar:
-        raise BthubError(f"{BARS}: {bar['what']!r} misses its target: say under `tried` what was tried")
+        raise BthubError(f"{TARGETS}: {bar['what']!r} misses its target: say under `tried` what was tried")
     return bar["tried"].strip()
 
 
 def measure(bar: dict, runs: list[RunFolder], results: Path) -> Measured:
     """The result to compare with a target."""
-    metric, likelier = bar["metric"], bar.get("likelier", False)
+    metric, argmax = bar["metric"], bar.get("argmax", False)
     if "file" in bar:
         found = json.loads((results / bar["file"]).read_text(encoding="utf-8"))[bar.get("part", "metrics")]
-        return Measured(bar["file"], found[metric], [])
+        return Measured(bar["file"], Interval(**found[metric]), [])
     if "source" in bar:
         (run,) = (run for run in runs if records.name(run) == bar["run"])
-        return Measured(f"{bar['run']}", run.sources["test"]["by_source"][bar["source"]]["metrics"][metric], [])
+        return Measured(f"{bar['run']}", run.sources["test"].by_source[bar["source"]].metrics[metric], [])
     data, protocol = bar["evaluation"]
     test, validation = (Evaluation(data, protocol, split) for split in ("test", "validation"))
     if "run" in bar:
         (run,) = (run for run in runs if records.name(run) == bar["run"])
-        return Measured(bar["run"], records.figures(run, test, likelier)[metric], [])
+        return Measured(bar["run"], records.figures(run, test, argmax)[metric], [])
     candidates = [
         (
             records.name(run),
-            records.figures(run, validation, likelier)[metric],
-            records.figures(run, test, likelier)[metric],
+            records.figures(run, validation, argmax)[metric],
+            records.figures(run, test, argmax)[metric],
         )
         for run in runs
         if run.task == bar["among"] and {test, validation} <= set(records.evaluations(run))
@@ -112,7 +112,7 @@ def measure(bar: dict, runs: list[RunFolder], results: Path) -> Measured:
     if not candidates:
         raise BthubError(f"{bar['what']!r} needs a run that was evaluated on {test.key} of {data}; there is none")
     # Ties go to the first by name.
-    candidates.sort(key=lambda one: (one[1]["value"] if bar.get("below") else -one[1]["value"], one[0]))
+    candidates.sort(key=lambda one: (one[1].value if bar.get("below") else -one[1].value, one[0]))
     return Measured(candidates[0][0], candidates[0][2], candidates)
 
 
@@ -123,10 +123,6 @@ def published(bar: dict) -> str:
 
 def plain(value: float) -> str:
     return f"{value:.3f}"
-
-
-def full(found: Interval) -> str:
-    return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
 
 
 if __name__ == "__main__":

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from msgspec import to_builtins
 from scripts import script
 
 from bthub.errors import BthubError
 from bthub.project import SHIPPED_RUNS
 from bthub.runs.folder import METRICS, RunFolder, write_json
 
-bars = script("train/bars.py")
+targets = script("train/targets.py")
 BAR = {
     "what": "Detection",
     "among": "image-classification",
@@ -29,7 +30,7 @@ def measured(source: RunFolder, folder: Path, validation: float, test: float) ->
     folder.mkdir(parents=True)
     for name in ("config.json", "cost.json"):
         (folder / name).write_bytes((source.path / name).read_bytes())
-    entry = source.metrics["patient/test"]
+    entry = to_builtins(source.metrics["patient/test"])
     write_json(
         folder / METRICS,
         {
@@ -49,9 +50,9 @@ def found(detector: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         (tmp_path / "runs").mkdir(exist_ok=True)
         for name, pair in accuracies.items():
             measured(detector, tmp_path / "runs" / name, *pair)
-        (tmp_path / "bars.yaml").write_text(yaml.safe_dump([bar]))
-        monkeypatch.setattr(bars, "BARS", tmp_path / "bars.yaml")
-        return bars.render(tmp_path / "runs", tmp_path)
+        (tmp_path / "targets.yaml").write_text(yaml.safe_dump([bar]))
+        monkeypatch.setattr(targets, "TARGETS", tmp_path / "targets.yaml")
+        return targets.render(tmp_path / "runs", tmp_path)
 
     return render
 
@@ -77,8 +78,8 @@ def test_lower_can_be_better(found):
 
 
 def test_another_result_is_told_beside_the_target(found, detector: RunFolder):
-    bar = BAR | {"least": 0.5, "also": {"likelier": True, "said": "by the likelier class it is"}}
-    value = detector.metrics["patient/test"]["likelier_class"]["accuracy"]["value"]
+    bar = BAR | {"least": 0.5, "also": {"argmax": True, "said": "by the likelier class it is"}}
+    value = detector.metrics["patient/test"].argmax["accuracy"].value
     text = found(bar, one=(0.7, 0.85))
     assert f"- Detection: by the likelier class it is {value:.3f} (" in text and "(one)." in text
     assert "| 0.850 (0.750 to 0.950) | one |" in text
@@ -101,4 +102,4 @@ def test_a_target_for_a_file_and_one_for_a_run(found, tmp_path):
 @pytest.mark.artifacts
 def test_the_committed_table_is_current():
     results = SHIPPED_RUNS.parent / "results"
-    assert (results / "bars.md").read_text() == bars.render(SHIPPED_RUNS, results), "make results"
+    assert (results / "targets.md").read_text() == targets.render(SHIPPED_RUNS, results), "make results"

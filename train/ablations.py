@@ -1,10 +1,10 @@
-"""Ablations: train the variants in tried.yaml, each with the same small budget, and tabulate their validation results.
+"""Ablations: train the variants in ablations.yaml with the same small budget each; tabulate their validation results.
 
-    python train/tried.py            # only variants that aren't in the table yet
+    python train/ablations.py            # only variants that aren't in the table yet
 
 results/
-    tried.csv       a line per variant
-    tried.md        the same as a page
+    ablations.csv       a line per variant
+    ablations.md        the same as a page
 
 The test split is not read. An interrupted variant resumes from its last checkpoint.
 """
@@ -22,18 +22,18 @@ from bthub.errors import report_errors
 from bthub.runs.folder import TRAINING, write_rows
 from bthub.training import reproduce
 
-PLAN = Path(__file__).parent / "tried.yaml"
+PLAN = Path(__file__).parent / "ablations.yaml"
 METRIC = {"resunet": "Dice per patient, mean", "classifier": "F1"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", default="data/lgg")
-    parser.add_argument("--work", type=Path, default=Path("outputs/tried"), help="folder for the training runs")
+    parser.add_argument("--work", type=Path, default=Path("outputs/ablations"), help="folder for the training runs")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder for the table")
     args = parser.parse_args()
     tries = rows(yaml.safe_load(PLAN.read_text(encoding="utf-8")))
-    known = [line for line in read(args.results / "tried.csv") if settings_of(line) in map(settings_of, tries)]
+    known = [line for line in read(args.results / "ablations.csv") if settings_of(line) in map(settings_of, tries)]
     for row in tries:
         if settings_of(row) in map(settings_of, known):
             continue
@@ -43,8 +43,8 @@ def main() -> None:
         order = {settings_of(one): number for number, one in enumerate(tries)}
         known.sort(key=lambda one: order[settings_of(one)])
         args.results.mkdir(parents=True, exist_ok=True)
-        write_rows(args.results / "tried.csv", known)
-        (args.results / "tried.md").write_text(markdown(known), encoding="utf-8")
+        write_rows(args.results / "ablations.csv", known)
+        (args.results / "ablations.md").write_text(markdown(known), encoding="utf-8")
         shutil.rmtree(output)
 
 
@@ -96,7 +96,7 @@ def markdown(lines: list[dict]) -> str:
     """The table as a page: each part's variants, and how far each is from the recipe."""
     text = [
         "# Ablations\n",
-        "Written by `train/tried.py`. Each row changes one thing in the recipe; all rows have the same small budget. "
+        "Written by `train/ablations.py`. Each row changes one thing in the recipe; all have the same small budget. "
         'Results are for the validation patients at the best epoch, with a threshold of 0.5. The row "another seed" '
         "shows the noise: differences of that size mean nothing. A small budget favors whatever learns fast, such as "
         "training without augmentation.",

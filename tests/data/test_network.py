@@ -1,4 +1,4 @@
-"""bthub.network: whatever proxies, certificates and addresses the surroundings name, a sentence and no traceback."""
+"""bthub.data.network: whatever proxies, certificates and addresses are named, a sentence and no traceback."""
 
 import http.server
 import os
@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from bthub import cli
+from bthub.data.network import app_host, app_port, check_network, hub_trouble, spare_loopback
 from bthub.errors import BthubError
 from bthub.imaging.checks import display_name, without_password
 from bthub.imaging.fetch import is_loopback
 from bthub.imaging.image_io import read_image
-from bthub.network import app_host, app_port, check_network, hub_trouble, spare_loopback
 
 DEAD = "http://127.0.0.1:9"
 
@@ -91,7 +91,7 @@ def test_what_else_stops_the_client_is_a_sentence(monkeypatch):
 
 def test_a_socks_proxy_without_its_package_is_a_sentence(monkeypatch):
     monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
-    monkeypatch.setattr("bthub.network.find_spec", lambda name: None)
+    monkeypatch.setattr("bthub.data.network.find_spec", lambda name: None)
     with pytest.raises(BthubError, match="pip install socksio"):
         check_network()
 
@@ -260,7 +260,7 @@ def test_the_dashboard_refuses_a_port_in_one_sentence(monkeypatch):
         capture_output=True,
         text=True,
         encoding="utf-8",
-        cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
+        cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 2 and done.stderr == "bthub: PORT must be a number from 1 to 65535, not 'many'\n"
 
@@ -279,7 +279,7 @@ def test_the_app_starts_behind_a_dead_proxy():
             capture_output=True,
             text=True,
             encoding="utf-8",
-            cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
+            cwd=Path(__file__).parents[2],
         )
         assert done.returncode == 0 and "http://127.0.0.1:" in done.stdout, done.stderr[-2000:]
 
@@ -294,7 +294,7 @@ def _free_port() -> int:
 def test_the_runtimes_report_nothing_to_their_makers(runtime, tmp_path):
     """Both count their uses, under an id that they keep in the home folder, unless they are told not to."""
     pytest.importorskip(runtime)
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     file = root / "runs" / "lite0-mri" / "onnx" / "model_quantized.onnx"
     code = f"""
 import sys

@@ -1,4 +1,4 @@
-"""bthub.progress: whole lines, few of them, where nobody watches a bar."""
+"""bthub.data.progress: whole lines, few of them, where nobody watches a bar."""
 
 import io
 import sys
@@ -6,8 +6,8 @@ import sys
 import pytest
 from tqdm import tqdm
 
-from bthub import progress
-from bthub.progress import LogLines, progress_bar
+from bthub.data import progress
+from bthub.data.progress import LogLines, progress_bar
 
 
 class Terminal(io.StringIO):
