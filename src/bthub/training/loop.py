@@ -25,6 +25,7 @@ from bthub.errors import BthubError
 from bthub.runs.folder import CALIBRATION, LOGS, create, write_json
 from bthub.training.checkpoint import Progress, best_model, load_checkpoint, save_checkpoint
 from bthub.training.config import few, size_at
+from bthub.training.memory import keep_freed_memory
 from bthub.training.ranges import check_forward, check_processes
 from bthub.training.records import write_records
 from bthub.training.samples import EpochSampler, EvaluationImages, TrainingImages, augment
@@ -79,6 +80,8 @@ class Run:
             kwargs_handlers=list(handlers),
         )
         check_processes(self.accelerator.num_processes, config.batch_size)
+        if self.accelerator.device.type == "cpu":
+            keep_freed_memory()
         self.quiet = not self.accelerator.is_local_main_process
         if self.accelerator.is_main_process:  # the others would find the folder of the first
             create(self.output, args.resume)
