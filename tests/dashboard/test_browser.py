@@ -261,6 +261,7 @@ def test_by_keyboard_alone(browser: Browser, address: str) -> None:
 
         page.goto(f"{address}quiz")
         whole(page)
+        expect(page.get_by_role("button", name="Tumor", exact=False).first).to_be_enabled()
         page.locator("h1").click()
         page.keyboard.press("t")
         expect(page.get_by_text("there is").first).to_be_visible()

@@ -118,8 +118,8 @@ def test_outside_of_the_referral_band_few_are_wrong():
         scores = per_image.detector_scores(run, next(e for e in records.evaluations(run) if e.split == "validation"))
         left = per_image.review(scores, *band)
         tumor = int(scores.is_tumor.sum())
-        assert left["missed"] <= run.detector_calibration.referral_error * tumor, run.id
-        assert left["false_alarms"] <= run.detector_calibration.referral_error * (len(scores.is_tumor) - tumor), run.id
+        assert left["fn"] <= run.detector_calibration.referral_error * tumor, run.id
+        assert left["fp"] <= run.detector_calibration.referral_error * (len(scores.is_tumor) - tumor), run.id
 
 
 def test_times_were_taken_together():
