@@ -14,6 +14,7 @@
         input_check.json          `bthub ood-check`: how a detector's pipeline tells what isn't a slice, and how well
         input_check.safetensors   its network and reference features, in half precision
         metrics.json              `bthub evaluate`: one entry a protocol and split
+        sources.json              `bthub evaluate`: of a run trained on a mixture, the metrics of each source and kind
         predictions/              `bthub evaluate` and `bthub explain`: one row an image
         gradcam.json              `bthub explain`: how much of a detector's Grad-CAM lies on the tumor
         onnx/                     `bthub export`: the same networks for onnxruntime, and for eight-bit whole numbers
