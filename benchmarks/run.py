@@ -461,6 +461,39 @@ KEPT = "workers, memory kept"
 """The usual way, but for what the training loop asks of the C library."""
 
 
+class OneByOne:
+    """The usual data set: a picture is decoded whenever it is drawn, and moved by itself, by a worker."""
+
+    def __init__(self, rows: Any, side: int, count: int) -> None:
+        import torch
+        from torchvision.transforms import v2
+
+        from bthub.training.samples import Augmentation
+
+        a = Augmentation()
+        self.rows, self.count = rows, count
+        self.move = v2.Compose(
+            [
+                v2.Resize((side, side), antialias=True),
+                v2.RandomHorizontalFlip(a.flip),
+                v2.RandomAffine(
+                    a.rotation, (a.translate, a.translate), (1 - a.scale, 1 + a.scale), a.shear or None,
+                    v2.InterpolationMode.BILINEAR,
+                ),
+                v2.ColorJitter(a.intensity, a.intensity),
+                v2.PILToTensor(),
+                v2.ToDtype(torch.float32, scale=True),
+            ]
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self.rows[index % len(self.rows)]
+        return {"pixel_values": self.move(row["image"].convert("RGB")), "labels": row["label"]}
+
+
 class Lesson:
     """Training steps of a classifier on the processor: as the loop takes them, or the usual way."""
 
@@ -469,8 +502,7 @@ class Lesson:
     def __init__(self, network: str, contender: str, data: str) -> None:
         import torch
         from timm import create_model
-        from torch.utils.data import DataLoader, Dataset
-        from torchvision.transforms import v2
+        from torch.utils.data import DataLoader
 
         from bthub.data.dataset import load_split
         from bthub.training.loop import as_it_is
@@ -483,33 +515,6 @@ class Lesson:
         self.optimizer = torch.optim.AdamW(self.model.parameters())
         if contender != "workers":
             keep_freed_memory()
-
-        class OneByOne(Dataset):
-            """The usual way: a picture is decoded whenever it is drawn, and moved by itself."""
-
-            def __init__(self) -> None:
-                a = Augmentation()
-                self.move = v2.Compose(
-                    [
-                        v2.Resize((side, side), antialias=True),
-                        v2.RandomHorizontalFlip(a.flip),
-                        v2.RandomAffine(
-                            a.rotation, (a.translate, a.translate), (1 - a.scale, 1 + a.scale), a.shear or None,
-                            v2.InterpolationMode.BILINEAR,
-                        ),
-                        v2.ColorJitter(a.intensity, a.intensity),
-                        v2.PILToTensor(),
-                        v2.ToDtype(torch.float32, scale=True),
-                    ]
-                )  # fmt: skip
-
-            def __len__(self) -> int:
-                return count
-
-            def __getitem__(self, index: int) -> dict[str, Any]:
-                row = rows[index % len(rows)]
-                return {"pixel_values": self.move(row["image"].convert("RGB")), "labels": row["label"]}
-
         self.move: Callable[[dict], dict] = augment
         if contender == "bthub":
             images = TrainingImages(rows, Augmentation(), show_progress=False, canvas=256)
@@ -519,7 +524,7 @@ class Lesson:
                 images, self.size, sampler=sampler, num_workers=1, collate_fn=as_it_is, persistent_workers=True
             )
         else:
-            self.batches = DataLoader(OneByOne(), self.size, num_workers=2, persistent_workers=True)
+            self.batches = DataLoader(OneByOne(rows, side, count), self.size, num_workers=2, persistent_workers=True)
             self.move = lambda batch: batch
 
     def learn(self) -> None:
