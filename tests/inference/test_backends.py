@@ -269,10 +269,13 @@ except bthub.BthubError as error: print(error)
     assert "bthub export" in done.stdout and "bthub[torch]" in done.stdout, done.stderr
 
 
-def test_several_threads_get_their_own_answers(exported_runs):
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+def test_several_threads_get_their_own_answers(exported_runs, backend):
     from concurrent.futures import ThreadPoolExecutor
 
-    pipe = load_pipeline(*exported_runs, backend="onnx", threads=1)
+    if backend == "openvino":
+        pytest.importorskip("openvino")
+    pipe = load_pipeline(*exported_runs, backend=backend, threads=1)
     expected = [pipe(path, check_input=False).tumor_probability for path in EXAMPLES]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda path: pipe(path, check_input=False).tumor_probability, EXAMPLES * 3))
