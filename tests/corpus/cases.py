@@ -339,7 +339,7 @@ CASES = (
     Case("jpeg2000.png", "JPEG 2000", pillow(RGB, "JPEG2000"), NOT + "a JPEG 2000 picture"),
     Case("avif.png", "AVIF", pillow(RGB, "AVIF"), NOT + "an AVIF picture"),
     Case("heic.jpg", "HEIC", b"\0\0\0\x18ftypheic" + bytes(60), NOT + "a HEIC picture"),
-    Case("movie.png", "film", b"\0\0\0\x18ftypisom" + bytes(60), NOT + "a film"),
+    Case("movie.png", "video", b"\0\0\0\x18ftypisom" + bytes(60), NOT + "a video"),
     Case("pnm.png", "PNM", pillow(RGB, "PPM"), NOT + "a PNM picture"),
     Case("icon.png", "icon", pillow(Image.fromarray(RGB).resize((32, 32)), "ICO"), NOT + "an icon"),
     Case("photoshop.png", "Photoshop document", b"8BPS\0\1" + bytes(60), NOT + "a Photoshop document"),

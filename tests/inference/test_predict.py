@@ -347,7 +347,7 @@ def test_a_folder_with_a_dicom_series_is_one_study(tmp_path, capsys):
         f"{folder}  tumor  volume 2.4 ml  outlined on 2 of 5 slices: 2 to 3"
         "  largest on slice 2: 1,200 px = 3.0 cm\u00b2\n"
     )
-    assert err == f"bthub: {folder}: Removed, because they go on to no neighboring slice: small areas on slice 5.\n"
+    assert err == f"bthub: {folder}: Small areas that don't continue on a neighboring slice were removed: slice 5.\n"
 
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert files == {"results.jsonl", "study_overlay.png", "study_mask.nii.gz", "study_slices"}
