@@ -46,7 +46,7 @@ def build(
             file and the mend).
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BthubError(f"{out}: already there and not empty; remove it or give another output folder")
+        raise BthubError(f"{out}: already exists and is not empty; remove it or give another output folder")
     asked = {split: share for split, share in (("validation", validation), ("test", test)) if share is not None}
     held_out = image_folder.HELD_OUT | asked
     if min(held_out.values()) < 0 or sum(held_out.values()) >= 1 or held_out["validation"] == 0:

@@ -84,7 +84,7 @@ def mix(sets: Sequence[Path], out: Path, test_only: Sequence[Path] = ()) -> Mixt
         BthubError: `out` isn't empty, a set isn't there, two have one name, or one has a single class.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BthubError(f"{out}: already there and not empty; remove it or give another output folder")
+        raise BthubError(f"{out}: already exists and is not empty; remove it or give another output folder")
     built = {name_of(path): BuiltDataset(path) for path in (*sets, *test_only)}
     if len(built) < 2 or len(built) < len(sets) + len(test_only):
         raise BthubError(
