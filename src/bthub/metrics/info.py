@@ -117,7 +117,7 @@ METRIC_TABLE = {
         higher_is_better=False,
     ),
     "parameters": Metric(
-        "parameters", "Trainable parameters of the network. Fewer is cheaper.", higher_is_better=False
+        "parameters", "Parameters of the network. Fewer is cheaper.", higher_is_better=False
     ),
     "file_bytes": Metric("size of the weights", "Size of the weights file, in half precision.", higher_is_better=False),
     "multiply_adds": Metric(
@@ -127,7 +127,7 @@ METRIC_TABLE = {
     ),
     "latency_ms": Metric(
         "latency",
-        "Milliseconds for one slice on the CPU, the median, on an idle machine; a tenth is noise.",
+        "Median milliseconds for one slice with PyTorch on an idle CPU; differences under about 10% are noise.",
         higher_is_better=False,
     ),
 }
