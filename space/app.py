@@ -818,7 +818,7 @@ def kind_html(kind: str | None, figures: Mapping[str, Mapping[str, float]] | Non
 
 
 def meter_html(probability: float, threshold: float, band: tuple[float, float] | None = None) -> str:
-    """A bar from 0 to 100 % filled up to the probability, with a mark at the threshold and the referral band shaded."""
+    """A bar from 0 to 100% filled up to the probability, with a mark at the threshold and the referral band shaded."""
     low, high = band or (threshold, threshold)
     mark = f"threshold {percent(threshold)}"
     return f"""
