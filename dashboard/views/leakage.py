@@ -21,9 +21,7 @@ TITLES = {
     CLASSIFICATION: "The same detector under both splits",
 }
 PATIENTS = 14
-ARGMAX = (
-    " Here detectors predict the more probable class (argmax), as in the papers, instead of using their threshold."
-)
+ARGMAX = " Here detectors predict the more probable class (argmax), as in the papers, instead of using their threshold."
 
 
 def main() -> None:

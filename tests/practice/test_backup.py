@@ -148,7 +148,7 @@ def test_what_is_no_backup_is_refused(sqlite_settings, tmp_path, content):
     database = Database(sqlite_settings.database_url)
     database.migrate()
     (tmp_path / "b").write_bytes(content)
-    with pytest.raises(BthubError, match="no backup"):
+    with pytest.raises(BthubError, match="not a backup"):
         restore(sqlite_settings, database, tmp_path / "b")
 
 

@@ -177,7 +177,7 @@ def test_deleting_can_be_undone_until_the_session_ends(serve, settings):
     browser.post(f"/cases/{case}/delete")
     browser.post("/sign-out")
     browser.post("/sign-in", name="ada@example.org", password="correct horse battery")
-    assert "brought back" not in browser.get("/").text
+    assert "can be restored" not in browser.get("/").text
     database = Database(settings.database_url)
     with database.read() as session:
         assert not session.query(Case).count()

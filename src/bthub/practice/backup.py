@@ -93,7 +93,7 @@ def restore(settings: Settings, database: Database, source: Path) -> tuple[int, 
     """Bring a backup into an empty practice; returns how many rows and files.
 
     Raises:
-        BthubError: the practice isn't empty, or the file is no backup, is damaged or of a later bthub.
+        BthubError: the practice isn't empty, or the file is not a backup, is damaged or of a later bthub.
     """
     with database.read() as session:
         for table in tables():
