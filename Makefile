@@ -103,7 +103,7 @@ $(VENV)/.uv:
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.uv requirements.txt pyproject.toml
-	@echo "bthub: installing the demo (about 0.5 GB; a minute the first time, seconds after)"
+	@echo "bthub: installing the demo (about 0.4 GB; a minute the first time, seconds after)"
 	@$(BIN)/uv pip install --python $(BIN)/python --constraint requirements.txt --editable '.[space]'
 	@touch $@
 

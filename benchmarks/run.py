@@ -634,8 +634,8 @@ def gigabytes(part: dict[str, Any]) -> float | None:
 
 GOALS = (
     Goal(
-        "`bthub predict` of one file, fresh process, against `import torch`", " x", 0.3, 0.5,
-        "fresh_process", ratio("python", inverse=True), less_is_better=True,
+        "`bthub predict` of one file, fresh process: processor time as a share of `import torch` (lower is better)",
+        " x", 0.3, 0.5, "fresh_process", ratio("python", inverse=True), less_is_better=True,
     ),
     Goal("one tumor slice, file to result, faster than two stock pipelines", " x", 6, 3, "one_slice", ratio(STOCK)),
     Goal(
@@ -647,7 +647,7 @@ GOALS = (
         "memory of the app after its pictures", " MB", 350, 600, "app", value("megabytes"), less_is_better=True,
     ),
     Goal(
-        "`make demo` started again until the page answers", " s", 3, 6, "app", value("seconds_until_it_answers"),
+        "time from restarting `make demo` until the page answers", " s", 3, 6, "app", value("seconds_until_it_answers"),
         less_is_better=True,
     ),
     Goal("fifty at once: results", "", None, 50, "fifty", value("results")),
@@ -781,7 +781,7 @@ def page(results: dict[str, Any]) -> str:
             lines += [
                 f"- {part['results']} of {part['people']} got a result" + "".join(f"; {e}" for e in part["errors"]),
                 f"- half of them within {part['seconds']['median']:.0f} s, all within {part['seconds']['most']:.0f} s",
-                f"- the farthest place told was {place}, the longest wait told "
+                f"- the last place in the queue shown was {place}, the longest expected wait shown "
                 + ("none" if wait is None else f"{wait:.0f} s"),
                 f"- memory {part['megabytes_before']:.0f} MB before, {part['megabytes_after']:.0f} MB after",
                 "",

@@ -32,7 +32,7 @@ with st.session_state["bar"]:
         "Presenter",
         key="present",
         bind="query-params",
-        help="Large type and no list of pages, for showing it to a room.",
+        help="Large type without the list of pages, for projecting to a class.",
     )
     frame.handout()
 if frame.presenting():

@@ -295,8 +295,8 @@ def by_start(rows: Rows, names: Sequence[str], title: str) -> alt.LayerChart:
 def reliability(rows: Rows, names: Sequence[str], before: bool) -> alt.LayerChart:
     """Rows of `model`, `scaling` (before or after), `stated`, `observed`, `low`, `high`, `images`."""
     share = alt.Scale(domain=[0, 1])
-    x = alt.X("stated:Q", title="probability that the model states", scale=share, axis=alt.Axis(format="%"))
-    title = "share that it is true of"
+    x = alt.X("stated:Q", title="stated probability", scale=share, axis=alt.Axis(format="%"))
+    title = "observed frequency"
     y = alt.Y("observed:Q", title=title, scale=share, axis=alt.Axis(format="%"))
     color = _color(names)
     dash = alt.StrokeDash("scaling:N", legend=None, scale=alt.Scale(domain=["after", "before"], range=[[1, 0], [4, 3]]))
@@ -594,7 +594,7 @@ def breaking(rows: Rows, names: Sequence[str], title: str, thresholds: Rows) -> 
 KINDS = {
     "within one source": ("#2f7ed8", "circle"),
     "pooled": ("#d9480f", "square"),
-    "knows no tumor": ("#7f8a99", "triangle-up"),
+    "knows only the source": ("#7f8a99", "triangle-up"),
 }
 
 

@@ -2,9 +2,9 @@
 
     python dashboard/choose_slices.py data/lgg
 
-Twenty-four slices of the test split of protocol `patient`, ten healthy and fourteen with a tumor, chosen by rule:
+Twenty-four slices of the test split of protocol `patient`, ten tumor-free and fourteen with a tumor, chosen by rule:
 the four slices that the default detector got most wrong, and the two tumors of 500 pixels or more that the default
-localizer outlined worst; the rest at random (seed 42), one of each patient in turn, healthy and tumor by turns.
+localizer outlined worst; the rest at random (seed 42), one of each patient in turn, tumor-free and tumor by turns.
 """
 
 import csv

@@ -297,8 +297,8 @@ def _chosen(
             placeholder="Choose models",
             on_change=_remember_models,
             args=[options],
-            help=f"Models that were measured on this split, at first {AT_FIRST} at most. Each keeps its color on every "
-            "page.",
+            help=f"Models that were measured on this split; at most {AT_FIRST} are selected at first. Each keeps its "
+            "color on every page.",
         )
         if others := [name for name in runs if name not in options and could_be_measured(runs[name], evaluation)]:
             st.caption(
@@ -592,7 +592,7 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[Any]], caption: str, helps
 
 
 def percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f} %"
+    return "–" if share is None else f"{100 * share:.1f}%"
 
 
 def titled(metric: str) -> str:
@@ -645,7 +645,7 @@ def confusions(matrices: dict[str, tuple[Sequence[str], Sequence[Sequence[int]]]
             whole, own = max(sum(row), 1), labels.index(label)
             cells = "".join(
                 f'<td class="{"right" if i == own else "wrong"}" style="--share: {count / whole:.3f}">'
-                f"{count:,}<small>{100 * count / whole:.1f} %</small></td>"
+                f"{count:,}<small>{100 * count / whole:.1f}%</small></td>"
                 for i, count in enumerate(row)
             )
             body += f"<tr><th scope=row>{html.escape(label.replace('_', ' '))}</th>{cells}</tr>"

@@ -31,8 +31,8 @@ class Step(NamedTuple):
 
 
 STEPS = (
-    Step("start", "Start", "Which network finds brain tumors best, and how would we know?", "Lesson"),
-    Step("quiz", "Quiz", "Can you spot the tumor yourself?", "Lesson", (CLASSIFICATION,), True),
+    Step("start", "Start", "Which network finds brain tumors best, and how would we know?", "Warm-up"),
+    Step("quiz", "Quiz", "Can you spot the tumor yourself?", "Warm-up", (CLASSIFICATION,), True),
     Step("compare", "Compare", "Which model is better, and is that more than chance?", "Models", BOTH, True),
     Step("threshold", "Threshold", "From which probability should a model predict a tumor?", "Models", BOTH[:1], True),
     Step("calibration", "Calibration", "Can a stated probability be believed?", "Models", BOTH[:1], True),
@@ -41,7 +41,7 @@ STEPS = (
     Step("localization", "Localization", "How well is the tumor outlined?", "Slices", BOTH[1:], True),
     Step("two_models", "Two models", "Do two models fail on the same slices?", "Slices", BOTH[:1], True),
     Step("top_losses", "Top losses", "Which slices do the models get most wrong?", "Slices", BOTH[:1], True),
-    Step("groups", "For whom", "Does it work for every hospital and every size of tumor?", "Slices", BOTH, True),
+    Step("groups", "Subgroups", "Does a model work for every hospital and every tumor size?", "Slices", BOTH, True),
     Step("try_your_own", "Try your own", "Which model breaks first when the picture gets worse?", "Slices"),
     Step("leakage", "Leakage", "Can we trust a test that shares patients with training?", "Evidence"),
     Step("sources", "Sources", "Does the model recognize the tumor, or the hospital?", "Evidence"),

@@ -43,11 +43,11 @@ def each(
         known: whether a run needs no work, because somebody looked before.
     """
     slow = [name for name, run in runs.items() if not known(run)]
-    bar = st.progress(0.0, "The models are loaded") if slow else None
+    bar = st.progress(0.0, "Loading the models") if slow else None
     problems = []
     for name, run in runs.items():
         if bar and name in slow:
-            bar.progress(slow.index(name) / len(slow), f"{name} looks at the picture")
+            bar.progress(slow.index(name) / len(slow), f"{name}: analyzing the picture")
         try:
             yield name, work(name, run)
         except BthubError as error:

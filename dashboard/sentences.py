@@ -10,8 +10,8 @@ Row = dict[str, Any]
 
 
 def percent(share: float | None) -> str:
-    """A share as a percentage: 94.6 %."""
-    return "–" if share is None else f"{100 * share:.1f} %"
+    """A share as a percentage: 94.6%."""
+    return "–" if share is None else f"{100 * share:.1f}%"
 
 
 def listed(words: Sequence[str], most: int = 4) -> str:
@@ -87,12 +87,12 @@ def threshold(points: Sequence[Row], how: str) -> str:
     """
     best = max(points, key=lambda p: (p["recall"] or 0) - (p["false_positive_rate"] or 0))
     said = (
-        f"{how} **{best['model']}** finds {percent(best['recall'])} of the tumors, misses {best['fn']} and gives "
-        f"{best['fp']} false {'alarm' if best['fp'] == 1 else 'alarms'}"
+        f"{how} **{best['model']}** finds {percent(best['recall'])} of the tumor slices, misses {best['fn']} and "
+        f"raises {best['fp']} false {'alarm' if best['fp'] == 1 else 'alarms'}"
     )
     if len(points) > 1:
         worst = min(points, key=lambda p: (p["recall"] or 0) - (p["false_positive_rate"] or 0))
-        said += f"; {worst['model']} misses {worst['fn']} and gives {worst['fp']}"
+        said += f"; {worst['model']} misses {worst['fn']} and raises {worst['fp']}"
     return f"{said}."
 
 
@@ -128,7 +128,7 @@ def learning(kept: Sequence[Row]) -> str:
         slow = max(kept, key=lambda row: row["kept"])
         said += f", {slow['model']} after {slow['kept']} of {slow['trained']}"
     if not stopped:
-        return f"{said}: every training was still improving when it ended."
+        return f"{said}: every model was still improving when its training ended."
     return f"{said}: the epochs after the best one on validation were discarded."
 
 
@@ -169,16 +169,16 @@ def losses(errors: int, slices: int, shared: int, models: int) -> str:
     if models == 1:
         return f"The model gets **{errors} of {slices:,}** slices wrong."
     return (
-        f"At least one of {models} models gets **{errors} of {slices:,}** slices wrong; {shared} of these are wrong in "
-        "all models. Slices that all models get wrong are hard; the others show weaknesses of single models."
+        f"On **{errors} of {slices:,}** slices at least one of {models} models is wrong; on {shared} of these all "
+        "models are wrong. Slices that all models get wrong are hard; the others show weaknesses of single models."
     )
 
 
 def two_models(one: str, other: str, both: int, first: int, second: int, total: int) -> str:
     """Where two models fail."""
     return (
-        f"Both models get **{both}** of {total:,} slices wrong; only {one} gets another {first} wrong, and only "
-        f"{other} another {second}: "
+        f"Both models get **{both}** of {total:,} slices wrong; {first} more are wrong only with {one}, and {second} "
+        f"more only with {other}: "
         + ("they could correct each other." if first + second > both else "they mostly fail on the same slices.")
     )
 

@@ -126,7 +126,7 @@ LINKS = {
     "Data": f"{HUB}/datasets/{hub_id(DATASET)}",
     "Code": f"{CODE}/tree/main",
     "Dashboard": f"{HUB}/spaces/{hub_id('brain-tumor-dashboard')}",
-    "Without an upload": IN_BROWSER,
+    "In your browser, no upload": IN_BROWSER,
 }
 SAMPLE = f"{CODE}/resolve/main/examples/{EXAMPLES[FIRST]}"
 
@@ -145,11 +145,11 @@ EMPTY = """
 ABOUT = f"""
 <footer class="about">
   <section><h2>What it is</h2>
-  <p>Two neural networks. The first, the detector, gives the probability of a tumor. It was trained on FLAIR and on T1
-  with and without contrast, with gliomas, meningiomas and pituitary tumors. If the probability reaches the threshold,
-  the second, the localizer, outlines the tumor. It learned from experts' outlines of lower-grade gliomas and from boxes
-  around other tumors: its outlines are good in color and on gray FLAIR, and a rough guess on other gray pictures. Both
-  are less reliable on other scanners and other tumors.</p></section>
+  <p>Two neural networks. The first, the detector, gives the probability of a tumor. It was trained on FLAIR and T1
+  slices, with and without contrast; their tumors are gliomas, meningiomas and pituitary tumors. If the probability
+  reaches the threshold, the second, the localizer, outlines the tumor. It learned from experts' outlines of lower-grade
+  gliomas and from boxes around other tumors: its outlines are good in color and on gray FLAIR, and a rough guess on
+  other gray pictures. Both are less reliable on other scanners and other tumors.</p></section>
   <section><h2>Your picture or scan</h2>
   <p>It is analyzed on the computer that serves this page, deleted within {(DELETE_EVERY + DELETE_AGE) // 60} minutes
   (or, if many are waiting, after it has been analyzed) and used for nothing else. Names and other identifying tags in
@@ -170,7 +170,10 @@ REFUSAL = f"If you are sure that it is a slice of a brain MRI, press “{ANYWAY}
 UNCHECKED = "This doesn't look like a slice of a brain MRI. If it isn't one, the result means nothing."
 GONE = "The upload was deleted in the meantime: upload it again."
 AS_SCANNED = "As scanned"
-FAILURE = "Something failed on the server; its log says what. Try again, or try another picture."
+FAILURE = (
+    "Something went wrong on the server. Try again, or try another picture. If it keeps failing, tell whoever runs this"
+    " server: its log has the reason."
+)
 
 SCRIPT = (HERE / "viewer.js").read_text(encoding="utf-8")
 
@@ -551,7 +554,9 @@ def sentence(error: BthubError, file: str) -> str:
 def given(files: list[str]) -> str | list[str]:
     """One upload as its path, several as a list."""
     if len(files) > MAX_FILES:
-        raise BthubError(f"{len(files):,} files are more than are read here, at most {MAX_FILES:,}; zip one series")
+        raise BthubError(
+            f"{len(files):,} files are too many: at most {MAX_FILES:,} can be sent at once. Send one series as a zip"
+        )
     return files[0] if len(files) == 1 else files
 
 
@@ -597,17 +602,22 @@ def how_well(sources: Sources, names: Sequence[str]) -> str:
     if not known:
         return ""
     found, flagged = _of_hundred([one["recall"] for one in known]), [1 - one["specificity"] for one in known]
-    return f"<p>finds {found} of 100 tumors, flags {_of_hundred(flagged)} of 100 tumor-free slices</p>"
+    alarms = f"raises a false alarm on {_of_hundred(flagged)} of 100 tumor-free ones"
+    return f"<p>finds {found} of 100 tumor slices, {alarms}</p>"
 
 
 def bring_html(sources: Sources) -> str:
     """Which picture to bring, in one sentence."""
     known = [[sources[name] for name in names if name in sources] for _, names, _ in KINDS]
-    said = "Use three sequences in color, FLAIR in gray, a contrast-enhanced slice or any other slice of a brain MRI"
+    said = (
+        "Use a color picture that combines three sequences (pre-contrast, FLAIR, post-contrast), a gray FLAIR slice, a"
+        " gray contrast-enhanced slice, or any other gray brain MRI slice"
+    )
     if not all(known):
         return f"{said}."
     found = [_of_hundred([one["recall"] for one in kind]) for kind in known]
-    return f"{said}. Of 100 tumor slices of each kind, it finds {', '.join(found[:-1])} and {found[-1]}."
+    ranges = f"{', '.join(found[:-1])} and {found[-1]}"
+    return f"{said}. Of 100 tumor slices of each kind, the detector finds, in this order, {ranges}."
 
 
 def header_html(sources: Sources) -> str:
@@ -618,7 +628,8 @@ def header_html(sources: Sources) -> str:
         flagged = round(100 * (1 - measured["specificity"]))
         figures = (
             f" On {measured['groups']:.0f} patients it never saw, it finds {100 * measured['recall']:.0f} of 100 tumor"
-            f" slices and flags {flagged} of 100 tumor-free ones."
+            f" slices and raises a false alarm on {flagged} of 100 tumor-free ones, with the threshold for the kind"
+            " each picture is read as."
         )
     return f"""
 <header>
@@ -667,13 +678,13 @@ def result_html(
     if result.uncertain:
         verdict = "Uncertain"
         remark = (
-            "It leans to a tumor" if tumor else "It leans to no tumor"
-        ) + ", but this close to the threshold the model errs too often. A person should look."
+            "The result leans toward a tumor" if tumor else "The result leans toward no tumor"
+        ) + ", but this close to the threshold the model is wrong too often. A person should look."
     elif not tumor:
         verdict = "No tumor found"
         remark = (
-            "This is not an all-clear: it is one slice, the models know a few kinds of tumor, and they miss some."
-            " A tumor may be on another slice."
+            "This is not an all-clear: only one slice was analyzed, the models know only a few kinds of tumor, and they"
+            " miss some tumors. A tumor may be on another slice."
         )
     elif result.bbox is None:
         verdict = "Tumor suspected"
@@ -712,7 +723,7 @@ def result_html(
     details["Time"] = f"{result.milliseconds['total']:.0f} ms <small>{stages}</small>"
     details["Models"] = models_html(result.models)
 
-    explained = f"A tumor is suspected from {threshold} on (the threshold)."
+    explained = f"A tumor is suspected if the probability is {threshold} or more (the threshold)."
     if result.referral_band is not None:
         low, high = (percent(end) for end in result.referral_band)
         explained += f" In the shaded part, from {low} to {high}, the result is “uncertain”."
@@ -771,11 +782,11 @@ def result_html(
 def experts_html(result: Result, experts: np.ndarray) -> str:
     """How the model's outline of an example goes with the experts'."""
     if not experts.any():
-        return "outlined nothing here" + (", the model did" if result.bbox is not None else "")
+        return "outlined nothing here" + (", but the model did" if result.bbox is not None else "")
     if result.bbox is None or result.mask is None:
         return f"outlined {int(experts.sum()):,} pixels; the model outlined nothing"
     agreed = overlap(result.mask, experts)
-    return f"agrees {agreed:.2f} <small>with the experts' outline (Dice: 1 is the same area)</small>"
+    return f"Dice {agreed:.2f} <small>between the model's outline and theirs (1 = identical, 0 = no overlap)</small>"
 
 
 def picture_html(result: Result, experts: np.ndarray | None) -> str:
@@ -800,14 +811,14 @@ def kind_html(kind: str | None, figures: Mapping[str, Mapping[str, float]] | Non
     if figures and kind in figures:
         found, flagged = (round(100 * share) for share in (figures[kind]["recall"], 1 - figures[kind]["specificity"]))
         good = (
-            f" Of all test pictures read as this kind, it finds {found} of 100 with a tumor and raises a false alarm on"
-            f" {flagged} of 100 without."
+            f" Among test pictures read as this kind, the detector finds {found} of 100 with a tumor and raises a false"
+            f" alarm on {flagged} of 100 without one."
         )
     return f'<p class="kind">Read as: {TITLES[kind]}.{good}</p>'
 
 
 def meter_html(probability: float, threshold: float, band: tuple[float, float] | None = None) -> str:
-    """A bar from 0 to 100 % filled up to the probability, with a mark at the threshold and the review band shaded."""
+    """A bar from 0 to 100% filled up to the probability, with a mark at the threshold and the referral band shaded."""
     low, high = band or (threshold, threshold)
     mark = f"threshold {percent(threshold)}"
     return f"""

@@ -57,7 +57,7 @@ def study_html(result: StudyResult, name: str, *, checked: bool = True, unchecke
     if result.uncertain:
         verdict = "Uncertain"
         if result.label == TUMOR:
-            remark = "On every outlined slice the model is near its threshold. A person should look."
+            remark = "On every outlined slice the probability is close to the threshold. A person should look."
         else:
             remark = (
                 "Nothing is outlined in the whole scan, but on at least one slice the model saw a tumor or was unsure."
@@ -69,8 +69,8 @@ def study_html(result: StudyResult, name: str, *, checked: bool = True, unchecke
     else:
         verdict = "No tumor found"
         remark = (
-            "This is not an all-clear: the models know few kinds of tumor, analyze each slice by itself, and miss some"
-            " tumors."
+            "This is not an all-clear: the models know only a few kinds of tumor, analyze each slice by itself, and"
+            " miss some tumors."
         )
     notice = ""
     if not checked:
@@ -138,7 +138,7 @@ def _details(result: StudyResult) -> dict[str, str]:
     volume, numbers = result.volume, {}
     height, width = volume.slices.shape[1:3]
     slices = f"{len(volume)} slice{'s' * (len(volume) > 1)} of {width} × {height}"
-    numbers["Stack"] = f"{slices} <small>{html.escape(result.scan)}</small>"
+    numbers["Scan"] = f"{slices} <small>{html.escape(result.scan)}</small>"
     if volume.pixel_mm is not None:
         row, column = volume.pixel_mm
         pixel = f"{column:.3g} × {row:.3g} mm"
@@ -200,7 +200,7 @@ def _caption(result: StudyResult, index: int) -> str:
         if result.areas_px[index]:
             parts.append(_area(result, index))
         elif index in result.removed:
-            parts.append("a lone area removed")
+            parts.append("isolated area removed")
     return html.escape(" · ".join(parts))
 
 
@@ -246,7 +246,7 @@ def _chart(result: StudyResult) -> str:
     )
     return f"""
 <div class="chart" role="img" aria-label="{said}">
-  <p class="scale" aria-hidden="true"><span>Area along the stack</span><span>{top}</span></p>
+  <p class="scale" aria-hidden="true"><span>Area on each slice</span><span>{top}</span></p>
   <svg class="bars" viewBox="0 0 {len(result.areas_px)} 100" preserveAspectRatio="none">{bars}</svg>
   <p class="scale" aria-hidden="true"><span>1, {first}</span><span>{len(result.areas_px)}, {last}</span></p>
 </div>

@@ -47,7 +47,7 @@ def render(runs: Path, results: Path) -> str:
     lines = [
         "# Targets and results\n",
         "Written by `train/targets.py` from `train/targets.yaml` and the files of the runs. The targets were set "
-        "beforehand. All results are on test splits, with 95 % intervals that resample patients, or pictures "
+        "beforehand. All results are on test splits, with 95% intervals that resample patients, or pictures "
         "where a set doesn't name patients. Where several runs could meet a target, the one that is best on "
         "validation counts, not the one that is best on test. The margin is the distance to the target; negative "
         "means missed. Research software, not a medical device.\n",

@@ -1,4 +1,4 @@
-"""Calibration: can a stated probability be believed? Before and after temperature scaling, and the review band."""
+"""Calibration: can a stated probability be believed? Before and after temperature scaling, and the referral band."""
 
 import numpy as np
 import sentences
@@ -44,7 +44,7 @@ def main() -> None:
     ]
     frame.headline(sentences.calibration(errors))
     frame.explain(
-        "A model that says 80 % should be right about 8 times in 10. **Temperature scaling** divides the model's "
+        "A model that says 80% should be right about 8 times in 10. **Temperature scaling** divides the model's "
         "raw scores (logits) by one number, fitted on validation; it changes how sure the model says it is, "
         "but hardly ever its verdict."
     )
@@ -61,7 +61,7 @@ def main() -> None:
             charts.reliability(rows, list(view.every), before),
             caption="How to read it: on the dotted diagonal, stated probabilities match observed frequencies. Below it "
             f"they are too high, above it too low. Each dot stands for at least {per_image.FEWEST_IN_BIN} slices; "
-            "sparse neighboring bins are merged. Bars are 95 % intervals, somewhat too narrow because slices of one "
+            "sparse neighboring bins are merged. Bars are 95% intervals, somewhat too narrow because slices of one "
             "patient are alike; if a bar reaches the diagonal, the distance may be chance. With two classes the "
             "probability is that of tumor, with more classes that of the predicted class.",
             alternative="Reliability diagram of " + ", ".join(found),
@@ -104,7 +104,7 @@ def main() -> None:
 
 @st.fragment
 def review(view: frame.View, found: dict[str, Scores]) -> None:
-    st.subheader("The review band")
+    st.subheader("The referral band")
     st.caption(
         "A model need not decide every slice. Slices whose probability lies in a band around the threshold are "
         "referred to a person (selective prediction)."
@@ -165,7 +165,7 @@ def review(view: frame.View, found: dict[str, Scores]) -> None:
             frame.grid(
                 ["Model", "Band", "To a person"],
                 [[name, f"{low:.2f}–{high:.2f}", frame.percent(shares[name])] for name, (low, high) in saved.items()],
-                "The review band saved with each run, and the share of these slices that goes to a person",
+                "The referral band saved with each run, and the share of these slices that goes to a person",
             )
 
 

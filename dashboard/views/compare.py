@@ -22,7 +22,7 @@ MAIN = {
 SHORT = {
     "roc_auc": "ROC AUC",
     "balanced_accuracy": "Balanced accuracy",
-    "recall": "Tumors found",
+    "recall": "Tumor slices found",
     "specificity": "No false alarm",
     "ece": "Calibration error",
     "dice_volume_mean": "Dice, mean of patients",
@@ -63,7 +63,7 @@ def section(task: str, rows: list[dict], first: list[dict]) -> None:
     st.subheader(TITLES[task], anchor=False)
     metrics = [key for key in rows[0] if f"{key}_low" in rows[0]]
     table(rows, [key for key in MAIN[task] if key in metrics], task)
-    with st.expander("Every metric, to sort"):
+    with st.expander("All metrics (sortable table)"):
         everything(rows, metrics, task)
 
     left, right = st.columns(2, gap="large")
@@ -101,15 +101,20 @@ def table(rows: list[dict], metrics: list[str], task: str) -> None:
     evaluation = frame.view().evaluation
     macro = task == CLASSIFICATION and evaluation.protocol == "default"
     frame.note(
-        f"How to read it: below each value is its 95 % interval: how much the value might change with other "
+        f"How to read it: below each value is its 95% interval: how much the value might change with other "
         f"{frame.view().groups}. ★ marks the best of a column (the lowest for {sentences.listed(direction, 9)}). "
         "If intervals overlap widely, the order may be chance: see “Better, or noise?” below. "
-        f"Measured on {rows[0]['samples']:,} images of {rows[0]['groups']:,} {frame.view().groups}, "
+        f"Measured on {rows[0]['samples']:,} images {measured_groups(rows[0]['groups'], evaluation.protocol)}, "
         f"{evaluation.data}, {evaluation.key}."
-        + (" ROC AUC, “Tumors found” and “No false alarm” are means over the classes." if macro else ""),
+        + (" ROC AUC, “Tumor slices found” and “No false alarm” are means over the classes." if macro else ""),
         rows,
         f"compare-{task}.csv",
     )
+
+
+def measured_groups(count: int, protocol: str) -> str:
+    """Of how many patients the images are; where none are named, in how many groups of near-duplicates."""
+    return f"in {count:,} groups of near-duplicates" if protocol == "default" else f"of {count:,} patients"
 
 
 def cell(row: dict, column: str, best: float | None) -> tuple[str, str]:
@@ -148,7 +153,7 @@ def everything(rows: list[dict], metrics: list[str], task: str) -> None:
         },
     )
     st.caption(
-        "Click a column's name to sort by it; rest the pointer on it for its definition. A reduced budget is less "
+        "Click a column's name to sort by it; hover over it for its definition. A reduced budget is less "
         "training than the recipe asks for."
     )
 
@@ -185,7 +190,7 @@ def intervals(rows: list[dict], metric: str, task: str) -> None:
     said = "; ".join(f"{p['model']} {p['value']:.3f}" for p in points)
     frame.figure(
         charts.intervals(points, list(view.every), frame.titled(metric)),
-        caption=f"How to read it: the dot is the value, the bar its 95 % interval over {view.groups}. Where two "
+        caption=f"How to read it: the dot is the value, the bar its 95% interval over {view.groups}. Where two "
         f"bars don't overlap, the choice of {view.groups} hardly explains the difference.",
         alternative=f"Dots with intervals: {readable(metric)} of {said}",
         rows=points,
@@ -235,7 +240,7 @@ def better(view: frame.View, task: str, metric: str, rows: list[dict]) -> None:
         alt="; ".join(f"{row['model']}: {verdict[row['apart']]}" for row in rows),
     )
     frame.note(
-        f"How to read it: the difference in {readable(metric)} from {best}, with its 95 % interval. Both models are "
+        f"How to read it: the difference in {readable(metric)} from {best}, with its 95% interval. Both models are "
         f"measured on the same draws of {view.groups}, so hard {view.groups} affect both alike, and this interval is "
         "narrower than those above. If it includes 0, the difference may be chance. Each model was trained once: the "
         "interval does not include seed variance, and there is no correction for the number of models compared.",

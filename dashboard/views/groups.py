@@ -1,10 +1,11 @@
-"""For whom: the figures of each hospital and of each size of tumor, with intervals."""
+"""Subgroups: the figures of each hospital and of each size of tumor, with intervals."""
 
 import sentences
 import streamlit as st
 
 import charts
 import frame
+from bthub.data.card import INSTITUTIONS
 from bthub.metrics.info import definition, readable
 from bthub.runs import records
 from bthub.runs.folder import CLASSIFICATION, SEGMENTATION, RunFolder
@@ -12,7 +13,7 @@ from bthub.runs.records import Evaluation
 from bthub.runs.schema import SizePart
 
 TITLES = {CLASSIFICATION: "Classifiers", SEGMENTATION: "Localizers"}
-# Of tumors of one size no healthy slice is known: recall is what there is.
+# Of tumors of one size no tumor-free slice is known: recall is what there is.
 METRICS = {
     "by_institution": {
         CLASSIFICATION: ["balanced_accuracy", "recall", "specificity"],
@@ -46,7 +47,7 @@ def main() -> None:
     head = st.container()
     frame.explain(
         "A mean over all slices hides for whom a model fails. This page shows the results by hospital and by size of "
-        "the tumor on the slice. Bars are 95 % intervals over patients. Groups of fewer than five patients have no "
+        "the tumor on the slice. Bars are 95% intervals over patients. Groups of fewer than five patients have no "
         "bar, because so few patients say nothing about others."
     )
     said = None
@@ -65,6 +66,12 @@ def main() -> None:
         ]
         with head:
             frame.headline(sentences.groups(of_best, "recall"))
+
+
+def hospitals(parts: list[str]) -> str:
+    """The names behind the codes that are shown."""
+    known = [f"{code} is {name}" for code, name in INSTITUTIONS.items() if f"hospital {code}" in parts]
+    return f" {'; '.join(known)}." if known else ""
 
 
 def section(view: frame.View, task: str, by: str) -> list[dict]:
@@ -97,8 +104,9 @@ def section(view: frame.View, task: str, by: str) -> list[dict]:
         return []
     frame.figure(
         charts.by_part(rows, list(view.every), frame.titled(metric)),
-        caption="How to read it: each mark is a model, its bar the 95 % interval over patients. Groups of fewer than "
-        "five patients have no bar. Only if its bars don't overlap the others' is a group really harder.",
+        caption="How to read it: each mark is a model, its bar the 95% interval over patients. Groups of fewer than "
+        "five patients have no bar. A group is clearly harder only if its bars don't overlap those of the other "
+        "groups." + (hospitals([row["part"] for row in rows]) if by == "by_institution" else ""),
         alternative=f"{readable(metric)}: "
         + "; ".join(f"{row['model']}, {row['part']} {row['value']:.3f}" for row in rows),
         rows=rows,

@@ -21,7 +21,7 @@ TITLES = {
     CLASSIFICATION: "The same detector under both splits",
 }
 PATIENTS = 14
-ARGMAX = " Detectors use argmax here, as in the papers, not their threshold."
+ARGMAX = " Here detectors predict the more probable class (argmax), as in the papers, instead of using their threshold."
 
 
 def main() -> None:
@@ -139,7 +139,7 @@ def measured(view: frame.View, task: str, pairs: list[leakage.Pair]) -> tuple[fl
         caption="How to read it: the same network and recipe, trained and tested under each protocol; a line is named "
         "after the run that was split by slice. The dashed part is the gap. Leakage raises the result by slice, but "
         "the two test sets also have different slices, so a gap smaller than the bars may be chance. Gray dots are "
-        "published results, all split by slice or image. Bars are 95 % intervals over patients."
+        "published results, all split by slice or image. Bars are 95% intervals over patients."
         + (ARGMAX if task == CLASSIFICATION else ""),
         alternative=f"{readable(metric)} by protocol: "
         + "; ".join(f"{p['line']}, {p['protocol']}: {p['value']:.3f}" for p in points),
@@ -169,7 +169,8 @@ def verdict(points: list[dict], metric: str) -> str:
     else:
         said = f"Split by slice the {metric} is {'not higher' if len(lines) == 1 else 'higher'} {many} ({both})."
     if clear:
-        return f"{said} In {len(clear)} the intervals don't overlap: **a split by slice is too optimistic.**"
+        of_these = "In this pair" if len(lines) == 1 else f"In {len(clear)} of these pairs"
+        return f"{said} {of_these} the intervals don't overlap: **a split by slice is too optimistic.**"
     if len(up) * 2 > len(lines):
         return (
             f"{said} The intervals overlap, so each single gap may be chance: **these results suggest leakage, but "
@@ -216,9 +217,9 @@ def copies(view: frame.View, rows: list[dict]) -> None:
         charts.leakage(points, "accuracy on the test split", charts.COPIES),
         caption="How to read it: each line is a model. The orange square is its accuracy on test pictures with a copy "
         "in train or validation, the green dot on pictures without one, and the gray triangle on all, as papers report "
-        "it. Bars are 95 % intervals over pictures.",
+        "it. Bars are 95% intervals over pictures.",
         alternative="Accuracy on copies and on the other pictures: "
-        + "; ".join(f"{p['model']}, {p['pictures']} {p['part']}: {p['value']:.3f}" for p in points),
+        + "; ".join(f"{p['model']}, {p['part']} ({p['pictures']}): {p['value']:.3f}" for p in points),
         rows=rows,
         file="copies.csv",
         kinds=charts.of_kinds(charts.COPIES),

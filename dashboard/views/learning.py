@@ -172,7 +172,7 @@ def initial_weights() -> None:
             frame.figure(
                 charts.by_start(rows, list(view.every), frame.titled(metric)),
                 caption="How to read it: the same network from different initial weights. The distance between its "
-                f"dots is the benefit of pretraining. Bars are 95 % intervals over {view.groups}.",
+                f"dots is the benefit of pretraining. Bars are 95% intervals over {view.groups}.",
                 alternative=f"{readable(metric)} by initial weights: "
                 + "; ".join(f"{r['network']} from {r['start']} {r['value']:.3f}" for r in rows),
                 rows=rows,

@@ -17,9 +17,9 @@ from bthub.runs.folder import SEGMENTATION, RunFolder
 
 SHOWN = 12
 KINDS = {
-    "Tumor slices": ("drawn", "missed"),
-    "Missed tumors": ("missed",),
-    "Masks on tumor-free slices": ("false mask",),
+    "Tumor slices": ("outlined", "missed"),
+    "Missed tumor slices": ("missed",),
+    "Masks on tumor-free slices": (per_image.FALSE_MASK,),
 }
 
 
@@ -33,7 +33,7 @@ def main() -> None:
     )
     found = frame.collect(view.of(SEGMENTATION), per_image.masks, view.evaluation)
     if not found:
-        st.info("Choose a ResUNet that was measured on this split. To train one:")
+        st.info("Choose a localizer that was measured on this split. To train one:")
         st.code(frame.COMMANDS[SEGMENTATION], "sh")
         return
     if said := point(view, found):
@@ -105,7 +105,7 @@ def sizes(view: frame.View, found: dict[str, list[dict]]) -> None:
         charts.dice_by_size(rows, list(view.every), list(per_image.SIZES)),
         caption="How to read it: each tick is a slice; the box spans the middle half, its line is the median. The "
         "models are in the order of the legend. Small tumors have long edges for their area, so equally careful "
-        "outlines have a lower Dice. A tick at 0 is a missed tumor.",
+        "outlines have a lower Dice. A tick at 0 is a missed tumor slice.",
         alternative="Dice of each tumor slice by the tumor's size",
         rows=rows,
         file="dice-by-size.csv",
@@ -144,13 +144,13 @@ def gallery(view: frame.View, found: dict[str, list[dict]]) -> None:
     run = view.runs[name]
     live = live and name in models.ready({name: run})
     waiting = [line for line in shown if prepared.outline(run, records.image_key(line)) is None] if live else []
-    bar = st.progress(0.0, f"{name} draws") if waiting else None
+    bar = st.progress(0.0, f"{name}: drawing masks") if waiting else None
     tiles = []
     try:
         for i, line in enumerate(shown):
             tiles.append(tile(at_hand, run, line, live))
             if bar:
-                bar.progress((i + 1) / len(shown), f"{name} draws")
+                bar.progress((i + 1) / len(shown), f"{name}: drawing masks")
     except BthubError as error:
         frame.say([str(error)])
     if bar:
@@ -167,7 +167,7 @@ def gallery(view: frame.View, found: dict[str, list[dict]]) -> None:
                 "institution": "Hospital",
                 "dice": st.column_config.NumberColumn("Dice", format="%.3f"),
                 "tumor_px": "Tumor, pixels",
-                "predicted_px": "Drawn, pixels",
+                "predicted_px": "Outlined, pixels",
                 "kind": "Result",
             },
             alt="The slices with their Dice, worst first",
@@ -181,11 +181,11 @@ def tile(at_hand: pictures.Slices, run: RunFolder, line: dict, live: bool) -> fr
     key = records.image_key(line)
     image = at_hand.image(key)
     drawn = models.draw(run, image, key) if live else None
-    said = f"Dice {line['dice']:.2f}" if line["kind"] == "drawn" else line["kind"]
+    said = f"Dice {line['dice']:.2f}" if line["kind"] == "outlined" else line["kind"]
     return frame.Tile(
         pictures.outlined(image, {pictures.TRUE: at_hand.mask(key), pictures.DRAWN: drawn}),
         said,
-        f"{pictures.label(key)} · tumor {line['tumor_px']:,} px, drawn {line['predicted_px']:,} px",
+        f"{pictures.label(key)} · tumor {line['tumor_px']:,} px, outlined {line['predicted_px']:,} px",
         f"{pictures.label(key)}: {said}",
     )
 

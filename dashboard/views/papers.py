@@ -31,7 +31,8 @@ def main() -> None:
     frame.explain(
         "Published results, and what comparable runs here reach in the same metric on their test splits. Every "
         "difference has a reason: another split, another data set or another recipe. The tables below name it. "
-        "Detectors use argmax here, as in the papers, not their threshold. This page shows all runs and both protocols."
+        "Here detectors predict the more probable class (argmax), as in the papers, instead of using their threshold. "
+        "This page shows all runs and both protocols."
     )
     every = frame.view().every
     runs = [every[name] for name in frame.collect(every, readable)]
@@ -52,9 +53,9 @@ def main() -> None:
             st.html(table(paper["figures"], rows[key]))
     frame.note(
         "How to read it: beside each published result are the runs here with a comparable network, task and kind of "
-        "data, those with the paper's own recipe first. Each has its initial weights, epochs and picture size. The "
-        "recipes are in `src/bthub/training/configs/papers`; `experiments.yaml` beside them says how they were reduced "
-        "for two CPU cores.",
+        "data, those with the paper's own recipe first. Each row states the run's initial weights, epochs and picture "
+        "size. The recipes are in `src/bthub/training/configs/papers`; `experiments.yaml` beside them says how they "
+        "were reduced for two CPU cores.",
         downloads,
         "papers.csv",
     )
@@ -89,7 +90,7 @@ def plots(papers: dict[str, dict], rows: dict[str, list[dict]]) -> None:
     frame.figure(
         charts.dot_plot(metrics[metric], frame.titled(metric)),
         caption="How to read it: each line is a published result, the orange diamond its value. Blue dots are runs "
-        "here with the paper's recipe, gray squares other comparable runs, each with its 95 % interval. A diamond to "
+        "here with the paper's recipe, gray squares other comparable runs, each with its 95% interval. A diamond to "
         "the right of all dots is a value that no run here reaches, mostly because the paper's test slices share "
         "patients with training. The tables below give the reason for each.",
         alternative=f"{in_words(metric)}: "
@@ -204,7 +205,7 @@ def table(figures: list[dict], rows: list[dict]) -> str:
         )
     return (
         "<div class=scroll tabindex=0><table class=figures><thead><tr>"
-        "<th scope=col>Result</th><th scope=col>In the paper</th><th scope=col>Measured here, with 95 % interval</th>"
+        "<th scope=col>Result</th><th scope=col>In the paper</th><th scope=col>Measured here, with 95% interval</th>"
         "<th scope=col>Why they may differ</th></tr></thead>"
         f"<tbody>{body}</tbody></table></div>"
     )

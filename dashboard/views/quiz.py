@@ -40,7 +40,7 @@ def main() -> None:
     keys = {key: area for key, area in at_hand.keys.items() if key in predicted or not found}
     questions = draw(keys, number, view.evaluation.key)
     if len(questions) < 2:
-        st.info("A quiz needs slices with and without a tumor, and this split has none at hand.")
+        st.info("A quiz needs slices with and without a tumor, and they are not available for this split.")
         return
     answers: dict = st.session_state.setdefault(f"answers {number} {view.evaluation.key}", {})
     with head:

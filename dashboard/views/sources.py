@@ -62,7 +62,7 @@ def inside(view: frame.View, model: str, within: list[dict], pooled: by_source.P
         {
             "model": "a guess",
             "line": "a guess that knows only the source",
-            "kind": "knows no tumor",
+            "kind": "knows only the source",
             "value": pooled.knows,
             **ends,
         },
@@ -70,7 +70,7 @@ def inside(view: frame.View, model: str, within: list[dict], pooled: by_source.P
     st.subheader(f"{model}: ROC AUC within each source, and pooled", anchor=False)
     frame.figure(
         charts.within_sources(rows),
-        caption="How to read it: blue dots are results within one source, with 95 % intervals over patients or "
+        caption="How to read it: blue dots are results within one source, with 95% intervals over patients or "
         "pictures; “lgg, FLAIR” is the FLAIR sequence of the LGG slices alone, in gray, and so on. The orange square "
         "is all pictures together. The gray triangle is a guess without looking at the picture: it always states the "
         "proportion of tumors in the picture's source. What it has above 0.5 comes from knowing the source alone.",

@@ -19,12 +19,12 @@ def main() -> None:
     st.markdown(
         f"This is a lesson in {len(STEPS) - 1} steps. Each page begins with its answer in one sentence, computed from "
         "the results below it. **Next**, at the bottom of a page, leads to the next one. *Presenter* enlarges "
-        "everything for a room; *Handout* prints the page on one sheet. The address of a page contains your choices, "
+        "everything for a class; *Handout* prints the page on one sheet. The address of a page contains your choices, "
         "so a link shows the class exactly what you see."
     )
     for group in dict.fromkeys(step.group for step in STEPS):
         steps = [(i, step) for i, step in enumerate(STEPS) if step.group == group and step.file != "start"]
-        st.subheader({"Lesson": "Warm up"}.get(group, group), anchor=False)
+        st.subheader(group, anchor=False)
         for i, step in steps:
             with st.container(horizontal=True, gap="small", vertical_alignment="center", key=f"step-{step.file}"):
                 st.page_link(st.session_state["pages"][step.file], label=f"**{i}. {step.title}**", width=190)

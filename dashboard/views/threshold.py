@@ -28,7 +28,8 @@ def main() -> None:
     if several:
         st.info(
             f"{sentences.listed(several)} {'distinguishes' if len(several) == 1 else 'distinguish'} several kinds of "
-            "tumor and predicts by argmax, so there is no threshold to move. Choose a data set with tumor and no tumor."
+            f"tumor and {'predicts' if len(several) == 1 else 'predict'} the most probable class (argmax), so there is "
+            "no threshold to move. Choose a data set with tumor and no tumor."
         )
     if not found:
         if not several:
@@ -67,7 +68,7 @@ def operate(view: frame.View, found: dict[str, Scores], lines: dict) -> None:
     )
     controls = st.columns([3, 1], gap="large", vertical_alignment="bottom")
     slider = controls[0].slider(
-        "Predict a tumor from this probability on",
+        "Predict a tumor at this probability or higher",
         0.0,
         1.0,
         0.5,
@@ -77,7 +78,7 @@ def operate(view: frame.View, found: dict[str, Scores], lines: dict) -> None:
         disabled=how != ONE,
     )
     miss_cost = controls[1].number_input(
-        "Cost of a missed tumor, in false alarms",
+        "Cost of a missed tumor slice, in false alarms",
         1.0,
         1000.0,
         10.0,
@@ -140,10 +141,10 @@ def operate(view: frame.View, found: dict[str, Scores], lines: dict) -> None:
                 points,
                 names,
                 ("false_positive_rate", "false alarms among tumor-free slices"),
-                ("recall", "recall: tumors found"),
+                ("recall", "recall: tumor slices found"),
             ),
-            caption="How to read it: the tumors found against the false alarms, for every threshold; the dot is the "
-            "present one. Nearer to the top left is better.",
+            caption="How to read it: the tumor slices found against the false alarms, for every threshold; the dot is "
+            "the present one. Nearer to the top left is better.",
             alternative=f"ROC curves with operating points: {said}",
             rows=rows,
             file="roc.csv",
@@ -156,7 +157,7 @@ def operate(view: frame.View, found: dict[str, Scores], lines: dict) -> None:
                 rows,
                 [p for p in points if p["precision"] is not None] or points,
                 names,
-                ("recall", "recall: tumors found"),
+                ("recall", "recall: tumor slices found"),
                 ("precision", "precision"),
             ),
             caption="How to read it: closer to the top right is better. It reveals false alarms that a ROC curve hides "
@@ -236,7 +237,7 @@ def table(points: list[dict]) -> None:
             "model": st.column_config.TextColumn("Model", pinned=True),
             "threshold": st.column_config.NumberColumn("Threshold", format="%.3f"),
             **share,
-            "fn": st.column_config.NumberColumn("Missed tumors", help="Tumor slices predicted as tumor-free."),
+            "fn": st.column_config.NumberColumn("Missed tumor slices", help="Tumor slices predicted as tumor-free."),
             "fp": st.column_config.NumberColumn("False alarms", help="Tumor-free slices predicted as tumor."),
             "cost": st.column_config.NumberColumn(
                 "Cost of 1,000 slices", format="%.0f", help="In false alarms, with the cost of a miss entered above."

@@ -66,7 +66,7 @@ def main() -> None:
             "label": "Truth",
             "predicted": "Predicted",
             "p_label": st.column_config.NumberColumn(
-                "P of the truth", format="percent", help="Probability that the model gave to the true class."
+                "Probability of the true class", format="percent", help="As the model gave it."
             ),
             "loss": st.column_config.NumberColumn("Loss", format="%.3f", help="-ln of that probability."),
             "kind": "Error",
@@ -90,8 +90,8 @@ def filtered(rows: list[dict], names: list[str]) -> list[dict]:
         selection_mode="multi",
         key="losses_kind",
         bind="query-params",
-        help="missed: a tumor that was not called. false alarm: a tumor-free slice that was called tumor. confused: "
-        "one kind of tumor taken for another. If nothing is chosen, all are shown.",
+        help="missed: a tumor slice predicted as tumor-free. false alarm: a tumor-free slice predicted as tumor. "
+        "confused: one kind of tumor predicted as another. If nothing is chosen, all are shown.",
     )
     institutions = sorted({row["institution"] for row in rows if "institution" in row})
     institution = columns[2].selectbox("Hospital", ["All", *institutions], key="losses_at", bind="query-params")
@@ -123,7 +123,7 @@ def gallery(view: frame.View, rows: list[dict], models: int) -> None:
     with_picture = "" if at_hand.all_there else " whose picture is available"
     st.caption(
         f"{len(shown)} of {len(by_slice)} {what}{with_picture}, the worst first. Cyan is the experts' outline."
-        + ("" if at_hand.all_there else " All pictures: name a data set with `BTHUB_DATA`.")
+        + ("" if at_hand.all_there else " To see all pictures, set `BTHUB_DATA` to the data set.")
     )
     frame.gallery(tile(at_hand, key, by_slice[key], models) for key in shown)
 

@@ -58,8 +58,10 @@ def main() -> None:
         frame.note(
             "How to read it: heat shows where a detector found evidence for a tumor, red is a localizer's outline, and "
             "cyan the experts' outline (only on an unchanged test slice). Each model has its own threshold; within its "
-            "review band a person should look. The thresholds were chosen for pictures like the training pictures, so "
-            "be careful with other kinds. Research software: these are not medical findings.",
+            "referral band a person should look. The thresholds were chosen for pictures like the training pictures, "
+            "so be careful with other kinds. If a model has a threshold for each kind of picture, this page uses the "
+            "one for color slices whatever the picture; the app chooses the one for the kind, so its verdict can "
+            "differ. Research software: these are not medical findings.",
             rows,
             "try-your-own.csv",
         )
@@ -83,8 +85,8 @@ def chosen() -> tuple[Image.Image, np.ndarray | None, pictures.Key] | None:
         "A slice of a brain MRI",
         TYPES,
         key="own_file",
-        help="FLAIR, contrast-enhanced or any other, from above. It stays in this server's memory, for this session. "
-        "Don't upload pictures that name a patient.",
+        help="An axial slice: FLAIR, contrast-enhanced or any other. It stays in this server's memory, for this "
+        "session. Don't upload pictures that name a patient.",
     )
     if file is None:
         return None
@@ -186,7 +188,7 @@ def look(
 
 
 def threshold(run: RunFolder) -> float:
-    """From which probability on a detector calls a tumor."""
+    """The probability at and above which a detector predicts a tumor."""
     found = run.detector_calibration.threshold
     return 0.5 if found is None else found
 
@@ -270,7 +272,10 @@ def first_to_break(rows: list[dict], thresholds: dict[str, float], kind: str) ->
     verb = "breaks" if len(first) == 1 else "break"
     said = f"**{sentences.listed(first)}** {verb} first, at {steps[weakest]:g} ({KINDS[kind].unit})"
     return (
-        f"{said}; {sentences.listed(held)} {'holds' if len(held) == 1 else 'hold'} to the end." if held else f"{said}."
+        f"{said}; {sentences.listed(held)} {'keeps its prediction' if len(held) == 1 else 'keep their predictions'} "
+        "to the end."
+        if held
+        else f"{said}."
     )
 
 

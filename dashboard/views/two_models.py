@@ -29,11 +29,11 @@ def main() -> None:
     head = st.container()
     columns = st.columns(2)
     names = list(found)
-    first = columns[0].selectbox("First model, from left to right", names, key="first", bind="query-params")
+    first = columns[0].selectbox("First model (horizontal axis)", names, key="first", bind="query-params")
     rest = [name for name in names if name != first]
     if st.session_state.get("second") not in [None, *rest]:
         st.session_state["second"] = rest[0]
-    second = columns[1].selectbox("Second model, from bottom to top", rest, key="second", bind="query-params")
+    second = columns[1].selectbox("Second model (vertical axis)", rest, key="second", bind="query-params")
     rows = pairs(found[first], found[second])
     counts = {who: sum(row["who"] == who for row in rows) for who in WHO.values()}
     with head:

@@ -112,7 +112,7 @@ def show(view: frame.View, found: pictures.Slices, key: pictures.Key) -> list[di
         )
     caption = (
         "How to read it: bright is where a detector found evidence for a tumor; cyan is the experts' outline, red a "
-        "ResUNet's. **Agreement** is the fraction of the heat inside the experts' outline (energy-based pointing "
+        "localizer's. **Agreement** is the fraction of the heat inside the experts' outline (energy-based pointing "
         "game). **By chance** is the agreement of heat that is spread evenly over the head: a map near this value says "
         "nothing about the tumor."
     )
@@ -151,7 +151,7 @@ def over_all(view: frame.View) -> None:
         return
     share = {
         "mean": ("Agreement, mean", "Fraction of the heat inside the experts' outline, mean over slices."),
-        "low": ("from", "Lower end of the 95 % interval, which resamples patients."),
+        "low": ("from", "Lower end of the 95% interval, which resamples patients."),
         "high": ("to", "Upper end of the interval."),
         "median": ("Median", "The slice in the middle."),
         "picture": ("Chance, picture", "Agreement of heat spread evenly over the picture."),

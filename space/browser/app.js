@@ -103,7 +103,7 @@ function text(tag, content, kind) {
   return made;
 }
 
-/** A probability as the app writes it, in whole percent; never 0 or 100 %, which no model can promise. */
+/** A probability as the app writes it, in whole percent; never 0% or 100%, which no model can promise. */
 function percent(share) {
   if (share > 0 && share < 0.01) return "under 1%";
   if (share > 0.99 && share < 1) return "over 99%";
@@ -112,19 +112,19 @@ function percent(share) {
 
 function draw(name, found, checked) {
   const tumor = found.label === "tumor";
-  const verdict = { tumor: "Tumor suspected", no_tumor: "No tumor found", uncertain: "Uncertain: a person should look" };
+  const verdict = { tumor: "Tumor suspected", no_tumor: "No tumor found", uncertain: "Uncertain" };
   const parts = [
     text("p", name, "name"),
     text("h2", checked ? verdict[found.verdict] : `Unchecked: ${verdict[found.verdict].toLowerCase()}`),
     text("p", `${percent(found.tumor_probability)} probability of a tumor on this slice`, "probability"),
-    text("p", `A tumor is suspected from ${percent(found.threshold)} on (the threshold).`),
+    text("p", `A tumor is suspected if the probability is ${percent(found.threshold)} or more (the threshold).`),
   ];
   if (found.uncertain) {
     const [low, high] = found.referral_band.map(percent);
-    parts.push(text("p", `Between ${low} and ${high} the model errs too often: a person should look.`, "notice"));
+    parts.push(text("p", `Between ${low} and ${high} the model is wrong too often: a person should look.`, "notice"));
   }
   if (!checked) parts.push(text("p", "This doesn't look like a slice of a brain MRI. If it isn't one, the result means nothing.", "notice"));
-  if (!tumor) parts.push(text("p", "This is not an all-clear: it is one slice, and the models miss some tumors. A tumor may be on another slice."));
+  if (!tumor) parts.push(text("p", "This is not an all-clear: only one slice was analyzed, the models know only a few kinds of tumor, and they miss some tumors. A tumor may be on another slice."));
   else if (!found.bbox) parts.push(text("p", "Nothing was outlined: the suspected tumor is too small or too faint to mark."));
   else {
     const [x0, y0, x1, y1] = found.bbox;

@@ -21,7 +21,9 @@ export async function readPicture(buffer) {
   const isPng = SIGNATURE.every((value, i) => bytes[i] === value);
   const magic = String.fromCharCode(...bytes.slice(0, 4));
   if (magic === "II*\0" || magic === "MM\0*") {
-    throw new PictureError("Browsers can't read TIFF: save the slice as PNG, or use the app, which reads it.");
+    throw new PictureError(
+      "Browsers can't read TIFF: save the slice as PNG, or use the app on a server (link at the top of this page), which reads TIFF.",
+    );
   }
   const image = (isPng && (await readPng(bytes))) || (await readByBrowser(buffer));
   let least = 255;
@@ -36,7 +38,9 @@ export async function readPicture(buffer) {
 
 function checkSize(width, height) {
   if (width * height > MAX_PIXELS) {
-    throw new PictureError(`The picture is too large for this page: ${width} × ${height} pixels. Use the app for it.`);
+    throw new PictureError(
+      `The picture is too large for this page: ${width} × ${height} pixels. Use the app on a server (link at the top) instead.`,
+    );
   }
   if (Math.min(width, height) < MIN_SIDE) {
     throw new PictureError(`The picture is too small: ${width} × ${height} pixels; each side needs ${MIN_SIDE}.`);

@@ -292,7 +292,10 @@ def _screen(args: argparse.Namespace) -> None:
             check_input=args.input_check,
             workers=args.workers,
         )
-    print(f"{done['entries']:,} entries: {done['pictures']:,} pictures analyzed, {done['bad']:,} bad ones set aside")
+    print(
+        f"{done['entries']:,} entries: {done['pictures']:,} pictures analyzed, {done['bad']:,} could not be analyzed "
+        "(see bad.parquet)"
+    )
 
 
 def _practice(args: argparse.Namespace) -> int | None:
@@ -367,7 +370,12 @@ def _parser() -> argparse.ArgumentParser:
         (networks, "classifier", "classifier", "fine-tune a timm classifier"),
         (networks, "resunet", "resunet", "train a ResUNet to outline the tumor"),
         (commands, "reproduce", "reproduce", "train a run of the comparison again, and evaluate it"),
-        (commands, "ood-check", "ood_check", "fit the check that refuses pictures that aren't brain MRI slices"),
+        (
+            commands,
+            "ood-check",
+            "ood_check",
+            "fit the input check (out-of-distribution detection), which refuses pictures that aren't brain MRI slices",
+        ),
         (commands, "imagenet-weights", "imagenet", "make ImageNet weights from installed packages, without the Hub"),
     ):
         # Its own parser has the options, and --help.

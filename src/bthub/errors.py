@@ -21,8 +21,7 @@ def report_errors(action: Callable[[], int | None]) -> int:
 
     What standard output and error can't encode, where they are redirected under another encoding than UTF-8, is
     written as an escape: a name or a unit must not end a batch. Where one of them is closed, nothing is written to it;
-    where the disk behind it is full, that is a sentence too; and where whoever read it has seen enough, `| head` for
-    one, that is the end, with exit code 1.
+    where the disk behind it is full, that is a sentence too. A closed pipe (`| head`) ends with exit code 1.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)

@@ -301,7 +301,7 @@ def test_calibration_shows_what_training_found(show: Open, shipped_runs):
     low, high = calibration["referral_band"]
     rows = RunFolder.open(shipped_runs[0]).predictions("patient/validation")
     share = np.mean([low <= float(row["p_tumor"]) < high for row in rows])
-    assert f"<td>{low:.2f}–{high:.2f}</td><td>{100 * share:.1f} %</td></tr>" in words(app)
+    assert f"<td>{low:.2f}–{high:.2f}</td><td>{100 * share:.1f}%</td></tr>" in words(app)
 
 
 def test_calibration_without_a_band_says_so(show: Open, copy: Path):
@@ -415,8 +415,9 @@ def test_leakage_tells_copies_from_new_pictures(show: Open, shipped_runs, tmp_pa
     [said] = [c.proto.alt for c in app.get("vega_lite_chart") if c.proto.alt.startswith("Accuracy on copies")]
     labels = entry["labels"]
     right = [max(labels, key=lambda label, row=row: float(row[f"p_{label}"])) == row["label"] for row in rows]
-    assert said.count(f"ResNet-18, on brain_tumor_4class, 25 copies of known pictures: {sum(right[:25]) / 25:.3f}") == 1
-    assert f"ResNet-18, on brain_tumor_4class, 35 without a known copy: {sum(right[25:]) / 35:.3f}" in said
+    name = "ResNet-18, on brain_tumor_4class"
+    assert said.count(f"{name}, pictures with a copy in train or validation (25): {sum(right[:25]) / 25:.3f}") == 1
+    assert f"{name}, pictures without such a copy (35): {sum(right[25:]) / 35:.3f}" in said
 
 
 def test_papers_stand_beside_what_was_measured(show: Open, shipped_runs):

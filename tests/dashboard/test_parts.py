@@ -79,10 +79,10 @@ def test_the_comparison_says_what_is_better_and_what_is_chance():
     ]
     said = sentences.comparison([row, {**row, "model": "B"}, {**row, "model": "C"}], differences, [], False)
     assert said == (
-        "**A** finds 94.6 % of the tumor slices, with false alarms on 1.3 % of the tumor-free ones; it is ahead of B "
+        "**A** finds 94.6% of the tumor slices, with false alarms on 1.3% of the tumor-free ones; it is ahead of B "
         "by 0.016 AUC (0.005 to 0.030); its lead over C may be chance."
     )
-    assert sentences.comparison([row], [], [], True) == "**A** classifies 97.0 % of the pictures correctly."
+    assert sentences.comparison([row], [], [], True) == "**A** classifies 97.0% of the pictures correctly."
 
 
 def test_lists_of_words():

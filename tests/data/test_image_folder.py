@@ -287,8 +287,8 @@ def test_what_is_left_out_is_counted_and_named_and_links_are_followed_once(tmp_p
     build(source, tmp_path / "out")
     said = capsys.readouterr().err.splitlines()[0]
     assert said == (
-        f"bthub: {source}: left out hidden: 1 (.hidden.png), links to what is found anyway: 1 (third), "
-        "masks by name: 1 (N0_mask.png), files that aren't pictures by name: 1 (notes.txt)"
+        f"bthub: {source}: left out hidden: 1 (.hidden.png), links to files already included: 1 (third), "
+        "files named as masks: 1 (N0_mask.png), files not named as pictures: 1 (notes.txt)"
     )
     built = set().union(*files(tmp_path / "out").values())
     assert "no/p.jfif" in built and {f"fourth/extra{i}.png" for i in range(3)} <= built and len(built) == 104

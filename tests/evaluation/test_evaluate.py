@@ -364,7 +364,7 @@ def test_missing_value_is_named(detector, localizer, tiny_lgg, file, key):
     content = json.loads((run / file).read_text())
     del content[key]
     write_json(run / file, content)
-    with pytest.raises(BthubError, match=rf"{file} isn't laid out .*`{key}`"):
+    with pytest.raises(BthubError, match=rf"{file} isn't in the format .*`{key}`"):
         evaluate(run, tiny_lgg, "test")
 
 

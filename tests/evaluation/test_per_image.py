@@ -171,6 +171,6 @@ def test_masks_and_dice_by_patient_give_the_mean_of_the_evaluation(localizer: Ru
     assert patients[0]["dice"] == min(p["dice"] for p in patients)
     kinds = [line["kind"] for line in lines]
     assert kinds.count("missed") == entry.counts["missed_tumor_slices"]
-    assert kinds.count("false mask") == entry.counts["marked_tumor_free_slices"]
+    assert kinds.count("mask on a tumor-free slice") == entry.counts["marked_tumor_free_slices"]
     assert {line["size"] for line in lines if line["tumor_px"]} <= set(per_image.SIZES)
-    assert all(line["dice"] is None for line in lines if line["kind"] == "healthy")
+    assert all(line["dice"] is None for line in lines if line["kind"] == "tumor-free")

@@ -286,10 +286,10 @@ def test_copies_of_known_pictures_are_told_apart(tmp_path):
     copied = [row | {"also_in": "train" if i < 4 else ""} for i, row in enumerate(rows)]
     copied[9] |= {name: 1 - float(copied[9][name]) for name in ("p_tumor", "p_no_tumor")}
     text = tables.write([run_folder(tmp_path / "gate", "detector", "patient", copied)], tmp_path / "out")
-    assert "| gate | copies of known pictures | 4 | 1.000" in text
-    assert "| gate | without a known copy | 6 | 0.833" in text
+    assert "| gate | pictures with a copy in train or validation | 4 | 1.000" in text
+    assert "| gate | pictures without such a copy | 6 | 0.833" in text
     plain = tables.write([run_folder(tmp_path / "other", "detector", "patient", rows)], tmp_path / "plain")
-    assert "copies of known" not in plain
+    assert "with a copy in" not in plain
 
 
 def test_commands_write_what_they_print(pair, tmp_path, capsys):

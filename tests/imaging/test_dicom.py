@@ -62,8 +62,8 @@ def test_without_places_the_numbers_decide(read, pixels):
     volume = read(files)
     assert np.array_equal(volume.slices, pixels)
     assert volume.slice_mm is None and volume.plane is None and volume.grid is None
-    assert "order of their numbers" in volume.notes[0]
-    with pytest.raises(BthubError, match="doesn't say how its slices lie"):
+    assert "sorted by their numbers" in volume.notes[0]
+    with pytest.raises(BthubError, match="no position or orientation for its slices"):
         mask_nifti(volume, np.zeros(pixels.shape, bool))
 
 

@@ -89,7 +89,7 @@ def planes(samples: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(samples, -1, 0))
 
 
-COLOUR_FILES = {
+COLOR_FILES = {
     "png": lambda x: pillow(x, "PNG"),
     "png rgba": lambda x: pillow(opaque(x, 255), "PNG"),
     "png 16 x257": lambda x: png16(wide(x, 257)),
@@ -146,9 +146,9 @@ GREY_FILES = {
 }
 
 
-@pytest.mark.parametrize("kind", COLOUR_FILES)
+@pytest.mark.parametrize("kind", COLOR_FILES)
 def test_color_is_the_same_in_every_container(kind, rgb, tmp_path):
-    image = read_image(write(tmp_path, COLOUR_FILES[kind](rgb)))
+    image = read_image(write(tmp_path, COLOR_FILES[kind](rgb)))
     assert image.dtype == np.uint8 and image.flags.c_contiguous
     np.testing.assert_array_equal(image, rgb)
 
@@ -493,10 +493,10 @@ def test_bad_content_is_refused(content, expected, tmp_path, capfd):
     assert expected in sentence and "scan.png" in sentence
 
 
-@pytest.mark.parametrize("kind", COLOUR_FILES)
+@pytest.mark.parametrize("kind", COLOR_FILES)
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.97])
 def test_a_truncated_file_is_refused(kind, share, rgb, tmp_path, capfd):
-    content = COLOUR_FILES[kind](rgb)
+    content = COLOR_FILES[kind](rgb)
     sentence = refused(write(tmp_path, content[: int(len(content) * share)], "cut.dat"), capfd)
     assert "cut.dat: the picture is truncated or damaged" in sentence
 
@@ -513,7 +513,7 @@ def test_flipped_bytes_never_raise_anything_else(rgb, tmp_path):
     """A small deterministic fuzz over the headers of every container."""
     random = np.random.default_rng(0)
     small = rgb[60:92, 60:100]
-    for make in COLOUR_FILES.values():
+    for make in COLOR_FILES.values():
         for _ in range(12):
             content = bytearray(make(small))
             for _ in range(random.integers(1, 4)):

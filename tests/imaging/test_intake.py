@@ -245,7 +245,7 @@ def test_a_zip_of_volumes_leaves_the_masks_out(tmp_path, pixels):
         "NIfTI, file 3 of 3, T1CE",
     ]
     assert study.default == 0 and len(study.read(2)) == 5
-    assert study.notes == ("Left out: 1 file: a mask by its name.",)
+    assert study.notes == ("Left out: 1 file: a file named as a mask.",)
 
 
 def test_a_folder_of_pictures_in_their_order(tmp_path, kaggle):
@@ -439,7 +439,7 @@ def test_folders_with_links(refused, tmp_path, pixels):
     study = open_study(tmp_path / "scan")
     assert len(study.read()) == len(pixels)
     assert study.notes == (
-        "Left out: 1 file: hidden; 1 file: a link to what is found anyway; 1 file: a link that leads nowhere.",
+        "Left out: 1 file: hidden; 1 file: a link to a file already included; 1 file: a link that leads nowhere.",
     )
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "all").symlink_to("../scan")

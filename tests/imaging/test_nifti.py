@@ -165,7 +165,7 @@ def test_without_an_orientation_it_is_said(pixels):
     image = nibabel.Nifti1Image(pixels.transpose(2, 1, 0), None)
     image.header.set_zooms((0.5, 0.5, 3.0))
     volume = read_nifti(image.to_bytes(), "a.nii")
-    assert "how the head lies" in volume.notes[0] and volume.plane is None
+    assert "the orientation of the head" in volume.notes[0] and volume.plane is None
     assert volume.pixel_mm == (0.5, 0.5) and volume.slice_mm == 3
     back = nibabel.Nifti1Image.from_bytes(gzip.decompress(mask_nifti(volume, volume.slices > 90)))
     again = nibabel.Nifti1Image.from_bytes(image.to_bytes())

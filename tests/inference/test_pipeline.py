@@ -91,7 +91,7 @@ def test_the_threshold_itself_says_tumor():
     assert make_pipeline(threshold=np.nextafter(probability, 1))(image).label == "no_tumor"
 
 
-# -- the review band
+# -- the referral band
 
 
 def test_a_probability_in_the_referral_band_is_uncertain():

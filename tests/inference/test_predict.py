@@ -58,7 +58,7 @@ def test_human_lines(pictures, capsys):
     assert "% of the head)  box 30,40-60,80" in tumor
     assert deeper.startswith(f"{pictures}/deeper/c.PNG  tumor")
     assert err == (
-        f"bthub: {pictures}: left out masks by name: 1 (b_10_mask.tif), hidden: 1 (.hidden.png), "
+        f"bthub: {pictures}: left out files named as masks: 1 (b_10_mask.tif), hidden: 1 (.hidden.png), "
         "files of other kinds: 1 (notes.txt)\n"
     )
 
@@ -83,11 +83,10 @@ def test_what_lies_below_a_folder_is_read_once_and_the_rest_is_named(pictures, t
         assert names == ["b_2.tif", "b_10.tif", "deeper/c.PNG", "linked/e.bmp", "photo.jfif"]
         assert f"{pictures}/broken.png: no such file" in err
         assert "hidden: 2 (.hidden.png, .ipynb_checkpoints)" in err
-        assert "links to what is found anyway: 3 (linked-again, same.tif, up)" in err
+        assert "links to files already included: 3 (linked-again, same.tif, up)" in err
         assert "D_MASK.PNG" in err and "notes.txt" in err
-    assert (
-        "overlays by name: 5 (b_10_overlay.png, " in err and "masks by name: 6 (" in err and "results.jsonl" not in err
-    )
+    assert "files named as overlays: 5 (b_10_overlay.png, " in err and "files named as masks: 6 (" in err
+    assert "results.jsonl" not in err
 
 
 def test_a_password_in_a_url_is_said_nowhere(tmp_path, capsys):
@@ -347,7 +346,7 @@ def test_a_folder_with_a_dicom_series_is_one_study(tmp_path, capsys):
         f"{folder}  tumor  volume 2.4 ml  outlined on 2 of 5 slices: 2 to 3"
         "  largest on slice 2: 1,200 px = 3.0 cm\u00b2\n"
     )
-    assert err == f"bthub: {folder}: Removed, because they go on to no neighboring slice: small areas on slice 5.\n"
+    assert err == f"bthub: {folder}: Small areas that don't continue on a neighboring slice were removed: slice 5.\n"
 
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert files == {"results.jsonl", "study_overlay.png", "study_mask.nii.gz", "study_slices"}
@@ -405,7 +404,7 @@ def test_a_series_and_a_plane_are_chosen(tmp_path, capsys):
     assert predict(folder) == 0
     out, err = capsys.readouterr()
     assert "outlined on 2 of 3 slices" in out
-    assert "series 2 of 2 was taken, DICOM, series 2, FLAIR, axial, 3 slices of 100 x 120." in err
+    assert "analyzed series 2 of 2: DICOM, series 2, FLAIR, axial, 3 slices of 100 x 120." in err
     assert "Others: --series 1: DICOM, series 1, T1, axial, 5 slices of 100 x 120." in err
     assert predict(folder, "--series", 1) == 0
     assert "outlined on 2 of 5 slices" in capsys.readouterr().out
@@ -427,4 +426,4 @@ def test_a_link_with_a_pictures_name_stands_for_a_file_without_one(pictures, tmp
     assert cli.main(["predict", str(cache)]) == 0
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 1 and "/snapshots/1/a.png" in out
-    assert "links to what is found anyway: 1 (b.png)" in err and "8f3e" not in err
+    assert "links to files already included: 1 (b.png)" in err and "8f3e" not in err

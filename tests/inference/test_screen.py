@@ -95,16 +95,16 @@ def test_what_is_left_out_is_counted_and_named(archive, tmp_path, capsys):
     keys = [item.key.removeprefix(f"{archive}/") for item in walk([str(archive)], said.append)]
     assert len(keys) == 18 and "linked/a.png" in keys
     assert said == [
-        f"{archive}: left out hidden: 2 (._one.png, .hidden.png), links to what is found anyway: 1 (loop),"
-        " masks by name: 2 (X_MASK.PNG, slice-00_mask.tif), files of other kinds: 2 (notes.txt, scan.nii.gz),"
-        " overlays by name: 1 (slice-01_overlay.png)"
+        f"{archive}: left out hidden: 2 (._one.png, .hidden.png), links to files already included: 1 (loop),"
+        " files named as masks: 2 (X_MASK.PNG, slice-00_mask.tif), files of other kinds: 2 (notes.txt, scan.nii.gz),"
+        " files named as overlays: 1 (slice-01_overlay.png)"
     ]
     screen([str(archive)], tmp_path / "out", pipeline=make_pipeline())
     told = capsys.readouterr().err.splitlines()
     assert f"bthub: {said[0]}" in told and "\r" not in "".join(told)
     (tmp_path / "masks").mkdir()
     (tmp_path / "masks" / "a_mask.png").write_bytes(b"x")
-    with pytest.raises(BthubError, match="nothing in it can be read.*it has masks by name: 1"):
+    with pytest.raises(BthubError, match="nothing in it can be read.*it has files named as masks: 1"):
         next(walk([str(tmp_path / "masks")]))
 
 

@@ -67,7 +67,7 @@ def test_a_lone_area_is_removed_and_the_slice_measured_again(pipe, dicom):
     assert not cleaned.mask.any() and cleaned.bbox is None and cleaned.contour == []
     assert cleaned.area_mm2 == 0 and cleaned.head_fraction == 0
     assert found.volume_ml == pytest.approx(2.4)
-    assert "Removed, because they go on to no neighboring slice: small areas on slice 5." in found.notes
+    assert "Small areas that don't continue on a neighboring slice were removed: slice 5." in found.notes
 
 
 def test_a_stack_is_analyzed_as_its_slices_are_alone(pipe, dicom):
@@ -126,7 +126,7 @@ def test_empty_and_refused_slices_are_left_out(tmp_path):
     found = analyze_study(make_pipeline(input_check=Recorded()), folder)
     assert found.skipped == {0: EMPTY, 4: REFUSED}
     assert found.results[0] is None and found.results[4] is None
-    assert "Not analyzed, because it doesn't look like a brain's: slice 5." in found.notes
+    assert "Not analyzed, because not recognized as a brain MRI: slice 5." in found.notes
     rows = found.to_dict()["results"]
     assert rows[0] == {"slice": 1, "skipped": "empty"} and rows[1]["label"] == "tumor"
     assert analyze_study(make_pipeline(input_check=Recorded()), folder, check_input=False).skipped == {0: EMPTY}

@@ -305,7 +305,7 @@ def test_intervals_are_seeded():
 def test_mean_and_median_resample_patients():
     values = np.repeat([0.0, 0.0, 0.0, 0.0, 1.0], 2)
     found = mean_and_median(values, np.repeat(list("abcde"), 2))
-    # The last of five patients is drawn three times or more in 6 % of the resamples, four times or more in 1 %.
+    # The last of five patients is drawn three times or more in 6% of the resamples, four times or more in 1%.
     assert found["mean"] == Interval(0.2, 0, 0.6)
     assert found["median"] == Interval(0, 0, 1)
     assert mean_and_median(values)["mean"].high < 0.6

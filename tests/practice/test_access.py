@@ -142,7 +142,7 @@ def test_another_account_sees_what_nobody_has(filled):
     assert walked >= 29
     # And nothing has changed.
     page = ada.get(f"/cases/{ids['cases']}").text
-    assert "Adas note" in page and "Adas patient" in page and "brought back" not in page
+    assert "Adas note" in page and "Adas patient" in page and "can be restored" not in page
 
 
 SKIPPED = {"/sign-out", "/sign-out-everywhere", "/account/delete", "/account/password"}
@@ -230,7 +230,7 @@ def test_nothing_of_a_person_is_in_the_log(filled, capfd):
     practice.cases.search = failing
     answer = ada.get("/cases")
     practice.cases.search = broken
-    assert answer.status_code == 500 and "Something failed" in answer.text
+    assert answer.status_code == 500 and "Something went wrong" in answer.text
     told = "".join(capfd.readouterr())
     assert "RuntimeError" in told and not any(words in told for words in SECRETS)
 

@@ -64,8 +64,8 @@ def test_a_wrong_password_and_an_unknown_name_read_the_same(serve):
 @pytest.mark.parametrize(
     ("form", "words"),
     [
-        ({"name": "a b"}, "sign-in name takes"),
-        ({"name": "ab"}, "sign-in name takes"),
+        ({"name": "a b"}, "sign-in name must have"),
+        ({"name": "ab"}, "sign-in name must have"),
         ({"password": "short"}, "at least 10 characters"),
         ({"password": "a" * 30}, "too easy"),
         ({"password": "x y" * 200}, "at most 256"),

@@ -95,7 +95,7 @@ def test_a_backup_taken_while_others_write_restores_whole(serve, settings, datab
         over.set()
         for writer in writers:
             writer.join()
-    with pytest.raises(BthubError, match="is there already"):
+    with pytest.raises(BthubError, match="already exists"):
         backup(settings, database, files[0])
     for i, file in enumerate(files):
         new = settings_module.load(tmp_path / f"restored-{i}", {})
@@ -148,7 +148,7 @@ def test_what_is_no_backup_is_refused(sqlite_settings, tmp_path, content):
     database = Database(sqlite_settings.database_url)
     database.migrate()
     (tmp_path / "b").write_bytes(content)
-    with pytest.raises(BthubError, match="no backup"):
+    with pytest.raises(BthubError, match="not a backup"):
         restore(sqlite_settings, database, tmp_path / "b")
 
 
@@ -274,7 +274,7 @@ def test_a_signed_report_is_checked_by_a_command(serve_sqlite, tmp_path, capsys)
     assert browser.post(report, findings="x", impression="", action="sign").status_code == 409
     draft = tmp_path / "draft.json"
     draft.write_bytes(browser.get(f"{report}/report.json").content)
-    with pytest.raises(BthubError, match="no signed report"):
+    with pytest.raises(BthubError, match="not a signed report"):
         main(["verify", str(draft)])
     browser.post(report, findings="Häufig <b>", impression="As before.", action="sign")
     file = tmp_path / "report.json"

@@ -108,7 +108,7 @@ def test_the_whole_story(chromium, sqlite_settings, tmp_path):
         assert "8.0 ml" in page.inner_text("#change")
         page.locator("#viewer-1 [data-slider]").fill("5")
         page.wait_for_selector("#viewer-2[data-drawn='5']")  # the other follows
-        page.click("text=To the case")
+        page.click("text=Back to the case")
         page.click("text=Write a report")
         page.fill("#impression", "Lesion as before.")
         page.click("text=Sign and freeze")

@@ -130,7 +130,7 @@ def test_notes_keep_what_they_said(serve):
     assert browser.post(f"/cases/{case}/notes", text="  ").status_code == 400
     found = browser.get("/cases", params={"q": "RIGHT front"}).text
     assert "P-001" in found
-    assert "No case fits" in browser.get("/cases", params={"q": "left"}).text
+    assert "No cases match" in browser.get("/cases", params={"q": "left"}).text
 
 
 def test_a_correction_counts_and_the_models_mask_stays(serve):
@@ -177,7 +177,7 @@ def test_deleting_can_be_undone_until_the_session_ends(serve, settings):
     browser.post(f"/cases/{case}/delete")
     browser.post("/sign-out")
     browser.post("/sign-in", name="ada@example.org", password="correct horse battery")
-    assert "brought back" not in browser.get("/").text
+    assert "can be restored" not in browser.get("/").text
     database = Database(settings.database_url)
     with database.read() as session:
         assert not session.query(Case).count()
@@ -339,7 +339,7 @@ def test_home_shows_what_was_done_last(serve_sqlite):
     browser.post(f"/cases/{case}/notes", text="Look at this")
     browser.post(f"/examinations/{examination}/reports")
     page = browser.get("/").text
-    for words in ("not saved", "P-9", "Look at this", "report begun"):
+    for words in ("not saved", "P-9", "Look at this", "report drafted"):
         assert words in page
 
 
@@ -387,7 +387,7 @@ def test_a_report_says_how_good_the_models_are_on_this_kind_of_input(serve_sqlit
     _, examination = browser.case()
     report = browser.post(f"/examinations/{examination}/reports").url.path
     words = "finds 93 of 100 with a tumor and raises a false alarm on 4 of 100 without"
-    assert "Taken for: a FLAIR slice in gray." in browser.get(report).text and words in browser.get(report).text
+    assert "Read as: a FLAIR slice in gray." in browser.get(report).text and words in browser.get(report).text
     content = browser.get(f"{report}/report.json").json()
     assert content["quality"]["input"] == {"kind": "flair_like", "figures": {"recall": 0.926, "specificity": 0.962}}
     browser.post("/language", language="de")

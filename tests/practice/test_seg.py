@@ -162,7 +162,7 @@ def test_it_is_made_while_the_upload_is_at_hand_or_was_kept(serve):
     ("change", "words"),
     [
         ({}, "FrameOfReferenceUID"),
-        ({"orientation": None, "FrameOfReferenceUID": FRAME}, "where their slices lie"),
+        ({"orientation": None, "FrameOfReferenceUID": FRAME}, "the positions of the slices"),
     ],
 )
 def test_what_lacks_a_place_is_a_sentence(serve_sqlite, change, words):

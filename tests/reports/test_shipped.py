@@ -220,8 +220,8 @@ def test_the_comparison_of_the_readme_is_measured():
         if name in behind:
             value, low, high = (float(behind[name][key]) for key in ("difference", "low", "high"))
             assert difference == f"{value:.3f} ({low:.3f} to {high:.3f})"
-        assert found == f"{row['recall']:.1%}".replace("%", " %")
-        assert alarms == f"{1 - row['specificity']:.1%}".replace("%", " %")
+        assert found == f"{row['recall']:.1%}"
+        assert alarms == f"{1 - row['specificity']:.1%}"
         assert parameters == f"{int(measured[name]['parameters']) / 1e6:.1f} M"
         assert milliseconds == f"{float(measured[name]['latency_ms']):.0f}"
     assert measured[names[0]]["samples"] in text and f"{measured[names[0]]['groups']} patients" in text

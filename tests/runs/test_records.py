@@ -154,9 +154,9 @@ def test_a_run_without_weights_still_shows_its_figures(detector_copy: Path):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda entry: entry.pop("metrics"), "metrics.json isn't laid out .*`metrics` at `patient/test`"),
-        (lambda entry: entry.update(metrics=[1]), "metrics.json isn't laid out .*`array` at `patient/test.metrics`"),
-        (lambda entry: entry["metrics"].update(f1=0.9), "metrics.json isn't laid out .*at `patient/test.metrics.f1`"),
+        (lambda entry: entry.pop("metrics"), "metrics.json isn't in the format .*`metrics` at `patient/test`"),
+        (lambda entry: entry.update(metrics=[1]), "isn't in the format .*`array` at `patient/test.metrics`"),
+        (lambda entry: entry["metrics"].update(f1=0.9), "isn't in the format .*at `patient/test.metrics.f1`"),
         (lambda entry: entry.update(weights="sha256:of another"), "was measured with the weights"),
         (lambda entry: entry["dataset"].update(name="other"), "no metrics for patient/test of lgg"),
     ],

@@ -596,11 +596,12 @@ def test_the_experts_outline_and_how_well_the_model_agrees(app: ModuleType, pipe
     assert experts.sum() == 4506
     half = experts & (np.cumsum(experts, axis=None).reshape(experts.shape) <= 2253)
     page = app.result_html(replace(result, mask=half), file.name, example="Large tumor", experts=experts)
-    assert "Example: Large tumor" in page and "agrees 0.67" in page and 'data-layer="experts"' in page
+    assert "Example: Large tumor" in page and "Dice 0.67" in page and 'data-layer="experts"' in page
     assert 'class="layer experts"' in page
     missed = replace(result, mask=None, bbox=None, contour=[], area_px=0)
     assert "outlined 4,506 pixels; the model outlined nothing" in app.result_html(missed, "a.png", experts=experts)
-    assert "outlined nothing here, the model did" in app.result_html(result, "a.png", experts=np.zeros_like(experts))
+    seen = app.result_html(result, "a.png", experts=np.zeros_like(experts))
+    assert "outlined nothing here, but the model did" in seen
     assert "Experts" not in app.result_html(result, "a.png")
 
 
@@ -617,7 +618,7 @@ def test_every_kind_has_an_example_and_its_figures(app: ModuleType, shipped_runs
     header, bring = app.header_html(pipe.sources), app.bring_html(pipe.sources)
     color = figures["lgg, three sequences"]
     assert f"it finds {100 * color['recall']:.0f} of 100 tumor slices" in header
-    assert f"flags {100 - 100 * color['specificity']:.0f} of 100 tumor-free ones" in header
+    assert f"a false alarm on {100 - 100 * color['specificity']:.0f} of 100 tumor-free ones" in header
     contrast = sorted(100 * figures[name]["recall"] for name in ("lgg, post-contrast", "t1"))
     assert f"{contrast[0]:.0f} to {contrast[1]:.0f}" in bring
     for address in app.LINKS.values():

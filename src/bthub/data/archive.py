@@ -37,7 +37,7 @@ class Source:
         self.left_out: dict[str, list[str]] = {}
         if path.is_dir():
             self._sizes, tree = _folder_files(path)
-            self.left_out = {"hidden": tree.hidden, "links to what is found anyway": tree.repeated}
+            self.left_out = {"hidden": tree.hidden, "links to files already included": tree.repeated}
         elif path.is_file():
             self._open_zip()
         else:

@@ -37,7 +37,7 @@ def build(
         source: the folder or zip of the LGG MRI Segmentation set, or of an image-folder classification set.
         out: the folder to write, missing or empty.
         validation, test: shares held out of an image-folder set where it has no split of its own, of test perhaps 0;
-            None for `folders.HELD_OUT`. LGG's splits are committed.
+            None for `image_folder.HELD_OUT`. LGG's splits are committed.
         unlike: a built image-folder set. Pictures that resemble one of its pictures are left out, so that a run on it
             may start from the weights of a run on this one.
 
@@ -46,7 +46,7 @@ def build(
             file and the mend).
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BthubError(f"{out}: already there and not empty; remove it or give another output folder")
+        raise BthubError(f"{out}: already exists and is not empty; remove it or give another output folder")
     asked = {split: share for split, share in (("validation", validation), ("test", test)) if share is not None}
     held_out = image_folder.HELD_OUT | asked
     if min(held_out.values()) < 0 or sum(held_out.values()) >= 1 or held_out["validation"] == 0:

@@ -12,7 +12,7 @@ from bthub.data.splits import PROTOCOLS, SPLITS
 TEMPLATES = Path(__file__).parent / "templates"
 # Where each protocol's splits are: files are partitioned by both, so that pixels are stored once.
 LGG_FILES = {"patient": "data/patient-{split}/*.parquet", "slice": "data/*/slice-{split}.parquet"}
-_INSTITUTIONS = {
+INSTITUTIONS = {
     "CS": "Thomas Jefferson University",
     "DU": "Henry Ford Hospital",
     "EZ": "University of North Carolina",
@@ -63,7 +63,7 @@ def lgg_card(
         tables={protocol: table.markdown() for protocol, table in zip(PROTOCOLS, tables, strict=True)},
         benchmark=any("benchmark" in facts.splits for facts in slices),
         years=(years[0], years[-1]),
-        institutions={code: _INSTITUTIONS.get(code, "") for code in sorted({f.institution for f in slices})},
+        institutions={code: INSTITUTIONS.get(code, "") for code in sorted({f.institution for f in slices})},
     )
 
 

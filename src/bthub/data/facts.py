@@ -112,7 +112,7 @@ def read(file: Path) -> Facts:
     try:
         return msgspec.json.decode(file.read_bytes(), type=Facts)
     except msgspec.MsgspecError as error:
-        raise BthubError(f"{file} isn't laid out as this version writes it ({error}): build the set again") from error
+        raise BthubError(f"{file} isn't in the format of this version ({error}): build the set again") from error
 
 
 def derived(name: str, columns: Collection[str], configs: Collection[str] = (), labels: Collection[str] = ()) -> Facts:

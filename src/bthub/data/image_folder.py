@@ -104,8 +104,8 @@ def find_images(source: Source) -> list[Picture]:
             publisher's splits have different classes.
     """
     roots: dict[str, list[Picture]] = defaultdict(list)
-    masks = source.left_out.setdefault("masks by name", [])
-    others = source.left_out.setdefault("files that aren't pictures by name", [])
+    masks = source.left_out.setdefault("files named as masks", [])
+    others = source.left_out.setdefault("files not named as pictures", [])
     for name in source.names:
         path = PurePosixPath(name)
         if path.name.lower() == BOXES:

@@ -103,7 +103,7 @@ def find_slices(source: Source) -> list[Slice]:
             parsed[name] = _parse(source, path)
             roots[str(path.parent.parent)].append(name)
         else:
-            source.left_out.setdefault("files that aren't TIFF by name", []).append(name)
+            source.left_out.setdefault("files not named as TIFF", []).append(name)
     if not roots:
         raise BthubError(
             f"{source.path}: no TIFF found; give the folder kaggle_3m of LGG MRI Segmentation as downloaded, or its zip"

@@ -84,7 +84,7 @@ def mix(sets: Sequence[Path], out: Path, test_only: Sequence[Path] = ()) -> Mixt
         BthubError: `out` isn't empty, a set isn't there, two have one name, or one has a single class.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BthubError(f"{out}: already there and not empty; remove it or give another output folder")
+        raise BthubError(f"{out}: already exists and is not empty; remove it or give another output folder")
     built = {name_of(path): BuiltDataset(path) for path in (*sets, *test_only)}
     if len(built) < 2 or len(built) < len(sets) + len(test_only):
         raise BthubError(
@@ -125,8 +125,8 @@ def arrange(rows: Sequence[Row]) -> Mixture:
     """Which rows stay in their split, so that nothing held out is known from training.
 
     Where a row of train is related to a held-out row, one of them is left out; likewise where a row of validation is
-    related to one of test. Within a set it is the row of the earlier split, of two sets that of the larger set, whose
-    loss costs less; so a publisher's test may lose the pictures that are known from elsewhere.
+    related to one of test. Within a set the earlier split loses the row; across sets the larger set does, because it
+    costs less there; so a publisher's test may lose the pictures that are known from elsewhere.
 
     Related are copies. Of two image-folder sets also pictures that resemble each other, as cut or brightened copies do
     (`ALIKE`), or as neighboring slices do where one of the sets has consecutive slices (`NEIGHBOR`). LGG's patients

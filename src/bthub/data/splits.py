@@ -1,11 +1,11 @@
 """Which patient or slice is in which split: committed tables, also valid for a part of the set.
 
-Protocol `patient` (the default) keeps all slices of a patient on one side. Protocol `slice` is the papers'
-stratified random 70 / 15 / 15 over slices; neighboring slices of one patient then stand on both sides, which is
-the lesson it is kept for. In both, ten patients form the split `benchmark`: never trained, tuned or selected on.
+Protocol `patient` (the default) keeps all slices of a patient in one split. Protocol `slice` is the papers'
+stratified random 70 / 15 / 15 over slices; neighboring slices of one patient are then in both training and test, which
+is the lesson it is kept for. In both, ten patients form the split `benchmark`: never trained, tuned or selected on.
 Protocols `fold-1` to `fold-5` are a cross-validation over the other patients: each is in the test split of one fold.
 
-The tables are data, `splits/lgg_patient.csv`, `lgg_slice.csv` and `lgg_folds.csv`. `draw_patient_split`,
+The tables are data, `split_tables/lgg_patient.csv`, `lgg_slice.csv` and `lgg_folds.csv`. `draw_patient_split`,
 `draw_slice_split` and `draw_folds` are how they were drawn; a test draws them again from the full data and compares.
 """
 

@@ -39,8 +39,7 @@ def write_fastest(paths: Sequence[str | Path]) -> dict[str, dict]:
 
 
 def write(path: str | Path) -> dict:
-    """Write `cost.json` into a local run folder: what `cost` gives, and of the weights as saved which they are, their
-    types and `file_bytes`.
+    """Write `cost.json` into a local run folder: what `cost` gives, plus revision, dtypes and size of saved weights.
 
     The time is that of an otherwise idle machine.
     """

@@ -20,8 +20,8 @@ def cross_validation(runs: Sequence[RunFolder]) -> dict:
 
     Returns:
         What `scoring.measure` gives for all patients, after `runs` (name, weights, protocol, and the fold's own
-        metrics), the common `config`, and `tumor_slices`: the metrics without the healthy slices, and so without what
-        masks on them cost.
+        metrics), the common `config`, and `tumor_slices`: the metrics without the tumor-free slices, and so without
+        what masks on them cost.
 
     Raises:
         BthubError: a fold is missing or there twice, the recipes differ, or a run wasn't evaluated.

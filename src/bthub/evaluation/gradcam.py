@@ -111,9 +111,9 @@ def measure(lines: list[dict[str, str]]) -> dict:
 
     Returns:
         `samples`, `groups` (tumor slices, patients), `empty_maps` (slices on which nothing spoke for a tumor: their
-        agreement is 0), `pointing_game` (`mean` and `median`, each with an interval that resamples patients; see the
-        function of this name) and `chance` (mean share of the `picture` and of the `head` that the outline covers: what
-        a map scores that is spread evenly over either).
+        pointing game is 0), `pointing_game` (`mean` and `median`, each with an interval that resamples patients; see
+        the function of this name) and `chance` (mean share of the `picture` and of the `head` that the outline covers:
+        what a map scores that is spread evenly over either).
     """
     patients = [line["patient_id"] for line in lines]
     return {
@@ -214,7 +214,7 @@ def pointing_game(heatmap: np.ndarray, mask: np.ndarray) -> float | None:
 
 
 def chance(image: Image.Image, mask: np.ndarray) -> dict[str, float]:
-    """The agreement of heat that is spread evenly over the `picture`, or over the `head` alone, 0 to 1.
+    """The pointing game of heat that is spread evenly over the `picture`, or over the `head` alone, 0 to 1.
 
     Args:
         image: RGB.

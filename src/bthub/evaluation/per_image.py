@@ -219,7 +219,7 @@ def reliability(found: Scores, p: np.ndarray, bins: int = 10, fewest: int = FEWE
         fewest: a bin with fewer images goes together with the next ones, until there are so many.
 
     Returns:
-        `stated` and `observed`, both means, `low` and `high` (Wilson's 95 % interval of the share, as if images were
+        `stated` and `observed`, both means, `low` and `high` (Wilson's 95% interval of the share, as if images were
         independent), `images` and `bin`.
     """
     outcome, confidence = calibrated_outcome(found.y, p, positive_class(found.labels))
@@ -257,7 +257,7 @@ def _merged(counts: np.ndarray, fewest: int) -> list[tuple[int, int]]:
 
 
 def wilson(hits: int, of: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share, 0 to 1; `of` is at least 1."""
+    """Wilson's 95% interval of a share, 0 to 1; `of` is at least 1."""
     z = 1.959964
     share, middle = hits / of, (hits + z * z / 2) / (of + z * z)
     half = z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of)) / (1 + z * z / of)
@@ -290,14 +290,15 @@ SIZES = {
     for least, below in TUMOR_SIZES.values()
 }
 """Ranges of tumor area on a slice in pixels, by the end that they don't reach."""
+FALSE_MASK = "mask on a tumor-free slice"
 
 
 def masks(run: RunFolder, evaluation: Evaluation) -> list[Row]:
-    """What a ResUNet drew on each slice.
+    """What a localizer outlined on each slice.
 
     Returns:
-        The ids, `tumor_px`, `predicted_px`, `intersection_px`, `dice` (None where nothing is and nothing was drawn),
-        `size` (see `SIZES`; "no tumor") and `kind`: drawn, missed, false mask or healthy.
+        The ids, `tumor_px`, `predicted_px`, `intersection_px`, `dice` (None where nothing is and nothing was
+        outlined), `size` (see `SIZES`; "no tumor") and `kind`: outlined, missed, `FALSE_MASK` or tumor-free.
     """
     entry(run, evaluation)
     rows = run.predictions(evaluation.key)
@@ -313,7 +314,7 @@ def masks(run: RunFolder, evaluation: Evaluation) -> list[Row]:
                     "intersection_px": both,
                     "dice": _share(2 * both, tumor + drawn),
                     "size": next(label for label, end in SIZES.items() if tumor < end) if tumor else "no tumor",
-                    "kind": ("drawn" if drawn else "missed") if tumor else ("false mask" if drawn else "healthy"),
+                    "kind": ("outlined" if drawn else "missed") if tumor else (FALSE_MASK if drawn else "tumor-free"),
                 }
             )
         return lines

@@ -21,7 +21,7 @@ from bthub.metrics.classification import positive_class
 from bthub.runs.folder import CLASSIFICATION, FIGURES, HISTORY, LR_FINDER, RunFolder
 
 DPI = 100
-_BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#888888"  # told apart with any color vision
+_BLUE, _ORANGE, _GRAY = "#0072b2", "#d55e00", "#888888"  # told apart with any color vision
 
 
 def name_of(key: str) -> str:
@@ -60,7 +60,7 @@ def draw_history(run: RunFolder) -> None:
     scores.set(xlabel="epoch", ylim=(0, 1), title="On validation")
     best = run.training.best.epoch
     for axes in (losses, scores):
-        axes.axvline(best, color=_GREY, linestyle=":", label="kept epoch")
+        axes.axvline(best, color=_GRAY, linestyle=":", label="kept epoch")
         axes.legend()
     _save(figure, run, "history")
 
@@ -71,7 +71,7 @@ def draw_lr_finder(run: RunFolder) -> None:
     rates = _column(rows, "learning_rate")
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     axes = figure.subplots()
-    axes.plot(rates, _column(rows, "loss"), color=_GREY, linewidth=1, alpha=0.6, label="loss of the batch")
+    axes.plot(rates, _column(rows, "loss"), color=_GRAY, linewidth=1, alpha=0.6, label="loss of the batch")
     axes.plot(rates, _column(rows, "smoothed_loss"), color=_BLUE, label="smoothed")
     taken = run.training.highest_learning_rate
     axes.axvline(taken, color=_ORANGE, linestyle=":", label=f"valley: {taken:.1e}")
@@ -111,7 +111,7 @@ def _draw_classifier(figure: Figure, run: RunFolder, key: str) -> None:
         share, mean = calibration_curve(truth, score, n_bins=10)
         reliability.plot(mean, share, marker="o", label=label)
     for axes in (roc, reliability):
-        axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":")
+        axes.plot([0, 1], [0, 1], color=_GRAY, linestyle=":")
     roc.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC")
     precision_recall.set(xlabel="recall", ylabel="precision", title="Precision and recall")
     reliability.set(xlabel="mean probability", ylabel=f"share of {unit}", title="Reliability, 10 bins")

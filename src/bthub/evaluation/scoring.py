@@ -44,7 +44,7 @@ def measure(predictions: Predictions, settings: Settings = UNSET) -> dict:
     Returns:
         What `classification_metrics` or `segmentation_metrics` returns, and these keys:
 
-            - `referral`: what a classifier's review band does, see `referred`; None without one.
+            - `referral`: what a classifier's referral band does, see `referred`; None without one.
             - `argmax`: ARGMAX metrics of a classifier's argmax predictions, as published classifiers
               predict; None where `metrics` already are those, because there is no threshold.
             - `by_institution`: the same for each institution.
@@ -79,7 +79,7 @@ def measure(predictions: Predictions, settings: Settings = UNSET) -> dict:
 
 
 def _referral(predictions: Predictions, settings: Settings) -> dict | None:
-    """What a detector's review band does to these images."""
+    """What a detector's referral band does to these images."""
     band = settings.referral_band
     if band is None or settings.threshold is None:
         return None
@@ -126,7 +126,7 @@ def rounded(found: Any) -> Any:
 
 def figures_table(metrics: dict[str, Interval]) -> list[str]:
     """Lines of a table of metrics with their intervals."""
-    lines = [f"{'':48}value      95 % interval"]
+    lines = [f"{'':48}value      95% interval"]
     for name, found in metrics.items():
         value = "-" if found.value is None else f"{found.value:.4f}"
         lines.append(f"{readable(name):48}{value:11}{found.bounds('.4f') or '- to -'}")

@@ -20,7 +20,7 @@ def clean_stack(
     Args:
         masks: bool (n, h, w), in the order of the stack.
         min_slices: an area that spans at least so many slices stays, however small. 1 leaves everything.
-        lone_share: one that spans fewer stays from this share of a slice's pixels on, 0-1. 0 leaves everything.
+        lone_share: a shorter area is kept if it covers at least this share of a slice, 0-1. 0 leaves everything.
         gaps: slices that may be empty between two areas that still belong together, not counted as spanned.
 
     Returns:

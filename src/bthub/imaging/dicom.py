@@ -589,7 +589,7 @@ def _placed(levels: np.ndarray, frames: Sequence[Frame], name: str, plane: str |
             even = bool(np.abs(gaps - slice_mm).max() <= _UNEVEN * slice_mm + _SAME_PLACE)
     else:
         even = False
-        notes.append("The files don't say where their slices lie, so they are in the order of their numbers.")
+        notes.append("The files don't give the positions of the slices, so the slices are sorted by their numbers.")
     if not even and first.normal is not None:
         notes.append("Slices are missing or not evenly spaced, so no volume is given.")
     if plane not in (None, plane_of(first)) and not (even and slice_mm is not None):
@@ -638,11 +638,11 @@ def to_frames(series: DicomSeries, masks: np.ndarray, name: str) -> np.ndarray:
         bool (n, rows, columns), in the order of `series.frames`; also where the slices aren't evenly spaced.
 
     Raises:
-        BthubError: the files don't say where their slices lie, or these aren't their masks.
+        BthubError: the files don't give the positions of the slices, or these aren't their masks.
     """
     first, (rows, columns) = series.frames[0], series.frames[0].shape
     if first.normal is None:
-        raise BthubError(f"{name}: the files don't say where their slices lie, so no mask can refer to them")
+        raise BthubError(f"{name}: the files don't give the positions of the slices, so no mask can refer to them")
     empty = np.zeros((columns, rows, len(series.frames)), np.uint8)
     volume = cut_volume(empty, _affine(series.frames), (1, 1), name=name, kind="DICOM", stack_axis=2)
     if masks.shape != volume.slices.shape[:3]:

@@ -19,7 +19,7 @@ class Tree:
     Attributes:
         files: their paths, beginning with the folder's as given, in no order.
         hidden: files and folders, not looked into, that start with a dot or that operating systems leave behind.
-        repeated: links to what is found anyway, or to a folder above.
+        repeated: links to files already included, or to a folder above.
         unreadable: folders that can't be listed.
     """
 

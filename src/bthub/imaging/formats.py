@@ -33,7 +33,7 @@ _OTHERS = (
     (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL "), "a JPEG XL picture", "save it as PNG"),
     (re.compile(rb"....ftyp(?:avif|avis)", re.DOTALL), "an AVIF picture", "save it as PNG"),
     (re.compile(rb"....ftyp(?:hei|hev|mif|msf)", re.DOTALL), "a HEIC picture", "save it as PNG or JPEG"),
-    (re.compile(rb"....ftyp|\x1a\x45\xdf\xa3|RIFF....AVI ", re.DOTALL), "a film", "save the slice as PNG"),
+    (re.compile(rb"....ftyp|\x1a\x45\xdf\xa3|RIFF....AVI ", re.DOTALL), "a video", "save the slice as PNG"),
     (re.compile(rb"II\xbc\x01"), "a JPEG XR picture", "save it as PNG"),
     (re.compile(rb"8BPS"), "a Photoshop document", "export it as PNG"),
     (re.compile(rb"P[1-7fF]\s"), "a PNM picture", "save it as PNG"),

@@ -238,7 +238,7 @@ class _Folder:
             found = [file for file in there if stat.S_ISREG(os.stat(file).st_mode)]
         self.left_out = {
             "hidden": len(tree.hidden),
-            "a link to what is found anyway": len(tree.repeated),
+            "a link to a file already included": len(tree.repeated),
             "a link that leads nowhere": len(tree.files) - len(there),
             "no regular file": len(there) - len(found),
         }
@@ -407,7 +407,7 @@ def _scans(files: "_Files", name: str) -> tuple[list[Scan], list[str]]:
     masks = [index for index in volumes if _MASK_NAME.search(_stem(files.names[index]))]
     if len(volumes) > len(masks):
         volumes = [index for index in volumes if index not in masks]
-        left_out["a mask by its name"] += len(masks)
+        left_out["a file named as a mask"] += len(masks)
     scans = [
         *_dicom_scans(frames, files, name),
         *_volume_scans(volumes, files, name),
@@ -418,7 +418,7 @@ def _scans(files: "_Files", name: str) -> tuple[list[Scan], list[str]]:
         left_out["a single picture"] += len(pictures)
     elif len(pictures) > len(outlines):
         shown = [index for index in pictures if index not in outlines]
-        left_out["a mask by its name"] += len(outlines)
+        left_out["a file named as a mask"] += len(outlines)
         scans = [_picture_scan(shown, files, name)]
     if not scans:
         raise BthubError(_nothing(name, left_out, alone))

@@ -16,8 +16,8 @@ TITLES = {
     OTHER_MRI: "a brain MRI slice in gray, not FLAIR",
 }
 COLORFUL = 0.04
-"""Mean difference of the channels of what isn't dark, share of the brightest value, from which a picture has color:
-JPEG and toned scans stay below."""
+"""Images whose mean channel difference exceeds this share of the maximum are color: JPEG and toned scans stay below.
+Dark pixels don't count."""
 
 
 def kind_of(image: Image.Image, gray: str | None) -> str | None:

@@ -128,7 +128,7 @@ def _geometry(header: Any) -> tuple[np.ndarray, tuple[int, int], bool, list[str]
     known = bool(lengths.max() <= _MAX_LENGTH_MM) and not (not any(codes) and np.allclose(lengths, 1))
     notes = []
     if not any(codes):
-        notes.append("The file doesn't say how the head lies in it, so slices may be turned or mirrored.")
+        notes.append("The file doesn't give the orientation of the head, so slices may be rotated or mirrored.")
     if not known:
         notes.append("The file doesn't say how large a voxel is, so sizes are in pixels.")
     return affine, codes, known, notes

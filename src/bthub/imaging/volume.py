@@ -113,7 +113,10 @@ class Volume:
             BthubError: the file has no grid.
         """
         if self.grid is None:
-            raise BthubError(f"masks of {self.kind} can't be written as NIfTI: the file doesn't say how its slices lie")
+            raise BthubError(
+                f"masks of {self.kind} can't be written as NIfTI: "
+                "the file gives no position or orientation for its slices"
+            )
         if masks.shape != self.slices.shape[:3]:
             raise ValueError(f"expected masks of shape {self.slices.shape[:3]}, received {masks.shape}")
         _, rows, columns = (self.grid.shape[axis] for axis in self.grid.axes)

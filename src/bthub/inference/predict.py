@@ -230,10 +230,10 @@ def _inside(folder: str) -> tuple[list[_Input], int]:
         others = tree.hidden = tree.repeated = []  # the study itself says what it leaves out
     note = left_out(
         {
-            "masks by name": masks,
-            "overlays by name": overlays,
+            "files named as masks": masks,
+            "files named as overlays": overlays,
             "hidden": tree.hidden,
-            "links to what is found anyway": tree.repeated,
+            "links to files already included": tree.repeated,
             "files of other kinds": others,
         }
     )
@@ -313,7 +313,7 @@ def _notes(one: _Input, result: StudyResult) -> list[str]:
         return list(result.notes)
     chosen = labels.index(result.scan) + 1
     others = "; ".join(f"--series {number}: {label}" for number, label in enumerate(labels, 1) if number != chosen)
-    return [f"series {chosen} of {len(labels)} was taken, {result.scan}. Others: {others}.", *result.notes]
+    return [f"analyzed series {chosen} of {len(labels)}: {result.scan}. Others: {others}.", *result.notes]
 
 
 def _probability(value: float) -> str:

@@ -30,11 +30,11 @@ class Result:
             `threshold`, also if the mask then comes out empty, and also under `always_localize`.
         tumor_probability: calibrated, 0-1.
         threshold: the probability from which the detector says tumor, chosen on validation data.
-        uncertain: whether a person should look, because the probability lies in the review band.
+        uncertain: whether a person should look, because the probability lies in the referral band.
         referral_band: (low, high) around the threshold: probabilities from `low` to below `high` are uncertain. Chosen
             on validation data so that few predictions outside it are wrong. None if the detector has none.
         input_kind: the kind of picture it was recognized as, one of `bthub.imaging.kinds.KINDS`, on which threshold and
-            review band depend; None if unknown.
+            referral band depend; None if unknown.
         mask: bool (H, W), the upright input's own size; all False if no tumor area was found; None if the
             localizer did not run, because the detector saw no tumor.
         contour: for each connected area of the mask, largest first, its outer boundary as a closed polygon
@@ -84,7 +84,7 @@ class Result:
 
     @property
     def verdict(self) -> str:
-        """`tumor`, `no_tumor` or `uncertain`: `label`, but where the probability lies in the review band."""
+        """`tumor`, `no_tumor` or `uncertain`: `label`, but where the probability lies in the referral band."""
         return UNCERTAIN if self.uncertain else self.label
 
     def to_dict(self) -> dict[str, Any]:

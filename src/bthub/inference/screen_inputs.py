@@ -98,9 +98,9 @@ def _unwanted(name: str) -> str:
     path = PurePosixPath(name)
     stem, suffix = path.stem.lower(), path.suffix.lower()
     if stem.endswith("_mask"):
-        return "masks by name"
+        return "files named as masks"
     if stem.endswith("_overlay"):
-        return "overlays by name"
+        return "files named as overlays"
     known = suffix in SUFFIXES or suffix in DICOM_SUFFIXES or suffix == "" or suffix[1:].isdigit()
     return "" if known and path.name != "DICOMDIR" else _OTHERS
 
@@ -122,7 +122,7 @@ def _folder(folder: Path, left: dict[str, list[str]]) -> Iterator[Item]:
     tree = look_below(str(folder), lambda file: Path(file).suffix != "" and not _unwanted(Path(file).name))
     for error in tree.unreadable:
         raise BthubError(f"{printable(error.filename)}: the folder cannot be read ({error.strerror})") from error
-    left |= {"hidden": tree.hidden, "links to what is found anyway": tree.repeated}
+    left |= {"hidden": tree.hidden, "links to files already included": tree.repeated}
 
     def files_first(file: str) -> list[tuple[bool, str]]:
         *folders, name = Path(file).parts

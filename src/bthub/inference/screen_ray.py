@@ -57,8 +57,8 @@ def screen_on_ray(
     backend = backends.check_name(backend or os.environ.get(backends.CHOICE) or backends.AUTO)
     if backend == backends.AUTO:
         raise BthubError(
-            "name a backend for all machines of the cluster with --backend, as int8: each would take its own, and "
-            "results of different ones aren't merged"
+            "name one backend for all machines with --backend, for example int8: otherwise each machine chooses its "
+            "own, and results of different backends can't be merged"
         )
     screen.check_before(inputs)
     ray = _connect(address)

@@ -1,8 +1,8 @@
 """A whole stack through the pipeline: a result for each slice, and for the stack as a whole.
 
-Each slice is analyzed on its own, as a lone picture is. Then the masks are looked at together: areas that go on to no
-neighboring slice are removed (`bthub.imaging.cleaning`), and areas and volume are summed where the file carries a
-spacing.
+Each slice is analyzed on its own, as a lone picture is. Then the masks are looked at together: areas that don't
+continue on a neighboring slice are removed (`bthub.imaging.cleaning`), and areas and volume are summed where the file
+carries a spacing.
 """
 
 import dataclasses
@@ -115,7 +115,7 @@ class StudyResult:
         """The cleaned masks as a .nii.gz in the scan's own grid: uint8, 0 and 1.
 
         Raises:
-            BthubError: the file doesn't say how its slices lie.
+            BthubError: the file gives no position or orientation for its slices.
         """
         return mask_nifti(self.volume, self.masks)
 
@@ -250,10 +250,10 @@ def _summed(
     label, uncertain = _verdict(results, areas)
     if removed:
         slices = f"slice{'s' * (len(removed) > 1)} {listed(removed)}"
-        notes.append(f"Removed, because they go on to no neighboring slice: small areas on {slices}.")
+        notes.append(f"Small areas that don't continue on a neighboring slice were removed: {slices}.")
     if refused := [index for index, why in skipped.items() if why == REFUSED]:
         slices = f"slice{'s' * (len(refused) > 1)} {listed(sorted(refused))}"
-        notes.append(f"Not analyzed, because it doesn't look like a brain's: {slices}.")
+        notes.append(f"Not analyzed, because not recognized as a brain MRI: {slices}.")
     return StudyResult(
         study.name,
         label,

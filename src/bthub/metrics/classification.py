@@ -57,7 +57,7 @@ def classification_metrics(
         temperature: that the logits were divided by. With it, the calibration error that there would be without is
             measured too.
         groups: (N,) patient of each image, or the picture that it is a copy of; None where images are independent.
-        keep_resamples: for `difference`.
+        keep_resamples: for `paired_difference`.
 
     Returns:
         `samples`, `groups` (counts), `labels`, `threshold`, `metrics` and `class_accuracy` (each name with
@@ -134,7 +134,7 @@ def positive_class(labels: Sequence[str]) -> int:
 def referred(
     y_true: np.ndarray, p_tumor: np.ndarray, band: Sequence[float], groups: Sequence[str] | None = None
 ) -> dict[str, Interval]:
-    """What a review band does on a split.
+    """What a referral band does on a split.
 
     Args:
         y_true: (N,) 1 or True where there is a tumor.
@@ -145,7 +145,7 @@ def referred(
     Returns:
         Each with its `Interval`: `referred`, the share of all images that fall into the band; and of those that the
         model is left alone with `false_negative_rate`, as a share of all tumor images, and `false_positive_rate`, of
-        all healthy images. The last two are what the band was to hold down.
+        all tumor-free images. The last two are what the band was to hold down.
     """
     y, p = np.asarray(y_true).astype(bool), np.asarray(p_tumor, dtype=np.float64)
     low, high = band

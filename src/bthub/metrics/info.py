@@ -116,9 +116,7 @@ METRIC_TABLE = {
         "Mean number of pixels outlined on a tumor-free slice. Lower is better.",
         higher_is_better=False,
     ),
-    "parameters": Metric(
-        "parameters", "Trainable parameters of the network. Fewer is cheaper.", higher_is_better=False
-    ),
+    "parameters": Metric("parameters", "Parameters of the network. Fewer is cheaper.", higher_is_better=False),
     "file_bytes": Metric("size of the weights", "Size of the weights file, in half precision.", higher_is_better=False),
     "multiply_adds": Metric(
         "multiply-adds",
@@ -127,7 +125,7 @@ METRIC_TABLE = {
     ),
     "latency_ms": Metric(
         "latency",
-        "Milliseconds for one slice on the CPU, the median, on an idle machine; a tenth is noise.",
+        "Median milliseconds for one slice with PyTorch on an idle CPU; differences under about 10% are noise.",
         higher_is_better=False,
     ),
 }

@@ -4,7 +4,7 @@ import msgspec
 
 
 class Interval(msgspec.Struct, frozen=True):
-    """A value with the ends of its 95 % interval; None where the value isn't defined, or has no interval.
+    """A value with the ends of its 95% interval; None where the value isn't defined, or has no interval.
 
     `f"{found:.3f}"` is `0.912 (0.880 to 0.940)`, without an interval `0.912`, and empty where there is no value.
     Without a format, numbers from 10 on, which are pixels, have one decimal, and shares and scores three.

@@ -33,7 +33,7 @@ def segmentation_metrics(
         dice_volume_mean, dice_volume_median, iou_volume_mean: over patients, the slices of each together.
             A patient without tumor has none: excluded and counted; a mask on it is a false positive.
         dice_tumor_slices: mean over slices with tumor; a slice without a mask counts 0.
-        dice_all_slices: mean over slices with tumor or a mask; a mask on a healthy slice counts 0.
+        dice_all_slices: mean over slices with tumor or a mask; a mask on a tumor-free slice counts 0.
         dice_pooled, iou_pooled: of all pixels of all slices.
         dice_tumor_slices_pooled, iou_tumor_slices_pooled: of all pixels of the slices with tumor.
         pixel_accuracy, pixel_accuracy_tumor_slices: share of the pixels that agree, of all slices and of those with
@@ -48,7 +48,7 @@ def segmentation_metrics(
         tumor_px, predicted_px, intersection_px, pixels: (N,) counts in pixels.
         hd95_px: (N,) distances in pixels, NaN where there isn't a reference and a prediction.
         groups: (N,) patient of each slice; None makes each slice its own volume.
-        keep_resamples: for `difference`.
+        keep_resamples: for `paired_difference`.
 
     Returns:
         `samples`, `groups`, `metrics`, and `counts` of slices and volumes of each kind (marked: with a mask). With

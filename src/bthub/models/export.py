@@ -1,7 +1,7 @@
 """`bthub export`: a run's networks as ONNX files, so that serving needs no PyTorch.
 
     onnx/model.onnx              the network: pixel_values (N, 3, S, S), 0-1 -> logits
-    onnx/model_quantized.onnx    the same in eight-bit whole numbers
+    onnx/model_quantized.onnx    the same in 8-bit integers
     onnx/input_check.onnx        of a detector with an input check: pixel_values -> distance (N,), kind (N,)
     onnx/export.json             what they were made from, and how far they are from the network itself
 

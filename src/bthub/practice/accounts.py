@@ -257,7 +257,9 @@ class Accounts:
             )  # type: ignore[attr-defined]
         if not taken or account is None:
             self._failed(list(keys), account)
-            raise Refusal("The name or the code is wrong, or the code is over: ask the administrator for another.", 403)
+            raise Refusal(
+                "The name or the code is wrong, or the code has expired: ask the administrator for another.", 403
+            )
         self._set_password(account.id, password)
 
     def complete(self, account_id: str, profession: str, institution: str, consent: str, full_name: str = "") -> None:
@@ -270,7 +272,7 @@ class Accounts:
         if profession not in PROFESSIONS:
             raise Refusal("Choose your profession.")
         if not institution:
-            raise Refusal("Give your institution; where there is none, write so.")
+            raise Refusal("Enter your institution, or “none”.")
         if consent not in ("yes", "no"):
             raise Refusal("Choose whether your cases may be used for research: yes or no.")
         with self._database.write() as session:
@@ -435,7 +437,7 @@ def fold_name(name: str) -> str:
     """
     folded = fold(clean(name, 200))
     if not re.fullmatch(r"[\w.@+-]{3,100}", folded):
-        raise Refusal("The sign-in name takes 3 to 100 letters, digits and . @ + - _, such as an e-mail address.")
+        raise Refusal("The sign-in name must have 3 to 100 letters, digits and . @ + - _, such as an e-mail address.")
     return folded
 
 
@@ -451,7 +453,7 @@ def check_password(password: str, name: str) -> None:
     if len(password) > LONGEST_PASSWORD:
         raise Refusal("The password may have at most {most} characters.", most=LONGEST_PASSWORD)
     if fold(password) == name or len(set(password)) < 4:
-        raise Refusal("This password is too easy to guess: take several words.")
+        raise Refusal("This password is too easy to guess: use several words.")
 
 
 def hash_password(password: str) -> str:

@@ -38,7 +38,10 @@ AT_ONCE = 4
 """Examinations that take turns; the others wait."""
 PAUSE = 2.0
 TOO_LARGE = "The pictures are too large for this server: save them smaller and upload them again."
-FAILURE = "Something failed on the server; its log says what. Try again, or try another file."
+FAILURE = (
+    "Something went wrong on the server. Try again, or try another file. If it keeps failing, tell the administrator: "
+    "the server's log has the reason."
+)
 
 
 @dataclass

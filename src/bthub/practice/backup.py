@@ -45,10 +45,10 @@ def backup(settings: Settings, database: Database, target: Path) -> tuple[int, i
         target: the file, written whole or not at all.
 
     Raises:
-        BthubError: it is there already or can't be written, or a stored file is missing.
+        BthubError: it already exists or can't be written, or a stored file is missing.
     """
     if target.exists():
-        raise BthubError(f"{target}: is there already; remove it or name another file")
+        raise BthubError(f"{target}: already exists; remove it or name another file")
     store = FileStore(settings, database)
     partial = target.with_name(f".{target.name}.partial-{secrets.token_hex(4)}")
     rows = files = 0
@@ -93,7 +93,7 @@ def restore(settings: Settings, database: Database, source: Path) -> tuple[int, 
     """Bring a backup into an empty practice; returns how many rows and files.
 
     Raises:
-        BthubError: the practice isn't empty, or the file is no backup, is damaged or of a later bthub.
+        BthubError: the practice isn't empty, or the file is not a backup, is damaged or of a later bthub.
     """
     with database.read() as session:
         for table in tables():
@@ -105,7 +105,7 @@ def restore(settings: Settings, database: Database, source: Path) -> tuple[int, 
         with Locks(settings.folder).serving(), zipfile.ZipFile(source) as archive:
             head = json.loads(archive.read("backup.json"))
             if head.get("format") != FORMAT:
-                raise BthubError(f"{source}: is no backup of a practice")
+                raise BthubError(f"{source}: is not a backup of a practice")
             if head["revision"] not in database.heads():
                 raise BthubError(f"{source}: was written by a later bthub: update bthub, then restore")
             if damaged := archive.testzip():
@@ -128,7 +128,7 @@ def restore(settings: Settings, database: Database, source: Path) -> tuple[int, 
             _replace_secret(settings.folder / "secret", head["secret"])
             database.migrate()
     except (zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise BthubError(f"{source}: is no backup of a practice, or is damaged") from error
+        raise BthubError(f"{source}: is not a backup of a practice, or is damaged") from error
     except OSError as error:
         raise BthubError(f"{source}: cannot be restored ({error.strerror or error})") from error
     return rows, files

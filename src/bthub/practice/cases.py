@@ -111,7 +111,7 @@ class Cases:
             account: whose.
             files: names and contents, taken one after the other.
             pseudonym: the case to save it in at once; none by default.
-            examined_on: the day of the scan, where it is known.
+            examined_on: the scan date, where it is known.
             check_input: refuse what doesn't look like a slice.
 
         Raises:
@@ -188,7 +188,7 @@ class Cases:
             account: whose.
             examination_id: which.
             pseudonym: the patient's label.
-            examined_on: the day of the scan.
+            examined_on: the scan date.
             keep: keep the files as they came, with what identifies the patient in them, for this case.
 
         Raises:
@@ -250,7 +250,7 @@ class Cases:
             case = access.get(session, Case, account_id, case_id)
             other = session.scalar(access.own(Case, account_id).where(Case.folded == fold(label), Case.id != case_id))
             if other is not None:
-                raise Refusal("Another case has this label: choose another, or move the examinations there.", 409)
+                raise Refusal("Another case already has this label: choose a different label.", 409)
             case.pseudonym, case.folded, case.changed_at = label, fold(label), now()
 
     # -- masks by hand
@@ -530,7 +530,7 @@ def full_disk() -> Iterator[None]:
 
 def check_day(day: date | None) -> None:
     if day is not None and not date(1900, 1, 1) <= day <= date(now().year + 1, 12, 31):
-        raise Refusal("The day of the scan must lie between 1900 and today.")
+        raise Refusal("The scan date must be between 1900 and today.")
 
 
 def read_day(text: str) -> date | None:
@@ -544,7 +544,7 @@ def read_day(text: str) -> date | None:
     try:
         return date.fromisoformat(text.strip())
     except ValueError as error:
-        raise Refusal("The day of the scan must be a date such as 2026-11-28.") from error
+        raise Refusal("The scan date must be a date such as 2026-11-28.") from error
 
 
 def file_name(name: str) -> str:

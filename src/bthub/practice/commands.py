@@ -63,17 +63,21 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         ("remove", "delete an account and all that is in it", _remove),
     ):
         add(name, words, action).add_argument("name", help="sign-in name")
-    add("invite-only", "whether registering needs an invitation", _invite_only).add_argument(
+    add("invite-only", "require an invitation to register: on or off", _invite_only).add_argument(
         "state", choices=("on", "off")
     )
     add("invite", "print an invitation for one person", _invite)
-    audit = add("audit", "who did what, the latest last", _audit)
+    audit = add("audit", "show who did what, latest last", _audit)
     audit.add_argument("--last", type=int, default=100, metavar="N", help="number of entries; default: %(default)s")
     audit.add_argument("--name", help="entries of this account only")
-    add("backup", "all of it into one file, while it is served", _backup).add_argument("file", type=Path)
-    add("restore", "a backup into an empty data folder", _restore).add_argument("file", type=Path)
-    add("check", "every row has its files, every file its row, every signed report its digest", _check)
-    add("verify", "whether a report's JSON file is as it was signed", _verify).add_argument("file", type=Path)
+    add("backup", "back up everything into one file; works while the server runs", _backup).add_argument(
+        "file", type=Path
+    )
+    add("restore", "restore a backup into an empty data folder", _restore).add_argument("file", type=Path)
+    add("check", "check that every row has its files, every file its row and every signed report its digest", _check)
+    add("verify", "check that a report's JSON file is unchanged since it was signed", _verify).add_argument(
+        "file", type=Path
+    )
     return practice
 
 
@@ -136,7 +140,7 @@ def _accounts(args: argparse.Namespace, settings: Settings) -> None:
     with database.read() as session:
         counts = dict(session.execute(select(Case.account_id, func.count()).group_by(Case.account_id)).tuples().all())
         for account in session.scalars(select(Account).order_by(Account.created_at)):
-            state = "locked" if account.locked_at else "" if account.complete else "first use open"
+            state = "locked" if account.locked_at else "" if account.complete else "profile incomplete"
             print(
                 f"{account.name}\t{account.full_name}\t{account.profession or '-'}\t{account.institution or '-'}\t"
                 f"{counts.get(account.id, 0)} cases\tsince {account.created_at:%Y-%m-%d}\t{state}".rstrip()
@@ -157,7 +161,7 @@ def _recover(args: argparse.Namespace, settings: Settings) -> None:
     code = _opened(settings)[1].recovery_code(args.name)
     print(code)
     hours = int(RECOVERY.total_seconds() / 3600)
-    print(f"good once, for {hours} hours: to be entered under /recover", file=sys.stderr)
+    print(f"valid once, within {hours} hours: enter it at /recover", file=sys.stderr)
 
 
 def _remove(args: argparse.Namespace, settings: Settings) -> None:

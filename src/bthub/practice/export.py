@@ -239,7 +239,11 @@ class Exports:
             slices, counting = self._stack(session, examination)
         place = examination.geometry
         if not place or not place.get("grid") or len(slices) != place["shape"][0]:
-            raise Refusal("This file doesn't say how its slices lie: there is no scan's grid to write a mask in.", 409)
+            raise Refusal(
+                "This file gives no position or orientation for its slices, so no NIfTI mask can be written. "
+                "Download the masks as PNG instead.",
+                409,
+            )
         return nifti_of(place, self._joined(place, slices, counting))
 
     def seg(self, account: Account, examination_id: str) -> bytes:

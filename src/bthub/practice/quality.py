@@ -47,7 +47,7 @@ def area_error(rows: list[dict[str, str]]) -> dict[str, Any]:
 
     Returns:
         For `slices` of each of SIZES and `all`, and for `volumes`: `factor`, by which the larger of two measurements
-        exceeds the smaller in at most 5 % of pairs of patients (each patient weighs the same), `patients`, and
+        exceeds the smaller in at most 5% of pairs of patients (each patient weighs the same), `patients`, and
         `missed`, the share of tumors without any outline, which no factor covers. None where there are too few.
     """
     patients = np.array([row["patient_id"] for row in rows])

@@ -197,7 +197,7 @@ def build(
             "tumor_probability": examination.probability,
             "threshold": examination.threshold,
             "uncertain": examination.uncertain,
-            "review_band": band,
+            "referral_band": band,
             "area_px": examination.area_px,
             "area_mm2": examination.area_mm2,
             "volume_ml": examination.volume_ml,
@@ -221,7 +221,7 @@ def build(
 
 
 def _input(slices: Sequence[Slice], facts: dict[str, Any]) -> dict[str, Any] | None:
-    """What most of the pictures were taken for, and how good the detector was measured to be at that kind."""
+    """What most of the pictures were read as, and how good the detector was measured to be at that kind."""
     kinds = Counter(kind for found in slices if (kind := (found.result or {}).get("input_kind")))
     if not kinds:
         return None
@@ -304,9 +304,9 @@ def check_file(path: Path) -> str:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BthubError(f"{path}: is no report that can be read, expected the JSON of a signed report") from error
+        raise BthubError(f"{path}: is not a report that can be read, expected the JSON of a signed report") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT or not content.get(DIGEST):
-        raise BthubError(f"{path}: is no signed report, expected its JSON as the practice gives it")
+        raise BthubError(f"{path}: is not a signed report, expected its JSON as the practice gives it")
     if digest(content) != content[DIGEST]:
         raise BthubError(f"{path}: was changed after it was signed; the file in the practice holds what was signed")
     return str(content[DIGEST])
@@ -353,8 +353,8 @@ def lines(content: dict[str, Any], language: str) -> dict[str, Any]:
         if tumor:
             meaning.append(
                 t(
-                    "The detector gives a probability of {probability} on its highest slice; from "
-                    "{threshold} up it calls a slice a tumor.",
+                    "The highest probability of a tumor on a slice is {probability}; at {threshold} or more "
+                    "the detector predicts a tumor.",
                     **values,
                 )
             )
@@ -362,18 +362,22 @@ def lines(content: dict[str, Any], language: str) -> dict[str, Any]:
         else:
             meaning.append(
                 t(
-                    "The detector gives a probability of at most {probability}; from {threshold} up "
-                    "it would call a slice a tumor.",
+                    "The highest probability of a tumor on a slice is {probability}; at {threshold} or more "
+                    "the detector would predict a tumor.",
                     **values,
                 )
             )
-            meaning.append(t("This is not an all-clear: the models know a few kinds of tumor, and they miss some."))
-        if verdict["uncertain"] and verdict["review_band"]:
-            low, high = (percent(end, language) for end in verdict["review_band"])
+            meaning.append(
+                t("This is not an all-clear: the models know only a few kinds of tumor, and they miss some tumors.")
+            )
+        # Reports that were signed earlier call it review_band.
+        band = verdict.get("referral_band", verdict.get("review_band"))
+        if verdict["uncertain"] and band:
+            low, high = (percent(end, language) for end in band)
             meaning.append(
                 t(
-                    "Uncertain: between {low} and {high} the model errs too often to be left alone. "
-                    "A person should look.",
+                    "Uncertain: this close to the threshold (between {low} and {high}) the model is wrong too often "
+                    "to be relied on. A person should look.",
                     low=low,
                     high=high,
                 )
@@ -394,7 +398,7 @@ def lines(content: dict[str, Any], language: str) -> dict[str, Any]:
     quality = []
     names = {
         "recall": t("Tumor slices found"),
-        "specificity": t("Healthy slices passed"),
+        "specificity": t("Tumor-free slices without a false alarm"),
         "dice_tumor_slices": t("Outline's Dice on tumor slices"),
         "dice_volume_mean": t("Outline's Dice on whole patients"),
     }
@@ -407,11 +411,11 @@ def lines(content: dict[str, Any], language: str) -> dict[str, Any]:
     given = content["quality"].get("input")
     kind = ""
     if given:
-        kind = t("Taken for: {kind}.", kind=t(TITLES[given["kind"]]))
+        kind = t("Read as: {kind}.", kind=t(TITLES[given["kind"]]))
         if figures := given["figures"]:
             kind += " " + t(
                 "On pictures of this kind that it never saw, the detector finds {found} of 100 with a tumor and raises "
-                "a false alarm on {flagged} of 100 without.",
+                "a false alarm on {flagged} of 100 without one.",
                 found=round(100 * figures["recall"]),
                 flagged=round(100 * (1 - figures["specificity"])),
             )

@@ -105,7 +105,7 @@ def nifti_of(geometry: dict[str, Any], masks: np.ndarray) -> bytes:
         masks: bool (n, h, w), one a slice.
 
     Raises:
-        BthubError: the scan didn't say how its slices lie.
+        BthubError: the scan gave no position or orientation for its slices.
     """
     known = geometry.get("grid")
     grid = known and Grid(

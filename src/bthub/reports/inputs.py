@@ -24,8 +24,8 @@ INTRODUCTION = """# Results by source and kind of picture, split {split}
 
 Written by `bthub compare` from the `sources.json` of the runs (`bthub evaluate RUN --data data/mix`). Each row is one
 source by itself: across sources, a network could separate tumor from tumor-free pictures by where they come from. "lgg,
-FLAIR" is the FLAIR sequence of the LGG slices alone, in gray, and so on. Intervals cover 95 % and resample patients, or
-pictures with their near-duplicates. A prediction is uncertain if the probability lies in the review band; the other
+FLAIR" is the FLAIR sequence of the LGG slices alone, in gray, and so on. Intervals cover 95% and resample patients, or
+pictures with their near-duplicates. A prediction is uncertain if the probability lies in the referral band; the other
 metrics count it by the threshold alone. Research software, not a medical device.
 """
 

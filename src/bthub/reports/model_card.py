@@ -75,7 +75,7 @@ IMAGE_SETS = {
     ),
     ("no", "yes"): (
         "253 brain MRI images with a tumor (`yes`) or without (`no`), as published on Kaggle, without a split",
-        "The set is tiny: in a split of 50 images, each counts 2 %. The epochs and rates of this project's own recipes "
+        "The set is tiny: in a split of 50 images, each counts 2%. The epochs and rates of this project's own recipes "
         "were first tried on another split of the same pictures.",
     ),
 }
@@ -194,7 +194,7 @@ def render(run: str | Path, org: str | None = None, *, figures: bool = True) -> 
             lr_finder=_figure(folder, "lr_finder") if figures else None,
             found_rate=(folder.path / LR_FINDER).is_file(),
             headline={metric: readable(metric) for metric in HEADLINE[folder.task]},
-            coverage=f"{100 * COVERAGE:.0f} %",
+            coverage=f"{100 * COVERAGE:.0f}%",
             fewest_groups=FEWEST_GROUPS,
         )
     )
@@ -243,9 +243,10 @@ def render_two_stage(detector: RunFolder, localizer: RunFolder, commits: dict[st
             samples=together["samples"],
             groups=together["groups"],
             threshold=detector.detector_calibration.threshold,
+            kinds=detector.detector_calibration.kinds,
             review=_review(detector),
             input_check=_input_check(detector),
-            coverage=f"{100 * COVERAGE:.0f} %",
+            coverage=f"{100 * COVERAGE:.0f}%",
         )
     )
     metadata = ModelCardData(
@@ -306,7 +307,7 @@ def _evaluations(
 
 
 def _review(folder: RunFolder) -> dict | None:
-    """The review band, if the run has one."""
+    """The referral band, if the run has one."""
     if folder.task != CLASSIFICATION or (band := folder.detector_calibration.referral_band) is None:
         return None
     return {"low": band[0], "high": band[1], "error": folder.detector_calibration.referral_error}

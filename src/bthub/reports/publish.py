@@ -483,7 +483,7 @@ def _check_it_is_ours(api: HfApi, wanted: Publication, private: bool) -> None:
     _, *commits = reversed(api.list_repo_commits(repo_id, repo_type=kind))
     if commits and not any(commit.title == COMMIT_MESSAGE for commit in commits):
         raise RefusedError(
-            f"the {kind} {repo_id} is there already, and bthub didn't write it: all its files would be replaced. Give "
+            f"the {kind} {repo_id} already exists, and bthub didn't write it: all its files would be replaced. Give "
             "the run another name, or delete that repo"
         )
     if private and not api.repo_info(repo_id, repo_type=kind).private:

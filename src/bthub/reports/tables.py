@@ -235,7 +235,7 @@ def table(rows: Sequence[Row], names: Sequence[str]) -> str:
 
 
 def copies_table(rows: Sequence[Row]) -> str:
-    """Markdown of `compare.by_seen`."""
+    """Markdown of `records.by_seen`."""
     lines = [
         "Some of these test pictures are near-duplicates of pictures that the models were trained or tuned on:\n",
         "| model | accuracy on | pictures | |",

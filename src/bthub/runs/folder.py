@@ -10,14 +10,14 @@
                                   given the same ones, ../splits/<data set>-<protocol>.csv holds it once
         history.csv               one row an epoch
         lr_finder.csv             one row a step of the learning-rate finder, where the recipe asks for it
-        calibration.json          what was fitted on validation: temperature, thresholds, review band
+        calibration.json          what was fitted on validation: temperature, thresholds, referral band
         input_check.json          `bthub ood-check`: how a detector's pipeline tells what isn't a slice, and how well
         input_check.safetensors   its network and reference features, in half precision
         metrics.json              `bthub evaluate`: one entry a protocol and split
         sources.json              `bthub evaluate`: of a run trained on a mixture, the metrics of each source and kind
         predictions/              `bthub evaluate` and `bthub explain`: one row an image
         gradcam.json              `bthub explain`: how much of a detector's Grad-CAM lies on the tumor
-        onnx/                     `bthub export`: the same networks for onnxruntime, and for eight-bit whole numbers
+        onnx/                     `bthub export`: the same networks for onnxruntime, and for 8-bit integers
         cost.json                 `bthub cost`: parameters, multiply-adds, time; which weights, their types and size
         figures/                  `bthub evaluate` and `bthub card`: what the card shows
         README.md                 `bthub card`: rendered from the files above
@@ -76,7 +76,7 @@ LOGS = "logs"
 LOSING = ("roc_auc", "balanced_accuracy", "dice_volume_mean", "dice_tumor_slices")
 """The figures of which a backend may lose a little."""
 LOSS_ALLOWED = 0.005
-"""Of each of them, on test, by the eight-bit network."""
+"""Largest drop allowed for the int8 network on test."""
 
 CLASSIFICATION = "image-classification"
 SEGMENTATION = "image-segmentation"
@@ -218,8 +218,8 @@ class RunFolder:
         # On the Hub a revision is a commit, which says nothing about the weights alone.
         if self.revision.startswith("sha256:") and weights != self.revision:
             raise BthubError(
-                f"{self.id}: {what} was measured with the weights {weights}, the folder has {self.revision}: "
-                f"run again {command}, with the folders' paths"
+                f"{self.id}: {what} was measured with the weights {weights}, but the folder now has {self.revision}: "
+                f"run {command} again with the paths of the folders"
             )
 
     @property

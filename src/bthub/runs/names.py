@@ -1,4 +1,4 @@
-"""Names in a run folder's files that were others before: read for one version, and rewritten by `bthub migrate`."""
+"""Old names in a run folder's files: still read for one version, and rewritten by `bthub migrate`."""
 
 import json
 from collections.abc import Iterable

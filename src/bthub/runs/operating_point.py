@@ -33,7 +33,7 @@ class OperatingPoint:
         return 1 / (1 + math.exp(-(math.log(p) - math.log1p(-p)) / self.temperature))
 
     def is_uncertain(self, p: float) -> bool:
-        """Whether a calibrated probability lies in the review band."""
+        """Whether a calibrated probability lies in the referral band."""
         return self.referral_band is not None and self.referral_band[0] <= p < self.referral_band[1]
 
 

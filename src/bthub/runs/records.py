@@ -196,7 +196,7 @@ def figures(run: RunFolder, evaluation: Evaluation, argmax: bool = False) -> dic
     """Each metric of an evaluation with its interval.
 
     Args:
-        argmax: of a detector those of the likelier class, as published classifiers call it, not of its threshold.
+        argmax: of a detector, use argmax predictions instead of the threshold, as published classifiers do.
     """
     found = entry(run, evaluation)
     return found.metrics | ((argmax and found.argmax) or {})
@@ -233,8 +233,8 @@ def confusion(run: RunFolder, evaluation: Evaluation) -> tuple[list[str], list[l
     return found.labels, found.confusion_matrix
 
 
-SEEN = {"seen": "copies of known pictures", "unseen": "without a known copy"}
-AS_PUBLISHED = "all, as published"
+SEEN = {"seen": "pictures with a copy in train or validation", "unseen": "pictures without such a copy"}
+AS_PUBLISHED = "all pictures, as papers report"
 """How the parts of `by_seen` read, and the whole."""
 
 

@@ -353,7 +353,7 @@ class SourcePart(msgspec.Struct, frozen=True):
         metrics: those that are defined.
         groups: patients, or pictures with their copies.
         refused: pictures that the input check refuses.
-        uncertain: share of pictures in the review band.
+        uncertain: share of pictures in the referral band.
     """
 
     samples: int
@@ -415,7 +415,7 @@ class OnnxFile(msgspec.Struct, frozen=True):
 
 
 class Ranges(msgspec.Struct, frozen=True):
-    """The pictures that the ranges of the eight-bit network come from."""
+    """The pictures that the value ranges for the 8-bit conversion were measured on."""
 
     dataset: str
     split: str
@@ -512,7 +512,7 @@ def read(path: Path, run: str, kind: type[Content]) -> Content:
         return msgspec.convert(renamed(content), kind)
     except msgspec.ValidationError as error:
         raise BthubError(
-            f"{run}: {path.name} isn't laid out as this version writes it ({_in_full(str(error), content)}): "
+            f"{run}: {path.name} isn't in the format of this version ({_in_full(str(error), content)}): "
             "write it again with this version, or leave the run out"
         ) from error
 

@@ -24,13 +24,13 @@ THRESHOLDS = np.array([0.01, 0.02, *np.round(np.arange(0.05, 0.96, 0.05), 2), 0.
 # raise the mean over volumes, but lose the slices with a small tumor.
 MIN_AREA_SHARES = [0.0, 0.0001, 0.0002, 0.0005, 0.001]
 TOLERANCE = 0.001
-# Half of it, 0.01, would send 41 % of the validation slices of the shipped detector to a person, this 14 %.
+# Half of it, 0.01, would send 41% of the validation slices of the shipped detector to a person, this 14%.
 REFERRAL_ERROR = 0.02
-"""Share of the tumor and of the healthy images that may lie on the wrong side outside the review band."""
+"""Share of the tumor and of the tumor-free images that may lie on the wrong side outside the referral band."""
 
 
 def calibrate_classifier(classifier: Classifier, rows: Rows) -> dict:
-    """Fit a temperature, and for a detector the threshold and the review band of the calibrated tumor probability.
+    """Fit a temperature, and for a detector the threshold and the referral band of the calibrated tumor probability.
 
     Args:
         classifier: with temperature 1, so that its probabilities are those of the plain logits.
@@ -49,7 +49,7 @@ def calibrate_classifier(classifier: Classifier, rows: Rows) -> dict:
 
 
 def _fit(classifier: Classifier, plain: np.ndarray, labels: np.ndarray) -> dict:
-    """Temperature, threshold and review band from probabilities (N, classes) and labels (N,)."""
+    """Temperature, threshold and referral band from probabilities (N, classes) and labels (N,)."""
     # softmax(log p / T) equals softmax(logits / T): the constant that log p lacks cancels out.
     logits = np.log(np.clip(plain, 1e-12, 1))
     temperature = fit_temperature(logits, labels)
@@ -105,7 +105,7 @@ def _calibrate_by_kind(classifier: Classifier, rows: Rows) -> dict:
 def choose_operating_point(localizer: Localizer, rows: Rows) -> dict:
     """Choose the pixel threshold with the best mean Dice over patients, and the smallest mask worth reporting.
 
-    The latter is the largest candidate that costs less than 0.001 of that Dice: it keeps specks off healthy slices.
+    The latter is the largest candidate that costs less than 0.001 of that Dice: it keeps specks off tumor-free slices.
 
     Args:
         localizer: with the plain head, so that its probabilities are not yet shifted.

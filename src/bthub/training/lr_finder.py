@@ -27,7 +27,7 @@ def range_test(
 ) -> list[dict[str, float]]:
     """Train with a learning rate that grows from step to step, until the loss explodes.
 
-    The weights are spoilt by it: give a copy of the model.
+    It spoils the weights: give a copy of the model.
 
     Args:
         loss_of: the loss of a batch, with the model's graph behind it.

@@ -1,7 +1,7 @@
 """Fit the input check of a detector's pipeline, measure it, and save both in the detector's run folder.
 
     bthub imagenet-weights tf_efficientnet_lite0 data/imagenet-tf_efficientnet_lite0.safetensors
-    bthub ood-check --data data/mix --run runs/resnet18-mri --weights data/imagenet-tf_efficientnet_lite0.safetensors
+    bthub ood-check --data data/mix --run runs/lite0-mri --weights data/imagenet-tf_efficientnet_lite0.safetensors
 
 References are slices of the train splits, the threshold comes from the validation splits, and test splits and outside
 pictures are only measured. No label is looked at. Slices of LGG are three sequences in color; each of them alone, in

@@ -1,4 +1,4 @@
-"""Threshold, review band and temperature, chosen on the validation split."""
+"""Threshold, referral band and temperature, chosen on the validation split."""
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -35,8 +35,8 @@ def choose_threshold(y_true: np.ndarray, p_tumor: np.ndarray) -> float:
 def referral_band(y_true: np.ndarray, p_tumor: np.ndarray, threshold: float, error: float) -> tuple[float, float]:
     """The band around a threshold in which a person should look: outside it, a call is wrong as rarely as asked.
 
-    Below `low` lie at most `error` of the tumor images, and at most `error` of the healthy images reach `high`. Of all
-    such bands that hold the threshold it is the narrowest, give or take the gap between two neighboring
+    Below `low` lie at most `error` of the tumor images, and at most `error` of the tumor-free images reach `high`. Of
+    all such bands that hold the threshold it is the narrowest, give or take the gap between two neighboring
     probabilities: an end other than the threshold is the middle of its gap, as in `choose_threshold`.
 
     Args:
@@ -47,14 +47,14 @@ def referral_band(y_true: np.ndarray, p_tumor: np.ndarray, threshold: float, err
 
     Returns:
         `low` and `high`, `low <= threshold <= high`; an image is uncertain where `low <= p < high`. Equal where no
-        image needs to be. `high` is just above 1 where too many healthy images have a probability of 1.
+        image needs to be. `high` is just above 1 where too many tumor-free images have a probability of 1.
 
     Raises:
         ValueError: there aren't both images with and without tumor, or `error` is out of range.
     """
     y, p = np.asarray(y_true).astype(bool), np.asarray(p_tumor, dtype=np.float64)
     if y.all() or not y.any():
-        raise ValueError("choosing a review band needs images with and without tumor")
+        raise ValueError("choosing a referral band needs images with and without tumor")
     if not 0 <= error < 1:
         raise ValueError(f"expected a share of errors from 0 to below 1, received {error}")
     tumor, healthy = np.sort(p[y]), np.sort(p[~y])[::-1]

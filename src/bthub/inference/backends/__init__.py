@@ -2,9 +2,9 @@
 
     torch            the network as it was trained: the reference
     onnx             its ONNX file in single precision, on onnxruntime
-    int8             its ONNX file in eight-bit whole numbers, on onnxruntime
+    int8             its ONNX file in 8-bit integers, on onnxruntime
     openvino         its ONNX file on OpenVINO
-    openvino-int8    likewise in eight-bit whole numbers
+    openvino-int8    likewise in 8-bit integers
     auto             of those that run ONNX files the one that was fastest on this machine
 
 Each stage has its own: where the eight-bit localizer loses too much, the eight-bit detector may still be taken. `auto`

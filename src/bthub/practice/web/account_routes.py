@@ -167,7 +167,7 @@ def password(visit: Checked, old: Field = "", new: Field = "") -> Response:
 def delete(visit: Checked, password: Field = "", sure: Field = "") -> Response:
     try:
         if sure != "yes":
-            raise Refusal("Tick the box if you are sure: nothing can be brought back.")
+            raise Refusal("Tick the box if you are sure: nothing can be restored.")
         visit.practice.accounts.delete(visit.account, password)
     except Refusal as error:
         template = "account.html" if visit.account.complete else "error.html"

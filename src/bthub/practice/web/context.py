@@ -31,7 +31,7 @@ from bthub.practice.texts import Refusal
 from bthub.practice.web.guard import FORM_COOKIE, LANGUAGE_COOKIE, SESSION_COOKIE
 
 HERE = Path(__file__).parent
-_FORGED = "This form is too old, or isn't ours: go back, load the page again and send it once more."
+_FORGED = "This form has expired or didn't come from this site: go back, reload the page and send it again."
 
 
 @dataclass(frozen=True)
