@@ -237,4 +237,4 @@ def test_networks_from_different_initial_weights(detector: RunFolder, localizer:
 
 
 def test_the_shipped_runs_are_listed():
-    assert {"resnet18-lgg", "resunet18-lgg"} <= {Path(run).name for run in records.shipped_runs()}
+    assert {"resnet18-lgg", "resunet18-lgg"} <= {run.name for run in project.shipped_runs()}

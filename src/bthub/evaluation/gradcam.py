@@ -225,17 +225,6 @@ def chance(image: Image.Image, mask: np.ndarray) -> dict[str, float]:
     return {"picture": share, "head": min(1.0, share / head) if head else share}
 
 
-def overlay(image: Image.Image, heatmap: np.ndarray) -> Image.Image:
-    """The picture with the heat map over it: dark where nothing was seen, bright yellow at the strongest point."""
-    import cv2
-    from pytorch_grad_cam.utils.image import show_cam_on_image
-
-    pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
-    return Image.fromarray(
-        show_cam_on_image(pixels, heatmap, use_rgb=True, colormap=cv2.COLORMAP_INFERNO, image_weight=0.55)
-    )
-
-
 def _without_border(heatmap: np.ndarray, image: Image.Image) -> np.ndarray:
     """Undo the transform's letterbox: (S, S) of the padded square -> (H, W) of the picture."""
     side = max(image.size)
