@@ -28,11 +28,14 @@ The same folder, local or on the Hub, is what `pipeline()`, the apps and `publis
 import csv
 import hashlib
 import json
+import platform
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +130,13 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=msgspec.to_builtins) + "\n"
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
+
+
+def provenance(command: str, packages: Sequence[str] = (), **environment: str) -> dict[str, Any]:
+    """What wrote an entry, when, and with which versions of the packages."""
+    found: dict[str, Any] = {"command": command, "date": datetime.now(UTC).isoformat(timespec="seconds")}
+    versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    return found | ({"environment": versions | environment} if packages else {})
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
