@@ -15,7 +15,6 @@ one thread, and only so many batches are in flight as there are workers to take 
 import hashlib
 import json
 import os
-import sys
 import threading
 import time
 from collections import deque
@@ -29,7 +28,7 @@ from typing import Any, cast
 
 from tqdm import tqdm
 
-from bthub.data.progress import progress_bar
+from bthub.data.progress import progress_bar, say
 from bthub.errors import BthubError
 from bthub.inference.backends.graphs import threads
 from bthub.inference.loading import load_pipeline
@@ -122,14 +121,7 @@ def screen(
     for what, number in (("batch size", batch_size), ("number of workers", workers)):
         if not 1 <= number <= 65_536:
             raise BthubError(f"the {what} must be from 1 to 65,536, not {number}")
-    pipe = pipeline or load_pipeline(
-        detector,
-        localizer,
-        backend=backend,
-        check_input=check_input,
-        threads=1,
-        say=lambda line: tqdm.write(f"bthub: {line}", file=sys.stderr),
-    )
+    pipe = pipeline or load_pipeline(detector, localizer, backend=backend, check_input=check_input, threads=1, say=say)
     folder = out / shard.name
     record = {
         "inputs": inputs,
@@ -170,7 +162,7 @@ def _work(
     counts = {"pictures": 0, "bad": 0, "entries": 0, "listed": 0}
 
     def mine() -> Iterator[tuple[int, Item]]:
-        for index, item in enumerate(walk(inputs, lambda line: tqdm.write(f"bthub: {line}", file=sys.stderr))):
+        for index, item in enumerate(walk(inputs, say)):
             counts["listed"] = index + 1
             if index % shard.of == shard.number - 1:
                 yield index, item
