@@ -328,7 +328,7 @@ def dice_by_patient(lines: Iterable[Row]) -> list[Row]:
         )
         total["slices"] += 1
         for key, column in (("tumor", "tumor_px"), ("d", "predicted_px"), ("b", "intersection_px")):
-            total[key] += line[column]
+            total[key] += int(line[column])
     patients = [
         {
             "patient_id": patient,
