@@ -92,7 +92,7 @@ def two_stage_by_source(detector: RunFolder, localizer: RunFolder, split: str = 
             f"{detector.id} and {localizer.id} were evaluated on different images: evaluate both on one mixture"
         )
     kept = [
-        at_kind(row, one["kind"]) if called(one) else {**row, **_NO_MASK, "in_box": row["in_box"] and "0"}
+        at_kind(row, one["kind"]) if called(one) else {**row, **NO_MASK, "in_box": row["in_box"] and "0"}
         for row, one in ((row, seen[key(row)]) for row in rows)
     ]
     return {

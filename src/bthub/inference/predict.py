@@ -18,7 +18,7 @@ from bthub.errors import BthubError, NotASliceError
 from bthub.imaging.checks import display_name, is_url, without_password
 from bthub.imaging.folders import left_out, look_below
 from bthub.imaging.image_io import SUFFIXES
-from bthub.imaging.intake import Study, holds_dicom, is_study, open_study
+from bthub.imaging.intake import Study, holds_dicom, is_study, natural, open_study
 from bthub.inference.pipeline import Pipeline, ReadPicture, read_picture
 from bthub.inference.result import DISCLAIMER, NO_TUMOR, Result
 from bthub.inference.study import StudyResult, analyze_study, listed
@@ -236,12 +236,9 @@ def _inside(folder: str) -> tuple[list[_Input], int]:
         )
     elif note:
         say(f"{display_name(folder)}: left out {note}")
-    # Slice 2 before slice 10.
-    in_order = sorted(found, key=lambda path: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", path)])
     series = [_Input(folder, True)] if is_series else []
-    return [*series, *(_Input(path, path.lower().endswith(_VOLUMES) or is_study(path)) for path in in_order)], len(
-        tree.unreadable
-    ) + nothing
+    pictures = [_Input(path, path.lower().endswith(_VOLUMES) or is_study(path)) for path in sorted(found, key=natural)]
+    return series + pictures, len(tree.unreadable) + nothing
 
 
 def _is_named(path: str) -> bool:
