@@ -454,8 +454,7 @@ def _name(metric: str, entry: Measured) -> str:
 def _onnx(folder: RunFolder) -> dict | None:
     """The ONNX files and what they reach; None where the run has none of its weights."""
     files = folder.onnx.files
-    # On the Hub a revision is a commit, which says nothing about the weights alone.
-    if not files or (folder.revision.startswith("sha256:") and folder.onnx.weights != folder.revision):
+    if not files or not folder.same_weights(folder.onnx.weights):
         return None
     ships = folder.quantized_ships()
     measured = [

@@ -216,6 +216,10 @@ class RunFolder:
             )
         return cls.open(path, weights=weights)
 
+    def same_weights(self, weights: str) -> bool:
+        """Whether it has the weights of this revision, or is from the Hub, whose commits don't tell."""
+        return not self.revision.startswith("sha256:") or weights == self.revision
+
     def check_weights(self, what: str, weights: str, command: str) -> None:
         """Refuse figures that were measured with other weights than the folder has.
 
@@ -224,8 +228,7 @@ class RunFolder:
             weights: the revision that they were measured with.
             command: what measures them.
         """
-        # On the Hub a revision is a commit, which says nothing about the weights alone.
-        if self.revision.startswith("sha256:") and weights != self.revision:
+        if not self.same_weights(weights):
             raise BthubError(
                 f"{self.id}: {what} was measured with the weights {weights}, the folder has {self.revision}: "
                 f"run again {command}, with the folders' paths"
@@ -235,6 +238,11 @@ class RunFolder:
     def task(self) -> str:
         """`image-classification` or `image-segmentation`."""
         return SEGMENTATION if self.config.get("model_type") == "resunet" else CLASSIFICATION
+
+    def require(self, task: str) -> None:
+        """Refuse a run of the other task."""
+        if self.task != task:
+            raise BthubError(f"{self.id} is made for {self.task}, expected {task}: swap detector and localizer?")
 
     @cached_property
     def config(self) -> dict[str, Any]:
