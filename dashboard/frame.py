@@ -591,10 +591,6 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[Any]], caption: str, helps
     )
 
 
-def percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f} %"
-
-
 def titled(metric: str) -> str:
     """A metric's name as a heading."""
     text = readable(metric)
