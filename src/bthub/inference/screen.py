@@ -35,7 +35,7 @@ from bthub.inference.loading import load_pipeline
 from bthub.inference.pipeline import Pipeline, ReadPicture
 from bthub.inference.result import DISCLAIMER, Result
 from bthub.inference.screen_inputs import Item, walk
-from bthub.runs.folder import write_json
+from bthub.runs.folder import replacing, write_json
 
 PART = 256
 """Entries of a part: at most so many are done again after a kill."""
@@ -377,13 +377,11 @@ def merge(out: Path) -> dict[str, Any]:
 def _join(parts: list[Path], file: Path, schema: Any) -> None:
     """One file of many, part by part. Rows stand shard by shard; `index` has their order in the list."""
     parquet = _parquet()
-    temporary = file.with_name(file.name + ".tmp")
-    with parquet.ParquetWriter(temporary, schema) as writer:
+    with replacing(file) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
         for part in parts:
             table = parquet.read_table(part).replace_schema_metadata()
             if table.num_rows:
                 writer.write_table(table)
-    temporary.replace(file)
 
 
 # -- Parquet
@@ -437,9 +435,7 @@ def _write(file: Path, rows: list[dict[str, Any]], schema: Any, metadata: dict[s
     import pyarrow as pa
 
     table = pa.Table.from_pylist(rows, schema=schema).replace_schema_metadata(metadata or None)
-    temporary = file.with_name(file.name + ".tmp")
-    with open(temporary, "wb") as stream:
+    with replacing(file) as temporary, open(temporary, "wb") as stream:
         cast(Any, _parquet()).write_table(table, stream)
         stream.flush()
         os.fsync(stream.fileno())
-    temporary.replace(file)

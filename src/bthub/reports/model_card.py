@@ -36,6 +36,7 @@ from bthub.runs.folder import (
     SPLIT,
     TRAINING,
     RunFolder,
+    replacing,
 )
 from bthub.runs.records import data_facts, initial_weights
 from bthub.runs.schema import Cost, DetectorCalibration, GradCam, LocalizerCalibration, Measured, Part
@@ -105,10 +106,12 @@ def write(run: str | Path, copies: Path | None = None) -> Path:
     """
     folder = RunFolder.local(run, weights=False)
     plots.draw(folder)
-    _replace(folder.path / CARD, render(folder.path))
+    with replacing(folder.path / CARD) as file:
+        file.write_text(render(folder.path), encoding="utf-8")
     if copies is not None:
         copies.mkdir(parents=True, exist_ok=True)
-        _replace(copies / f"{folder.id}.md", copy_of(folder.path, copies))
+        with replacing(copies / f"{folder.id}.md") as file:
+            file.write_text(copy_of(folder.path, copies), encoding="utf-8")
     return folder.path / CARD
 
 
@@ -121,12 +124,6 @@ def copy_of(run: Path, folder: Path) -> str:
         return render(run, figures=False)
     place = Path(os.path.relpath(run, folder)).as_posix()
     return render(run).replace(f"]({FIGURES}/", f"]({place}/{FIGURES}/")
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def render(run: str | Path, org: str | None = None, *, figures: bool = True) -> str:
