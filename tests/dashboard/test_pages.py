@@ -51,7 +51,6 @@ DETECTOR, LOCALIZER = "ResNet-18", "ResUNet, ResNet-18"
 
 Open = Callable[..., AppTest]
 
-
 default_pair, shipped_runs = lgg_pair.default_pair, lgg_pair.shipped_runs
 
 

@@ -10,7 +10,6 @@ from bthub.evaluation import leakage
 from bthub.runs import records
 from bthub.runs.folder import TRAINING, RunFolder, write_json
 
-
 shipped_runs = lgg_pair.shipped_runs
 
 

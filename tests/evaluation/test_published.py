@@ -1,7 +1,5 @@
 """What the papers report, and which of our runs is held against it."""
 
-from pathlib import Path
-
 import lgg_pair
 import pytest
 from records import TEST
@@ -10,7 +8,6 @@ from bthub.evaluation import published
 from bthub.metrics.info import METRIC_TABLE
 from bthub.runs import records
 from bthub.runs.folder import CLASSIFICATION, SEGMENTATION, RunFolder
-
 
 shipped_runs = lgg_pair.shipped_runs
 

@@ -31,7 +31,6 @@ from bthub.runs.folder import (
     write_json,
 )
 
-
 default_pair, shipped_runs = lgg_pair.default_pair, lgg_pair.shipped_runs
 
 

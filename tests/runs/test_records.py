@@ -18,7 +18,6 @@ from bthub.reports import tables
 from bthub.runs import records
 from bthub.runs.folder import COST, METRICS, SPLIT, SPLITS, TRAINING, WEIGHTS, RunFolder, write_json
 
-
 default_pair, shipped_runs = lgg_pair.default_pair, lgg_pair.shipped_runs
 
 
