@@ -28,7 +28,7 @@ from bthub.data.splits import FOLD_PROTOCOLS, patient_split
 from bthub.evaluation import scoring
 from bthub.inference.result import DISCLAIMER
 from bthub.metrics.classification import classification_metrics
-from bthub.project import DEFAULTS, ORG, SHIPPED_RUNS, hub_id
+from bthub.project import DEFAULTS, ORG, hub_id
 from bthub.runs.folder import (
     CLASSIFICATION,
     GRADCAM,
