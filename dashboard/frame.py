@@ -25,7 +25,7 @@ import charts
 from bthub.errors import BthubError
 from bthub.evaluation import published
 from bthub.metrics.info import readable
-from bthub.project import DEFAULTS, SHIPPED_RUNS, hub_id
+from bthub.project import DEFAULTS, SHIPPED_RUNS, hub_id, shipped_runs
 from bthub.reports import tables
 from bthub.runs import records
 from bthub.runs.folder import CLASSIFICATION, PREDICTIONS, SEGMENTATION, RunFolder
@@ -86,8 +86,8 @@ def sources() -> list[str]:
     A Space has the models that its card names, and in `runs/` what was published beside them: runs without weights.
     """
     asked = os.environ.get("BTHUB_RUNS", "").split()
-    if asked or (shipped := records.shipped_runs()):
-        return asked or shipped
+    if asked or (shipped := shipped_runs()):
+        return asked or [*map(str, shipped)]
     beside = sorted(str(path) for path in (HERE / SHIPPED_RUNS.name).glob("*/"))
     return [*map(hub_id, card_models()), *beside]
 
@@ -589,10 +589,6 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[Any]], caption: str, helps
         f'<table class="grid"><caption class="aside">{html.escape(caption)}</caption>'
         f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
     )
-
-
-def percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f}%"
 
 
 def titled(metric: str) -> str:

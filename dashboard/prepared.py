@@ -8,7 +8,6 @@ Several pictures of one size lie in one file, row by row.
 """
 
 import csv
-import hashlib
 import json
 from collections.abc import Sequence
 from functools import cache
@@ -101,9 +100,7 @@ def of(run: RunFolder) -> dict[str, Any] | None:
 @cache
 def _weights(run: RunFolder) -> str:
     """A run's weights by their digest, also of a run from the Hub, whose revision is a commit."""
-    if run.revision.startswith("sha256:") or not (run.path / WEIGHTS).is_file():
-        return run.revision
-    return f"sha256:{hashlib.sha256((run.path / WEIGHTS).read_bytes()).hexdigest()[:12]}"
+    return RunFolder.open(run.path).revision if (run.path / WEIGHTS).is_file() else run.revision
 
 
 def look(run: RunFolder, key: Key) -> Look | None:

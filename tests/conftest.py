@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
@@ -20,6 +21,9 @@ from fresh import Fresh, fresh_processes
 
 from bthub.project import DEFAULTS, SHIPPED_RUNS
 from bthub.runs.folder import CALIBRATION, CONFIG, RunFolder, write_json
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 KAGGLE = Path(__file__).parent / "data" / "kaggle_3m"
 
@@ -166,6 +170,25 @@ def exported_runs(
 
     folder = shared("exported", make)
     return folder / shipped_runs[0].name, folder / shipped_runs[1].name
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """Chromium without a screen."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    if program is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    # No sandbox: CI runs as root. The others keep a machine without a network from waiting for Google's servers.
+    flags = (
+        "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+        " --disable-component-update --disable-sync"
+    ).split()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=flags)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

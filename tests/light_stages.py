@@ -40,7 +40,10 @@ def make_pipeline(input_check: DarkCorners | None = None) -> Pipeline:
 
 
 def blob(height: int, width: int, box: tuple[int, int, int, int]) -> np.ndarray:
-    """A gray head-like ellipse with a bright rectangle at box (x0, y0, x1, y1): uint8 (height, width, 3)."""
+    """A gray head-like ellipse with a bright rectangle at box (x0, y0, x1, y1): uint8 (height, width, 3).
+
+    One half lies midway between the two, so that resampling leaves the edge in its place.
+    """
     y, x = np.mgrid[:height, :width] + 0.5
     inside = ((x / width - 0.5) / 0.48) ** 2 + ((y / height - 0.5) / 0.48) ** 2 < 1
     image = np.where(inside, 35, 0).astype(np.uint8)

@@ -3,14 +3,15 @@
 import io
 import json
 import re
-import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
+from light_stages import MODELS
 from PIL import Image
+from ports import free_port
 from starlette.testclient import TestClient
 
 from bthub.inference.pipeline import Pipeline
@@ -36,7 +37,6 @@ def png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-MODELS = {"detector": {"id": "brightness", "revision": "1"}, "localizer": {"id": "bright-pixels", "revision": "2"}}
 FACTS = {
     "detector": {"split": "patient/test", "samples": 10, "patients": 5, "data": "lgg", "figures": {}},
     "by_kind": {"flair_like": {"recall": 0.926, "specificity": 0.962}},
@@ -82,9 +82,7 @@ def served(settings) -> Iterator[str]:
 
     from bthub.practice.web.app import create_app
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     server = uvicorn.Server(uvicorn.Config(create_app(settings, stub), port=port, log_level="error", access_log=False))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

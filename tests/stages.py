@@ -4,23 +4,16 @@ The detector's probability grows with the mean brightness of the letterboxed pic
 pixels tumor. Preprocessing and its inverse are the real ones.
 """
 
-from collections.abc import Sequence
 from types import SimpleNamespace
 
-import numpy as np
 import torch
-from PIL import Image
+from light_stages import MODELS, DarkCorners
 from torch import nn
 
 from bthub.inference.pipeline import Pipeline
 from bthub.models.classifier import Classifier, eval_transform, preprocessing
 from bthub.models.localizer import Localizer
 from bthub.models.resunet import ResUNetImageProcessor
-
-MODELS = {
-    "detector": {"id": "brightness", "revision": "1"},
-    "localizer": {"id": "bright-pixels", "revision": "2"},
-}
 
 
 class Brightness(nn.Module):
@@ -48,13 +41,6 @@ class BrightPixels(nn.Module):
         return SimpleNamespace(logits=8 * (pixels[:, :1] - 0.5))
 
 
-class DarkCorners:
-    """An input check: the corners of a slice are dark."""
-
-    def inspect(self, images: Sequence[Image.Image]) -> list[tuple[bool, str | None]]:
-        return [(max(image.getpixel((0, 0))) < 10, None) for image in images]
-
-
 def make_pipeline(
     threshold: float = 0.5,
     min_area_share: float = 0.0,
@@ -74,16 +60,3 @@ def make_pipeline(
         referral_band=referral_band,
         input_check=input_check,
     )
-
-
-def blob(height: int, width: int, box: tuple[int, int, int, int]) -> np.ndarray:
-    """A gray head-like ellipse with a bright rectangle at box (x0, y0, x1, y1): uint8 (height, width, 3).
-
-    One half lies midway between the two, so that resampling leaves the edge in its place.
-    """
-    y, x = np.mgrid[:height, :width] + 0.5
-    inside = ((x / width - 0.5) / 0.48) ** 2 + ((y / height - 0.5) / 0.48) ** 2 < 1
-    image = np.where(inside, 35, 0).astype(np.uint8)
-    x0, y0, x1, y1 = box
-    image[y0:y1, x0:x1] = 220
-    return np.repeat(image[..., None], 3, axis=2)

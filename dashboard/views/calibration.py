@@ -134,7 +134,7 @@ def review(view: frame.View, found: dict[str, Scores]) -> None:
             caption="How to read it: further right, a person looks at more slices; lower, fewer errors are left among "
             "the rest. A steep start means that the model knows when it is unsure.",
             alternative="Errors left by share of slices reviewed: "
-            + "; ".join(f"{p['model']} reviews {frame.percent(p['reviewed'])}" for p in points),
+            + "; ".join(f"{p['model']} reviews {sentences.percent(p['reviewed'])}" for p in points),
             rows=curve,
             file="review-band.csv",
         )
@@ -145,8 +145,8 @@ def review(view: frame.View, found: dict[str, Scores]) -> None:
                 [
                     p["model"],
                     f"{p['low']:.2f}–{p['high']:.2f}",
-                    frame.percent(p["reviewed"]),
-                    frame.percent(p["errors"]),
+                    sentences.percent(p["reviewed"]),
+                    sentences.percent(p["errors"]),
                     p["fn"],
                     p["fp"],
                 ]
@@ -164,7 +164,7 @@ def review(view: frame.View, found: dict[str, Scores]) -> None:
         with st.expander("The bands chosen on validation in training"):
             frame.grid(
                 ["Model", "Band", "To a person"],
-                [[name, f"{low:.2f}–{high:.2f}", frame.percent(shares[name])] for name, (low, high) in saved.items()],
+                [[name, f"{a:.2f}–{b:.2f}", sentences.percent(shares[name])] for name, (a, b) in saved.items()],
                 "The referral band saved with each run, and the share of these slices that goes to a person",
             )
 

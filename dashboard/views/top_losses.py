@@ -131,7 +131,7 @@ def gallery(view: frame.View, rows: list[dict], models: int) -> None:
 def tile(at_hand: pictures.Slices, key: tuple, rows: list[dict], models: int) -> frame.Tile:
     """A slice with what each model said of it."""
     first = rows[0]
-    said = "; ".join(f"{row['model']} {frame.percent(row['p_label'])}" for row in rows)
+    said = "; ".join(f"{row['model']} {sentences.percent(row['p_label'])}" for row in rows)
     what = first["label"].replace("_", " ")
     who = "the only model here" if models == 1 else f"{len(rows)} of {models} models"
     kind = {"missed": "Missed", "false alarm": "False alarm", "confused": "Confused", "right": "Right"}[first["kind"]]

@@ -160,7 +160,7 @@ def look(
                 "changed": before.call != verdict.call,
             }
         )
-        said = f"{frame.percent(verdict.p)}: {verdict.call}" + (
+        said = f"{sentences.percent(verdict.p)}: {verdict.call}" + (
             ", was " + before.call if before.call != verdict.call else ""
         )
         return frame.Tile(prepared.heated(now, found.heatmap), name, said, f"{name} states {said}", palette[name])
@@ -175,9 +175,9 @@ def look(
         [
             [
                 row["model"],
-                frame.percent(row["threshold"]),
-                frame.percent(row["before"]),
-                frame.percent(row["now"]),
+                sentences.percent(row["threshold"]),
+                sentences.percent(row["before"]),
+                sentences.percent(row["now"]),
                 row["call"] + (" (changed)" if row["changed"] else ""),
             ]
             for row in rows

@@ -107,7 +107,8 @@ def picture(view: frame.View, row: dict, first: str, second: str) -> None:
     """The slice of a row, with what both models say."""
     at_hand = pictures.previews(view.evaluation)
     key = tuple(row["slice"].split(" ", 1)) if " " in row["slice"] else (row["slice"],)
-    said = f"{first} states {frame.percent(row['first'])}, {second} {frame.percent(row['second'])}: {row['who']}"
+    one, other = (sentences.percent(row[place]) for place in ("first", "second"))
+    said = f"{first} states {one}, {second} {other}: {row['who']}"
     if key not in at_hand.keys:
         st.info(
             f"{pictures.label(key)} is {row['label']}. {said}. Its picture isn't here: set `BTHUB_DATA` to the data "

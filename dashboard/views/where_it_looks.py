@@ -161,7 +161,7 @@ def over_all(view: frame.View) -> None:
         pd.DataFrame(rows),
         hide_index=True,
         alt="Mean agreement of each classifier over the split: "
-        + "; ".join(f"{row['model']} {frame.percent(row['mean'])}" for row in rows),
+        + "; ".join(f"{row['model']} {sentences.percent(row['mean'])}" for row in rows),
         column_config={
             "model": st.column_config.TextColumn("Model", pinned=True),
             **{
@@ -205,9 +205,9 @@ def looked(
     color: str,
 ) -> frame.Tile:
     """Where a classifier looks."""
-    said = f"{row['predicted']} {frame.percent(row['probability'])}"
+    said = f"{row['predicted']} {sentences.percent(row['probability'])}"
     if row["pointing_game"] is not None:
-        said += f", agreement {frame.percent(row['pointing_game'])}"
+        said += f", agreement {sentences.percent(row['pointing_game'])}"
     heat = pictures.outlined(prepared.heated(image, heatmap), {pictures.TRUE: mask})
     return frame.Tile(heat, row["model"], f"{said}{trained_on(run, key)}", f"Heat map of {row['model']}: {said}", color)
 

@@ -69,6 +69,19 @@ def _add_backend(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_pipeline(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--detector", help="run folder or Hub id of the detector; default: the project's own")
+    command.add_argument("--localizer", help="run folder or Hub id of the localizer; default: the project's own")
+    command.add_argument(
+        "--no-input-check",
+        dest="input_check",
+        action="store_false",
+        help="analyze pictures even if they don't look like a slice of a brain MRI",
+    )
+    command.add_argument("--batch-size", type=int, default=8, help="default: %(default)s")
+    _add_backend(command)
+
+
 def _script(name: str) -> Callable[[argparse.Namespace], None]:
     """A command whose arguments `bthub.training.NAME` reads itself, as it does for the scripts of train/."""
 
@@ -485,16 +498,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     predict.add_argument("--json", action="store_true", help="print one JSON object per line")
     predict.add_argument("--out", type=Path, help="folder for overlays, masks and results.jsonl")
-    predict.add_argument("--detector", help="run folder or Hub id of the detector; default: the project's own")
-    predict.add_argument("--localizer", help="run folder or Hub id of the localizer; default: the project's own")
     predict.add_argument(
         "--always-localize", action="store_true", help="run the localizer even if no tumor was detected"
-    )
-    predict.add_argument(
-        "--no-input-check",
-        dest="input_check",
-        action="store_false",
-        help="analyze pictures even if they don't look like a slice of a brain MRI",
     )
     predict.add_argument(
         "--spacing", type=float, nargs=2, metavar=("ROW_MM", "COL_MM"), help="pixel size, to give areas in mm²"
@@ -516,8 +521,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_false",
         help="keep isolated areas that appear on a single slice of a stack",
     )
-    predict.add_argument("--batch-size", type=int, default=8, help="default: %(default)s")
-    _add_backend(predict)
+    _add_pipeline(predict)
     predict.set_defaults(run=_predict)
 
     screen = _add(
@@ -546,17 +550,8 @@ def _parser() -> argparse.ArgumentParser:
     screen.add_argument(
         "--merge", action="store_true", help="merge the shards in --out into results.parquet and bad.parquet"
     )
-    screen.add_argument("--detector", help="run folder or Hub id of the detector; default: the project's own")
-    screen.add_argument("--localizer", help="run folder or Hub id of the localizer; default: the project's own")
-    screen.add_argument(
-        "--no-input-check",
-        dest="input_check",
-        action="store_false",
-        help="analyze pictures even if they don't look like a slice of a brain MRI",
-    )
-    screen.add_argument("--batch-size", type=int, default=8, help="default: %(default)s")
     screen.add_argument("--workers", type=int, help="batches analyzed at the same time; default: one per processor")
-    _add_backend(screen)
+    _add_pipeline(screen)
     screen.set_defaults(run=_screen)
 
     # Its own parser has the actions, and --help.

@@ -10,7 +10,6 @@ import io
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -21,17 +20,12 @@ from urllib.request import urlopen
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
+from ports import free_port
 
 from bthub.project import DEFAULTS, place_of
 from bthub.runs.folder import METRICS
 
-CHROMIUM = shutil.which("chromium")
-# No sandbox: CI runs as root. The others keep a machine without a network from waiting for Google's servers.
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    " --disable-component-update --disable-sync"
-).split()
 DASHBOARD = Path(__file__).parents[2] / "dashboard"
 PAGES = ["", *sorted(path.stem for path in (DASHBOARD / "views").glob("*.py") if path.stem != "start")]
 SLOW_MACHINE = 120  # seconds until it must answer
@@ -46,18 +40,13 @@ NEED_MODELS = {"where_it_looks", "localization", "try_your_own"}
 # Of a set of pictures in folders: so that there are two data sets to choose from.
 OTHER_SET = "lite0-253"
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium"),
-]
+pytestmark = pytest.mark.browser
 
 
 @contextmanager
 def serve(runs: list[Path], log: Path) -> Iterator[str]:
     """Run the dashboard as `make dashboard` does; yields its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = os.environ | {"PORT": str(port), "BTHUB_RUNS": " ".join(map(str, runs))}
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -86,14 +75,6 @@ def answers(url: str) -> bool:
 def address(shipped_runs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with serve([*shipped_runs, place_of(OTHER_SET)], tmp_path_factory.mktemp("served") / "log") as url:
         yield url
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import lgg_pair
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,7 +28,7 @@ from bthub.data.splits import FOLD_PROTOCOLS, patient_split
 from bthub.evaluation import scoring
 from bthub.inference.result import DISCLAIMER
 from bthub.metrics.classification import classification_metrics
-from bthub.project import DEFAULTS, ORG, SHIPPED_RUNS, hub_id
+from bthub.project import DEFAULTS, ORG, hub_id
 from bthub.runs.folder import (
     CLASSIFICATION,
     GRADCAM,
@@ -50,18 +51,7 @@ DETECTOR, LOCALIZER = "ResNet-18", "ResUNet, ResNet-18"
 
 Open = Callable[..., AppTest]
 
-
-@pytest.fixture(autouse=True)
-def default_pair(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pages open with the default pair: here one that is measured like the rows beside it."""
-    monkeypatch.setitem(DEFAULTS, "detector", "resnet18-lgg")
-    monkeypatch.setitem(DEFAULTS, "localizer", "resunet18-lgg")
-
-
-@pytest.fixture(scope="session")
-def shipped_runs() -> tuple[Path, Path]:
-    """That pair."""
-    return SHIPPED_RUNS / "resnet18-lgg", SHIPPED_RUNS / "resunet18-lgg"
+default_pair, shipped_runs = lgg_pair.default_pair, lgg_pair.shipped_runs
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bthub.project import DEFAULTS, SHIPPED_RUNS
+from bthub.project import DEFAULTS, SHIPPED_RUNS, shipped_runs
 from bthub.reports import by_source
 from bthub.runs import records
 from bthub.runs.folder import CALIBRATION, WEIGHTS, RunFolder
@@ -60,7 +60,7 @@ def test_networks_in_words(timm: str, words: str):
 def test_every_shipped_run_has_words_of_its_own():
     import names
 
-    runs = [records.open_run(source) for source in records.shipped_runs()]
+    runs = [records.open_run(source) for source in shipped_runs()]
     words = names.of_runs(runs)
     assert len(set(words.values())) == len(runs) == len(words)
     assert words["efficientnet_b0-lgg"] == "EfficientNet-B0" and words["vgg16-lgg"] == "VGG16"

@@ -2,13 +2,13 @@
 
 import http.server
 import os
-import socket
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 from bthub import cli
 from bthub.data.network import app_host, app_port, check_network, hub_trouble, spare_loopback
@@ -270,7 +270,7 @@ def test_the_app_starts_behind_a_dead_proxy():
     code = (
         "import sys; sys.path.insert(0, 'space'); import app, gradio as gr\n"
         "with gr.Blocks() as demo: gr.HTML('x')\n"
-        f"app.launch(demo, {_free_port()}); print(demo.local_url); demo.close(verbose=False)"
+        f"app.launch(demo, {free_port()}); print(demo.local_url); demo.close(verbose=False)"
     )
     for proxies in ({"http_proxy": DEAD, "all_proxy": DEAD}, {"ALL_PROXY": "socks5://127.0.0.1:9"}):
         done = subprocess.run(
@@ -284,12 +284,6 @@ def test_the_app_starts_behind_a_dead_proxy():
         assert done.returncode == 0 and "http://127.0.0.1:" in done.stdout, done.stderr[-2000:]
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_the_runtimes_report_nothing_to_their_makers(runtime, tmp_path):
     """Both count their uses, under an id that they keep in the home folder, unless they are told not to."""
@@ -298,8 +292,8 @@ def test_the_runtimes_report_nothing_to_their_makers(runtime, tmp_path):
     file = root / "runs" / "lite0-mri" / "onnx" / "model_quantized.onnx"
     code = f"""
 import sys
-from pathlib import Path
 from bthub.inference.backends.graphs import open_network
+from pathlib import Path
 open_network(Path({str(file)!r}), {runtime!r}, 1)
 assert {runtime!r} in sys.modules
 """

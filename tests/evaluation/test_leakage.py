@@ -3,19 +3,14 @@
 import json
 from pathlib import Path
 
-import pytest
+import lgg_pair
 from records import image_folder_run, variant
 
 from bthub.evaluation import leakage
-from bthub.project import SHIPPED_RUNS
 from bthub.runs import records
 from bthub.runs.folder import TRAINING, RunFolder, write_json
 
-
-@pytest.fixture(scope="session")
-def shipped_runs() -> tuple[Path, Path]:
-    """The pair of LGG alone, which the rows of the comparison are like."""
-    return SHIPPED_RUNS / "resnet18-lgg", SHIPPED_RUNS / "resunet18-lgg"
+shipped_runs = lgg_pair.shipped_runs
 
 
 def test_leakage_pairs_take_the_closest_recipe(detector: RunFolder, localizer: RunFolder, tmp_path: Path):

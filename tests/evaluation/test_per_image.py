@@ -123,12 +123,6 @@ def test_reliability_takes_bins_of_few_images_together():
     assert all(row["low"] <= row["observed"] <= row["high"] for row in rows)
 
 
-def test_wilsons_interval():
-    low, high = per_image.wilson(8, 10)
-    assert (low, high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
-    assert per_image.wilson(0, 5)[0] == pytest.approx(0, abs=1e-12) and per_image.wilson(5, 5)[1] == pytest.approx(1)
-
-
 def test_two_classes_of_any_name_are_a_detector():
     p = np.array([[0.9, 0.1], [0.2, 0.8]])
     scores = Scores([{"file": "a"}, {"file": "b"}], ["no", "yes"], np.array([0, 1]), p, 0.5)

@@ -1,21 +1,15 @@
 """What the papers report, and which of our runs is held against it."""
 
-from pathlib import Path
-
+import lgg_pair
 import pytest
 from records import TEST
 
 from bthub.evaluation import published
 from bthub.metrics.info import METRIC_TABLE
-from bthub.project import SHIPPED_RUNS
 from bthub.runs import records
 from bthub.runs.folder import CLASSIFICATION, SEGMENTATION, RunFolder
 
-
-@pytest.fixture(scope="session")
-def shipped_runs() -> tuple[Path, Path]:
-    """The pair of LGG alone, which the rows of the comparison are like."""
-    return SHIPPED_RUNS / "resnet18-lgg", SHIPPED_RUNS / "resunet18-lgg"
+shipped_runs = lgg_pair.shipped_runs
 
 
 def test_the_papers_file_is_whole():

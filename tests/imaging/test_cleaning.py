@@ -43,14 +43,6 @@ def test_areas_that_touch_at_a_corner_go_on():
     assert clean_stack(masks(*apart)).sum() == 0
 
 
-def test_slices_that_may_be_missing_between():
-    skipped = ((1, 10, 12, 10, 12), (3, 10, 12, 10, 12))
-    assert clean_stack(masks(*skipped)).sum() == 0
-    assert np.array_equal(clean_stack(masks(*skipped), gaps=1), masks(*skipped))
-    assert clean_stack(masks((1, 10, 12, 10, 12), (4, 10, 12, 10, 12)), gaps=1).sum() == 0
-    assert clean_stack(masks((5, 10, 12, 10, 12)), gaps=1).sum() == 0
-
-
 def test_how_many_slices_are_needed():
     two = GOES_ON[:2]
     assert clean_stack(masks(*two), min_slices=3, lone_share=0.1).sum() == 0
@@ -64,7 +56,7 @@ def test_a_single_slice_is_left_as_it_is():
     assert clean_stack(np.zeros((4, 9, 9), bool)).sum() == 0
 
 
-@pytest.mark.parametrize("options", [{"min_slices": 0}, {"lone_share": 2}, {"gaps": -1}])
+@pytest.mark.parametrize("options", [{"min_slices": 0}, {"lone_share": 2}])
 def test_arguments_out_of_range(options):
     with pytest.raises(ValueError):
         clean_stack(masks(LONE), **options)

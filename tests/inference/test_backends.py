@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from light_stages import blob
 from msgspec.structs import replace
 from PIL import Image
-from stages import blob
 
 from bthub.data.dataset import load_split
 from bthub.errors import BthubError

@@ -5,8 +5,9 @@ from importlib.metadata import version
 
 import pytest
 import torch
+from light_stages import blob
 from PIL import Image
-from stages import blob, make_pipeline
+from stages import make_pipeline
 
 from bthub import cli
 from bthub.errors import BthubError

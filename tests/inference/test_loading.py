@@ -7,7 +7,6 @@ below is what a user types; where bthub must not be needed, it can't be imported
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import textwrap
@@ -19,6 +18,7 @@ import skimage
 import yaml
 from fresh import Fresh
 from hub_server import HubServer
+from ports import free_port
 from records import complete_run
 
 from bthub import project
@@ -345,7 +345,7 @@ def test_the_space_runs_from_its_published_files(published, expected, tmp_path):
     # A mark in the package of the Space, to see that it is the one that runs, not the one installed here.
     module = folder / "bthub" / "inference" / "result.py"
     module.write_text(module.read_text().replace('DISCLAIMER = "Research', 'DISCLAIMER = "From the Space: research'))
-    port = _free_port()
+    port = free_port()
     environment = published.environment(tmp_path / "cache") | {"PORT": str(port), "TMPDIR": str(tmp_path)}
     log = tmp_path / "log"
     with log.open("w") as output:
@@ -412,12 +412,6 @@ def is_tracked(path: Path) -> bool:
     """Whether a file belongs to the clone: a developer's folder holds more weights than are shipped."""
     command = ["git", "ls-files", "--error-unmatch", str(path)]
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True).returncode == 0
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _wait_for(words: str, log: Path, process: subprocess.Popen) -> None:

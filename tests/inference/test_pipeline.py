@@ -13,9 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from light_stages import MODELS, blob
 from PIL import Image
 from scipy import ndimage
-from stages import MODELS, blob, make_pipeline
+from stages import make_pipeline
 
 import bthub
 from bthub.errors import BthubError

@@ -10,9 +10,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from light_stages import DarkCorners, blob
 from PIL import Image
 from scans import PATIENT, PATIENT_ID, data, nifti, series, write_series, write_zip
-from stages import DarkCorners, blob, make_pipeline
+from stages import make_pipeline
 
 from bthub import cli
 from bthub.imaging.image_io import read_image

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pyarrow.parquet as parquet
 import pytest
+from ports import free_port
 
 from bthub import cli
 from bthub.errors import BthubError
@@ -29,12 +29,6 @@ ENVIRONMENT = {
     "RAY_agent_register_timeout_ms": "600000",
     "RAY_DATA_DEFAULT_WAIT_FOR_MIN_ACTORS_S": "300",  # so little is to do that one could do it all meanwhile
 }
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 class Node:

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import nibabel
 import numpy as np
 import pytest
+from light_stages import blob
 from PIL import Image
 from scans import OBLIQUE, PATIENT, PATIENT_ID, data, nifti, series, write_series, write_zip
-from stages import blob, make_pipeline
+from stages import make_pipeline
 
 from bthub import BthubError, NotASliceError
 from bthub.imaging.intake import open_study

@@ -21,29 +21,14 @@ from scans import PATIENT_ID, data, series
 pytestmark = pytest.mark.browser
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    from shutil import which
-
-    program = which("chromium") or which("chromium-browser")
-    if program is None:
-        pytest.skip("there is no Chromium: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
-
-
-def test_the_whole_story(chromium, sqlite_settings, tmp_path):
+def test_the_whole_story(browser, sqlite_settings, tmp_path):
     slices = [
         np.asarray(Image.open(io.BytesIO(picture((20, 24, 40, 44) if 2 <= i < 6 else None, seed=i)))) for i in range(8)
     ]
     array = np.stack([one[::-1].T for one in slices], axis=-1).astype(np.int16)
     nibabel.save(nibabel.Nifti1Image(array, np.diag([1.0, 1.0, 5.0, 1.0])), tmp_path / "scan.nii.gz")
     errors: list[str] = []
-    context = chromium.new_context(viewport={"width": 1280, "height": 900}, locale="en-US")
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, locale="en-US")
     page = context.new_page()
     page.set_default_timeout(60_000)
     page.on("pageerror", lambda error: errors.append(str(error)))
@@ -127,9 +112,9 @@ def test_the_whole_story(chromium, sqlite_settings, tmp_path):
     assert not errors, errors
 
 
-def test_too_much_is_refused_before_it_is_sent(chromium, sqlite_settings):
+def test_too_much_is_refused_before_it_is_sent(browser, sqlite_settings):
     with served(replace(sqlite_settings, max_upload_bytes=3 << 20)) as base:
-        context = chromium.new_context(locale="de-DE")
+        context = browser.new_context(locale="de-DE")
         page = context.new_page()
         page.set_default_timeout(60_000)
         begin(page, base)
@@ -150,9 +135,9 @@ def test_too_much_is_refused_before_it_is_sent(chromium, sqlite_settings):
 
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_page_scrolls_sideways(chromium, sqlite_settings, width, scheme):
+def test_no_page_scrolls_sideways(browser, sqlite_settings, width, scheme):
     with served(sqlite_settings) as base:
-        context = chromium.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, locale="de-DE")
+        context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, locale="de-DE")
         page = context.new_page()
         page.set_default_timeout(60_000)
         page.goto(f"{base}/register")
@@ -252,7 +237,7 @@ def tab_to(page, selector: str) -> None:
     raise AssertionError(f"Tab never comes to {selector}")
 
 
-def test_a_folder_of_dicom_by_keyboard_alone(chromium, sqlite_settings, tmp_path):
+def test_a_folder_of_dicom_by_keyboard_alone(browser, sqlite_settings, tmp_path):
     """From sign-in to the signed report, and back what was deleted, without a mouse."""
     study = tmp_path / "study" / "series 4"
     study.mkdir(parents=True)
@@ -261,7 +246,7 @@ def test_a_folder_of_dicom_by_keyboard_alone(chromium, sqlite_settings, tmp_path
     for i, file in enumerate(series(stack, FrameOfReferenceUID="1.2.826.0.1.3680043.8.498.1")):
         (study / f"IM{i:04d}").write_bytes(data(file))
     with served(sqlite_settings) as base:
-        context = chromium.new_context(viewport={"width": 1280, "height": 900}, locale="en-US")
+        context = browser.new_context(viewport={"width": 1280, "height": 900}, locale="en-US")
         page = context.new_page()
         page.set_default_timeout(60_000)
         begin(page, base)
@@ -348,9 +333,9 @@ SHIFTS = """() => new Promise((done) => {
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_nothing_moves_under_the_pointer(chromium, sqlite_settings, width):
+def test_nothing_moves_under_the_pointer(browser, sqlite_settings, width):
     with served(sqlite_settings) as base:
-        context = chromium.new_context(viewport={"width": width, "height": 800}, locale="en-US")
+        context = browser.new_context(viewport={"width": width, "height": 800}, locale="en-US")
         page = context.new_page()
         page.set_default_timeout(60_000)
         pages = pages_with_all(page, base)
@@ -378,7 +363,7 @@ def test_nothing_moves_under_the_pointer(chromium, sqlite_settings, width):
 @pytest.mark.skipif("BTHUB_AXE" not in os.environ, reason="BTHUB_AXE names no axe.min.js")
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_page_is_accessible(chromium, sqlite_settings, width, scheme):
+def test_every_page_is_accessible(browser, sqlite_settings, width, scheme):
     script = Path(os.environ["BTHUB_AXE"]).read_text(encoding="utf-8")
     found = []
 
@@ -391,7 +376,7 @@ def test_every_page_is_accessible(chromium, sqlite_settings, width, scheme):
 
     with served(sqlite_settings) as base:
         options = {"viewport": {"width": width, "height": 800}, "color_scheme": scheme, "locale": "en-US"}
-        context = chromium.new_context(**options)
+        context = browser.new_context(**options)
         page = context.new_page()
         page.set_default_timeout(60_000)
         for name in ("register", "sign-in", "recover"):

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import huggingface_hub
+import lgg_pair
 import pytest
 from hub_server import HubServer
 from huggingface_hub import DatasetCard, HfApi, ModelCard, SpaceCard
@@ -14,7 +15,6 @@ from bthub import project
 from bthub.errors import BthubError
 from bthub.evaluation.evaluate import evaluate
 from bthub.project import DATASET, DEFAULTS, TWO_STAGE
-from bthub.project import SHIPPED_RUNS as PAIR_OF
 from bthub.reports import model_card
 from bthub.reports import publish as module
 from bthub.runs.folder import (
@@ -31,18 +31,7 @@ from bthub.runs.folder import (
     write_json,
 )
 
-
-@pytest.fixture(autouse=True)
-def default_pair(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pair of LGG alone, whose names and files these tests know."""
-    monkeypatch.setitem(DEFAULTS, "detector", "resnet18-lgg")
-    monkeypatch.setitem(DEFAULTS, "localizer", "resunet18-lgg")
-
-
-@pytest.fixture(scope="session")
-def shipped_runs() -> tuple[Path, Path]:
-    """That pair."""
-    return PAIR_OF / "resnet18-lgg", PAIR_OF / "resunet18-lgg"
+default_pair, shipped_runs = lgg_pair.default_pair, lgg_pair.shipped_runs
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,7 @@ def test_nothing_of_the_benchmark_or_the_test_split_was_given_to_a_run(runs):
 def test_each_run_has_the_samples_that_it_was_given():
     """Also where runs share the file that lists them, which is there once."""
     own = {}
-    for run in map(records.open_run, records.shipped_runs()):
+    for run in map(records.open_run, project.shipped_runs()):
         rows = run.rows(folder.SPLIT)
         for name, split in run.training.dataset.splits.items():
             given = [row for row in rows if row["split"] == name]
@@ -111,7 +111,7 @@ def test_the_page_on_stacks_has_the_figures_of_cleaning():
 
 def test_outside_of_the_referral_band_few_are_wrong():
     """What the card promises holds for the predictions of the weights as saved."""
-    for run in map(records.open_run, records.shipped_runs()):
+    for run in map(records.open_run, project.shipped_runs()):
         band = run.task == CLASSIFICATION and run.detector_calibration.referral_band
         if not band:
             continue
@@ -125,7 +125,7 @@ def test_outside_of_the_referral_band_few_are_wrong():
 def test_times_were_taken_together():
     """One network at one size takes one time: runs that were timed on machines in other states don't compare."""
     times: dict[tuple, list[float]] = {}
-    for run in map(records.open_run, records.shipped_runs()):
+    for run in map(records.open_run, project.shipped_runs()):
         same = records.network(run), run.cost.image_size, run.cost.multiply_adds
         times.setdefault(same, []).append(run.cost.latency_ms)
     for network, found in times.items():
@@ -142,27 +142,27 @@ def current(file: Path, text: str) -> None:
 
 @pytest.mark.artifacts
 def test_only_the_default_pair_says_that_it_is():
-    for run in records.shipped_runs():
-        text = (REPOSITORY / "model_cards" / f"{Path(run).name}.md").read_text()
-        assert ("of its two stages" in text) == (Path(run).name in project.DEFAULTS.values())
+    for run in project.shipped_runs():
+        text = (REPOSITORY / "model_cards" / f"{run.name}.md").read_text()
+        assert ("of its two stages" in text) == (run.name in project.DEFAULTS.values())
 
 
 @pytest.mark.artifacts
 def test_cards_are_current():
     """Of all runs, and of no others: a card needs no weights."""
     cards = REPOSITORY / "model_cards"
-    for run in map(records.open_run, records.shipped_runs()):
+    for run in map(records.open_run, project.shipped_runs()):
         if run.id in project.DEFAULTS.values():
             current(run.path / folder.CARD, model_card.render(run.path))
         current(cards / f"{run.id}.md", model_card.copy_of(run.path, cards))
-    left = {card.stem for card in cards.glob("*.md")} - {Path(run).name for run in records.shipped_runs()}
+    left = {card.stem for card in cards.glob("*.md")} - {run.name for run in project.shipped_runs()}
     assert not left, f"model_cards/ has cards of runs that aren't there: {', '.join(sorted(left))}"
 
 
 @pytest.mark.artifacts
 def test_results_are_current(tmp_path):
     """What `make results` has written is what the runs give."""
-    shipped = [records.open_run(path) for path in records.shipped_runs()]
+    shipped = [records.open_run(path) for path in project.shipped_runs()]
     tables.write(shipped, tmp_path)
     for file in tmp_path.iterdir():
         current(RESULTS / file.name, file.read_text())
@@ -267,7 +267,7 @@ def test_the_command_of_the_readme_prints_what_is_shown(monkeypatch, capsys):
 
 def test_every_published_model_tells_its_metrics_and_license():
     """The metadata of all runs with weights, and of the two-stage repo, whose numbers are those of `results/`."""
-    for run in map(records.open_run, records.shipped_runs()):
+    for run in map(records.open_run, project.shipped_runs()):
         if not (run.path / folder.WEIGHTS).is_file():
             continue
         data = ModelCard(model_card.render(run.path, figures=False)).data

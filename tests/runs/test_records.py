@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import huggingface_hub
+import lgg_pair
 import pytest
 from httpx2 import ProxyError
 from records import TEST, image_folder_run, variant
@@ -13,24 +14,11 @@ from bthub import project
 from bthub.cli import main
 from bthub.errors import BthubError
 from bthub.metrics.info import COSTS, METRIC_TABLE, lower_is_better
-from bthub.project import DEFAULTS
-from bthub.project import SHIPPED_RUNS as PAIR_OF
 from bthub.reports import tables
 from bthub.runs import records
 from bthub.runs.folder import COST, METRICS, SPLIT, SPLITS, TRAINING, WEIGHTS, RunFolder, write_json
 
-
-@pytest.fixture(autouse=True)
-def default_pair(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pair of LGG alone, whose names and files these tests know."""
-    monkeypatch.setitem(DEFAULTS, "detector", "resnet18-lgg")
-    monkeypatch.setitem(DEFAULTS, "localizer", "resunet18-lgg")
-
-
-@pytest.fixture(scope="session")
-def shipped_runs() -> tuple[Path, Path]:
-    """That pair."""
-    return PAIR_OF / "resnet18-lgg", PAIR_OF / "resunet18-lgg"
+default_pair, shipped_runs = lgg_pair.default_pair, lgg_pair.shipped_runs
 
 
 def test_a_row_is_what_the_files_say(detector: RunFolder):
@@ -248,4 +236,4 @@ def test_networks_from_different_initial_weights(detector: RunFolder, localizer:
 
 
 def test_the_shipped_runs_are_listed():
-    assert {"resnet18-lgg", "resunet18-lgg"} <= {Path(run).name for run in records.shipped_runs()}
+    assert {"resnet18-lgg", "resunet18-lgg"} <= {run.name for run in project.shipped_runs()}

@@ -6,7 +6,6 @@ import io
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -28,6 +27,7 @@ from gradio_client.exceptions import AppError
 from light_stages import DarkCorners, blob, make_pipeline
 from packaging.requirements import Requirement
 from PIL import Image
+from ports import free_port
 from scripts import script
 
 import bthub
@@ -91,12 +91,6 @@ def served(app: ModuleType, pipe: Recorder, cache: Path) -> gr.Blocks:
 @pytest.fixture(scope="module")
 def client(served: gr.Blocks, tmp_path_factory: pytest.TempPathFactory) -> Client:
     return Client(served.local_url, verbose=False, download_files=tmp_path_factory.mktemp("downloads"))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def analyze(client: Client, file: Path) -> tuple[str, dict]:

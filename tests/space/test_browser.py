@@ -8,7 +8,6 @@ BTHUB_AXE=axe.min.js pytest tests/space -k accessible -m slow
 import io
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -20,26 +19,18 @@ import numpy as np
 import pytest
 import skimage
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
+from ports import free_port
 
 from bthub.project import DEFAULTS, SHIPPED_RUNS
 from bthub.runs.folder import CONFIG
 
-CHROMIUM = shutil.which("chromium")
-# No sandbox: CI runs as root. The others keep a machine without a network from waiting for Google's servers.
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    " --disable-component-update --disable-sync"
-).split()
 APP = Path(__file__).parents[2] / "space" / "app.py"
 SLOW_MACHINE = 300  # seconds until the models must be loaded
 ANALYZED = 60_000  # milliseconds until a result must be on the page
 UPLOAD = "#upload button"
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium"),
-]
+pytestmark = pytest.mark.browser
 
 
 @contextmanager
@@ -50,9 +41,7 @@ def serve(folder: Path, runs: tuple[Path, Path] | None) -> Iterator[str]:
         folder: an empty one, for the app's temporary files.
         runs: detector and localizer; None for those that come with the clone.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = os.environ | {"PORT": str(port), "TMPDIR": str(folder)}
     if runs:
         environment |= {"BTHUB_DETECTOR": str(runs[0]), "BTHUB_LOCALIZER": str(runs[1])}
@@ -88,14 +77,6 @@ def address(scratch: Path, tiny_runs: tuple[Path, Path]) -> Iterator[str]:
 
 def files_in(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from bthub.runs.folder import RunFolder
 
 pytestmark = pytest.mark.browser
 SPACE = Path(__file__).parents[2] / "space"
-CHROMIUM = Path("/usr/bin/chromium")
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -40,9 +39,7 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 @pytest.fixture(scope="module")
-def site(exported_runs, tmp_path_factory):
-    if not CHROMIUM.is_file():
-        pytest.skip("there is no Chromium here: apt-get install chromium")
+def site(browser, exported_runs, tmp_path_factory):
     out = tmp_path_factory.mktemp("site") / "page"
     size = script("space/browser/build.py").build(out, *map(str, exported_runs), "https://app.example")
     return out, size
@@ -56,15 +53,10 @@ def server(site):
 
 
 @pytest.fixture(scope="module")
-def context():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"])
-        context = browser.new_context()
-        context.set_default_timeout(240_000)
-        yield context
-        browser.close()
+def context(browser):
+    context = browser.new_context()
+    context.set_default_timeout(240_000)
+    return context
 
 
 @pytest.fixture(scope="module")
@@ -208,8 +200,6 @@ def test_the_pair_that_ships_gives_pythons_verdicts_on_the_examples(context, shi
     runs = [RunFolder.open(run, weights=False, onnx=True) for run in shipped_runs]
     if not all(run.quantized_ships() for run in runs):
         pytest.skip("the pair has no eight-bit networks that ship: make onnx")
-    if not CHROMIUM.is_file():
-        pytest.skip("there is no Chromium here: apt-get install chromium")
     script("space/browser/build.py").build(tmp_path / "page", *map(str, shipped_runs), "https://app.example")
     pipe = load_pipeline(*shipped_runs, backend="int8")
     examples = sorted((SPACE / "examples").glob("*.png"))

@@ -49,6 +49,11 @@ class LogLines(tqdm):
         self.fp.flush()
 
 
+def say(line: object) -> None:
+    """Write a line of bthub's to standard error, above the bar."""
+    tqdm.write(f"bthub: {line}", file=sys.stderr)
+
+
 def progress_bar(*arguments: Any, **options: Any) -> tqdm:
     """A bar of tqdm on standard error, or lines where that isn't a terminal; takes what `tqdm` takes."""
     return (tqdm if sys.stderr.isatty() else LogLines)(*arguments, **{"file": sys.stderr, **options})

@@ -5,7 +5,6 @@ seem to see tumors in figures over all of them; within a source it has to look.
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 import numpy as np
 from datasets import Dataset as Rows
@@ -35,6 +34,7 @@ from bthub.runs.folder import (
     PREDICTIONS,
     SOURCES,
     RunFolder,
+    provenance,
     write_rows,
 )
 from bthub.runs.schema import MeasuredSources
@@ -79,8 +79,7 @@ def evaluate_sources(
         **({"by_kind": by_kind} if by_kind else {}),
         "dataset": {"name": name, **describe_rows(rows)},
         "weights": folder.revision,
-        "command": command,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        **provenance(command),
     }
     return folder.record(SOURCES, entry, split).sources[split]
 

@@ -4,11 +4,8 @@ Nothing is fitted here: temperature, thresholds and smallest mask are what train
 trained or chosen on are refused.
 """
 
-import platform
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +36,7 @@ from bthub.runs.folder import (
     PREDICTIONS,
     SPLIT,
     RunFolder,
+    provenance,
     write_rows,
 )
 from bthub.runs.schema import DataSet, Measured, MeasuredBackend, MeasuredSources, Settings
@@ -46,6 +44,7 @@ from bthub.runs.schema import DataSet, Measured, MeasuredBackend, MeasuredSource
 GALLERY = 8
 TORCH = "torch"
 SAME_SLICES = 200
+VERSIONS = ("bthub", "torch", "timm", "transformers", "scikit-learn")
 
 
 def evaluate(
@@ -91,29 +90,19 @@ def evaluate(
     if len(rows) == 0:
         raise BthubError(f"{data} has no images in split {split} of protocol {protocol}: choose another split")
     name, facts = name_of(data), facts_of(data)
-    if facts.sources:
-        refuse_known_images(folder, rows, split)
-        return evaluate_sources(
-            folder,
-            rows,
-            split,
-            name=name,
-            command=f"bthub evaluate {folder.id} --data {name} --split {split}",
-            batch_size=batch_size,
-            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
-        )
     command = f"bthub evaluate {folder.id} --data {name} --split {split}"
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    refuse_known_images(folder, rows, split)
+    if facts.sources:
+        return evaluate_sources(folder, rows, split, name=name, command=command, batch_size=batch_size, device=device)
     if protocol not in facts.protocols:
         protocol = DEFAULT
     elif protocol != own_protocol:
         command += f" --protocol {protocol}"
-    refuse_known_images(folder, rows, split)
     dataset = {"name": name, **describe_rows(rows)}
     key = f"{protocol}/{split}"
     if there := _known(folder).get(key):
         _refuse_another_set(folder, key, there.dataset, dataset)
-
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if folder.task != CLASSIFICATION and not facts.masks:
         raise BthubError(f"{folder.id} outlines tumors, but the data set has no masks: evaluate it on the LGG data set")
     if folder.task == CLASSIFICATION:
@@ -125,7 +114,7 @@ def evaluate(
     if backend != TORCH:
         command += f" --backend {backend}"
         entry = _against_torch(folder, key, rows, predictions, settings, backend, stage)
-        entry |= {"dataset": dataset, "command": command, "date": datetime.now(UTC).isoformat(timespec="seconds")}
+        entry |= {"dataset": dataset, **provenance(command)}
         return folder.record(ONNX_METRICS, entry, backend, key).onnx_metrics[backend][key]
     entry = {
         "task": folder.task,
@@ -133,13 +122,9 @@ def evaluate(
         **measure(predictions, settings),
         "dataset": dataset,
         "weights": folder.revision,
-        "command": command,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "environment": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("bthub", "torch", "timm", "transformers", "scikit-learn")},
-            "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
-        },
+        **provenance(
+            command, VERSIONS, device=torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+        ),
     }
     (folder.path / PREDICTIONS).mkdir(exist_ok=True)
     write_rows(folder.path / PREDICTIONS / f"{protocol}-{split}.csv", predictions)

@@ -7,7 +7,6 @@ the evidence lay, coarsely (a 256-pixel slice has 8 x 8 cells in ResNet-18's las
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from bthub.errors import BthubError
 from bthub.imaging.head import head_mask
 from bthub.metrics.bootstrap import mean_and_median
 from bthub.models.classifier import Classifier, load_classifier
-from bthub.runs.folder import CLASSIFICATION, GRADCAM, PREDICTIONS, RunFolder, write_rows
+from bthub.runs.folder import CLASSIFICATION, GRADCAM, PREDICTIONS, RunFolder, provenance, write_rows
 from bthub.runs.schema import GradCam
 
 DETECTOR = {"no_tumor", "tumor"}
@@ -91,14 +90,13 @@ def explain(
         for row, (image, heatmap) in zip(slices.select_columns([*IDS, "mask"]), pictures, strict=True)
     ]
     name = name_of(data)
+    command = f"bthub explain {folder.id} --data {name} --split {split}"
     entry = {
         **measure(lines),
         "layer": _name_of(last_convolutional_stage(classifier.model), classifier.model),
         "dataset": {"name": name, **describe_rows(slices)},
         "weights": folder.revision,
-        "command": f"bthub explain {folder.id} --data {name} --split {split}"
-        + (f" --protocol {protocol}" if protocol != own_protocol else ""),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        **provenance(command + (f" --protocol {protocol}" if protocol != own_protocol else "")),
     }
     (folder.path / PREDICTIONS).mkdir(exist_ok=True)
     write_rows(folder.path / PREDICTIONS / f"{protocol}-{split}-gradcam.csv", lines)
@@ -223,17 +221,6 @@ def chance(image: Image.Image, mask: np.ndarray) -> dict[str, float]:
     share, head = float(mask.mean()), float(head_mask(np.asarray(image)).mean())
     # Where no head stands out, the whole picture is taken for it.
     return {"picture": share, "head": min(1.0, share / head) if head else share}
-
-
-def overlay(image: Image.Image, heatmap: np.ndarray) -> Image.Image:
-    """The picture with the heat map over it: dark where nothing was seen, bright yellow at the strongest point."""
-    import cv2
-    from pytorch_grad_cam.utils.image import show_cam_on_image
-
-    pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
-    return Image.fromarray(
-        show_cam_on_image(pixels, heatmap, use_rgb=True, colormap=cv2.COLORMAP_INFERNO, image_weight=0.55)
-    )
 
 
 def _without_border(heatmap: np.ndarray, image: Image.Image) -> np.ndarray:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.stats import binomtest
 
 from bthub.errors import BthubError
 from bthub.evaluation.scoring import TUMOR_SIZES, log_loss
@@ -228,7 +229,7 @@ def reliability(found: Scores, p: np.ndarray, bins: int = 10, fewest: int = FEWE
     for first, last in _merged(np.bincount(member, minlength=bins), fewest):
         inside = (member >= first) & (member <= last)
         count, hits = int(inside.sum()), int(outcome[inside].sum())
-        low, high = wilson(hits, count)
+        low, high = map(float, binomtest(hits, count).proportion_ci(method="wilson"))
         rows.append(
             {
                 "stated": float(confidence[inside].mean()),
@@ -254,14 +255,6 @@ def _merged(counts: np.ndarray, fewest: int) -> list[tuple[int, int]]:
         start = ranges.pop()[0] if ranges else 0
         ranges.append((start, len(counts) - 1))
     return ranges
-
-
-def wilson(hits: int, of: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a share, 0 to 1; `of` is at least 1."""
-    z = 1.959964
-    share, middle = hits / of, (hits + z * z / 2) / (of + z * z)
-    half = z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of)) / (1 + z * z / of)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def review(found: Scores, low: float, high: float) -> dict[str, float | int | None]:
@@ -329,7 +322,7 @@ def dice_by_patient(lines: Iterable[Row]) -> list[Row]:
         )
         total["slices"] += 1
         for key, column in (("tumor", "tumor_px"), ("d", "predicted_px"), ("b", "intersection_px")):
-            total[key] += line[column]
+            total[key] += int(line[column])
     patients = [
         {
             "patient_id": patient,

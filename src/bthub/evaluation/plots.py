@@ -17,6 +17,7 @@ from PIL import Image
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from bthub.evaluation.per_image import dice_by_patient
 from bthub.metrics.classification import positive_class
 from bthub.runs.folder import CLASSIFICATION, FIGURES, HISTORY, LR_FINDER, RunFolder
 
@@ -138,15 +139,9 @@ def _draw_localizer(figure: Figure, run: RunFolder, key: str) -> None:
     rows = run.predictions(key)
     volumes, sizes = figure.subplots(1, 2)
     tumor, found, both = (np.array(_column(rows, name)) for name in ("tumor_px", "predicted_px", "intersection_px"))
-    patients = np.array([row["patient_id"] for row in rows])
-    dice = {}
-    for patient in np.unique(patients):
-        own = patients == patient
-        if tumor[own].sum():
-            dice[patient] = 2 * both[own].sum() / (tumor[own].sum() + found[own].sum())
-    ordered = sorted(dice, key=dice.__getitem__)
-    volumes.barh(range(len(ordered)), [dice[patient] for patient in ordered], color=_BLUE)
-    volumes.set_yticks(range(len(ordered)), ordered, fontsize=7)
+    patients = dice_by_patient(rows)
+    volumes.barh(range(len(patients)), [one["dice"] for one in patients], color=_BLUE)
+    volumes.set_yticks(range(len(patients)), [one["patient_id"] for one in patients], fontsize=7)
     volumes.set(xlim=(0, 1), xlabel="Dice of the volume", title="Dice by patient")
     ill = tumor > 0
     sizes.scatter(tumor[ill], 2 * both[ill] / (tumor[ill] + found[ill]), s=10, alpha=0.6, color=_ORANGE)

@@ -8,8 +8,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from bthub.errors import BthubError
-from bthub.evaluation.scoring import HD95, measure, rounded
-from bthub.evaluation.two_stage import measured_entry
+from bthub.evaluation.scoring import measure, rounded
+from bthub.evaluation.two_stage import NO_MASK, measured_entry
 from bthub.imaging.cleaning import LONE_SHARE
 from bthub.project import as_named
 from bthub.runs.folder import SEGMENTATION, RunFolder
@@ -17,7 +17,6 @@ from bthub.runs.folder import SEGMENTATION, RunFolder
 SHARES = (0.0, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 1.0)
 """Shares of a slice's pixels below which a lone mask is removed, to choose from."""
 
-_NO_MASK = {"predicted_px": "0", "intersection_px": "0", HD95: ""}
 Rows = Sequence[dict[str, str]]
 
 
@@ -37,7 +36,7 @@ def without_lone(rows: Rows, share: float) -> tuple[list[dict[str, str]], list[d
         lone = stack[index] and not stack.get(index - 1) and not stack.get(index + 1)
         if lone and len(stack) > 1 and stack[index] < share * int(row["pixels"]):
             removed.append(row)
-            kept.append({**row, **_NO_MASK})
+            kept.append({**row, **NO_MASK})
         else:
             kept.append(dict(row))
     return kept, removed

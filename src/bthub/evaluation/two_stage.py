@@ -11,7 +11,7 @@ from bthub.runs.folder import CALIBRATION, CLASSIFICATION, METRICS, SEGMENTATION
 from bthub.runs.records import image_key
 from bthub.runs.schema import Measured
 
-_NO_MASK = {"predicted_px": "0", "intersection_px": "0", HD95: ""}
+NO_MASK = {"predicted_px": "0", "intersection_px": "0", HD95: ""}
 
 
 def two_stage(detector: RunFolder, localizer: RunFolder, split: str = "test") -> dict:
@@ -41,7 +41,7 @@ def two_stage(detector: RunFolder, localizer: RunFolder, split: str = "test") ->
         raise BthubError(
             f"{detector.id} and {localizer.id} were evaluated on different images: evaluate both on one set"
         )
-    kept = [row if gate[image_key(row)] else {**row, **_NO_MASK} for row in rows]
+    kept = [row if gate[image_key(row)] else {**row, **NO_MASK} for row in rows]
     return {
         **{stage: {"name": run.id, "weights": entries[stage].weights} for stage, run in stages.items()},
         "threshold": threshold,
@@ -92,7 +92,7 @@ def two_stage_by_source(detector: RunFolder, localizer: RunFolder, split: str = 
             f"{detector.id} and {localizer.id} were evaluated on different images: evaluate both on one mixture"
         )
     kept = [
-        at_kind(row, one["kind"]) if called(one) else {**row, **_NO_MASK, "in_box": row["in_box"] and "0"}
+        at_kind(row, one["kind"]) if called(one) else {**row, **NO_MASK, "in_box": row["in_box"] and "0"}
         for row, one in ((row, seen[key(row)]) for row in rows)
     ]
     return {

@@ -9,9 +9,7 @@ MIN_SLICES = 2
 LONE_SHARE = 0.01
 
 
-def clean_stack(
-    masks: np.ndarray, *, min_slices: int = MIN_SLICES, lone_share: float = LONE_SHARE, gaps: int = 0
-) -> np.ndarray:
+def clean_stack(masks: np.ndarray, *, min_slices: int = MIN_SLICES, lone_share: float = LONE_SHARE) -> np.ndarray:
     """Remove lone areas: what connects to nothing on the neighboring slices, and is small.
 
     A tumor goes on from slice to slice; an area that a network draws on one slice alone seldom is one. Areas connect
@@ -21,7 +19,6 @@ def clean_stack(
         masks: bool (n, h, w), in the order of the stack.
         min_slices: an area that spans at least so many slices stays, however small. 1 leaves everything.
         lone_share: a shorter area is kept if it covers at least this share of a slice, 0-1. 0 leaves everything.
-        gaps: slices that may be empty between two areas that still belong together, not counted as spanned.
 
     Returns:
         bool (n, h, w), a new array: `masks` without what was removed. A stack of fewer than `min_slices` slices is
@@ -32,8 +29,8 @@ def clean_stack(
     """
     if masks.ndim != 3:
         raise ValueError(f"expected masks of shape (n, h, w), received {masks.shape}")
-    if min_slices < 1 or not 0 <= lone_share <= 1 or gaps < 0:
-        raise ValueError("min_slices must be at least 1, lone_share from 0 to 1, and gaps not negative")
+    if min_slices < 1 or not 0 <= lone_share <= 1:
+        raise ValueError("min_slices must be at least 1, and lone_share from 0 to 1")
     cleaned = masks.astype(bool)
     if len(masks) < min_slices or not cleaned.any():
         return cleaned
@@ -47,10 +44,9 @@ def clean_stack(
             group[area] = area = group[group[area]]
         return area
 
-    for index in range(len(cleaned)):
-        for following in range(index + 1, min(index + 2 + gaps, len(cleaned))):
-            for one, other in _touching(labeled[index][0], labeled[following][0]):
-                group[leader(first[index] + one - 1)] = leader(first[following] + other - 1)
+    for index in range(len(cleaned) - 1):
+        for one, other in _touching(labeled[index][0], labeled[index + 1][0]):
+            group[leader(first[index] + one - 1)] = leader(first[index + 1] + other - 1)
     leaders = np.array([leader(area) for area in range(first[-1])], int)
     pixels = np.zeros((first[-1], len(cleaned)), int)  # of each group, by the area that leads it, on each slice
     for index, (labels, count) in enumerate(labeled):

@@ -19,7 +19,7 @@ from typing import Protocol
 
 from bthub.errors import BthubError
 from bthub.imaging import dicom, image_io, nifti, pages
-from bthub.imaging.folders import look_below
+from bthub.imaging.folders import is_hidden, look_below
 from bthub.imaging.image_io import display_name
 from bthub.imaging.volume import Volume
 from bthub.imaging.zips import open_zip
@@ -42,7 +42,6 @@ _ARCHIVES = {
     b"BZh": "bzip2",
     b"\x28\xb5\x2f\xfd": "zstd",
 }
-_JUNK = re.compile(r"(^|/)(\.|__MACOSX/|Thumbs\.db$|desktop\.ini$)", re.I)
 _MASK_NAME = re.compile(r"(^|[^a-z])(seg|mask|label|labels|segmentation)([^a-z]|$)", re.I)
 _NAME_WORDS = re.compile(r"(?<![a-z0-9])(flair|t1ce|t1c|t1gd|t1n|t1w|t1|t2f|t2w|t2|pd|dwi|adc|swi)(?![a-z0-9])")
 
@@ -248,7 +247,7 @@ class _Folder:
             others = _counted(Counter(self.left_out))
             but = f" but for {others}" if others else ""
             raise BthubError(f"{name}: the folder is empty{but}, expected {EXPECTED}")
-        self.names = sorted(found, key=_natural)
+        self.names = sorted(found, key=natural)
 
     def read(self, index: int) -> bytes:
         return read_bytes(Path(self.names[index]), f"{self._name}, file {index + 1} of {len(self.names)}")
@@ -269,7 +268,7 @@ class _Several(_Folder):
         if len(paths) > MAX_FILES:
             raise BthubError(f"{name}: more than {MAX_FILES:,} are too many, give one study")
         # By their own names: each may lie in a folder of its own.
-        self.names = sorted(paths, key=lambda path: _natural(os.path.basename(path)))
+        self.names = sorted(paths, key=lambda path: natural(os.path.basename(path)))
 
 
 class _Zip:
@@ -293,7 +292,7 @@ class _Zip:
             ):
                 raise BthubError(f"{name}: a path in the zip leads out of it, so nothing of it is read; pack it again")
         there = [entry for entry in entries if not entry.is_dir()]
-        files = [entry for entry in there if not _JUNK.search(entry.filename)]
+        files = [entry for entry in there if not any(map(is_hidden, entry.filename.split("/")))]
         self.left_out = {"hidden": len(there) - len(files)}
         if not files:
             raise BthubError(f"{name}: the zip is empty, expected {EXPECTED}")
@@ -305,7 +304,7 @@ class _Zip:
                 f"{name}: the zip unpacks from {packed / 2**20:,.1f} MB to {real / 2**20:,.0f} MB, which is too much;"
                 f" at most {MAX_UNPACKED_BYTES >> 20:,} MB and {MAX_RATIO} times its size are read"
             )
-        self._entries = sorted(files, key=lambda entry: _natural(entry.filename))
+        self._entries = sorted(files, key=lambda entry: natural(entry.filename))
         self.names = [entry.filename for entry in self._entries]
 
     def read(self, index: int) -> bytes:
@@ -360,7 +359,7 @@ def read_bytes(path: Path, name: str) -> bytes:
     return content
 
 
-def _natural(path: str) -> list[int | str]:
+def natural(path: str) -> list[int | str]:
     """A key that puts slice 2 before slice 10."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path)]
 

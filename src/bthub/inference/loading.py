@@ -64,9 +64,8 @@ def load_pipeline(
         )
         for stage, run in (("detector", detector), ("localizer", localizer))
     }
-    for run, task in ((runs["detector"], CLASSIFICATION), (runs["localizer"], SEGMENTATION)):
-        if run.task != task:
-            raise BthubError(f"{run.id} is made for {run.task}, expected {task}: swap detector and localizer?")
+    runs["detector"].require(CLASSIFICATION)
+    runs["localizer"].require(SEGMENTATION)
     taken = {stage: backends.choose(run, backend, device, say) for stage, run in runs.items()}
     stages = {stage: backends.open_stage(run, taken[stage], device, threads) for stage, run in runs.items()}
     classifier, detector_run = cast(Detector, stages["detector"]), runs["detector"]
@@ -98,7 +97,7 @@ def _figures(run: RunFolder, by: str) -> dict[str, dict[str, float]]:
     entry: Measured | MeasuredSources | None = run.sources.get("test")
     if entry is None and by == "by_source" and (run.path / METRICS).is_file():
         entry = run.metrics.get("patient/test")
-    if entry is None or (run.revision.startswith("sha256:") and entry.weights != run.revision):
+    if entry is None or not run.same_weights(entry.weights):
         return {}
     parts = {"lgg, three sequences": entry} if isinstance(entry, Measured) else getattr(entry, by)
     return {

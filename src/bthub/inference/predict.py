@@ -13,12 +13,12 @@ from urllib.parse import unquote, urlsplit
 
 from tqdm import tqdm
 
-from bthub.data.progress import progress_bar
+from bthub.data.progress import progress_bar, say
 from bthub.errors import BthubError, NotASliceError
 from bthub.imaging.checks import display_name, is_url, without_password
 from bthub.imaging.folders import left_out, look_below
 from bthub.imaging.image_io import SUFFIXES
-from bthub.imaging.intake import Study, holds_dicom, is_study, open_study
+from bthub.imaging.intake import Study, holds_dicom, is_study, natural, open_study
 from bthub.inference.pipeline import Pipeline, ReadPicture, read_picture
 from bthub.inference.result import DISCLAIMER, NO_TUMOR, Result
 from bthub.inference.study import StudyResult, analyze_study, listed
@@ -92,7 +92,7 @@ def run(
             try:
                 inputs[0].open()
             except BthubError as error:
-                _complain(error)
+                say(error)
                 failed += 1
                 progress.update()
                 inputs = inputs[1:]
@@ -102,13 +102,7 @@ def run(
             _make_folder(out)
         from bthub.inference.loading import load_pipeline
 
-        pipe = load_pipeline(
-            detector,
-            localizer,
-            check_input=check_input,
-            backend=backend,
-            say=lambda line: tqdm.write(f"bthub: {line}", file=sys.stderr),
-        )
+        pipe = load_pipeline(detector, localizer, check_input=check_input, backend=backend, say=say)
         options = {
             "always_localize": always_localize,
             "batch_size": batch_size,
@@ -119,13 +113,13 @@ def run(
         for one, result in _answers(pipe, inputs, options, chosen, progress):
             if isinstance(result, BthubError):
                 hint = "; --no-input-check analyzes it all the same" if isinstance(result, NotASliceError) else ""
-                _complain(BthubError(f"{result}{hint}"))
+                say(BthubError(f"{result}{hint}"))
                 failed += 1
                 continue
             answered += 1
             if isinstance(result, StudyResult):
                 for note in _notes(one, result):
-                    tqdm.write(f"bthub: {display_name(one.file)}: {note}", file=sys.stderr)
+                    say(f"{display_name(one.file)}: {note}")
                 said = "" if as_json else _describe_study(one.file, result)
             else:
                 said = "" if as_json else _describe(one.file, result)
@@ -138,16 +132,12 @@ def run(
                 elif out is not None and isinstance(result, Result):
                     _save(out, one.file, result)
             except BthubError as error:  # the disk may be full for a large picture and not for the next
-                _complain(error)
+                say(error)
                 failed += 1
             one.read = None  # a study's files would stay in memory
     if not as_json and sys.stdout.isatty():  # what is piped on is for programs
         print(DISCLAIMER, file=sys.stderr)
     return 0 if not failed else 1 if answered else 2
-
-
-def _complain(error: BthubError | str) -> None:
-    tqdm.write(f"bthub: {error}", file=sys.stderr)
 
 
 def _answers(
@@ -209,7 +199,7 @@ def _inside(folder: str) -> tuple[list[_Input], int]:
     """What is below a folder, and how often it, or a folder below, failed to be read or to have any."""
     tree = look_below(folder, _is_named)
     for problem in tree.unreadable:
-        _complain(f"{display_name(str(problem.filename))}: the folder cannot be read ({problem.strerror})")
+        say(f"{display_name(str(problem.filename))}: the folder cannot be read ({problem.strerror})")
     found: list[str] = []
     masks: list[str] = []
     overlays: list[str] = []
@@ -240,18 +230,15 @@ def _inside(folder: str) -> tuple[list[_Input], int]:
     nothing = not found and not is_series and not tree.unreadable
     if nothing:
         kinds = ", ".join([*sorted(SUFFIXES), *_VOLUMES, "DICOM"])
-        _complain(
+        say(
             f"{display_name(folder)}: no pictures in this folder, expected {kinds}"
             + (f"; it has {note}" if note else "")
         )
     elif note:
-        _complain(f"{display_name(folder)}: left out {note}")
-    # Slice 2 before slice 10.
-    in_order = sorted(found, key=lambda path: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", path)])
+        say(f"{display_name(folder)}: left out {note}")
     series = [_Input(folder, True)] if is_series else []
-    return [*series, *(_Input(path, path.lower().endswith(_VOLUMES) or is_study(path)) for path in in_order)], len(
-        tree.unreadable
-    ) + nothing
+    pictures = [_Input(path, path.lower().endswith(_VOLUMES) or is_study(path)) for path in sorted(found, key=natural)]
+    return series + pictures, len(tree.unreadable) + nothing
 
 
 def _is_named(path: str) -> bool:

@@ -15,7 +15,6 @@ one thread, and only so many batches are in flight as there are workers to take 
 import hashlib
 import json
 import os
-import sys
 import threading
 import time
 from collections import deque
@@ -29,14 +28,14 @@ from typing import Any, cast
 
 from tqdm import tqdm
 
-from bthub.data.progress import progress_bar
+from bthub.data.progress import progress_bar, say
 from bthub.errors import BthubError
 from bthub.inference.backends.graphs import threads
 from bthub.inference.loading import load_pipeline
 from bthub.inference.pipeline import Pipeline, ReadPicture
 from bthub.inference.result import DISCLAIMER, Result
 from bthub.inference.screen_inputs import Item, walk
-from bthub.runs.folder import write_json
+from bthub.runs.folder import replacing, write_json
 
 PART = 256
 """Entries of a part: at most so many are done again after a kill."""
@@ -122,14 +121,7 @@ def screen(
     for what, number in (("batch size", batch_size), ("number of workers", workers)):
         if not 1 <= number <= 65_536:
             raise BthubError(f"the {what} must be from 1 to 65,536, not {number}")
-    pipe = pipeline or load_pipeline(
-        detector,
-        localizer,
-        backend=backend,
-        check_input=check_input,
-        threads=1,
-        say=lambda line: tqdm.write(f"bthub: {line}", file=sys.stderr),
-    )
+    pipe = pipeline or load_pipeline(detector, localizer, backend=backend, check_input=check_input, threads=1, say=say)
     folder = out / shard.name
     record = {
         "inputs": inputs,
@@ -170,7 +162,7 @@ def _work(
     counts = {"pictures": 0, "bad": 0, "entries": 0, "listed": 0}
 
     def mine() -> Iterator[tuple[int, Item]]:
-        for index, item in enumerate(walk(inputs, lambda line: tqdm.write(f"bthub: {line}", file=sys.stderr))):
+        for index, item in enumerate(walk(inputs, say)):
             counts["listed"] = index + 1
             if index % shard.of == shard.number - 1:
                 yield index, item
@@ -385,13 +377,11 @@ def merge(out: Path) -> dict[str, Any]:
 def _join(parts: list[Path], file: Path, schema: Any) -> None:
     """One file of many, part by part. Rows stand shard by shard; `index` has their order in the list."""
     parquet = _parquet()
-    temporary = file.with_name(file.name + ".tmp")
-    with parquet.ParquetWriter(temporary, schema) as writer:
+    with replacing(file) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
         for part in parts:
             table = parquet.read_table(part).replace_schema_metadata()
             if table.num_rows:
                 writer.write_table(table)
-    temporary.replace(file)
 
 
 # -- Parquet
@@ -445,9 +435,7 @@ def _write(file: Path, rows: list[dict[str, Any]], schema: Any, metadata: dict[s
     import pyarrow as pa
 
     table = pa.Table.from_pylist(rows, schema=schema).replace_schema_metadata(metadata or None)
-    temporary = file.with_name(file.name + ".tmp")
-    with open(temporary, "wb") as stream:
+    with replacing(file) as temporary, open(temporary, "wb") as stream:
         cast(Any, _parquet()).write_table(table, stream)
         stream.flush()
         os.fsync(stream.fileno())
-    temporary.replace(file)

@@ -218,8 +218,7 @@ class Classifier:
 
 def untrained(run: RunFolder) -> nn.Module:
     """The network of a classifier's run, with random weights."""
-    if run.task != CLASSIFICATION:
-        raise BthubError(f"{run.id} is made for {run.task}, expected {CLASSIFICATION}: swap detector and localizer?")
+    run.require(CLASSIFICATION)
     options = run.config.get("model_args", {})
     architecture = run.config["architecture"]
     if "head_widths" in options:

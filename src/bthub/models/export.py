@@ -12,12 +12,9 @@ single precision.
 """
 
 import hashlib
-import platform
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +45,7 @@ from bthub.runs.folder import (
     ONNX_RECORD,
     SPLIT,
     RunFolder,
+    provenance,
     write_json,
 )
 from bthub.runs.schema import Export
@@ -145,11 +143,7 @@ def export(run: str | Path, data: str | Path, *, pictures: int = PICTURES) -> Ex
     with tempfile.TemporaryDirectory(dir=folder.path, prefix=".unfinished-") as name:
         for network in _networks(folder):
             record["files"] |= _export(network, images, Path(name), folder.id)
-        record |= {
-            "command": f"bthub export {folder.id} --data {name_of(data)}",
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "environment": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
-        }
+        record |= provenance(f"bthub export {folder.id} --data {name_of(data)}", VERSIONS)
         (folder.path / ONNX).mkdir(exist_ok=True)
         # Of files that were there before; the record goes first and comes last, so that it never names others.
         for old in (ONNX_RECORD, ONNX_METRICS, ONNX_INPUT_CHECK, ONNX_QUANTIZED):

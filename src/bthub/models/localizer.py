@@ -111,8 +111,7 @@ def load_localizer(run: RunFolder, device: str = "cpu") -> Localizer:
     Raises:
         BthubError: it isn't a localizer, or its files are damaged or don't belong together.
     """
-    if run.task != SEGMENTATION:
-        raise BthubError(f"{run.id} is made for {run.task}, expected {SEGMENTATION}: swap detector and localizer?")
+    run.require(SEGMENTATION)
     try:
         model = ResUNetForSemanticSegmentation.from_pretrained(run.path, dtype=torch.float32)
         processor = ResUNetImageProcessor.from_pretrained(run.path)

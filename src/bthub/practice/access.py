@@ -40,7 +40,7 @@ def own(thing: type[Thing], account_id: str, *, deleted: bool = False) -> Select
     return query
 
 
-def get(session: Session, thing: type[Thing], account_id: str, id: str, *, deleted: bool = False) -> Thing:
+def get(session: Session, thing: type[Thing], account_id: str, id: str) -> Thing:
     """One row by its id.
 
     Raises:
@@ -48,7 +48,7 @@ def get(session: Session, thing: type[Thing], account_id: str, id: str, *, delet
     """
     if not (isinstance(id, str) and len(id) == 32 and id.isalnum()):
         raise NotFound
-    found = session.scalar(own(thing, account_id, deleted=deleted).where(thing.id == id))  # type: ignore[attr-defined]
+    found = session.scalar(own(thing, account_id).where(thing.id == id))  # type: ignore[attr-defined]
     if found is None:
         raise NotFound
     return found

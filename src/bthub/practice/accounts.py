@@ -185,14 +185,12 @@ class Accounts:
                 session.execute(update(SignIn).where(SignIn.id == signed_in.id).values(seen_at=moment))
         return account, signed_in
 
-    def sign_out(self, account_id: str, session_id: str | None = None, *, keep: str | None = None) -> None:
-        """End a session, or all of an account, or all but one."""
+    def sign_out(self, account_id: str, session_id: str | None = None) -> None:
+        """End a session, or all of an account."""
         with self._database.write() as session:
             ended = delete(SignIn).where(SignIn.account_id == account_id)
             if session_id is not None:
                 ended = ended.where(SignIn.id == session_id)
-            if keep is not None:
-                ended = ended.where(SignIn.id != keep)
             session.execute(ended)
             audit(session, account_id, "sign out" if session_id else "sign out everywhere")
 

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from bthub.errors import BthubError
 from bthub.imaging.kinds import TITLES
-from bthub.inference.result import TUMOR
+from bthub.inference.result import DISCLAIMER, TUMOR
 from bthub.practice import access
 from bthub.practice.accounts import audit, clean_text
 from bthub.practice.cases import decode, full_disk, masks_that_count, measured, refresh
@@ -41,7 +41,6 @@ from bthub.practice.texts import Refusal, number, percent, translate
 FORMAT = "bthub-report-1"
 DIGEST = "sha256"
 LONGEST = 8_000
-DISCLAIMER = "Research software, not a medical device: do not use it to diagnose or treat anyone."
 _PICTURE_SIDE = 900
 
 

@@ -10,7 +10,6 @@ from bthub.runs.folder import PREDICTIONS, RunFolder
 from bthub.runs.records import Row, name, reading
 
 PREDICTED = "mix-{split}.csv"
-AS_IT_IS = "as it is"
 
 
 class Pooled(NamedTuple):

@@ -36,6 +36,7 @@ from bthub.runs.folder import (
     SPLIT,
     TRAINING,
     RunFolder,
+    replacing,
 )
 from bthub.runs.records import data_facts, initial_weights
 from bthub.runs.schema import Cost, DetectorCalibration, GradCam, LocalizerCalibration, Measured, Part
@@ -105,10 +106,12 @@ def write(run: str | Path, copies: Path | None = None) -> Path:
     """
     folder = RunFolder.local(run, weights=False)
     plots.draw(folder)
-    _replace(folder.path / CARD, render(folder.path))
+    with replacing(folder.path / CARD) as file:
+        file.write_text(render(folder.path), encoding="utf-8")
     if copies is not None:
         copies.mkdir(parents=True, exist_ok=True)
-        _replace(copies / f"{folder.id}.md", copy_of(folder.path, copies))
+        with replacing(copies / f"{folder.id}.md") as file:
+            file.write_text(copy_of(folder.path, copies), encoding="utf-8")
     return folder.path / CARD
 
 
@@ -121,12 +124,6 @@ def copy_of(run: Path, folder: Path) -> str:
         return render(run, figures=False)
     place = Path(os.path.relpath(run, folder)).as_posix()
     return render(run).replace(f"]({FIGURES}/", f"]({place}/{FIGURES}/")
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def render(run: str | Path, org: str | None = None, *, figures: bool = True) -> str:
@@ -455,8 +452,7 @@ def _name(metric: str, entry: Measured) -> str:
 def _onnx(folder: RunFolder) -> dict | None:
     """The ONNX files and what they reach; None where the run has none of its weights."""
     files = folder.onnx.files
-    # On the Hub a revision is a commit, which says nothing about the weights alone.
-    if not files or (folder.revision.startswith("sha256:") and folder.onnx.weights != folder.revision):
+    if not files or not folder.same_weights(folder.onnx.weights):
         return None
     ships = folder.quantized_ships()
     measured = [

@@ -29,11 +29,14 @@ The same folder, local or on the Hub, is what `pipeline()`, the apps and `publis
 import csv
 import hashlib
 import json
+import platform
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -122,22 +125,34 @@ def written_whole(folder: Path) -> Iterator[Path]:
             file.replace(folder / file.name)
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of one."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write, which then takes the place of another: a reader sees the old one or the new one, never half."""
     temporary = path.with_name(path.name + ".tmp")
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=msgspec.to_builtins) + "\n"
-    temporary.write_text(text, encoding="utf-8")
+    yield temporary
     temporary.replace(path)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON in this way."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=msgspec.to_builtins) + "\n"
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def provenance(command: str, packages: Sequence[str] = (), **environment: str) -> dict[str, Any]:
+    """What wrote an entry, when, and with which versions of the packages."""
+    found: dict[str, Any] = {"command": command, "date": datetime.now(UTC).isoformat(timespec="seconds")}
+    versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    return found | ({"environment": versions | environment} if packages else {})
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write a CSV file with a header, in the same way."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    temporary.replace(path)
 
 
 @dataclass(frozen=True)
@@ -207,6 +222,10 @@ class RunFolder:
             )
         return cls.open(path, weights=weights)
 
+    def same_weights(self, weights: str) -> bool:
+        """Whether it has the weights of this revision, or is from the Hub, whose commits don't tell."""
+        return not self.revision.startswith("sha256:") or weights == self.revision
+
     def check_weights(self, what: str, weights: str, command: str) -> None:
         """Refuse figures that were measured with other weights than the folder has.
 
@@ -215,8 +234,7 @@ class RunFolder:
             weights: the revision that they were measured with.
             command: what measures them.
         """
-        # On the Hub a revision is a commit, which says nothing about the weights alone.
-        if self.revision.startswith("sha256:") and weights != self.revision:
+        if not self.same_weights(weights):
             raise BthubError(
                 f"{self.id}: {what} was measured with the weights {weights}, but the folder now has {self.revision}: "
                 f"run {command} again with the paths of the folders"
@@ -226,6 +244,11 @@ class RunFolder:
     def task(self) -> str:
         """`image-classification` or `image-segmentation`."""
         return SEGMENTATION if self.config.get("model_type") == "resunet" else CLASSIFICATION
+
+    def require(self, task: str) -> None:
+        """Refuse a run of the other task."""
+        if self.task != task:
+            raise BthubError(f"{self.id} is made for {self.task}, expected {task}: swap detector and localizer?")
 
     @cached_property
     def config(self) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
-from bthub import project
 from bthub.data.facts import Facts, derived
 from bthub.errors import BthubError
 from bthub.metrics.info import COSTS, lower_is_better
@@ -48,13 +47,6 @@ class Evaluation(NamedTuple):
     def key(self) -> str:
         """As `metrics.json` names it."""
         return f"{self.protocol}/{self.split}"
-
-
-def shipped_runs() -> list[str]:
-    """The run folders of the clone, by name."""
-    if not project.SHIPPED_RUNS.is_dir():
-        return []
-    return [str(path) for path in project.shipped_runs()]
 
 
 def open_run(source: str | Path) -> RunFolder:

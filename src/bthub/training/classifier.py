@@ -28,10 +28,10 @@ from bthub.training import freezing, lr_finder
 from bthub.training.calibration import calibrate_classifier
 from bthub.training.config import parse_config, size_at
 from bthub.training.initialization import load_encoder, load_weights
-from bthub.training.loop import Run, Task, steps_of
+from bthub.training.loop import BaseConfig, Run, Task, steps_of
 from bthub.training.losses import balanced_class_weights
 from bthub.training.optimization import create_optimizer, create_schedule
-from bthub.training.samples import Augmentation, EvaluationImages, TrainingImages, augment, sampler_of
+from bthub.training.samples import EvaluationImages, TrainingImages, augment, sampler_of
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Head:
 
 
 @dataclass
-class Config:
+class Config(BaseConfig):
     """What is trained, on what, and how.
 
     Attributes:
@@ -57,10 +57,6 @@ class Config:
         pretrained: start from timm's ImageNet weights (needs the Hub).
         encoder_from: start from the encoder of this ResUNet run, which must have the same backbone and splits.
         weights_from: start from this `.safetensors` file, or from this run, which must have the same splits.
-        protocol: which split: `patient`, `slice`, or `fold-1` to `fold-5`; image-folder sets have but one.
-        epochs: at most; `patience` is the number of epochs without a better validation F1 after which to stop.
-        image_sizes: {first epoch: side}; the last side is the one the model is saved and used with.
-        batch_size: images of one optimizer step are batch_size * accumulation, over all processes together.
         freeze_epochs: for so many epochs only the head learns.
         trainable_layers: after that the head and so many of the last layers learn (see `bthub.training.freezing`);
             null for all, 0 for none but the head.
@@ -68,45 +64,20 @@ class Config:
         schedule: of the learning rate: cosine (after a warm-up), constant or one_cycle.
         lr_finder: null, or valley: the learning rate is what fastai's range test suggests, `learning_rate` isn't used.
         lr_finder_steps: batches that the range test trains a copy of the model on.
-        gradient_clip: longest gradient; null for no limit.
         class_weights: weigh classes in the loss by how rare they are.
-        source_shares: of a mixture, the share of each source in an epoch; empty for plain draws. Tumor and no tumor are
-            drawn equally often within each source.
-        epoch_samples: draws in an epoch; null for as many as there are rows.
-        average_decay: measure and keep a moving average of the weights with this decay; null for none.
     """
 
     architecture: str = "resnet18"
     head: Head = field(default_factory=Head)
-    pretrained: bool = False
-    encoder_from: str | None = None
-    weights_from: str | None = None
-    protocol: str = "patient"
-    epochs: int = 20
-    patience: int = 8
-    image_sizes: dict[int, int] = field(default_factory=lambda: {0: 256})
-    batch_size: int = 32
-    accumulation: int = 1
     freeze_epochs: int = 0
     trainable_layers: int | None = None
     optimizer: str = "adamw"
     schedule: str = "cosine"
-    learning_rate: float = 1e-3
     lr_finder: str | None = None
     lr_finder_steps: int = 100
-    weight_decay: float = 0.01
-    warmup_epochs: float = 1
-    gradient_clip: float | None = 1.0
     drop_rate: float = 0.0
     label_smoothing: float = 0.0
     class_weights: bool = True
-    source_shares: dict[str, float] = field(default_factory=dict)
-    epoch_samples: int | None = None
-    average_decay: float | None = None
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    mixed_precision: str = "no"
-    seed: int = 42
-    workers: int = 1
 
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:

@@ -6,7 +6,7 @@ A script makes the model and says how it learns (`Task`); what both scripts do i
 import argparse
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,9 +28,47 @@ from bthub.training.config import few, size_at
 from bthub.training.memory import keep_freed_memory
 from bthub.training.ranges import check_forward, check_processes
 from bthub.training.records import write_records
-from bthub.training.samples import EpochSampler, EvaluationImages, TrainingImages, augment
+from bthub.training.samples import Augmentation, EpochSampler, EvaluationImages, TrainingImages, augment
 
 Loaders = tuple[DataLoader, DataLoader]
+
+
+@dataclass
+class BaseConfig:
+    """What the configurations of both scripts have.
+
+    Attributes:
+        protocol: which split: `patient`, `slice`, or `fold-1` to `fold-5`; image-folder sets have but one.
+        epochs: at most; `patience` is the number of epochs without a better validation metric after which to stop.
+        image_sizes: {first epoch: side}; the last side is the one the model is saved and used with.
+        batch_size: images of one optimizer step are batch_size * accumulation, over all processes together.
+        gradient_clip: longest gradient; null for no limit.
+        source_shares: of a mixture, the share of each source in an epoch; empty for plain draws. A classifier's draws
+            are tumor and no tumor equally often within each source.
+        epoch_samples: draws in an epoch; null for as many as there are rows.
+        average_decay: measure and keep a moving average of the weights with this decay; null for none.
+    """
+
+    pretrained: bool = False
+    encoder_from: str | None = None
+    weights_from: str | None = None
+    protocol: str = "patient"
+    epochs: int = 20
+    patience: int = 8
+    image_sizes: dict[int, int] = field(default_factory=lambda: {0: 256})
+    batch_size: int = 32
+    accumulation: int = 1
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup_epochs: float = 1
+    gradient_clip: float | None = 1.0
+    source_shares: dict[str, float] = field(default_factory=dict)
+    epoch_samples: int | None = None
+    average_decay: float | None = None
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    mixed_precision: str = "no"
+    seed: int = 42
+    workers: int = 1
 
 
 @dataclass
@@ -68,7 +106,7 @@ def as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 class Run:
     """A run in the making: its processes, its folder, and the rows of train and validation."""
 
-    def __init__(self, config: Any, args: argparse.Namespace, *handlers: KwargsHandler):
+    def __init__(self, config: BaseConfig, args: argparse.Namespace, *handlers: KwargsHandler):
         self.config, self.args, self.output = config, args, args.output
         # One batch is divided among the processes: the number of processes doesn't change what a step sees.
         self.accelerator = Accelerator(

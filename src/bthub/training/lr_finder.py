@@ -14,16 +14,12 @@ from bthub.data.progress import progress_bar
 from bthub.errors import BthubError
 
 SMOOTHING = 0.98
+LOWEST, HIGHEST = 1e-7, 10  # learning rates of the first and the last step
 DIVERGED = 4  # times the lowest smoothed loss
 
 
 def range_test(
-    loss_of: Callable[[dict], Tensor],
-    optimizer: Optimizer,
-    batches: Iterable[dict],
-    steps: int = 100,
-    lowest: float = 1e-7,
-    highest: float = 10,
+    loss_of: Callable[[dict], Tensor], optimizer: Optimizer, batches: Iterable[dict], steps: int = 100
 ) -> list[dict[str, float]]:
     """Train with a learning rate that grows from step to step, until the loss explodes.
 
@@ -34,7 +30,6 @@ def range_test(
         optimizer: of that model.
         batches: of the training split; begun again when there are too few.
         steps: at most; the rate grows by the same factor at each.
-        lowest, highest: learning rate of the first and the last step.
 
     Returns:
         One row a step: `learning_rate`, `loss`, and the `smoothed_loss`, a running mean.
@@ -44,7 +39,7 @@ def range_test(
     for step, batch in enumerate(
         progress_bar(itertools.islice(again, steps), desc="learning-rate finder", total=steps)
     ):
-        rate = lowest * (highest / lowest) ** (step / (steps - 1))
+        rate = LOWEST * (HIGHEST / LOWEST) ** (step / (steps - 1))
         for group in optimizer.param_groups:
             group["lr"] = rate
         loss = loss_of(batch)

@@ -10,12 +10,9 @@ FLAIR in gray from other gray slices.
 """
 
 import argparse
-import platform
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 
@@ -36,7 +33,7 @@ from bthub.errors import BthubError, report_errors
 from bthub.imaging.image_io import upright_rgb
 from bthub.imaging.kinds import FLAIR_LIKE, OTHER_MRI
 from bthub.models.input_check import InputCheck, describe, load_input_check, save_input_check
-from bthub.runs.folder import INPUT_CHECK, INPUT_CHECK_WEIGHTS, RunFolder, write_json
+from bthub.runs.folder import INPUT_CHECK, INPUT_CHECK_WEIGHTS, RunFolder, provenance, write_json
 from bthub.training.ood_images import Outside, outside_pictures
 
 ARCHITECTURE = "tf_efficientnet_lite0"
@@ -103,12 +100,9 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     ]
     described = features(network, (p.image for p in outside), "outside pictures", len(outside))
     record |= measure_outside(saved, outside, described)
-    record |= {
-        "command": f"bthub ood-check --data {' '.join(Path(d).name for d in args.data)} --weights "
-        f"{args.weights.name} --run {run.id}",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "environment": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
-    }
+    names = " ".join(Path(data).name for data in args.data)
+    command = f"bthub ood-check --data {names} --weights {args.weights.name} --run {run.id}"
+    record |= provenance(command, VERSIONS)
     write_json(run.path / INPUT_CHECK, record)
     print(summary(record))
 

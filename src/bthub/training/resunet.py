@@ -25,24 +25,17 @@ from bthub.models.resunet import ResUNetConfig, ResUNetForSemanticSegmentation, 
 from bthub.training.calibration import choose_operating_point
 from bthub.training.config import parse_config, size_at
 from bthub.training.initialization import load_encoder, load_imagenet, load_weights
-from bthub.training.loop import Run, Task, steps_of
+from bthub.training.loop import BaseConfig, Run, Task, steps_of
 from bthub.training.losses import LOSSES, known_loss
 from bthub.training.optimization import create_optimizer, create_schedule
-from bthub.training.samples import (
-    UNKNOWN,
-    Augmentation,
-    EvaluationImages,
-    TrainingImages,
-    sampler_of,
-    training_mask,
-)
+from bthub.training.samples import UNKNOWN, EvaluationImages, TrainingImages, sampler_of, training_mask
 
 MEASURED = (THREE_SEQUENCES, FLAIR_ALONE)
 """Views of LGG that a localizer of a mixture is measured on: the outlines are those of FLAIR."""
 
 
 @dataclass
-class Config:
+class Config(BaseConfig):
     """What is trained, on what, and how.
 
     Attributes:
@@ -51,42 +44,18 @@ class Config:
         encoder_from: start the encoder from that of this ResUNet run, which must have the same backbone and splits, or
             from this `.safetensors` file of a whole network, as `bthub imagenet-weights` writes it.
         decoder_channels: of the decoder's blocks, deepest first.
-        protocol: which split: `patient`, `slice`, or `fold-1` to `fold-5` of the cross-validation.
-        epochs: at most; `patience` is the number of epochs without a better validation Dice after which to stop.
-        image_sizes: {first epoch: side}; the last side is the one the model is saved and used with.
-        batch_size: images of one optimizer step are batch_size * accumulation, over all processes together.
         weights_from: start from this ResUNet run, which must have the same splits, or from its `.safetensors` file.
         positive_share: share of tumor slices in an epoch; null for the data's own.
-        source_shares: of a mixture, the share of each source in an epoch; empty for plain draws.
-        epoch_samples: draws in an epoch; null for as many as there are rows.
-        average_decay: measure and keep a moving average of the weights with this decay; null for none.
         loss: one of bthub.training.losses.LOSSES.
     """
 
     backbone: str = "resnet18"
-    pretrained: bool = False
-    encoder_from: str | None = None
     decoder_channels: list[int] = field(default_factory=lambda: [256, 128, 64, 32, 16])
-    protocol: str = "patient"
     epochs: int = 40
     patience: int = 15
-    image_sizes: dict[int, int] = field(default_factory=lambda: {0: 256})
     batch_size: int = 16
-    accumulation: int = 1
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    warmup_epochs: float = 1
-    gradient_clip: float = 1.0
-    weights_from: str | None = None
     positive_share: float | None = 0.5
-    source_shares: dict[str, float] = field(default_factory=dict)
-    epoch_samples: int | None = None
-    average_decay: float | None = None
     loss: str = "dice_bce"
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    mixed_precision: str = "no"
-    seed: int = 42
-    workers: int = 1
 
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:

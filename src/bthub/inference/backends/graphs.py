@@ -42,8 +42,7 @@ def file_of(run: RunFolder, quantized: bool) -> Path:
     file = run.path / name
     if not file.is_file() or not run.onnx.files:
         raise BthubError(f"{run.id} has no {name}: write it with bthub export {run.path}")
-    # On the Hub the revision is a commit, which says nothing about the weights alone.
-    if run.revision.startswith("sha256:") and run.onnx.weights != run.revision:
+    if not run.same_weights(run.onnx.weights):
         raise BthubError(
             f"{run.path / ONNX_RECORD} is of the weights {run.onnx.weights}, the folder has {run.revision}: "
             f"run bthub export {run.path} again"
@@ -57,8 +56,7 @@ def detector(run: RunFolder, runtime: str, quantized: bool, count: int | None = 
     Raises:
         BthubError: it isn't a classifier, or one whose preprocessing only torch does; as `file_of`.
     """
-    if run.task != CLASSIFICATION:
-        raise BthubError(f"{run.id} is made for {run.task}, expected {CLASSIFICATION}: swap detector and localizer?")
+    run.require(CLASSIFICATION)
     config, settings = run.detector_config, run.detector_config.pretrained_cfg
     usual = Preprocessing(settings.input_size, "bilinear", [0.0] * 3, [1.0] * 3, crop_pct=1.0, crop_mode="border")
     if settings != usual:
@@ -73,8 +71,7 @@ def localizer(run: RunFolder, runtime: str, quantized: bool, count: int | None =
     Raises:
         BthubError: it isn't a localizer, or one whose preprocessing only torch does; as `file_of`.
     """
-    if run.task != SEGMENTATION:
-        raise BthubError(f"{run.id} is made for {run.task}, expected {SEGMENTATION}: swap detector and localizer?")
+    run.require(SEGMENTATION)
     settings = run.preprocessor
     size = settings.size
     if settings != Preprocessor(Size(size.width, size.width), [0.0] * 3, [1.0] * 3, 2, settings.min_area_share):
