@@ -12,7 +12,7 @@ from PIL import Image
 from bthub.project import DEFAULTS, SHIPPED_RUNS, shipped_runs
 from bthub.reports import by_source
 from bthub.runs import records
-from bthub.runs.folder import CALIBRATION, WEIGHTS, RunFolder
+from bthub.runs.folder import CALIBRATION, CONFIG, WEIGHTS, RunFolder, write_json
 
 DASHBOARD = Path(__file__).parents[2] / "dashboard"
 
@@ -167,6 +167,7 @@ def test_what_other_weights_saw_is_not_shown(tmp_path: Path, monkeypatch: pytest
     assert look is not None and look.heatmap.shape == (prepared.SIDE, prepared.SIDE) and 0 <= look.heatmap.max() <= 1
     assert prepared.look(RunFolder(tmp_path, name, "sha256:0"), key) is None
     # A run from the Hub has a commit for its revision: its weights are looked at.
+    write_json(tmp_path / CONFIG, {"model_type": "resunet"})
     (tmp_path / WEIGHTS).write_bytes(b"other")
     assert prepared.look(RunFolder(tmp_path, name, "0" * 40), key) is None
 
