@@ -706,7 +706,7 @@ def test_the_shipped_slices():
 def test_a_data_set_of_its_own_is_used(show: Open, tiny_lgg: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("BTHUB_DATA", str(tiny_lgg))
     app = show("top_losses")
-    assert "name a data set" not in words(app)
+    assert "To see all pictures" not in words(app)
 
 
 def test_the_pictures_of_an_image_folder_set_are_shown(show: Open, shipped_runs, tmp_path: Path, monkeypatch):
