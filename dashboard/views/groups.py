@@ -5,7 +5,7 @@ import streamlit as st
 
 import charts
 import frame
-from bthub.data.card import INSTITUTIONS
+from bthub.data.views import INSTITUTIONS
 from bthub.metrics.info import definition, readable
 from bthub.runs import records
 from bthub.runs.folder import CLASSIFICATION, SEGMENTATION, RunFolder

@@ -64,5 +64,5 @@ def test_a_set_without_the_file_is_understood(sets: dict[str, Path], tmp_path: P
 def test_a_damaged_file_is_named(sets: dict[str, Path], tmp_path: Path):
     copy = Path(shutil.copytree(sets["pictures"], tmp_path / "copy"))
     (copy / facts.FACTS).write_text('{"name": "x", "title": 1}')
-    with pytest.raises(BthubError, match=r"dataset.json isn.t laid out .*Expected `str`, got `int`.*title"):
+    with pytest.raises(BthubError, match=r"dataset.json isn't in the format .*Expected `str`, got `int`.*title"):
         _ = BuiltDataset(copy).facts

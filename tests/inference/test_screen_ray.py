@@ -196,8 +196,8 @@ def test_what_is_refused(archive, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("BTHUB_BACKEND", raising=False)
     out = str(tmp_path / "found")
     for arguments, words in (
-        ([str(archive), "--ray", "auto"], "name a backend"),
-        ([str(archive), "--ray", "auto", "--backend", "auto"], "name a backend"),
+        ([str(archive), "--ray", "auto"], "name one backend"),
+        ([str(archive), "--ray", "auto", "--backend", "auto"], "name one backend"),
         ([str(archive), "--ray", "auto", "--backend", "int8", "--shard", "1/2"], "leave out --shard"),
         ([str(tmp_path / "missing"), "--ray", "auto", "--backend", "int8"], "no such file"),
     ):

@@ -8,17 +8,11 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from bthub.data import lgg, summary
 from bthub.data.image_folder import ALIKE, NEIGHBOR, RUN_GAP
 from bthub.data.splits import PROTOCOLS, SPLITS
+from bthub.data.views import INSTITUTIONS
 
 TEMPLATES = Path(__file__).parent / "templates"
 # Where each protocol's splits are: files are partitioned by both, so that pixels are stored once.
 LGG_FILES = {"patient": "data/patient-{split}/*.parquet", "slice": "data/*/slice-{split}.parquet"}
-INSTITUTIONS = {
-    "CS": "Thomas Jefferson University",
-    "DU": "Henry Ford Hospital",
-    "EZ": "University of North Carolina",
-    "FG": "Case Western",
-    "HT": "Case Western, St. Joseph's",
-}
 
 
 def lgg_card(

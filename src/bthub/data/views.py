@@ -22,6 +22,14 @@ SEQUENCES = {"pre-contrast": 0, FLAIR_ALONE: FLAIR, "post-contrast": 2}
 """The view that shows one sequence alone, and its channel."""
 LGG_VIEWS = (THREE_SEQUENCES, *SEQUENCES)
 LGG = "lgg"
+INSTITUTIONS = {
+    "CS": "Thomas Jefferson University",
+    "DU": "Henry Ford Hospital",
+    "EZ": "University of North Carolina",
+    "FG": "Case Western",
+    "HT": "Case Western, St. Joseph's",
+}
+"""Hospitals of the LGG set, by the code in a patient's name."""
 
 
 class View(NamedTuple):
