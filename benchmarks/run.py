@@ -296,6 +296,7 @@ def app(args: argparse.Namespace) -> dict[str, Any]:
 
     with served(args):  # what the first start leaves to those that follow, as compiled modules, isn't measured
         pass
+    gradio = timed(lambda: subprocess.run([sys.executable, "-c", "import gradio"], check=True))() / 1000
     with served(args) as (address, process, seconds):
         client = Client(address, verbose=False)
         memory = []
@@ -305,6 +306,7 @@ def app(args: argparse.Namespace) -> dict[str, Any]:
             memory.append(resident(process))
     return {
         "seconds_until_it_answers": seconds,
+        "seconds_of_importing_gradio": gradio,
         "pictures": args.pictures,
         "megabytes": memory[-1],
         "megabytes_after_a_quarter": memory[len(memory) // 4],
@@ -771,7 +773,8 @@ def page(results: dict[str, Any]) -> str:
             lines += [f"- `{one}`: {size:,.0f} MB" for one, size in part["megabytes"].items()] + [""]
         if name == "app":
             lines += [
-                f"- the page answers after {part['seconds_until_it_answers']:.1f} s",
+                f'- the page answers after {part["seconds_until_it_answers"]:.1f} s; `python -c "import gradio"` alone '
+                f"takes {part['seconds_of_importing_gradio']:.1f} s",
                 f"- memory after {part['pictures']} pictures: {part['megabytes']:.0f} MB, "
                 f"after a quarter of them {part['megabytes_after_a_quarter']:.0f} MB",
                 "",
