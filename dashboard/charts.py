@@ -57,7 +57,8 @@ ABOVE = alt.Axis(
     labelBaseline="bottom",
     labelPadding=0,
     labelOffset=-5,
-    labelLimit=0,
+    # Longer than its line, a name would push the chart together.
+    labelLimit=alt.ExprRef("width"),
     labelFlush=False,
     minExtent=0,
     maxExtent=0,
