@@ -70,20 +70,16 @@ def main() -> None:
         )
     with right:
         st.subheader("Expected calibration error")
-        st.dataframe(
-            errors,
-            hide_index=True,
-            alt="Calibration error of each model before and after temperature scaling",
-            column_config={
-                "model": st.column_config.TextColumn("Model", pinned=True),
-                "before": st.column_config.NumberColumn("Before", format="%.4f", help=definition("ece")),
-                "after": st.column_config.NumberColumn("After", format="%.4f", help=definition("ece")),
-                "temperature": st.column_config.NumberColumn(
-                    "Temperature",
-                    format="%.3f",
-                    help="Above 1: the model was too sure. Below 1: not sure enough.",
-                ),
-            },
+        frame.grid(
+            ["Model", "Before", "After", "Temperature"],
+            [[e["model"], f"{e['before']:.4f}", f"{e['after']:.4f}", f"{e['temperature']:.3f}"] for e in errors],
+            "Calibration error of each model before and after temperature scaling",
+            [
+                None,
+                definition("ece"),
+                definition("ece"),
+                "Above 1: the model was too sure. Below 1: not sure enough.",
+            ],
         )
         frame.note(
             "How to read it: the mean distance from the diagonal over 15 bins, weighted by their slices. Around 0.02 "
@@ -127,7 +123,7 @@ def review(view: frame.View, found: dict[str, Scores]) -> None:
 
     points = [at(name, width) for name in found]
     curve = [row for name in found for half in WIDTHS if (row := at(name, float(half)))["reviewed"] <= 0.5]
-    left, right = st.columns([9, 11], gap="large")
+    left, right = st.columns([5, 7], gap="large")
     with left:
         frame.figure(
             charts.errors_by_review(curve, [p for p in points if p["errors"] is not None] or points, names),
