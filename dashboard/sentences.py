@@ -158,9 +158,9 @@ def localization(means: Sequence[Row], small: float | None, large: float | None)
         small, large: of the best model the median Dice of the smallest and of the largest tumors.
     """
     best = max(means, key=lambda row: row["value"])
-    said = f"**{best['model']}** outlines a patient's tumor with a Dice of {best['value']:.2f} on average"
+    said = f"**{best['model']}** outlines a patient's tumor with a Dice of {best['value']:.2f} on average per patient"
     if small is not None and large is not None:
-        said += f": {large:.2f} for large tumors, {small:.2f} for small ones"
+        said += f". On single slices the median is {large:.2f} for large tumors and {small:.2f} for small ones"
     return f"{said}. Two experts agree with each other at about 0.84."
 
 
@@ -230,8 +230,8 @@ def papers(higher: int, lower: int, within: int) -> str:
     """How the published figures stand against what was measured."""
     total = higher + lower + within
     return (
-        f"{total} published results have a comparable run here: **{within}** are within its interval, {higher} above "
-        f"and {lower} below. Each difference has a reason: another split, other data or another recipe."
+        f"Of {total} published results with a comparable run here, **{within}** are within its interval, {higher} are "
+        f"higher and {lower} lower. They may differ because of another split, other data or another recipe."
     )
 
 

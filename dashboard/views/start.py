@@ -17,7 +17,7 @@ def main() -> None:
     view = frame.view()
     frame.headline(opening(view))
     st.markdown(
-        f"This is a lesson in {len(STEPS) - 1} steps. Each page begins with its answer in one sentence, computed from "
+        f"This is a lesson in {len(STEPS) - 1} steps. Each page begins with its answer, computed from "
         "the results below it. **Next**, at the bottom of a page, leads to the next one. *Presenter* enlarges "
         "everything for a class; *Handout* prints the page on one sheet. The address of a page contains your choices, "
         "so a link shows the class exactly what you see."
@@ -43,7 +43,7 @@ def opening(view: frame.View) -> str:
             break
         return (
             f"{sentences.detection(row, False)}, on {row['samples']:,} slices of {row['groups']} patients it never "
-            "saw. Is that good? Is another network better? Would it work elsewhere?"
+            "saw, with one threshold for all slices. Is that good? Is another network better? Would it work elsewhere?"
         )
     return "Which network finds brain tumors best, and how would we know? The pages below answer it step by step."
 
