@@ -88,7 +88,7 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
     page.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else elsewhere.append(r.url))
     page.on("pageerror", lambda error: failures.append(str(error)))
     page.goto(address)
-    expect(page.locator(UPLOAD)).to_be_visible()
+    expect(page.locator(UPLOAD)).to_be_visible(timeout=ANALYZED)
     yield page
     context.close()
     assert elsewhere == []
