@@ -170,9 +170,7 @@ def test_results_are_current(tmp_path):
     for file in RESULTS.glob("two-stage-*.json"):
         entry = json.loads(file.read_text())
         pair = (by_name[entry[stage]["name"]] for stage in ("detector", "localizer"))
-        assert entry == json.loads(json.dumps(two_stage.two_stage(*pair, split=entry["split"]))), (
-            f"make results: {file.name}"
-        )
+        assert entry == to_builtins(two_stage.two_stage(*pair, split=entry["split"])), f"make results: {file.name}"
     entry = json.loads((RESULTS / "cross-validation.json").read_text())
     again = cross_validation.cross_validation([by_name[fold["name"]] for fold in entry["runs"]])
     assert entry == to_builtins(again), "make results: cross-validation.json"
