@@ -201,7 +201,12 @@ def test_every_page_is_accessible(browser: Browser, address: str, look: str) -> 
         for name in PAGES:
             page.goto(f"{address}{name}")
             whole(page)
-            page.wait_for_timeout(500)  # until the list of pages has its height
+            # The list of pages first has more than its height.
+            page.wait_for_function(
+                "() => [...document.querySelectorAll('[data-testid=stSidebarContent]')]"
+                ".every(list => list.scrollHeight <= list.clientHeight)",
+                timeout=DRAWN,
+            )
             page.evaluate(script)
             for violation in page.evaluate("axe.run().then(found => found.violations)"):
                 if violation["impact"] in ("serious", "critical"):
