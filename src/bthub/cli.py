@@ -307,7 +307,7 @@ def _screen(args: argparse.Namespace) -> None:
         )
     print(
         f"{done['entries']:,} entries: {done['pictures']:,} pictures analyzed, {done['bad']:,} could not be analyzed "
-        "(see bad.parquet)"
+        "(the reasons are in the files *bad.parquet)"
     )
 
 

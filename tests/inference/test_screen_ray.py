@@ -117,7 +117,10 @@ def test_two_nodes_give_what_one_machine_gives(archive, tmp_path, cluster):
     address, _ = cluster
     done = run(tmp_path, "archive", "--out", "found", "--backend", "int8", "--ray", address)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "24 entries: 23 pictures analyzed, 1 could not be analyzed (see bad.parquet)\n"
+    assert (
+        done.stdout
+        == "24 entries: 23 pictures analyzed, 1 could not be analyzed (the reasons are in the files *bad.parquet)\n"
+    )
     folders = sorted(path.name for path in (tmp_path / "found").iterdir())
     assert len(folders) == 2 * SHARDS_A_PROCESSOR
     assert f"{len(folders)} shards on 2 machines" in done.stderr and "Traceback" not in done.stderr
@@ -177,7 +180,10 @@ def test_a_node_that_dies_loses_nothing(archive, tmp_path, cluster):
     told, trouble = process.communicate(timeout=300)
     assert process.returncode == 0, trouble
     # Before it Ray says what it lost.
-    assert told.splitlines()[-1] == "24 entries: 23 pictures analyzed, 1 could not be analyzed (see bad.parquet)"
+    assert (
+        told.splitlines()[-1]
+        == "24 entries: 23 pictures analyzed, 1 could not be analyzed (the reasons are in the files *bad.parquet)"
+    )
     merge(tmp_path / "found")
     assert len(rows(tmp_path / "found", RESULTS)) == 23
 
