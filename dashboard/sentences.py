@@ -142,7 +142,7 @@ def looking(rows: Sequence[Row]) -> str:
         )
     best, worst = (pick(known, key=lambda row: row["pointing_game"]) for pick in (max, min))
     said = (
-        f"**{percent(best['pointing_game'])}** of {best['model']}'s heat lies on the tumor, "
+        f"On this slice **{percent(best['pointing_game'])}** of {best['model']}'s heat lies on the tumor, "
         f"{best['pointing_game'] / best['chance']:.0f} times what chance would give"
     )
     if len(known) > 1:

@@ -726,7 +726,7 @@ def result_html(
     explained = f"A tumor is suspected if the probability is {threshold} or more (the threshold)."
     if result.referral_band is not None:
         low, high = (percent(end) for end in result.referral_band)
-        explained += f" In the shaded part, from {low} to {high}, the result is “uncertain”."
+        explained += f" In the shaded part, from {low} to {high}, the result is “uncertain” instead."
     kind = kind_html(result.input_kind, figures) if checked else ""
     overlay = result.overlay()
     stem = re.sub(r"[^\w.-]+", "_", Path(name).stem)

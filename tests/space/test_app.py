@@ -563,7 +563,7 @@ def test_the_page_of_an_uncertain_slice(app: ModuleType, pipe: Recorder, monkeyp
     monkeypatch.setattr(pipe.pipe, "points", {None: band})
     page = app.result_html(pipe.pipe(file), "mine.png")
     assert ">Uncertain</h2>" in page and "A person should look" in page and 'class="result unsure"' in page
-    assert "In the shaded part, from under 1% to 100%, the result is “uncertain”." in page
+    assert "In the shaded part, from under 1% to 100%, the result is “uncertain” instead." in page
     assert "Tumor suspected" not in page and "No tumor found" not in page
 
 
