@@ -47,6 +47,11 @@ if following := after(page.title):
             label=f"Next: {following.title}. {following.question}",
             icon=":material/arrow_forward:",
         )
+elif page.title != STEPS[0].title:
+    with st.container(key="next"):
+        st.page_link(
+            PAGES[STEPS[0].file], label="This was the last page. Back to the start", icon=":material/arrow_back:"
+        )
 st.html(
     '<footer class="about">Every result is read from the files of a run. '
     "Slices: The Cancer Imaging Archive, TCGA-LGG, "

@@ -216,11 +216,11 @@ def cost_by_threshold(curve: Rows, points: Rows, names: Sequence[str]) -> alt.La
 
 
 def by_epoch(rows: Rows, names: Sequence[str], title: str, best: Rows, log: bool = False) -> alt.LayerChart:
-    """Rows of `model`, `epoch`, `value`, `of` (train or validation); `best`: the epoch that was kept of each."""
+    """Rows of `model`, `epoch` (from 1), `value`, `of` (train or validation); `best`: the epoch kept of each."""
     color = _color(names)
     dash = alt.StrokeDash("of:N", legend=None, scale=alt.Scale(domain=["validation", "train"], range=[[1, 0], [5, 3]]))
-    epochs = max(row["epoch"] for row in rows)
-    x = alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, format="d"), scale=alt.Scale(domain=[0, epochs]))
+    epochs = max(2, *(row["epoch"] for row in rows))
+    x = alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, format="d"), scale=alt.Scale(domain=[1, epochs]))
     # A loss may jump to ten times the others' for an epoch.
     scale = alt.Scale(type="log", nice=False) if log else alt.Scale(zero=False)
     y = alt.Y("value:Q", title=f"{title} (logarithmic)" if log else title, scale=scale)
@@ -387,7 +387,15 @@ def dice_by_size(rows: Rows, names: Sequence[str], sizes: Sequence[str]) -> alt.
         "size:N",
         title="area of the tumor on the slice, pixels",
         sort=list(sizes),
-        axis=alt.Axis(labelAngle=0, labelOverlap=False, labelLimit=0),
+        # Short enough for a phone: "500 to 2,000" is "500–2,000", "2,000 and more" is "≥2,000".
+        axis=alt.Axis(
+            labelAngle=0,
+            labelOverlap=False,
+            labelLimit=0,
+            labelExpr="indexof(datum.label, 'under ') == 0 ? '<' + slice(datum.label, 6)"
+            " : indexof(datum.label, ' and more') > 0 ? '≥' + replace(datum.label, ' and more', '')"
+            " : replace(datum.label, ' to ', '–')",
+        ),
     )
     y = alt.Y("dice:Q", title="Dice of the slice", scale=alt.Scale(domain=[0, 1]))
     color, offset = _color(names), alt.XOffset("model:N", sort=list(names))
@@ -482,7 +490,9 @@ def by_part(rows: Rows, names: Sequence[str], title: str) -> alt.LayerChart:
     """Groups of slices, each with a mark and an interval a model: rows of `model`, `part`, `value`, `low`, `high`."""
     order = list(dict.fromkeys(row["part"] for row in rows))
     data = alt.Chart(pd.DataFrame(rows))
-    y = alt.Y("part:N", title=None, sort=order, axis=alt.Axis(labelLimit=300, labelFlush=False, grid=True))
+    # In two lines, so that a phone has room for the marks: "large tumor", below it "2,000 px and more".
+    axis = alt.Axis(labelLimit=300, labelFlush=False, grid=True, labelExpr="split(datum.label, ', ')")
+    y = alt.Y("part:N", title=None, sort=order, axis=axis)
     offset = alt.YOffset("model:N", sort=list(names))
     color = _color(names)
     x = alt.X("value:Q", title=title, scale=alt.Scale(zero=False, padding=14))
@@ -520,8 +530,9 @@ def two_models(rows: Rows, first: str, second: str, thresholds: tuple[float, flo
     chosen = alt.selection_point(name="picked", fields=["slice"], on="click", clear="dblclick")
     share = alt.Scale(domain=[-0.02, 1.02], nice=False)
     axis = alt.Axis(format="%", values=[0, 0.2, 0.4, 0.6, 0.8, 1])
-    x = alt.X("first:Q", title=f"{first}: probability of tumor", scale=share, axis=axis)
-    y = alt.Y("second:Q", title=f"{second}: probability of tumor", scale=share, axis=axis)
+    # The page says that these are probabilities: with it the titles would be too long for a phone.
+    x = alt.X("first:Q", title=first, scale=share, axis=axis)
+    y = alt.Y("second:Q", title=second, scale=share, axis=axis)
     dots = (
         alt.Chart(pd.DataFrame(rows))
         .mark_point(filled=True, size=85)

@@ -261,7 +261,15 @@ def _chosen(
         data = _first(evaluations, "data")
         chosen_data = _one("data", data)
         if len(data) > 1:
-            st.segmented_control("Data set", data, required=True, key="data", on_change=_remember, args=["data"])
+            st.segmented_control(
+                "Data set",
+                data,
+                required=True,
+                format_func=names.data_set,
+                key="data",
+                on_change=_remember,
+                args=["data"],
+            )
         evaluations = [e for e in evaluations if e.data == chosen_data]
         left, right = st.columns(2)
         protocols = _first(evaluations, "protocol")
@@ -307,7 +315,7 @@ def _chosen(
             )
     with st.session_state["bar"]:
         many = f"{len(chosen)} model{'' if len(chosen) == 1 else 's'}"
-        st.html(f'<p class="shown">{html.escape(f"{many}, {chosen_data}, {evaluation.key}")}</p>')
+        st.html(f'<p class="shown">{html.escape(f"{many} on {names.evaluation(evaluation)}")}</p>')
     return {name: runs[name] for name in chosen}, {name: runs[name] for name in options}, evaluation
 
 
@@ -637,6 +645,8 @@ def confusions(matrices: dict[str, tuple[Sequence[str], Sequence[Sequence[int]]]
     for name, (labels, counts) in matrices.items():
         head = "".join(f"<th scope=col>{html.escape(label.replace('_', ' '))}</th>" for label in labels)
         body = ""
+        # The axes are named in the corner, where nothing else stands.
+        corner = "<td class=corner><span>predicted →</span> <span>truth ↓</span></td>"
         for label, row in zip(labels, counts, strict=True):
             whole, own = max(sum(row), 1), labels.index(label)
             cells = "".join(
@@ -647,6 +657,6 @@ def confusions(matrices: dict[str, tuple[Sequence[str], Sequence[Sequence[int]]]
             body += f"<tr><th scope=row>{html.escape(label.replace('_', ' '))}</th>{cells}</tr>"
         tables.append(
             f'<table style="--who: {palette[name]}"><caption>{html.escape(name)}</caption>'
-            f"<thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>"
+            f"<thead><tr>{corner}{head}</tr></thead><tbody>{body}</tbody></table>"
         )
     st.html(f'<div class="matrices">{"".join(tables)}</div>')

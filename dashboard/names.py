@@ -8,7 +8,10 @@ from bthub.errors import BthubError
 from bthub.evaluation import published
 from bthub.runs import records
 from bthub.runs.folder import SEGMENTATION, RunFolder
+from bthub.runs.records import Evaluation
 
+# Data sets as a class reads them; what isn't here keeps its name.
+DATA = {"lgg": "LGG", "4class": "the 4-class set", "253": "the 253 set", "t1": "the T1 set", "mix": "the mixture"}
 # As the papers write them; what isn't here keeps timm's name.
 FAMILIES = {
     r"resnet(\d+)": r"ResNet-\1",
@@ -29,6 +32,29 @@ def architecture(name: str) -> str:
     return plain
 
 
+def data_set(name: str) -> str:
+    """A built data set in words."""
+    return DATA.get(name, name)
+
+
+def source(key: str) -> str:
+    """A source of a mixture, with the view of it, in words: "lgg, FLAIR" is read as "LGG, FLAIR"."""
+    data, *view = key.split(", ")
+    return ", ".join([data_set(data).removeprefix("the "), *view])
+
+
+def evaluation(of: Evaluation) -> str:
+    """What was measured, in words: "LGG, test patients"."""
+    data = data_set(of.data).removeprefix("the ")
+    if of.protocol == "patient":
+        return f"{data}, {of.split} patients"
+    if of.protocol == "slice":
+        return f"{data}, {of.split} slices (split by slice)"
+    if of.protocol in FOLD_PROTOCOLS:
+        return f"{data}, {of.split} patients of {of.protocol.replace('-', ' ')}"
+    return f"{data}, {of.split} pictures"
+
+
 def network(run: RunFolder) -> str:
     """The network of a run in words; a ResUNet with its encoder."""
     if run.task == SEGMENTATION:
@@ -43,13 +69,15 @@ def qualifiers(run: RunFolder) -> list[str]:
         said.append(f"recipe of {paper}")
     protocol, data = records.trained_on(run)
     if protocol == "default":
-        said.append(f"on {data}")
+        said.append(f"on {data_set(str(data))}")
     elif protocol == "slice":
         said.append("split by slice")
     elif protocol in FOLD_PROTOCOLS:
         said.append(str(protocol).replace("-", " "))
-    elif str(data).startswith("mix-"):  # a mixture that lacks something: mix-without-253
-        said.append(str(data).removeprefix("mix-").replace("-", " "))
+    elif data == "mix":
+        said.append("any MRI")
+    elif str(data).startswith("mix-without-"):  # a mixture that lacks a set
+        said.append(f"any MRI without {data_set(str(data).removeprefix('mix-without-'))}")
     if run.task != SEGMENTATION and not paper and records.initialization(run) == "random":
         said.append("from scratch")
     return said

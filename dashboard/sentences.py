@@ -143,11 +143,17 @@ def looking(rows: Sequence[Row]) -> str:
     best, worst = (pick(known, key=lambda row: row["pointing_game"]) for pick in (max, min))
     said = (
         f"On this slice **{percent(best['pointing_game'])}** of {best['model']}'s heat lies on the tumor, "
-        f"{best['pointing_game'] / best['chance']:.0f} times what chance would give"
+        f"{times_chance(best)} what chance would give"
     )
     if len(known) > 1:
-        said += f"; of {worst['model']}'s, {percent(worst['pointing_game'])}"
+        said += f"; of {worst['model']}'s, {percent(worst['pointing_game'])}, {times_chance(worst)} chance"
     return f"{said}."
+
+
+def times_chance(row: Row) -> str:
+    """How many times chance's the heat on the tumor is: "12 times", "0.4 times"."""
+    ratio = row["pointing_game"] / row["chance"]
+    return f"{ratio:.0f} times" if ratio >= 2 else f"{ratio:.1f} times"
 
 
 def localization(means: Sequence[Row], small: float | None, large: float | None) -> str:
@@ -201,29 +207,22 @@ def groups(rows: Sequence[Row], what: str) -> str:
     return f"{said}; the intervals don't overlap."
 
 
-def leaking(share: float, clean: float, seen: Row | None, dice: tuple[float, float] | None) -> str:
+def leaking(share: float, clean: float, seen: Row | None) -> str:
     """What a leaking split is worth.
 
     Args:
         share, clean: of the test slices those with a neighbor in training, split by slice and by patient.
         seen: `model`, `seen` and `unseen` accuracy where the difference is largest.
-        dice: of a pair split by patient and by slice.
     """
-    said = []
-    if seen:
-        said.append(
-            f"**{seen['model']}** classifies {percent(seen['seen'])} of the test pictures correctly if it has seen a "
-            f"copy in training, and {percent(seen['unseen'])} of the others"
-        )
-    said.append(
-        f"split by slice, {share:.0%} of the test slices have a neighbor in training; split by patient, {clean:.0%}"
+    neighbors = (
+        f"Split by slice, {share:.0%} of the test slices have a neighbor in training; split by patient, {clean:.0%}."
     )
-    if dice:
-        said.append(
-            f"the same network's outlines reach Dice {dice[1]:.2f} split by slice, {dice[0]:.2f} split by patient"
-        )
-    text = "; ".join(said)
-    return f"{text[0].upper()}{text[1:]}."
+    if not seen or seen["seen"] <= seen["unseen"]:
+        return neighbors
+    return (
+        f"**{seen['model']}** classifies {percent(seen['seen'])} of the test pictures correctly if it has seen a copy "
+        f"in training, but only {percent(seen['unseen'])} of the others. {neighbors}"
+    )
 
 
 def papers(higher: int, lower: int, within: int) -> str:

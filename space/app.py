@@ -334,7 +334,7 @@ def build(pipe: Pipeline) -> gr.Blocks:
         with gr.Row(elem_id="desk"):
             with gr.Column(scale=4, min_width=300, elem_id="input"):
                 gr.HTML(
-                    f"<h2>Your slice or scan</h2><p>{bring_html(pipe.sources)}</p><p>PNG, TIFF or JPEG; a scan as DICOM"
+                    f"<h2>Your slice or scan</h2><p>{BRING}</p><p>PNG, TIFF or JPEG; a scan as DICOM"
                     f" files, NIfTI, a TIFF of several pages, or a zip, up to {MAX_STUDY_BYTES >> 20} MB.</p>"
                 )
                 upload = gr.File(
@@ -606,18 +606,11 @@ def how_well(sources: Sources, names: Sequence[str]) -> str:
     return f"<p>finds {found} of 100 tumor slices, {alarms}</p>"
 
 
-def bring_html(sources: Sources) -> str:
-    """Which picture to bring, in one sentence."""
-    known = [[sources[name] for name in names if name in sources] for _, names, _ in KINDS]
-    said = (
-        "Use a color picture that combines three sequences (pre-contrast, FLAIR, post-contrast), a gray FLAIR slice, a"
-        " gray contrast-enhanced slice, or any other gray brain MRI slice"
-    )
-    if not all(known):
-        return f"{said}."
-    found = [_of_hundred([one["recall"] for one in kind]) for kind in known]
-    ranges = f"{', '.join(found[:-1])} and {found[-1]}"
-    return f"{said}. Of 100 tumor slices of each kind, the detector finds, in this order, {ranges}."
+# Which picture to bring, in one sentence; how well each kind does stands beside its examples.
+BRING = (
+    "Use a color picture that combines three sequences (pre-contrast, FLAIR, post-contrast), a gray FLAIR slice, a gray"
+    " contrast-enhanced slice, or any other gray brain MRI slice."
+)
 
 
 def header_html(sources: Sources) -> str:
@@ -628,9 +621,13 @@ def header_html(sources: Sources) -> str:
         flagged = round(100 * (1 - measured["specificity"]))
         figures = (
             f" On {measured['groups']:.0f} patients it never saw, it finds {100 * measured['recall']:.0f} of 100 tumor"
-            f" slices and raises a false alarm on {flagged} of 100 tumor-free ones, with the threshold for the kind"
-            " each picture is read as."
+            f" slices and raises a false alarm on {flagged} of 100 tumor-free ones."
         )
+        if "uncertain" in measured:
+            figures += (
+                f" For {100 * measured['uncertain']:.0f} of 100 slices the app says “uncertain” instead: there the"
+                " probability is near the threshold."
+            )
     return f"""
 <header>
   <div class="top"><p class="brand"><svg viewBox="0 0 32 32" aria-hidden="true"><path d="M16 3C9 3 5 8.5 5 16s4 13 11
@@ -811,8 +808,8 @@ def kind_html(kind: str | None, figures: Mapping[str, Mapping[str, float]] | Non
     if figures and kind in figures:
         found, flagged = (round(100 * share) for share in (figures[kind]["recall"], 1 - figures[kind]["specificity"]))
         good = (
-            f" Among test pictures read as this kind, the detector finds {found} of 100 with a tumor and raises a false"
-            f" alarm on {flagged} of 100 without one."
+            f" Among all test pictures read as this kind, whatever their source, the detector finds {found} of 100 with"
+            f" a tumor and raises a false alarm on {flagged} of 100 without one."
         )
     return f'<p class="kind">Read as: {TITLES[kind]}.{good}</p>'
 

@@ -1,5 +1,6 @@
 """Compare: the table of models, their intervals, and what quality costs."""
 
+import names
 import pandas as pd
 import sentences
 import streamlit as st
@@ -105,7 +106,7 @@ def table(rows: list[dict], metrics: list[str], task: str) -> None:
         f"{frame.view().groups}. ★ marks the best of a column (the lowest for {sentences.listed(direction, 9)}). "
         "If intervals overlap widely, the order may be chance: see “Better, or noise?” below. "
         f"Measured on {rows[0]['samples']:,} images {measured_groups(rows[0]['groups'], evaluation.protocol)}, "
-        f"{evaluation.data}, {evaluation.key}."
+        f"{names.evaluation(evaluation)}."
         + (" ROC AUC, “Tumor slices found” and “No false alarm” are means over the classes." if macro else ""),
         rows,
         f"compare-{task}.csv",
@@ -225,19 +226,17 @@ def better(view: frame.View, task: str, metric: str, rows: list[dict]) -> None:
     best = rows[0]["best"]
     st.subheader(f"Better, or noise? {frame.titled(metric)}", anchor=False)
     verdict = {True: f"{best} is better", False: "may be chance", None: f"too few {view.groups} to say"}
-    data = pd.DataFrame(
-        {
-            "Model": [row["model"] for row in rows],
-            f"{best} is ahead by": [row["difference"] for row in rows],
-            "from": [row["low"] for row in rows],
-            "to": [row["high"] for row in rows],
-            "Verdict": [verdict[row["apart"]] for row in rows],
-        }
-    )
-    st.dataframe(
-        data.style.format("{:+.3f}", subset=list(data.columns[1:4]), na_rep="–"),
-        hide_index=True,
-        alt="; ".join(f"{row['model']}: {verdict[row['apart']]}" for row in rows),
+    frame.grid(
+        ["Model", f"{best} is ahead by", "Verdict"],
+        [
+            [
+                row["model"],
+                (f"{row['difference']:+.3f}", Interval(row["difference"], row["low"], row["high"]).bounds("+.3f")),
+                verdict[row["apart"]],
+            ]
+            for row in rows
+        ],
+        "; ".join(f"{row['model']}: {verdict[row['apart']]}" for row in rows),
     )
     frame.note(
         f"How to read it: the difference in {readable(metric)} from {best}, with its 95% interval. Both models are "

@@ -15,7 +15,6 @@ METRICS = {
     CLASSIFICATION: ["accuracy", "roc_auc", "f1"],
     SEGMENTATION: ["dice_tumor_slices_pooled", "iou_tumor_slices_pooled"],
 }
-PROTOCOLS = ("patient", "slice")
 TITLES = {
     SEGMENTATION: "The same network's outlines under both splits",
     CLASSIFICATION: "The same detector under both splits",
@@ -40,7 +39,7 @@ def main() -> None:
     )
     if seen:
         copies(view, seen)
-    gaps = {task: measured(view, task, pairs) for task in (SEGMENTATION,)}
+    measured(view, SEGMENTATION, pairs)
     st.subheader("Why: test slices with a neighbor in training", anchor=False)
     for column, (title, some, of) in zip(
         st.columns(2),
@@ -64,7 +63,7 @@ def main() -> None:
             "bthub evaluate runs/NAME-detector --data data/lgg --split test",
         )
     with head:
-        frame.headline(sentences.leaking(leaking / tests, clean / patient_tests, largest_gap(seen), gaps[SEGMENTATION]))
+        frame.headline(sentences.leaking(leaking / tests, clean / patient_tests, largest_gap(seen)))
     left_out(view, pairs)
 
 
@@ -116,16 +115,12 @@ def strips() -> None:
     )
 
 
-def measured(view: frame.View, task: str, pairs: list[leakage.Pair]) -> tuple[float, float] | None:
-    """The same network under both splits, and whether the data show a gap.
-
-    Returns:
-        The first pair's values in the task's first metric, split by patient and by slice; None without a pair.
-    """
+def measured(view: frame.View, task: str, pairs: list[leakage.Pair]) -> None:
+    """The same network under both splits, and whether the data show a gap."""
     own = [pair for pair in pairs if pair.patient.task == task and pair.comparable]
     rows = [row for pair in own for row in both(view, pair)]
     if not rows:
-        return None
+        return
     st.subheader(TITLES[task], anchor=False)
     metrics = METRICS[task]
     metric = st.segmented_control(
@@ -147,10 +142,6 @@ def measured(view: frame.View, task: str, pairs: list[leakage.Pair]) -> tuple[fl
         file=f"leakage-{task}.csv",
         kinds=charts.of_kinds(charts.PROTOCOLS),
     )
-    first = [
-        next((r["value"] for r in rows if r["protocol"] == p and r["metric"] == metrics[0]), None) for p in PROTOCOLS
-    ]
-    return None if None in first else (first[0], first[1])
 
 
 def verdict(points: list[dict], metric: str) -> str:

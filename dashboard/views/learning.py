@@ -94,10 +94,11 @@ def in_words(network: str) -> str:
 
 
 def points(name: str, lines: list[dict], column: str, of: str) -> list[dict]:
+    """A column of `history.csv`, which counts epochs from 0: a class counts them from 1."""
     return [
         {
             "model": name,
-            "epoch": int(line["epoch"]),
+            "epoch": int(line["epoch"]) + 1,
             "of": of,
             "value": line[column],
             "image_size": int(line.get("image_size", 0)),
@@ -109,7 +110,7 @@ def points(name: str, lines: list[dict], column: str, of: str) -> list[dict]:
 
 def marks(histories: dict[str, list[dict]], kept: dict[str, int], column: str) -> list[dict]:
     return [
-        {"model": name, "epoch": kept[name], "value": line[column]}
+        {"model": name, "epoch": kept[name] + 1, "value": line[column]}
         for name, lines in histories.items()
         for line in lines
         if int(line["epoch"]) == kept[name] and column in line

@@ -115,7 +115,7 @@ def play(
                 for word, guess, key in (("Tumor", True, "t"), ("No tumor", False, "n")):
                     st.button(
                         word,
-                        type="primary" if guess else "secondary",
+                        type="primary",
                         shortcut=key,
                         width="stretch",
                         on_click=guessed,

@@ -1,5 +1,6 @@
 """Sources: the same detector within one source of pictures and across sources."""
 
+import names
 import sentences
 import streamlit as st
 
@@ -11,9 +12,19 @@ from bthub.runs.folder import CLASSIFICATION, RunFolder
 
 
 def figures(run: RunFolder) -> tuple[by_source.Pooled, list[dict], list[dict]]:
-    """The figures of all sources together, within each, and across them."""
+    """The figures of all sources together, within each, and across them; the sources in words."""
     rows = by_source.once(by_source.predicted(run))
-    return by_source.pooled(run, rows), by_source.within(run), by_source.crossed(rows)
+    pooled = by_source.pooled(run, rows)
+    return (
+        pooled._replace(rows=called(pooled.rows, "source")),
+        called(by_source.within(run), "source"),
+        called(by_source.crossed(rows), "tumor_from", "healthy_from"),
+    )
+
+
+def called(rows: list[dict], *columns: str) -> list[dict]:
+    """Rows with these columns' sources in words: "lgg, FLAIR" is read as "LGG, FLAIR", "253" as "253 set"."""
+    return [{**row, **{column: names.source(row[column]) for column in columns}} for row in rows]
 
 
 def main() -> None:
@@ -41,9 +52,9 @@ def main() -> None:
         "Pictures with and without tumor often come from different places: one hospital for the sick, another for the "
         "healthy, or a data set collected from several websites. A model may then learn to recognize the place, by its "
         "scanner, margins and gray values. In a test with the same places it looks as if it recognized tumors; in a "
-        "new hospital this is useless. So only results within one source count. The sources: **lgg** is the data set "
-        "of the other pages (lower-grade gliomas, The Cancer Imaging Archive), **4class** and **253** are collections "
-        "of pictures from the web, and **t1** has contrast-enhanced T1 slices."
+        "new hospital this is useless. So only results within one source count. The sources: **LGG** is the data set "
+        "of the other pages (lower-grade gliomas, The Cancer Imaging Archive), the **4-class set** and the **253 set** "
+        "are collections of pictures from the web, and the **T1 set** has contrast-enhanced T1 slices."
     )
     inside(view, model, within, pooled)
     left, right = st.columns(2, gap="large")
@@ -71,9 +82,11 @@ def inside(view: frame.View, model: str, within: list[dict], pooled: by_source.P
     frame.figure(
         charts.within_sources(rows),
         caption="How to read it: blue dots are results within one source, with 95% intervals over patients or "
-        "pictures; “lgg, FLAIR” is the FLAIR sequence of the LGG slices alone, in gray, and so on. The orange square "
+        "pictures; “LGG, FLAIR” is the FLAIR sequence of the LGG slices alone, in gray, and so on. The orange square "
         "is all pictures together. The gray triangle is a guess without looking at the picture: it always states the "
-        "proportion of tumors in the picture's source. What it has above 0.5 comes from knowing the source alone.",
+        "proportion of tumors in the picture's source. What it has above 0.5 comes from knowing the source alone. As "
+        "in the app, each picture's probability is calibrated for its kind; the page Compare has one calibration for "
+        "all slices, so its values for LGG differ a little.",
         alternative="; ".join(f"{row['line']}: {row['value']:.3f}" for row in rows),
         rows=rows,
         file="within-sources.csv",

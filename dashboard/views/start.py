@@ -18,10 +18,11 @@ def main() -> None:
     frame.headline(opening(view))
     st.markdown(
         f"This is a lesson in {len(STEPS) - 1} steps. Each page begins with its answer, computed from "
-        "the results below it. **Next**, at the bottom of a page, leads to the next one. *Presenter* enlarges "
-        "everything for a class; *Handout* prints the page on one sheet. The address of a page contains your choices, "
-        "so a link shows the class exactly what you see."
+        "the results below it. **Next**, at the bottom of a page, leads to the next one. The address of a page "
+        "contains your choices, so a link shows the class exactly what you see."
     )
+    with st.container(key="wide-only"):  # a phone has no such buttons
+        st.markdown("*Presenter* enlarges everything for a class; *Handout* prints the page on one sheet.")
     for group in dict.fromkeys(step.group for step in STEPS):
         steps = [(i, step) for i, step in enumerate(STEPS) if step.group == group and step.file != "start"]
         st.subheader(group, anchor=False)

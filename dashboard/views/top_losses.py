@@ -6,6 +6,7 @@ import streamlit as st
 import frame
 import pictures
 from bthub.evaluation import per_image
+from bthub.imaging.labels import is_healthy
 from bthub.runs import records
 from bthub.runs.folder import CLASSIFICATION, RunFolder
 from bthub.runs.records import Evaluation
@@ -14,7 +15,14 @@ SHOWN = 12
 
 
 def losses(run: RunFolder, evaluation: Evaluation) -> list[dict]:
-    return per_image.top_losses(per_image.scores(run, evaluation))
+    """`per_image.top_losses`; of a detector with `p_tumor`, what a reader thinks in whatever the truth is."""
+    found = per_image.scores(run, evaluation)
+    lines = per_image.top_losses(found)
+    if len(found.labels) > 2:
+        return lines
+    return [
+        {**line, "p_tumor": 1 - line["p_label"] if is_healthy(line["label"]) else line["p_label"]} for line in lines
+    ]
 
 
 def main() -> None:
@@ -131,15 +139,16 @@ def gallery(view: frame.View, rows: list[dict], models: int) -> None:
 def tile(at_hand: pictures.Slices, key: tuple, rows: list[dict], models: int) -> frame.Tile:
     """A slice with what each model said of it."""
     first = rows[0]
-    said = "; ".join(f"{row['model']} {sentences.percent(row['p_label'])}" for row in rows)
+    said = "; ".join(f"{row['model']} {sentences.percent(row.get('p_tumor', row['p_label']))}" for row in rows)
     what = first["label"].replace("_", " ")
+    of = "tumor" if "p_tumor" in first else what
     who = "the only model here" if models == 1 else f"{len(rows)} of {models} models"
     kind = {"missed": "Missed", "false alarm": "False alarm", "confused": "Confused", "right": "Right"}[first["kind"]]
     return frame.Tile(
         pictures.outlined(at_hand.image(key), {pictures.TRUE: at_hand.mask(key)}),
         f"{kind} by {who}" if first["kind"] != "right" else "Right",
-        f"Truth: {what}. Its probability by model: {said} · {pictures.label(key)}",
-        f"{pictures.label(key)}: the truth is {what}; its probability by model: {said}",
+        f"Truth: {what}. Probability of {of}: {said} · {pictures.label(key)}",
+        f"{pictures.label(key)}: the truth is {what}; probability of {of}: {said}",
     )
 
 

@@ -43,9 +43,9 @@ def main() -> None:
         frame.missing("No detector's weights are here. To train a detector:", "make reproduce RUN=NAME")
         return
     head = st.container()
+    found = chosen()
     left, right = st.columns([1, 3], gap="large")
     with left:
-        found = chosen()
         change = sliders()
     if found is None:
         with head:
@@ -72,15 +72,26 @@ def main() -> None:
 
 def chosen() -> tuple[Image.Image, np.ndarray | None, pictures.Key] | None:
     """The picture, the experts' outline if there is one, and its name."""
-    where = st.segmented_control(
-        "Picture", ["A test slice", "Your own"], default="A test slice", required=True, key="where"
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        where = st.segmented_control(
+            "Picture", ["A test slice", "Your own"], default="A test slice", required=True, key="where"
+        )
+        return test_slice() if where == "A test slice" else uploaded()
+
+
+def test_slice() -> tuple[Image.Image, np.ndarray | None, pictures.Key]:
+    """One of the slices that come with the dashboard, the largest tumor first."""
+    at_hand = pictures.ShippedSlices()
+    named = {" ".join(key): key for key, area in sorted(at_hand.keys.items(), key=lambda item: -item[1])}
+    text = st.selectbox(
+        "Slice", list(named), format_func=lambda text: pictures.label(named[text]), key="own_slice", width=320
     )
-    if where == "A test slice":
-        at_hand = pictures.ShippedSlices()
-        named = {" ".join(key): key for key, area in sorted(at_hand.keys.items(), key=lambda item: -item[1])}
-        text = st.selectbox("Slice", list(named), format_func=lambda text: pictures.label(named[text]), key="own_slice")
-        key = named[text]
-        return at_hand.image(key), at_hand.mask(key), key
+    key = named[text]
+    return at_hand.image(key), at_hand.mask(key), key
+
+
+def uploaded() -> tuple[Image.Image, None, pictures.Key] | None:
+    """A picture of the class's own; None until there is one that can be read."""
     file = st.file_uploader(
         "A slice of a brain MRI",
         TYPES,
@@ -222,16 +233,16 @@ def point(rows: list[dict], change: Damage) -> str:
 def sweep(view: frame.View, detectors: dict[str, RunFolder], image: Image.Image) -> None:
     """One kind of damage from none to strong, and which model breaks first."""
     st.subheader("Which breaks first?", anchor=False)
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        kind = st.segmented_control(
-            "Damage",
-            list(KINDS),
-            default="noise",
-            required=True,
-            format_func=lambda k: KINDS[k].title,
-            key="kind_of_damage",
-        )
-        go = st.button("Make it worse step by step", type="primary")
+    # One below the other: beside the button a phone has no room for the last kinds.
+    kind = st.segmented_control(
+        "Damage",
+        list(KINDS),
+        default="noise",
+        required=True,
+        format_func=lambda k: KINDS[k].title,
+        key="kind_of_damage",
+    )
+    go = st.button("Make it worse step by step", type="primary")
     if not go:
         st.caption(
             "Every model analyzes six versions of the picture, each worse than the one before. This takes seconds."

@@ -80,6 +80,7 @@ def show(view: frame.View, rows: list[dict], first: str, second: str, thresholds
     with left:
         frame.legend({who: (color, "square") for who, color in charts.AGREE.items()})
         frame.legend({truth: (charts.GRAY, shape) for truth, shape in charts.TRUTH.items()})
+        st.caption("Probability of tumor according to each model, one mark per slice.")
         event = frame.draw(
             charts.two_models(rows, first, second, thresholds),
             f"Each slice by the probability of tumor that {first} and {second} state",

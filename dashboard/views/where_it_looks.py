@@ -1,7 +1,6 @@
 """Where it looks: Grad-CAM of every chosen classifier on one slice, beside what is there and what is drawn."""
 
 import numpy as np
-import pandas as pd
 import prepared
 import sentences
 import streamlit as st
@@ -11,6 +10,7 @@ import charts
 import frame
 import models
 import pictures
+from bthub.metrics.interval import Interval
 from bthub.runs import records
 from bthub.runs.folder import CLASSIFICATION, SEGMENTATION, RunFolder
 
@@ -112,22 +112,22 @@ def show(view: frame.View, found: pictures.Slices, key: pictures.Key) -> list[di
         )
     caption = (
         "How to read it: bright is where a detector found evidence for a tumor; cyan is the experts' outline, red a "
-        "localizer's. **Agreement** is the fraction of the heat inside the experts' outline (energy-based pointing "
-        "game). **By chance** is the agreement of heat that is spread evenly over the head: a map near this value says "
+        "localizer's. **Heat on the tumor** is the fraction of the heat inside the experts' outline (energy-based "
+        "pointing game). **By chance** is what heat spread evenly over the head would give: a map near this value says "
         "nothing about the tumor."
     )
     if rows:
-        st.dataframe(
-            pd.DataFrame(rows),
-            hide_index=True,
-            alt="Probability and agreement of each classifier",
-            column_config={
-                "model": st.column_config.TextColumn("Model", pinned=True),
-                "predicted": "Class shown",
-                "probability": st.column_config.NumberColumn("Its probability", format="percent"),
-                "pointing_game": st.column_config.NumberColumn("Agreement with the outline", format="percent"),
-                "chance": st.column_config.NumberColumn("By chance", format="percent"),
-            },
+        frame.grid(
+            ["Model", "Predicts", "Probability", "Heat on the tumor", "By chance"],
+            [
+                [
+                    row["model"],
+                    row["predicted"],
+                    *(sentences.percent(row[key]) for key in ("probability", "pointing_game", "chance")),
+                ]
+                for row in rows
+            ],
+            "Prediction and heat on the tumor of each classifier",
         )
         frame.note(caption, rows, "where-it-looks.csv")
     else:
@@ -136,10 +136,10 @@ def show(view: frame.View, found: pictures.Slices, key: pictures.Key) -> list[di
 
 
 def over_all(view: frame.View) -> None:
-    """The agreement of each chosen detector over all tumor slices of the split, where it was measured."""
+    """How much of each chosen detector's heat lies on the tumor over all tumor slices, where it was measured."""
     runs = view.of(CLASSIFICATION)
     if view.evaluation.protocol == "default" or not runs:
-        return  # without outlines there is nothing to agree with
+        return  # without outlines nobody knows where the tumor is
     st.subheader("Over all tumor slices of the split")
     found = frame.collect(runs, records.gradcam, view.evaluation)
     rows = [{"model": name, **row} for name, row in found.items() if row is not None]
@@ -149,37 +149,37 @@ def over_all(view: frame.View) -> None:
             f"bthub explain runs/NAME --data data/{view.evaluation.data} --split {view.evaluation.split}",
         )
         return
-    share = {
-        "mean": ("Agreement, mean", "Fraction of the heat inside the experts' outline, mean over slices."),
-        "low": ("from", "Lower end of the 95% interval, which resamples patients."),
-        "high": ("to", "Upper end of the interval."),
-        "median": ("Median", "The slice in the middle."),
-        "picture": ("Chance, picture", "Agreement of heat spread evenly over the picture."),
-        "head": ("Chance, head", "Agreement of heat spread evenly over the head."),
-    }
-    st.dataframe(
-        pd.DataFrame(rows),
-        hide_index=True,
-        alt="Mean agreement of each classifier over the split: "
-        + "; ".join(f"{row['model']} {sentences.percent(row['mean'])}" for row in rows),
-        column_config={
-            "model": st.column_config.TextColumn("Model", pinned=True),
-            **{
-                key: st.column_config.NumberColumn(title, format="percent", help=words)
-                for key, (title, words) in share.items()
-            },
-            "samples": st.column_config.NumberColumn("Slices", help="Tumor slices with a map."),
-            "groups": "Patients",
-            "empty_maps": st.column_config.NumberColumn("No heat", help="Tumor slices where nothing raised the score."),
-        },
+    frame.grid(
+        ["Model", "Heat on the tumor", "Median", "Chance, head", "Chance, picture", "Slices", "No heat"],
+        [
+            [
+                row["model"],
+                (sentences.percent(row["mean"]), Interval(row["mean"], row["low"], row["high"]).bounds(".1%", "–")),
+                *(sentences.percent(row[key]) for key in ("median", "head", "picture")),
+                f"{row['samples']:,}",
+                row["empty_maps"],
+            ]
+            for row in rows
+        ],
+        "Mean heat on the tumor of each classifier over the split",
+        [
+            None,
+            "Fraction of the heat inside the experts' outline: the mean over slices, with its 95% interval over "
+            "patients.",
+            "The slice in the middle.",
+            "Heat spread evenly over the head.",
+            "Heat spread evenly over the picture.",
+            "Tumor slices with a map.",
+            "Tumor slices where nothing raised the score.",
+        ],
     )
     lacking = [name for name in runs if name not in {row["model"] for row in rows}]
     frame.note(
-        "How to read it: agreement well above both chance levels means that the model looks at the tumor. Agreement "
-        "near “Chance, head” means that the heat is spread over the head: the map is coarse, or the model also looks "
-        "elsewhere." + (f" Not measured: {', '.join(lacking)}." if lacking else ""),
+        "How to read it: heat on the tumor well above both chance levels means that the model looks at the tumor. A "
+        "value near “Chance, head” means that the heat is spread over the head: the map is coarse, or the model also "
+        "looks elsewhere." + (f" Not measured: {', '.join(lacking)}." if lacking else ""),
         rows,
-        "agreement.csv",
+        "heat-on-the-tumor.csv",
     )
 
 
@@ -207,7 +207,7 @@ def looked(
     """Where a classifier looks."""
     said = f"{row['predicted']} {sentences.percent(row['probability'])}"
     if row["pointing_game"] is not None:
-        said += f", agreement {sentences.percent(row['pointing_game'])}"
+        said += f", {sentences.percent(row['pointing_game'])} of the heat on the tumor"
     heat = pictures.outlined(prepared.heated(image, heatmap), {pictures.TRUE: mask})
     return frame.Tile(heat, row["model"], f"{said}{trained_on(run, key)}", f"Heat map of {row['model']}: {said}", color)
 

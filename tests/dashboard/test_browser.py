@@ -118,12 +118,12 @@ def test_a_link_opens_exactly_this_view(browser: Browser, address: str, shipped_
         page.locator(".st-key-choice button").click()
         page.get_by_role("combobox", name="Split").click()
         page.get_by_role("option", name="test").click()
-        expect(page.locator("p.shown")).to_have_text("1 model, lgg, patient/test")
+        expect(page.locator("p.shown")).to_have_text("1 model on LGG, test patients")
         page.wait_for_url("**/calibration")
         # A step back before the page is drawn is taken for an address that is yet to change.
         expect(page.locator("[data-test-script-state=notRunning]")).to_have_count(1, timeout=DRAWN)
         page.go_back()
-        expect(page.locator("p.shown")).to_have_text("1 model, lgg, patient/validation", timeout=DRAWN)
+        expect(page.locator("p.shown")).to_have_text("1 model on LGG, validation patients", timeout=DRAWN)
 
 
 def test_every_page_on_a_phone_in_the_dark(browser: Browser, address: str) -> None:
@@ -165,8 +165,8 @@ def test_the_box_shows_the_models_of_the_table(browser: Browser, address: str) -
         page.goto(f"{address}compare")
         whole(page)
         page.get_by_role("button", name="Models and data").click()
-        page.get_by_role("radio", name="253").or_(page.get_by_role("button", name="253", exact=True)).first.click()
-        expect(page.locator(".grid tbody th").first).to_contain_text("on 253", timeout=DRAWN)
+        page.get_by_role("radio", name="the 253 set").or_(page.get_by_role("button", name="the 253 set")).first.click()
+        expect(page.locator(".grid tbody th").first).to_contain_text("on the 253 set", timeout=DRAWN)
         whole(page)
         # Streamlit leaves what the last choice showed in place until the new page has been drawn to its end.
         page.wait_for_function(

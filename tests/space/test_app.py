@@ -604,21 +604,24 @@ def test_every_kind_has_an_example_and_its_figures(app: ModuleType, shipped_runs
     test = json.loads((shipped_runs[0] / "sources.json").read_text())["test"]["by_source"]
     figures = {
         name: {"recall": one["metrics"]["recall"]["value"], "specificity": one["metrics"]["specificity"]["value"]}
-        | {"groups": one["groups"]}
+        | {"groups": one["groups"], "uncertain": one["uncertain"]}
         for name, one in test.items()
     }
     pipe = bthub.load_pipeline(*shipped_runs, backend="int8")
     assert pipe.sources == figures
-    header, bring = app.header_html(pipe.sources), app.bring_html(pipe.sources)
+    header = app.header_html(pipe.sources)
     color = figures["lgg, three sequences"]
     assert f"it finds {100 * color['recall']:.0f} of 100 tumor slices" in header
     assert f"a false alarm on {100 - 100 * color['specificity']:.0f} of 100 tumor-free ones" in header
+    assert f"{100 * color['uncertain']:.0f} of 100 slices the app says “uncertain”" in header
     contrast = sorted(100 * figures[name]["recall"] for name in ("lgg, post-contrast", "t1"))
-    assert f"{contrast[0]:.0f} to {contrast[1]:.0f}" in bring
+    assert f"finds {contrast[0]:.0f} to {contrast[1]:.0f} of 100" in app.how_well(
+        pipe.sources, ("lgg, post-contrast", "t1")
+    )
     for address in app.LINKS.values():
         assert f'href="{address}"' in header
     # Nothing is said where nothing was measured.
-    assert "of 100" not in app.header_html({}) + app.bring_html({}) + app.how_well({}, ("t1",))
+    assert "of 100" not in app.header_html({}) + app.how_well({}, ("t1",))
 
 
 @pytest.mark.parametrize(

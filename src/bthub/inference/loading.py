@@ -17,7 +17,7 @@ from bthub.inference.backends import eager
 from bthub.inference.pipeline import Detector, Localizer, Pipeline
 from bthub.project import default_run
 from bthub.runs.folder import CALIBRATION, CLASSIFICATION, METRICS, SEGMENTATION, RunFolder
-from bthub.runs.schema import Measured, MeasuredSources
+from bthub.runs.schema import Measured, MeasuredSources, SourcePart
 
 
 def load_pipeline(
@@ -108,6 +108,7 @@ def _figures(run: RunFolder, by: str) -> dict[str, dict[str, float]]:
                 if (value := found.metrics[metric].value) is not None
             },
             **({"groups": found.groups} if found.groups else {}),
+            **({"uncertain": found.uncertain} if by == "by_source" and isinstance(found, SourcePart) else {}),
         }
         for name, found in parts.items()
     }

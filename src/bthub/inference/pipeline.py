@@ -99,7 +99,8 @@ class Pipeline:
             points: threshold and referral band by kind of input, with those for unknown kinds under None; by default
                 `threshold` and `referral_band` apply to all.
             figures: `recall` and `specificity` on test by kind of input, for apps to show beside the verdict.
-            sources: the same by source of the pictures, with `groups`, the number of patients or groups.
+            sources: the same by source of the pictures, with `groups`, the number of patients or groups, and where it
+                was measured `uncertain`, the share of pictures in the referral band.
         """
         self.detector = detector
         self.localizer = localizer
