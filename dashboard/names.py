@@ -11,7 +11,14 @@ from bthub.runs.folder import SEGMENTATION, RunFolder
 from bthub.runs.records import Evaluation
 
 # Data sets as a class reads them; what isn't here keeps its name.
-DATA = {"lgg": "LGG", "4class": "the 4-class set", "253": "the 253 set", "t1": "the T1 set", "mix": "the mixture"}
+DATA = {
+    "lgg": "LGG",
+    "4class": "the 4-class set",
+    "4class-unlike-253": "4-class pictures unlike the 253 set",
+    "253": "the 253 set",
+    "t1": "the T1 set",
+    "mix": "the mixture",
+}
 # As the papers write them; what isn't here keeps timm's name.
 FAMILIES = {
     r"resnet(\d+)": r"ResNet-\1",
