@@ -47,7 +47,7 @@ if following := after(page.title):
             label=f"Next: {following.title}. {following.question}",
             icon=":material/arrow_forward:",
         )
-elif page.title != STEPS[0].title:
+else:
     with st.container(key="next"):
         st.page_link(
             PAGES[STEPS[0].file], label="This was the last page. Back to the start", icon=":material/arrow_back:"

@@ -513,7 +513,7 @@ def by_part(rows: Rows, names: Sequence[str], title: str) -> alt.LayerChart:
     )
     models = len({row["model"] for row in rows})
     # The axis is within the height.
-    return (bar + dot).properties(height=(16 + 16 * models) * len(order) + 60)
+    return (bar + dot).properties(height=max(44, 16 + 16 * models) * len(order) + 60)
 
 
 AGREE = {

@@ -277,11 +277,12 @@ def _chosen(
         left.selectbox(
             "Protocol",
             protocols,
+            format_func=names.protocol,
             key="protocol",
             on_change=_remember,
             args=["protocol"],
-            help="patient: all slices of a patient are in the same split. slice: slices are split at random. fold: one "
-            "part of a cross-validation by patient. default: the data set doesn't name patients.",
+            help="By patient: all slices of a patient are in the same split. By slice: slices are split at random. "
+            "Fold: one part of a cross-validation by patient. By picture: the data set doesn't name patients.",
         )
         splits = _first([e for e in evaluations if e.protocol == protocol], "split")
         split = _one("split", splits)
@@ -310,7 +311,7 @@ def _chosen(
         )
         if others := [name for name in runs if name not in options and could_be_measured(runs[name], evaluation)]:
             st.caption(
-                f"Not measured on {evaluation.key} of {chosen_data}: {', '.join(others)}. "
+                f"Not measured on {names.evaluation(evaluation)}: {', '.join(others)}. "
                 f"`bthub evaluate runs/NAME --data data/{chosen_data} --split {split}` measures them."
             )
     with st.session_state["bar"]:
@@ -567,6 +568,10 @@ def _table(rows: Sequence[dict]) -> pd.DataFrame:
     )
 
 
+WRAPPED = 16
+"""Cells of a `grid` that are longer are words."""
+
+
 def grid(head: Sequence[str], rows: Sequence[Sequence[Any]], caption: str, helps: Sequence[str | None] = ()) -> None:
     """A small table as HTML: it wraps, is printed and read aloud.
 
@@ -586,9 +591,10 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[Any]], caption: str, helps
         said = ""
         for cell in cells:
             value, small = cell if isinstance(cell, tuple) else (cell, "")
-            best = str(value).startswith("★")
+            # Words wrap, so that they don't push other columns out of a phone; figures don't.
+            kind = "best" if str(value).startswith("★") else "words" if len(str(value)) > WRAPPED else ""
             said += (
-                f"<td{' class=best' if best else ''}>{html.escape(str(value))}"
+                f"<td{f' class={kind}' if kind else ''}>{html.escape(str(value))}"
                 f"{f'<small>{html.escape(small)}</small>' if small else ''}</td>"
             )
         body += f"<tr><th scope=row>{html.escape(str(first))}</th>{said}</tr>"

@@ -14,10 +14,10 @@ from bthub.runs.records import Evaluation
 DATA = {
     "lgg": "LGG",
     "4class": "the 4-class set",
-    "4class-unlike-253": "4-class pictures unlike the 253 set",
+    "4class-unlike-253": "the 4-class set without the 253 set's",
     "253": "the 253 set",
     "t1": "the T1 set",
-    "mix": "the mixture",
+    "mix": "the mixture of sets",
 }
 # As the papers write them; what isn't here keeps timm's name.
 FAMILIES = {
@@ -62,6 +62,12 @@ def evaluation(of: Evaluation) -> str:
     return f"{data}, {of.split} pictures"
 
 
+def protocol(name: str) -> str:
+    """How a data set is split, in words."""
+    words = {"patient": "by patient", "slice": "by slice", "default": "by picture"}
+    return words.get(name, name.replace("-", " "))
+
+
 def network(run: RunFolder) -> str:
     """The network of a run in words; a ResUNet with its encoder."""
     if run.task == SEGMENTATION:
@@ -84,7 +90,9 @@ def qualifiers(run: RunFolder) -> list[str]:
     elif data == "mix":
         said.append("any MRI")
     elif str(data).startswith("mix-without-"):  # a mixture that lacks a set
-        said.append(f"any MRI without {data_set(str(data).removeprefix('mix-without-'))}")
+        said.append(f"all sets but {data_set(str(data).removeprefix('mix-without-'))}")
+    elif str(data).startswith("mix-"):
+        said.append(str(data).removeprefix("mix-").replace("-", " "))
     if run.task != SEGMENTATION and not paper and records.initialization(run) == "random":
         said.append("from scratch")
     return said
@@ -108,7 +116,8 @@ def of_runs(runs: Iterable[RunFolder]) -> dict[str, str]:
     for run in runs:
         name = records.name(run)
         try:
-            plain = ", ".join([network(run), *qualifiers(run)])
+            apart = ", ".join(qualifiers(run))
+            plain = f"{network(run)} ({apart})" if apart else network(run)
         except BthubError:  # the pages that read its recipe say what is wrong
             plain = f"{network(run)} ({name})"
         words[name] = plain if plain not in words.values() else f"{network(run)} ({name})"

@@ -135,6 +135,8 @@ def learning(kept: Sequence[Row]) -> str:
 def looking(rows: Sequence[Row]) -> str:
     """How much of the heat lies on the tumor of one slice, against chance."""
     known = [row for row in rows if row["pointing_game"] is not None and row["chance"]]
+    if not known and any(row["chance"] for row in rows):
+        return "On this slice nothing raised the tumor's score: no model shows heat."
     if not known:
         return (
             "This slice has no outline to compare the heat with. The maps show what raised the tumor's score, if "

@@ -625,8 +625,8 @@ def header_html(sources: Sources) -> str:
         )
         if "uncertain" in measured:
             figures += (
-                f" For {100 * measured['uncertain']:.0f} of 100 slices the app says “uncertain” instead: there the"
-                " probability is near the threshold."
+                f" It shows {100 * measured['uncertain']:.0f} of 100 slices as “uncertain”, because their probability"
+                " is near the threshold; the two figures count them by the threshold alone."
             )
     return f"""
 <header>

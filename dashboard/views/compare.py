@@ -225,13 +225,15 @@ def better(view: frame.View, task: str, metric: str, rows: list[dict]) -> None:
         return
     best = rows[0]["best"]
     st.subheader(f"Better, or noise? {frame.titled(metric)}", anchor=False)
+    # Ahead is up, also where lower values are better.
+    sign = -1 if lower_is_better(metric) else 1
     verdict = {True: f"{best} is better", False: "may be chance", None: f"too few {view.groups} to say"}
     frame.grid(
         ["Model", f"{best} is ahead by", "Verdict"],
         [
             [
                 row["model"],
-                (f"{row['difference']:+.3f}", Interval(row["difference"], row["low"], row["high"]).bounds("+.3f")),
+                ahead(row, sign),
                 verdict[row["apart"]],
             ]
             for row in rows
@@ -246,6 +248,12 @@ def better(view: frame.View, task: str, metric: str, rows: list[dict]) -> None:
         rows,
         f"differences-{task}.csv",
     )
+
+
+def ahead(row: dict, sign: int) -> tuple[str, str]:
+    """How far the best is ahead, and the interval of that."""
+    ends = [None if end is None else sign * end for end in (row["low"], row["high"])][::sign]
+    return f"{sign * row['difference']:+.3f}", Interval(row["difference"], *ends).bounds("+.3f")
 
 
 def scatter(rows: list[dict], metric: str, cost: str, task: str) -> None:

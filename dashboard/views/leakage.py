@@ -195,13 +195,12 @@ def left_out(view: frame.View, pairs: list[leakage.Pair]) -> None:
 def copies(view: frame.View, rows: list[dict]) -> None:
     st.subheader("The same picture twice", anchor=False)
     gap = largest_gap(rows)
-    if gap:
+    if gap and gap["seen"] > gap["unseen"]:
         st.markdown(
-            f"The clearest evidence: {gap['model']} classifies {sentences.percent(gap['seen'])} of the test pictures "
-            f"correctly if a copy was in training, and {sentences.percent(gap['unseen'])} of the others. Data sets "
-            "from the web may contain the same picture twice, in another size or with another margin. Comparing "
-            "thumbnails finds such copies, unless they were rotated. Part of the gap has another cause: the two groups "
-            "have different proportions of each class. The model card has the confusion matrices."
+            "The clearest evidence: data sets from the web may contain the same picture twice, in another size or with "
+            "another margin. Comparing thumbnails finds such copies, unless they were rotated. Part of the gap has "
+            "another cause: the two groups have different proportions of each class. The model card has the confusion "
+            "matrices."
         )
     points = [{"line": row["model"], "protocol": row["part"], **row} for row in rows]
     frame.figure(

@@ -216,7 +216,7 @@ def measured(row: dict) -> str:
     ends = Interval(row["value"], row["low"], row["high"]).bounds(".3f", " – ")
     away = "" if row["difference"] is None else f", {row['difference']:+.3f}"
     split = SPLIT.get(row["protocol"], row["protocol"])
-    who = f"{row['model']}; {row['recipe']} recipe; {row['data']}, {split}; {row['budget']}"
+    who = f"{row['model']}; {row['recipe']} recipe; {names.data_set(str(row['data']))}, {split}; {row['budget']}"
     value = f"<span class=number><b>{row['value']:.4f}</b>{ends and f' ({ends})'}{away}</span>"
     return f"<div class=run>{value} <small>{html.escape(who, quote=False)}</small></div>"
 

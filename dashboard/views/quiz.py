@@ -130,27 +130,18 @@ def play(
                 f"{pictures.label(shown)}"
                 + (f", {area:,} px outlined by experts in cyan" if truth and area > 1 else "")
             )
-            st.dataframe(
+            frame.grid(
+                ["Model", "Says", "Probability of tumor"],
                 [
-                    {
-                        "model": name,
-                        "p": model[shown][1],
-                        "says": "tumor" if model[shown][0] else "no tumor",
-                        "right": model[shown][0] == truth,
-                    }
+                    [
+                        name,
+                        f"{'✓' if model[shown][0] == truth else '✗'} {'tumor' if model[shown][0] else 'no tumor'}",
+                        sentences.percent(model[shown][1]),
+                    ]
                     for name, model in calls.items()
                     if shown in model
                 ],
-                hide_index=True,
-                alt="What each model says about this slice",
-                column_config={
-                    "model": "Model",
-                    "p": st.column_config.ProgressColumn(
-                        "Probability of tumor", min_value=0.0, max_value=1.0, format="percent"
-                    ),
-                    "says": "Says",
-                    "right": st.column_config.CheckboxColumn("Right"),
-                },
+                "What each model says about this slice, and whether that is right",
             )
             word = "Next slice" if open_ else "See the result"
             st.button(word, type="primary", shortcut="Enter", width="stretch", on_click=go_on)

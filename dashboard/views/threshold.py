@@ -219,30 +219,30 @@ def labeled(lines: dict, which: int) -> list[dict]:
 
 
 def table(points: list[dict]) -> None:
-    share = {
-        key: st.column_config.NumberColumn(title, format="%.3f", help=definition(key))
-        for key, title in {
-            "precision": "Precision",
-            "recall": "Recall",
-            "specificity": "Specificity",
-            "f1": "F1",
-        }.items()
-    }
-    st.dataframe(
-        points,
-        hide_index=True,
-        column_order=["model", "threshold", *share, "fn", "fp", "cost"],
-        alt="Precision, recall, specificity and F1 of each model at its threshold",
-        column_config={
-            "model": st.column_config.TextColumn("Model", pinned=True),
-            "threshold": st.column_config.NumberColumn("Threshold", format="%.3f"),
-            **share,
-            "fn": st.column_config.NumberColumn("Missed tumor slices", help="Tumor slices predicted as tumor-free."),
-            "fp": st.column_config.NumberColumn("False alarms", help="Tumor-free slices predicted as tumor."),
-            "cost": st.column_config.NumberColumn(
-                "Cost of 1,000 slices", format="%.0f", help="In false alarms, with the cost of a miss entered above."
-            ),
-        },
+    """What each model's threshold gives; what it costs first, for phones."""
+    shares = {"recall": "Recall", "specificity": "Specificity", "precision": "Precision", "f1": "F1"}
+    frame.grid(
+        ["Model", "Threshold", "Missed", "False alarms", "Cost", *shares.values()],
+        [
+            [
+                point["model"],
+                f"{point['threshold']:.3f}",
+                point["fn"],
+                point["fp"],
+                f"{point['cost']:,.0f}",
+                *("–" if point[key] is None else f"{point[key]:.3f}" for key in shares),
+            ]
+            for point in points
+        ],
+        "Errors, cost, recall, specificity, precision and F1 of each model at its threshold",
+        [
+            None,
+            "The probability from which the model predicts a tumor.",
+            "Tumor slices predicted as tumor-free.",
+            "Tumor-free slices predicted as tumor.",
+            "Cost of 1,000 slices in false alarms, with the cost of a miss entered above.",
+            *map(definition, shares),
+        ],
     )
 
 

@@ -18,7 +18,7 @@ def losses(run: RunFolder, evaluation: Evaluation) -> list[dict]:
     """`per_image.top_losses`; of a detector with `p_tumor`, what a reader thinks in whatever the truth is."""
     found = per_image.scores(run, evaluation)
     lines = per_image.top_losses(found)
-    if len(found.labels) > 2:
+    if len(found.labels) != 2 or sum(map(is_healthy, found.labels)) != 1:
         return lines
     return [
         {**line, "p_tumor": 1 - line["p_label"] if is_healthy(line["label"]) else line["p_label"]} for line in lines
@@ -49,6 +49,7 @@ def main() -> None:
     rows.sort(key=lambda row: -row["loss"])
     gallery(view, rows, len(found))
     st.subheader("The list", anchor=False)
+    stated = "p_tumor" if all("p_tumor" in row for row in rows) else "p_label"
     st.dataframe(
         rows[:200],
         hide_index=True,
@@ -61,7 +62,7 @@ def main() -> None:
             "institution",
             "label",
             "predicted",
-            "p_label",
+            stated,
             "loss",
             "kind",
         ],
@@ -73,10 +74,11 @@ def main() -> None:
             "institution": "Hospital",
             "label": "Truth",
             "predicted": "Predicted",
-            "p_label": st.column_config.NumberColumn(
-                "Probability of the true class", format="percent", help="As the model gave it."
+            "p_label": st.column_config.NumberColumn("Probability of the true class", format="percent"),
+            "p_tumor": st.column_config.NumberColumn("Probability of tumor", format="percent"),
+            "loss": st.column_config.NumberColumn(
+                "Loss", format="%.3f", help="-ln of the probability of the true class."
             ),
-            "loss": st.column_config.NumberColumn("Loss", format="%.3f", help="-ln of that probability."),
             "kind": "Error",
         },
     )

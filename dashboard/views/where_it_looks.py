@@ -118,7 +118,7 @@ def show(view: frame.View, found: pictures.Slices, key: pictures.Key) -> list[di
     )
     if rows:
         frame.grid(
-            ["Model", "Predicts", "Probability", "Heat on the tumor", "By chance"],
+            ["Model", "Heat for", "Its probability", "Heat on the tumor", "By chance"],
             [
                 [
                     row["model"],
@@ -127,7 +127,7 @@ def show(view: frame.View, found: pictures.Slices, key: pictures.Key) -> list[di
                 ]
                 for row in rows
             ],
-            "Prediction and heat on the tumor of each classifier",
+            "Probability and heat on the tumor of each classifier",
         )
         frame.note(caption, rows, "where-it-looks.csv")
     else:

@@ -101,6 +101,17 @@ def table(app: AppTest, index: int = 0):
     return app.dataframe[index].value
 
 
+def grid(app: AppTest, column: str) -> list[dict[str, str]]:
+    """The rows of the table that `frame.grid` wrote with a column of this name: each cell's first line."""
+    html = next(e.proto.body for e in app.get("html") if f">{column}</th>" in e.proto.body)
+    head = re.findall(r'<th scope="col"[^>]*>(.*?)</th>', html)
+    rows = re.findall(r"<tr><th scope=row>(.*?)</th>(.*?)</tr>", html)
+    return [
+        dict(zip(head, [first, *re.findall(r"<td[^>]*>(.*?)(?:<small>.*?</small>)?</td>", cells)], strict=True))
+        for first, cells in rows
+    ]
+
+
 # -- every page
 
 
@@ -263,15 +274,15 @@ def test_two_runs_of_one_name(show: Open, shipped_runs, tmp_path: Path):
 
 def test_threshold_moves_everything(show: Open):
     app = show("threshold")
-    before = table(app).iloc[0]
+    before = grid(app, "Cost")[0]
     app.slider(key="threshold").set_value(0.05).run()
-    after = table(app).iloc[0]
-    assert after["threshold"] == 0.05
-    assert after["recall"] >= before["recall"] and after["specificity"] < before["specificity"]
+    after = grid(app, "Cost")[0]
+    assert after["Threshold"] == "0.050"
+    assert after["Recall"] >= before["Recall"] and after["Specificity"] < before["Specificity"]
     app.number_input(key="miss_cost").set_value(50.0).run()
-    assert table(app).iloc[0]["cost"] != after["cost"]
+    assert grid(app, "Cost")[0]["Cost"] != after["Cost"]
     app.get("button_group")[0].set_value("Each its own").run()
-    assert table(app).iloc[0]["threshold"] == pytest.approx(0.373266, abs=1e-5)
+    assert grid(app, "Cost")[0]["Threshold"] == "0.373"
 
 
 def test_threshold_without_fresh_figures_on_validation_is_chosen_on_the_split_in_view(show: Open, copy: Path):
@@ -328,8 +339,7 @@ def test_compare_says_whether_the_best_is_better(show: Open, shipped_runs, copy:
     write_json(guess / METRICS, content)
     app = show("compare", [*shipped_runs, copy, guess])
     assert not app.exception
-    grid = next(e.proto.body for e in app.get("html") if "Verdict" in e.proto.body)
-    found = dict(re.findall(r"<tr><th scope=row>(.+?)</th>.*?<td>([^<]+)</td></tr>", grid))
+    found = {row["Model"]: row["Verdict"] for row in grid(app, "Verdict")}
     assert found.pop("ResNet-18 (guess)").endswith("is better")
     assert set(found.values()) == {"may be chance"}
     assert "its lead over ResNet-18" in words(app) and "may be chance" in words(app)
@@ -378,7 +388,7 @@ def test_leakage_gives_each_slice_run_a_line(show: Open, shipped_runs, tmp_path:
     write_json(second / TRAINING, training)
     app = show("leakage", [*shipped_runs, first, second])
     [said] = [c.proto.alt for c in app.get("vega_lite_chart") if c.proto.alt.startswith("accuracy by protocol")]
-    lines = ("ResNet-18, split by slice", "ResNet-18 (i-lgg-slice)")
+    lines = ("ResNet-18 (split by slice)", "ResNet-18 (i-lgg-slice)")
     for name in lines:
         assert all(said.count(f"{name}, {protocol}: ") == 1 for protocol in ("patient", "slice"))
     assert "trained for different times:\n\n- ResNet-18 (i-lgg-slice) and ResNet-18 differ in epochs" in words(app)
@@ -407,7 +417,7 @@ def test_leakage_tells_copies_from_new_pictures(show: Open, shipped_runs, tmp_pa
     [said] = [c.proto.alt for c in app.get("vega_lite_chart") if c.proto.alt.startswith("Accuracy on copies")]
     labels = entry["labels"]
     right = [max(labels, key=lambda label, row=row: float(row[f"p_{label}"])) == row["label"] for row in rows]
-    name = "ResNet-18, on brain_tumor_4class"
+    name = "ResNet-18 (on brain_tumor_4class)"
     assert said.count(f"{name}, pictures with a copy in train or validation (25): {sum(right[:25]) / 25:.3f}") == 1
     assert f"{name}, pictures without such a copy (35): {sum(right[25:]) / 35:.3f}" in said
 
@@ -426,7 +436,7 @@ def test_papers_put_their_own_recipe_first(show: Open, shipped_runs, copy: Path)
     training["config"] |= {"encoder_from": None, "weights_from": None, "image_sizes": {"0": 96, "9": 160, "17": 224}}
     write_json(own / "training.json", training)
     said = words(show("papers", [*shipped_runs, own]))
-    own_recipe = "ResNet-18, recipe of resnet-resunet; the paper's recipe; lgg, split by patient"
+    own_recipe = "ResNet-18 (recipe of resnet-resunet); the paper's recipe; LGG, split by patient"
     assert f"{own_recipe}; from random weights, 17 epochs, 160 pixels" in said
     assert said.index(own_recipe) < said.index("ResNet-18; this project's recipe")
     assert "resnet18-lgg" not in said and "resnet-resunet-detector" not in said
@@ -445,18 +455,22 @@ def test_papers_take_all_folds_of_a_cross_validation_together(show: Open, shippe
         write_json(fold / METRICS, {f"{protocol}/test": measured})
         of_fold = [row for row in rows if row.split(",")[0] in patients[k::5]]
         (fold / PREDICTIONS / f"{protocol}-test.csv").write_text("\n".join([header, *of_fold]))
-    together = "all folds; this project's recipe; lgg, 5-fold cross-validation by patient, all patients together"
+    together = "all folds; this project's recipe; LGG, 5-fold cross-validation by patient, all patients together"
     said = words(show("papers", folds))
     value = measured["metrics"]["dice_volume_mean"]["value"]
     assert f"<b>{value:.4f}</b>" in said and together in said and "fold-1 of 5" not in said
     said = words(show("papers", folds[:4]))
-    assert together not in said and "ResUNet, ResNet-18, fold 1; this project's recipe; lgg, fold-1 of 5" in said
+    assert together not in said and "ResUNet, ResNet-18 (fold 1); this project's recipe; LGG, fold-1 of 5" in said
 
 
 def test_where_it_looks_compares_with_the_mask(show: Open):
     app = show("where_it_looks")
-    row = table(app).iloc[0]
-    assert row["model"] == DETECTOR and 0 <= row["pointing_game"] <= 1 and 0 < row["chance"] < 0.2
+    found = re.search(
+        rf"<th scope=row>{DETECTOR}</th>(?:<td>.+?</td>)+?<td>([\d.]+)%</td><td>([\d.]+)%</td></tr>", words(app)
+    )
+    assert found
+    heat, chance = map(float, found.groups())
+    assert 0 <= heat <= 100 and 0 < chance < 20
     assert f"Heat map of {DETECTOR}" in words(app) and f"Outline drawn by {LOCALIZER}" in words(app)
 
 
@@ -592,8 +606,8 @@ def test_at_first_the_default_pair_and_then_the_family_are_shown(show: Open, shi
     assert chosen.options == [
         *chosen.value[:2],
         *map(called, ("b-lgg", "c-lgg", "d-lgg", "e-lgg", "f-lgg", "g-lgg")),
-        "ResNet-18, from scratch",
-        "ResNet-18, recipe of fastai-resnets",
+        "ResNet-18 (from scratch)",
+        "ResNet-18 (recipe of fastai-resnets)",
     ]
     assert set(table(app)["model"]) == {DETECTOR, called("b-lgg"), called("c-lgg")}
     chosen.set_value([called("e-lgg"), called("f-lgg")]).run()
@@ -601,7 +615,9 @@ def test_at_first_the_default_pair_and_then_the_family_are_shown(show: Open, shi
     assert app.multiselect(key="models").value == [called("e-lgg"), called("f-lgg")]
     # Another protocol has other models.
     app.selectbox(key="protocol").set_value("slice").run()
-    assert app.multiselect(key="models").value == app.multiselect(key="models").options == ["ResNet-18, split by slice"]
+    assert (
+        app.multiselect(key="models").value == app.multiselect(key="models").options == ["ResNet-18 (split by slice)"]
+    )
     app.selectbox(key="protocol").set_value("patient").run()
     assert app.multiselect(key="models").value == [called("e-lgg"), called("f-lgg")]
     app = show(runs=many(shipped_runs, tmp_path / "again"), models="d-lgg")
@@ -630,7 +646,7 @@ def test_a_choice_that_a_split_has_in_part_is_kept_in_part(show: Open, shipped_r
     app.multiselect(key="models").set_value([called("b-lgg"), called("d-lgg")]).run()
     app.selectbox(key="split").set_value("validation").run()
     assert app.multiselect(key="models").value == [called("d-lgg")]
-    assert "Not measured on patient/validation of lgg: ResNet-18 (b-lgg)." in words(app)
+    assert "Not measured on LGG, validation patients: ResNet-18 (b-lgg)." in words(app)
     app.multiselect(key="models").set_value([]).run()
     assert app.multiselect(key="models").value == [] and "Choose at least one model" in words(app)
 
@@ -645,7 +661,7 @@ def test_image_folder_runs_and_slices_do_not_meet(show: Open, shipped_runs, tmp_
     step = next(step for step in lesson.STEPS if step.file == page)
     pictures_only = data == "brain_tumor_4class" and CLASSIFICATION in step.tasks
     known = {CLASSIFICATION: DETECTOR, SEGMENTATION: LOCALIZER}
-    expected = ["ResNet-18, on brain_tumor_4class"] if pictures_only else [known[task] for task in step.tasks]
+    expected = ["ResNet-18 (on brain_tumor_4class)"] if pictures_only else [known[task] for task in step.tasks]
     assert [box.value for box in app.multiselect] == ([expected] if step.split else [])
     assert not [warning.value for warning in app.warning]
     if pictures_only and page == "threshold":
@@ -658,7 +674,7 @@ def test_image_folder_runs_and_slices_do_not_meet(show: Open, shipped_runs, tmp_
         assert ("interval over pictures" in words(app)) == (data != "lgg")
         assert "classifies" in words(app) if data != "lgg" else "finds" in words(app)
     if page == "papers":
-        assert "on brain_tumor_4class; this project's recipe; brain_tumor_4class, split by picture" in words(app)
+        assert "(on brain_tumor_4class); this project's recipe; brain_tumor_4class, split by picture" in words(app)
 
 
 def test_chosen_models_have_different_colors(shipped_runs):

@@ -393,7 +393,9 @@ def test_the_dashboard_runs_from_its_published_files(published, load, tmp_path):
     named = yaml.safe_load((folder / "README.md").read_text().split("---")[1])["models"]
     assert {name.rpartition("/")[2] for name in named} == published_runs()
     # Models are called by their networks, those with weights first.
-    assert {"EfficientNet-Lite0", "EfficientNet-B0", "ResNet-18", "VGG16"} < set(shown["models"][: len(named)])
+    assert {"EfficientNet-Lite0 (any MRI)", "EfficientNet-B0", "ResNet-18", "VGG16"} < set(
+        shown["models"][: len(named)]
+    )
     measured = {path.name for path in project.shipped_runs() if is_tracked(path / "metrics.json")}
     assert len(shown["models"]) == sum("patient/test" in metrics_of(run) for run in measured) > len(named)
     assert any("EfficientNet-Lite0" in table for table in shown["tables"])

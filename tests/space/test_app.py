@@ -613,7 +613,7 @@ def test_every_kind_has_an_example_and_its_figures(app: ModuleType, shipped_runs
     color = figures["lgg, three sequences"]
     assert f"it finds {100 * color['recall']:.0f} of 100 tumor slices" in header
     assert f"a false alarm on {100 - 100 * color['specificity']:.0f} of 100 tumor-free ones" in header
-    assert f"{100 * color['uncertain']:.0f} of 100 slices the app says “uncertain”" in header
+    assert f"{100 * color['uncertain']:.0f} of 100 slices as “uncertain”" in header
     contrast = sorted(100 * figures[name]["recall"] for name in ("lgg, post-contrast", "t1"))
     assert f"finds {contrast[0]:.0f} to {contrast[1]:.0f} of 100" in app.how_well(
         pipe.sources, ("lgg, post-contrast", "t1")

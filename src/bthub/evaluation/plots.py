@@ -48,7 +48,7 @@ def drawn(run: RunFolder) -> bool:
 def draw_history(run: RunFolder) -> None:
     """Training and validation loss, and the validation metrics, by epoch."""
     rows = run.rows(HISTORY)
-    epochs = [int(row["epoch"]) for row in rows]
+    epochs = [int(row["epoch"]) + 1 for row in rows]  # a reader counts from 1
     figure = Figure(figsize=(10, 3.5), layout="constrained")
     losses, scores = figure.subplots(1, 2)
     losses.plot(epochs, _column(rows, "train_loss"), color=_BLUE, label="training")

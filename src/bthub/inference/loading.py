@@ -108,7 +108,7 @@ def _figures(run: RunFolder, by: str) -> dict[str, dict[str, float]]:
                 if (value := found.metrics[metric].value) is not None
             },
             **({"groups": found.groups} if found.groups else {}),
-            **({"uncertain": found.uncertain} if by == "by_source" and isinstance(found, SourcePart) else {}),
+            **({"uncertain": u} if isinstance(found, SourcePart) and (u := found.uncertain) is not None else {}),
         }
         for name, found in parts.items()
     }

@@ -68,6 +68,6 @@ def table(task: str, by_source: Mapping[str, SourcePart]) -> str:
         cells = [key, f"{found.samples:,}", f"{found.tumor:,}"]
         cells += [f"{found.metrics[name]:.3f}" if name in found.metrics else "" for name in names]
         if detects:
-            cells += [f"{found.uncertain:.1%}", f"{found.refused:,}"]
+            cells += ["" if found.uncertain is None else f"{found.uncertain:.1%}", f"{found.refused:,}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

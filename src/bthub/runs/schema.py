@@ -353,7 +353,7 @@ class SourcePart(msgspec.Struct, frozen=True):
         metrics: those that are defined.
         groups: patients, or pictures with their copies.
         refused: pictures that the input check refuses.
-        uncertain: share of pictures in the referral band.
+        uncertain: share of pictures in the referral band; None where that wasn't measured.
     """
 
     samples: int
@@ -361,7 +361,7 @@ class SourcePart(msgspec.Struct, frozen=True):
     metrics: dict[str, Interval]
     groups: int | None = None
     refused: int = 0
-    uncertain: float = 0.0
+    uncertain: float | None = None
 
 
 class MeasuredSources(msgspec.Struct, frozen=True):
