@@ -7,18 +7,18 @@ import streamlit as st
 import charts
 import frame
 from bthub.errors import BthubError
-from bthub.reports import by_source
+from bthub.evaluation import pooling
 from bthub.runs.folder import CLASSIFICATION, RunFolder
 
 
-def figures(run: RunFolder) -> tuple[by_source.Pooled, list[dict], list[dict]]:
+def figures(run: RunFolder) -> tuple[pooling.Pooled, list[dict], list[dict]]:
     """The figures of all sources together, within each, and across them; the sources in words."""
-    rows = by_source.once(by_source.predicted(run))
-    pooled = by_source.pooled(run, rows)
+    rows = pooling.once(pooling.predicted(run))
+    pooled = pooling.pooled(run, rows)
     return (
         pooled._replace(rows=called(pooled.rows, "source")),
-        called(by_source.within(run), "source"),
-        called(by_source.crossed(rows), "tumor_from", "healthy_from"),
+        called(pooling.within(run), "source"),
+        called(pooling.crossed(rows), "tumor_from", "healthy_from"),
     )
 
 
@@ -64,7 +64,7 @@ def main() -> None:
         across(crossed)
 
 
-def inside(view: frame.View, model: str, within: list[dict], pooled: by_source.Pooled) -> None:
+def inside(view: frame.View, model: str, within: list[dict], pooled: pooling.Pooled) -> None:
     rows = [{"model": model, "line": row["source"], "kind": "within one source", **row} for row in within]
     # A sum over different places has no interval of its own.
     ends = {"low": None, "high": None}
@@ -94,7 +94,7 @@ def inside(view: frame.View, model: str, within: list[dict], pooled: by_source.P
     )
 
 
-def shares(pooled: by_source.Pooled) -> None:
+def shares(pooled: pooling.Pooled) -> None:
     st.subheader("Where the tumors come from", anchor=False)
     frame.grid(
         ["Source", "Pictures", "With tumor", "Proportion"],

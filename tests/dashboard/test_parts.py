@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bthub.evaluation import pooling
 from bthub.project import DEFAULTS, SHIPPED_RUNS, shipped_runs
-from bthub.reports import by_source
 from bthub.runs import records
 from bthub.runs.folder import CALIBRATION, CONFIG, WEIGHTS, RunFolder, write_json
 
@@ -198,12 +198,12 @@ def test_a_guess_that_knows_the_source_has_an_auc(tmp_path: Path):
     )
     (tmp_path / "predictions" / "mix-test.csv").write_text(text)
     run = RunFolder(tmp_path, "known", "")
-    rows = by_source.once(by_source.predicted(run))
+    rows = pooling.once(pooling.predicted(run))
     assert len(rows) == 20
-    found = by_source.pooled(run, rows)
+    found = pooling.pooled(run, rows)
     assert found.auc == pytest.approx(0.8) and found.knows == pytest.approx(0.8)
     assert [(row["source"], row["images"], row["tumor"]) for row in found.rows] == [("a", 10, 8), ("b", 10, 2)]
-    crossed = {(row["tumor_from"], row["healthy_from"]): row["value"] for row in by_source.crossed(rows)}
+    crossed = {(row["tumor_from"], row["healthy_from"]): row["value"] for row in pooling.crossed(rows)}
     assert crossed == {("a", "a"): 0.5, ("a", "b"): 1.0, ("b", "a"): 0.0, ("b", "b"): 0.5}
 
 
@@ -211,15 +211,15 @@ def test_a_run_without_a_mixture_says_how_to_measure_it(tmp_path: Path):
     from bthub.errors import BthubError
 
     with pytest.raises(BthubError, match="bthub evaluate .* --data data/mix --split test"):
-        by_source.predicted(RunFolder(tmp_path, "none", ""))
+        pooling.predicted(RunFolder(tmp_path, "none", ""))
 
 
 def test_the_shipped_figures_within_sources_are_those_of_its_file():
     run = RunFolder.open(SHIPPED_RUNS / DEFAULTS["detector"], weights=False)
     expected = json.loads((run.path / "sources.json").read_text())["test"]["by_source"]
-    rows = {row["source"]: row["value"] for row in by_source.within(run)}
+    rows = {row["source"]: row["value"] for row in pooling.within(run)}
     assert rows == {source: part["metrics"]["roc_auc"]["value"] for source, part in expected.items()}
     # The AUC within a source that is shown once is the diagonal of the table across sources.
-    crossed = by_source.crossed(by_source.once(by_source.predicted(run)))
+    crossed = pooling.crossed(pooling.once(pooling.predicted(run)))
     diagonal = {row["tumor_from"]: row["value"] for row in crossed if row["tumor_from"] == row["healthy_from"]}
     assert diagonal["4class"] == pytest.approx(rows["4class"], abs=1e-6)

@@ -9,7 +9,7 @@ from bthub.errors import BthubError
 from bthub.evaluation.source_metrics import at_own_kind, measure_detector, measure_kinds, measure_localizer
 from bthub.evaluation.two_stage import two_stage_by_source
 from bthub.imaging.kinds import FLAIR_LIKE, OTHER_MRI, THREE_SEQUENCES
-from bthub.reports import inputs
+from bthub.reports import by_source
 from bthub.runs.folder import CALIBRATION, CONFIG, PREDICTIONS, SOURCES, RunFolder, write_json
 from bthub.runs.operating_point import OperatingPoint
 
@@ -181,11 +181,11 @@ def test_both_stages_must_belong_together(pair, tmp_path):
 
 
 def test_the_page_has_each_run_and_both_stages(pair):
-    page = inputs.page(pair, "test")
+    page = by_source.page(pair, "test")
     assert page is not None
     assert [line for line in page.splitlines() if line.startswith("## ")] == [
         "## gate (mix)",
         "## masks (mix)",
         "## gate, then masks",
     ]
-    assert inputs.page(pair, "validation") is None
+    assert by_source.page(pair, "validation") is None

@@ -1,128 +1,73 @@
-"""What pooling several sources hides: a detector that recognizes the source looks as if it recognized the tumor."""
+"""Results by source and kind of picture: tables of the metrics of a run."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from itertools import product
 
-import numpy as np
+from msgspec import convert
 
-from bthub.errors import BthubError
-from bthub.runs.folder import PREDICTIONS, RunFolder
-from bthub.runs.records import Row, name, reading
+from bthub.evaluation.two_stage import two_stage_by_source
+from bthub.metrics.info import CENTER_IN_BOX, readable
+from bthub.runs.folder import CLASSIFICATION, SEGMENTATION, RunFolder
+from bthub.runs.schema import SourcePart
 
-PREDICTED = "mix-{split}.csv"
+DETECTOR = ("roc_auc", "balanced_accuracy", "recall", "specificity", "ece")
+LOCALIZER = (
+    "dice_volume_mean",
+    "dice_volume_median",
+    "dice_tumor_slices",
+    "tumor_free_slices_with_mask",
+    CENTER_IN_BOX,
+)
+TITLES = {CENTER_IN_BOX: "center of the mask in the box"}
+
+INTRODUCTION = """# Results by source and kind of picture, split {split}
+
+Written by `bthub compare` from the `sources.json` of the runs (`bthub evaluate RUN --data data/mix`). Each row is one
+source by itself: across sources, a network could separate tumor from tumor-free pictures by where they come from. "lgg,
+FLAIR" is the FLAIR sequence of the LGG slices alone, in gray, and so on. Intervals cover 95% and resample patients, or
+pictures with their near-duplicates. A prediction is uncertain if the probability lies in the referral band; the other
+metrics count it by the threshold alone. Research software, not a medical device.
+"""
+
+BOTH_STAGES = "Masks count only where the detector calls the picture tumor. A tumor that it misses counts as Dice 0."
 
 
-class Pooled(NamedTuple):
-    """A detector's ROC AUC over all sources together, and what a guess reaches that knows nothing but the source.
+def page(runs: Sequence[RunFolder], split: str) -> str | None:
+    """The page of all runs that were measured on a mixture; None where none was.
 
-    Attributes:
-        auc: of the detector's probabilities over all pictures.
-        knows: of the share of tumors in the source that a picture comes from, taken for its probability.
-        rows: of each source `source`, `images`, `tumor`, and its `share` of tumors.
+    Args:
+        runs: of any kind.
+        split: of the mixture.
     """
-
-    auc: float
-    knows: float
-    rows: list[Row]
-
-
-def predicted(run: RunFolder, split: str = "test") -> list[dict[str, str]]:
-    """What a run said of each picture of a mixture: `source`, `view`, `file`, `group`, `label`, `p_tumor`.
-
-    The probability is calibrated for the kind of the picture, as for the figures in `sources.json`.
-
-    Raises:
-        BthubError: the run wasn't measured on a mixture.
-    """
-    file = PREDICTED.format(split=split)
-    if not (run.path / PREDICTIONS / file).is_file():
-        raise BthubError(
-            f"{name(run)} has no {PREDICTIONS}/{file}: "
-            f"bthub evaluate {run.path} --data data/mix --split {split} writes it"
+    measured = [run for run in runs if split in run.sources]
+    if not measured:
+        return None
+    sections = [INTRODUCTION.format(split=split)]
+    for run in sorted(measured, key=lambda run: (run.task != CLASSIFICATION, run.id)):
+        entry = run.sources[split]
+        sections.append(
+            f"## {run.id} ({entry.dataset.name})\n\n{table(entry.task, entry.by_source)}\n\n`{entry.command}`\n"
         )
-    rows = run.rows(f"{PREDICTIONS}/{file}")
-    with reading(run, f"{PREDICTIONS}/{file}"):
-        points = run.detector_calibration.points
-        return [
-            {**row, "p_tumor": repr(points.get(row["kind"], points[None]).calibrate(float(row["p_tumor"])))}
-            for row in rows
-        ]
+    detectors = [run for run in measured if run.task == CLASSIFICATION]
+    for detector, localizer in product(detectors, [run for run in measured if run not in detectors]):
+        joined = convert(two_stage_by_source(detector, localizer, split)["by_source"], dict[str, SourcePart])
+        rows = table(SEGMENTATION, joined)
+        sections.append(f"## {detector.id}, then {localizer.id}\n\n{BOTH_STAGES}\n\n{rows}\n")
+    return "\n".join(sections)
 
 
-def once(rows: Iterable[Mapping[str, str]]) -> list[Mapping[str, str]]:
-    """Each picture once: of those that were shown in several ways the first way."""
-    first: dict[str, str] = {}
-    return [row for row in rows if first.setdefault(row["source"], row["view"]) == row["view"]]
-
-
-def pooled(run: RunFolder, rows: Sequence[Mapping[str, str]]) -> Pooled:
-    """The figures of all sources together.
-
-    Args:
-        run: whose rows they are, for messages.
-        rows: of `predicted`, each picture once.
-
-    Raises:
-        BthubError: there is one kind of picture only, or a column is missing.
-    """
-    from sklearn.metrics import roc_auc_score
-
-    with reading(run, f"{PREDICTIONS}/{PREDICTED.format(split='test')}"):
-        tumor = np.array([row["label"] == "tumor" for row in rows])
-        p = np.array([float(row["p_tumor"]) for row in rows])
-        source = np.array([row["source"] for row in rows])
-    if tumor.all() or not tumor.any():
-        raise BthubError(f"{name(run)}: an AUC needs pictures with and without tumor")
-    shares = {each: float(tumor[source == each].mean()) for each in dict.fromkeys(source)}
-    lines: list[Row] = [
-        {
-            "source": each,
-            "images": int((source == each).sum()),
-            "tumor": int(tumor[source == each].sum()),
-            "share": share,
-        }
-        for each, share in shares.items()
-    ]
-    guess = np.array([shares[each] for each in source])
-    return Pooled(float(roc_auc_score(tumor, p)), float(roc_auc_score(tumor, guess)), lines)
-
-
-def within(run: RunFolder, split: str = "test") -> list[Row]:
-    """The ROC AUC within each source and way to show it, with its interval, as `sources.json` has it.
-
-    Returns:
-        `source`, `value`, `low`, `high`, `images`, `tumor`.
-    """
-    return [
-        {"source": source, "images": part.samples, "tumor": part.tumor, **part.metrics["roc_auc"].as_row()}
-        for source, part in run.sources[split].by_source.items()
-        if part.metrics["roc_auc"].value is not None
-    ]
-
-
-def crossed(rows: Sequence[Mapping[str, str]]) -> list[Row]:
-    """How often a tumor picture of one source gets a higher probability than a healthy picture of another: 0 to 1.
-
-    Where the sources are the same that is the AUC within it; a detector that knows the tumor does as well across
-    sources, one that knows the source does better or worse, by which of the two has more tumors.
-
-    Args:
-        rows: of `predicted`, each picture once.
-
-    Returns:
-        `tumor_from`, `healthy_from`, `value`, and the `pairs` that were compared.
-    """
-    p: dict[tuple[str, bool], list[float]] = {}
-    for row in rows:
-        p.setdefault((row["source"], row["label"] == "tumor"), []).append(float(row["p_tumor"]))
-    sources = list(dict.fromkeys(source for source, _ in p))
-    found: list[Row] = []
-    for one in sources:
-        for other in sources:
-            high, low = np.array(p.get((one, True), [])), np.sort(np.array(p.get((other, False), [])))
-            if len(high) == 0 or len(low) == 0:
-                continue
-            below = np.searchsorted(low, high, "left") + np.searchsorted(low, high, "right")
-            value = float(below.mean() / 2 / len(low))
-            found.append({"tumor_from": one, "healthy_from": other, "value": value, "pairs": len(high) * len(low)})
-    return found
+def table(task: str, by_source: Mapping[str, SourcePart]) -> str:
+    """The sources of an entry of `sources.json` as Markdown: a row for each source and view."""
+    detects = task == CLASSIFICATION
+    names = DETECTOR if detects else LOCALIZER
+    heads = ["pictures", "images", "with tumor", *(TITLES.get(name) or readable(name) for name in names)]
+    if detects:
+        heads += ["uncertain", "refused"]
+    lines = [f"| {' | '.join(heads)} |", "| --- |" + " ---: |" * (len(heads) - 1)]
+    for key, found in by_source.items():
+        cells = [key, f"{found.samples:,}", f"{found.tumor:,}"]
+        cells += [f"{found.metrics[name]:.3f}" if name in found.metrics else "" for name in names]
+        if detects:
+            cells += ["" if found.uncertain is None else f"{found.uncertain:.1%}", f"{found.refused:,}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -17,7 +17,7 @@ from bthub.metrics.bootstrap import COVERAGE, FEWEST_GROUPS
 from bthub.metrics.info import METRIC_TABLE, readable
 from bthub.metrics.interval import Interval
 from bthub.project import DATASET, DEFAULTS, TWO_STAGE, hub_id
-from bthub.reports import inputs
+from bthub.reports import by_source
 from bthub.runs.folder import (
     CALIBRATION,
     CARD,
@@ -181,7 +181,7 @@ def render(run: str | Path, org: str | None = None, *, figures: bool = True) -> 
             onnx=_onnx(folder),
             splits=_splits(folder, protocol, results),
             sources=[
-                (split, inputs.table(entry.task, entry.by_source), entry.command)
+                (split, by_source.table(entry.task, entry.by_source), entry.command)
                 for split, entry in folder.sources.items()
             ],
             mixed=bool(facts.sources),

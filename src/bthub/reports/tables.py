@@ -19,7 +19,7 @@ from bthub.evaluation.scoring import resampled, rounded
 from bthub.metrics.bootstrap import COVERAGE, paired_difference
 from bthub.metrics.info import COSTS, lower_is_better, readable
 from bthub.metrics.interval import Interval
-from bthub.reports import inputs
+from bthub.reports import by_source
 from bthub.runs import records
 from bthub.runs.folder import CLASSIFICATION, SEGMENTATION, RunFolder
 from bthub.runs.records import Evaluation, Row
@@ -110,9 +110,9 @@ def write(runs: Sequence[RunFolder], out: Path, split: str = "test") -> str:
         )
     text = "\n".join(sections)
     (out / "compare.md").write_text(text, encoding="utf-8")
-    by_source = inputs.page(runs, split)
-    if by_source is not None:
-        (out / "inputs.md").write_text(by_source, encoding="utf-8")
+    page = by_source.page(runs, split)
+    if page is not None:
+        (out / "inputs.md").write_text(page, encoding="utf-8")
     return text
 
 
