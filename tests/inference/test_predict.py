@@ -311,16 +311,17 @@ def run(*arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
-def test_the_command_on_a_real_slice_and_a_bad_file(tiny_runs, kaggle, tmp_path):
+def test_the_command_on_a_real_slice_and_a_bad_file(tiny_runs, kaggle, tmp_path, capsys, monkeypatch):
+    monkeypatch.undo()  # real folders
     detector, localizer = tiny_runs
     path = sorted(kaggle.rglob("*[0-9].tif"))[0]
     (tmp_path / "bad.tif").write_bytes(path.read_bytes()[:5000])
-    done = run(path, tmp_path / "bad.tif", "--json", "--detector", detector, "--localizer", localizer)
-    assert done.returncode == 1
-    (line,) = done.stdout.splitlines()
+    assert predict(path, tmp_path / "bad.tif", "--json", "--detector", detector, "--localizer", localizer) == 1
+    said = capsys.readouterr()
+    (line,) = said.out.splitlines()
     row = json.loads(line)
     assert row["label"] == "tumor" and (row["width"], row["height"]) == (256, 256)
-    assert done.stderr == f"bthub: {tmp_path}/bad.tif: the picture is truncated or damaged and cannot be decoded\n"
+    assert said.err == f"bthub: {tmp_path}/bad.tif: the picture is truncated or damaged and cannot be decoded\n"
 
 
 def test_the_command_on_nothing_but_bad_files(tmp_path):
