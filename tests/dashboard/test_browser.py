@@ -106,7 +106,8 @@ def test_a_link_opens_exactly_this_view(browser: Browser, address: str, shipped_
         page.goto(f"{address}threshold?models={DEFAULTS['detector']}&split=validation&threshold=0.2")
         whole(page)
         expect(page.get_by_role("heading", name="Threshold", level=1)).to_be_visible()
-        expect(page.get_by_role("slider")).to_have_value("0.2")
+        # Streamlit fetches the code of a slider when it first draws one.
+        expect(page.get_by_role("slider")).to_have_value("0.2", timeout=DRAWN)
         entry = json.loads((shipped_runs[0] / METRICS).read_text())["patient/validation"]
         cells = page.locator(".matrices tbody tr").first.locator("td").all_inner_texts()
         assert sum(int(cell.split("\n")[0]) for cell in cells) == sum(entry["confusion_matrix"][0])
