@@ -92,7 +92,7 @@ def threshold(points: Sequence[Row], how: str) -> str:
     )
     if len(points) > 1:
         worst = min(points, key=lambda p: (p["recall"] or 0) - (p["false_positive_rate"] or 0))
-        said += f"; {worst['model']} misses {worst['fn']} and raises {worst['fp']}"
+        said += f"; the weakest, {worst['model']}, misses {worst['fn']} and raises {worst['fp']}"
     return f"{said}."
 
 
@@ -107,7 +107,10 @@ def calibration(errors: Sequence[Row]) -> str:
         return f"{said}; temperature scaling made {'it' if len(errors) == 1 else 'all of them'} better."
     if not helped:
         return f"{said}; temperature scaling, fitted on validation, helped {'it' if len(errors) == 1 else 'none'} here."
-    return f"{said}; temperature scaling helped {listed(helped)}, but not the others."
+    others = [e["model"] for e in errors if e["model"] not in helped]
+    if len(others) < len(helped):
+        return f"{said}; temperature scaling helped all but {listed(others)}."
+    return f"{said}; temperature scaling helped only {listed(helped)}."
 
 
 def points(share: float) -> str:
@@ -126,7 +129,7 @@ def learning(kept: Sequence[Row]) -> str:
     said = f"**{fast['model']}** was at its best after {fast['kept']} of {fast['trained']} epochs"
     if len(kept) > 1:
         slow = max(kept, key=lambda row: row["kept"])
-        said += f", {slow['model']} after {slow['kept']} of {slow['trained']}"
+        said += f"; the last was **{slow['model']}**, after {slow['kept']} of {slow['trained']}"
     if not stopped:
         return f"{said}: every model was still improving when its training ended."
     return f"{said}: the epochs after the best one on validation were discarded."
@@ -144,12 +147,12 @@ def looking(rows: Sequence[Row]) -> str:
         )
     best, worst = (pick(known, key=lambda row: row["pointing_game"]) for pick in (max, min))
     said = (
-        f"On this slice **{percent(best['pointing_game'])}** of {best['model']}'s heat lies on the tumor, "
-        f"{times_chance(best)} what chance would give"
+        f"On this slice **{best['model']}** has the most heat on the tumor: {percent(best['pointing_game'])}, "
+        f"{times_chance(best)} what chance would give."
     )
     if len(known) > 1:
-        said += f"; of {worst['model']}'s, {percent(worst['pointing_game'])}, {times_chance(worst)} chance"
-    return f"{said}."
+        said += f" {worst['model']} has the least: {percent(worst['pointing_game'])}, {times_chance(worst)} chance."
+    return said
 
 
 def times_chance(row: Row) -> str:
@@ -166,10 +169,10 @@ def localization(means: Sequence[Row], small: float | None, large: float | None)
         small, large: of the best model the median Dice of the smallest and of the largest tumors.
     """
     best = max(means, key=lambda row: row["value"])
-    said = f"**{best['model']}** outlines a patient's tumor with a Dice of {best['value']:.2f} on average per patient"
+    said = f"**{best['model']}** reaches a mean Dice of {best['value']:.2f} per patient"
     if small is not None and large is not None:
         said += f". On single slices the median is {large:.2f} for large tumors and {small:.2f} for small ones"
-    return f"{said}. Two experts agree with each other at about 0.84."
+    return f"{said}. Two experts reach about 0.84 with each other."
 
 
 def losses(errors: int, slices: int, shared: int, models: int) -> str:
@@ -178,7 +181,8 @@ def losses(errors: int, slices: int, shared: int, models: int) -> str:
         return f"The model gets **{errors} of {slices:,}** slices wrong."
     return (
         f"On **{errors} of {slices:,}** slices at least one of {models} models is wrong; on {shared} of these all "
-        "models are wrong. Slices that all models get wrong are hard; the others show weaknesses of single models."
+        "models are wrong. Slices that all models get wrong are hard or mislabeled; the others show weaknesses of "
+        "single models."
     )
 
 
@@ -217,7 +221,8 @@ def leaking(share: float, clean: float, seen: Row | None) -> str:
         seen: `model`, `seen` and `unseen` accuracy where the difference is largest.
     """
     neighbors = (
-        f"Split by slice, {share:.0%} of the test slices have a neighbor in training; split by patient, {clean:.0%}."
+        f"Split by slice, {share:.0%} of the test slices have a neighboring slice in training; split by patient, "
+        f"{clean:.0%}."
     )
     if not seen or seen["seen"] <= seen["unseen"]:
         return neighbors
@@ -231,8 +236,8 @@ def papers(higher: int, lower: int, within: int) -> str:
     """How the published figures stand against what was measured."""
     total = higher + lower + within
     return (
-        f"Of {total} published results with a comparable run here, **{within}** are within its interval, {higher} are "
-        f"higher and {lower} lower. They may differ because of another split, other data or another recipe."
+        f"{total} published results have a comparable run here: **{within}** are within the run's 95% interval, "
+        f"{higher} above it and {lower} below. The split, the data or the recipe may differ."
     )
 
 

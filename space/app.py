@@ -603,7 +603,7 @@ def how_well(sources: Sources, names: Sequence[str]) -> str:
         return ""
     found, flagged = _of_hundred([one["recall"] for one in known]), [1 - one["specificity"] for one in known]
     alarms = f"raises a false alarm on {_of_hundred(flagged)} of 100 tumor-free ones"
-    return f"<p>finds {found} of 100 tumor slices, {alarms}</p>"
+    return f"<p>The detector finds {found} of 100 tumor slices and {alarms}.</p>"
 
 
 # Which picture to bring, in one sentence; how well each kind does stands beside its examples.
@@ -625,8 +625,8 @@ def header_html(sources: Sources) -> str:
         )
         if "uncertain" in measured:
             figures += (
-                f" It shows {100 * measured['uncertain']:.0f} of 100 slices as “uncertain”, because their probability"
-                " is near the threshold; the two figures count them by the threshold alone."
+                f" It calls {100 * measured['uncertain']:.0f} of 100 slices “uncertain”, because their probability is"
+                " near the threshold. The figures above still count these as tumor or no tumor."
             )
     return f"""
 <header>
@@ -723,7 +723,7 @@ def result_html(
     explained = f"A tumor is suspected if the probability is {threshold} or more (the threshold)."
     if result.referral_band is not None:
         low, high = (percent(end) for end in result.referral_band)
-        explained += f" In the shaded part, from {low} to {high}, the result is “uncertain” instead."
+        explained += f" In the hatched part, from {low} to {high}, the result is “uncertain” instead."
     kind = kind_html(result.input_kind, figures) if checked else ""
     overlay = result.overlay()
     stem = re.sub(r"[^\w.-]+", "_", Path(name).stem)
@@ -808,8 +808,8 @@ def kind_html(kind: str | None, figures: Mapping[str, Mapping[str, float]] | Non
     if figures and kind in figures:
         found, flagged = (round(100 * share) for share in (figures[kind]["recall"], 1 - figures[kind]["specificity"]))
         good = (
-            f" Among all test pictures read as this kind, whatever their source, the detector finds {found} of 100 with"
-            f" a tumor and raises a false alarm on {flagged} of 100 without one."
+            f" On test pictures of this kind from all data sets together, the detector finds {found} of 100 with a"
+            f" tumor and raises a false alarm on {flagged} of 100 without one."
         )
     return f'<p class="kind">Read as: {TITLES[kind]}.{good}</p>'
 

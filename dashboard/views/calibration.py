@@ -72,7 +72,7 @@ def main() -> None:
         st.subheader("Expected calibration error")
         frame.grid(
             ["Model", "Before", "After", "Temperature"],
-            [[e["model"], f"{e['before']:.4f}", f"{e['after']:.4f}", f"{e['temperature']:.3f}"] for e in errors],
+            [[e["model"], f"{e['before']:.3f}", f"{e['after']:.3f}", f"{e['temperature']:.3f}"] for e in errors],
             "Calibration error of each model before and after temperature scaling",
             [
                 None,

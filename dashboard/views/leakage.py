@@ -108,7 +108,7 @@ def strips() -> None:
             frame.draw(chart, f"Splits of the slices of {len(shown)} patients under protocol {protocol}")
     frame.note(
         f"How to read it: each line is a patient ({len(shown)} of 100 are shown, some from each split), each cell a "
-        "slice. Split by patient, a line has one color. Split by slice, red test cells lie between blue training "
+        "slice. Split by patient, a line has one color. Split by slice, orange test cells lie between blue training "
         "cells: the model has seen their neighbors.",
         rows,
         "splits.csv",
@@ -133,8 +133,8 @@ def measured(view: frame.View, task: str, pairs: list[leakage.Pair]) -> None:
         charts.leakage(points, f"{frame.titled(metric)} on the test split"),
         caption="How to read it: the same network and recipe, trained and tested under each protocol; a line is named "
         "after the run that was split by slice. The dashed part is the gap. Leakage raises the result by slice, but "
-        "the two test sets also have different slices, so a gap smaller than the bars may be chance. Gray dots are "
-        "published results, all split by slice or image. Bars are 95% intervals over patients."
+        "the two test sets also have different slices, so a gap smaller than the bars may be chance. Gray triangles "
+        "are published results, all split by slice or image. Bars are 95% intervals over patients."
         + (ARGMAX if task == CLASSIFICATION else ""),
         alternative=f"{readable(metric)} by protocol: "
         + "; ".join(f"{p['line']}, {p['protocol']}: {p['value']:.3f}" for p in points),

@@ -40,7 +40,7 @@ def epochs(task: str, runs: dict[str, RunFolder]) -> None:
     )
     left, right = st.columns(2, gap="large")
     with left:
-        st.markdown("**Loss**")
+        st.markdown("**Loss** (dashed: training, solid: validation)")
         rows = [
             row
             for name, lines in histories.items()

@@ -85,7 +85,12 @@ def plots(papers: dict[str, dict], rows: dict[str, list[dict]]) -> None:
     if not metrics:
         return
     metric = st.segmented_control(
-        "Metric", list(metrics), default=next(iter(metrics)), required=True, format_func=in_words, key="papers_metric"
+        "Metric",
+        list(metrics),
+        default=next(iter(metrics)),
+        required=True,
+        format_func=frame.titled,
+        key="papers_metric",
     )
     frame.figure(
         charts.dot_plot(metrics[metric], frame.titled(metric)),

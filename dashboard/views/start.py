@@ -44,7 +44,8 @@ def opening(view: frame.View) -> str:
             break
         return (
             f"{sentences.detection(row, False)}, on {row['samples']:,} slices of {row['groups']} patients it never "
-            "saw, with one threshold for all slices. Is that good? Is another network better? Would it work elsewhere?"
+            "saw. (The app has a threshold for each kind of picture, so its figures differ a little.) Is that good? Is "
+            "another network better? Would it work elsewhere?"
         )
     return "Which network finds brain tumors best, and how would we know? The pages below answer it step by step."
 

@@ -218,6 +218,8 @@ def point(rows: list[dict], change: Damage) -> str:
         calls: dict[str, list[str]] = {}
         for row in rows:
             calls.setdefault(row["call"], []).append(row["model"])
+        if len(calls) == 1 and len(rows) > 1:
+            return f"All {len(rows)} models say **{rows[0]['call']}**. Move the sliders: which changes its mind first?"
         said = "; ".join(f"{sentences.listed(names)}: **{call}**" for call, names in calls.items())
         return f"{said}. Move the sliders: which model changes its mind first?"
     broken = [row["model"] for row in rows if row["changed"]]

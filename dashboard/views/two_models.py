@@ -71,7 +71,8 @@ def pairs(one: Scores, other: Scores) -> list[dict]:
                 "who": WHO[(bool(call != y), not right)],
             }
         )
-    return rows
+    # What both get wrong is drawn last, above the many that both get right.
+    return sorted(rows, key=lambda row: list(charts.AGREE).index(row["who"]))
 
 
 @st.fragment

@@ -563,7 +563,7 @@ def test_the_page_of_an_uncertain_slice(app: ModuleType, pipe: Recorder, monkeyp
     monkeypatch.setattr(pipe.pipe, "points", {None: band})
     page = app.result_html(pipe.pipe(file), "mine.png")
     assert ">Uncertain</h2>" in page and "A person should look" in page and 'class="result unsure"' in page
-    assert "In the shaded part, from under 1% to 100%, the result is “uncertain” instead." in page
+    assert "In the hatched part, from under 1% to 100%, the result is “uncertain” instead." in page
     assert "Tumor suspected" not in page and "No tumor found" not in page
 
 
@@ -613,7 +613,7 @@ def test_every_kind_has_an_example_and_its_figures(app: ModuleType, shipped_runs
     color = figures["lgg, three sequences"]
     assert f"it finds {100 * color['recall']:.0f} of 100 tumor slices" in header
     assert f"a false alarm on {100 - 100 * color['specificity']:.0f} of 100 tumor-free ones" in header
-    assert f"{100 * color['uncertain']:.0f} of 100 slices as “uncertain”" in header
+    assert f"{100 * color['uncertain']:.0f} of 100 slices “uncertain”" in header
     contrast = sorted(100 * figures[name]["recall"] for name in ("lgg, post-contrast", "t1"))
     assert f"finds {contrast[0]:.0f} to {contrast[1]:.0f} of 100" in app.how_well(
         pipe.sources, ("lgg, post-contrast", "t1")
