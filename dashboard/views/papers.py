@@ -20,7 +20,7 @@ from bthub.runs import records
 from bthub.runs.folder import CLASSIFICATION, RunFolder
 
 TOGETHER = "folds"
-SPLIT = {"patient": "split by patient", "slice": "split by slice", "default": "split by picture"} | {
+SPLIT = {protocol: f"split {names.protocol(protocol)}" for protocol in ("patient", "slice", "default")} | {
     fold: f"{fold} of {len(FOLD_PROTOCOLS)}, split by patient" for fold in FOLD_PROTOCOLS
 }
 SPLIT[TOGETHER] = f"{len(FOLD_PROTOCOLS)}-fold cross-validation by patient, all patients together"
