@@ -6,11 +6,12 @@ import io
 import json
 import re
 import shutil
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -400,9 +401,39 @@ def test_who_waits_sees_the_place_and_the_wait(app: ModuleType, cache: Path, tmp
         demo.close(verbose=False)
 
 
-@pytest.mark.slow  # minutes on a busy machine
+class Visitors:
+    """Open pages of the app, one for each session: they upload a picture, join the queue and listen to it."""
+
+    def __init__(self, demo: gr.Blocks) -> None:
+        self.number = next(event._id for event in demo.fns.values() if event.name == "analyze")
+        self.place = f"{demo.local_url}gradio_api/"
+        picture = io.BytesIO()
+        Image.fromarray(blob(120, 100, (30, 40, 60, 80))).save(picture, format="PNG")
+        self.picture = picture.getvalue()
+        self.http = httpx.Client(timeout=300, limits=httpx.Limits(max_connections=None))
+
+    def join(self, session: str) -> None:
+        content = self.picture + session.encode()  # what follows a PNG's end is not read: a file for each session
+        (path,) = self.http.post(f"{self.place}upload", files={"files": ("s.png", content)}).json()
+        data = [{"path": path, "meta": {"_type": "gradio.FileData"}}]
+        body = {"data": data, "fn_index": self.number, "session_hash": session}
+        self.http.post(f"{self.place}queue/join", json=body).raise_for_status()
+
+    @contextmanager
+    def listening(self, session: str) -> Iterator[Iterator[dict]]:
+        """The messages that the session gets, until the `with` block ends and the connection with it."""
+        with self.http.stream("GET", f"{self.place}queue/data", params={"session_hash": session}) as answer:
+            yield (json.loads(line.removeprefix("data:")) for line in answer.iter_lines() if line)
+
+    def visit(self, session: str) -> list[dict]:
+        """All that a session hears from joining to its result."""
+        self.join(session)
+        with self.listening(session) as messages:
+            return list(messages)
+
+
 def test_fifty_at_once_are_served_and_their_uploads_outlive_the_wait(
-    app: ModuleType, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    app: ModuleType, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert app.WAITING_PLACES >= 100
     monkeypatch.setattr(app, "DELETE_AGE", 0)
@@ -410,74 +441,56 @@ def test_fifty_at_once_are_served_and_their_uploads_outlive_the_wait(
     demo = app.build(slow)
     slow.hold()
     app.launch(demo, free_port())
+    visitors = Visitors(demo)
     try:
-        file = tmp_path / "slice.png"
-        Image.fromarray(blob(120, 100, (30, 40, 60, 80))).save(file)
-        # Unless told, a client sends 40 at a time, keeps the rest to itself until some are done, and gives up on an
-        # answer after five seconds, which an upload among fifty may take.
-        options = {"max_workers": 50, "httpx_kwargs": {"timeout": 300}}
-        client = Client(demo.local_url, verbose=False, download_files=tmp_path, **options)
-        jobs = [client.submit(handle_file(file), api_name="/analyze") for _ in range(50)]
-        assert slow.began.wait(300)
-        wait_for(lambda: len(demo._queue) == 49)
-        # One more comes, and is killed while it waits: its place is free again.
-        code = f"from gradio_client import Client, handle_file as f; c = Client({demo.local_url!r}, verbose=False); "
-        code += f"c.predict(f({str(file)!r}), api_name='/analyze')"
-        killed = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_for(lambda: len(demo._queue) == 50)
-        killed.kill()
-        killed.wait()
-        wait_for(lambda: len(demo._queue) == 49)
-        waiting = app.waiting_files(demo)
-        assert waiting and all(Path(path).is_file() for path in waiting)
-        (cache / "old.png").write_bytes(b"x")
-        app.sweep(cache, app.waiting_files(demo))  # all are old enough now
-        assert all(Path(path).is_file() for path in waiting) and not (cache / "old.png").exists()
-        last = jobs[-1].status()
-        assert last.queue_size == 49 and last.rank is not None
-        slow.go_on.set()
-        assert [job.result(timeout=600)[1]["label"] for job in jobs] == ["tumor"] * 50
+        with ThreadPoolExecutor(50) as pool:
+            jobs = [pool.submit(visitors.visit, f"visitor {number}") for number in range(50)]
+            try:
+                assert slow.began.wait(60)
+                wait_for(lambda: len(demo._queue) == 49)
+                waiting = app.waiting_files(demo)
+                assert len(waiting) == 50 and all(Path(path).is_file() for path in waiting)
+                (cache / "old.png").write_bytes(b"x")
+                app.sweep(cache, app.waiting_files(demo))  # all are old enough now
+                assert all(Path(path).is_file() for path in waiting) and not (cache / "old.png").exists()
+            finally:
+                slow.go_on.set()
+            heard = [job.result(timeout=300) for job in jobs]
+        results = [messages[-2] for messages in heard]
+        assert [messages[-1]["msg"] for messages in heard] == ["close_stream"] * 50
+        assert [result["msg"] for result in results] == ["process_completed"] * 50
+        assert [result["output"]["data"][1]["label"] for result in results] == ["tumor"] * 50
+        ranks = [message["rank"] for messages in heard for message in messages if message["msg"] == "estimation"]
+        assert max(ranks) == 48 and min(ranks) == 0  # of 49 who wait; each heard a place
         wait_for(lambda: not app.waiting_files(demo))
     finally:
-        slow.go_on.set()
+        visitors.http.close()
         demo.close(verbose=False)
 
 
-def test_who_leaves_frees_the_place(app: ModuleType, cache: Path, tmp_path: Path) -> None:
+def test_who_leaves_frees_the_place(app: ModuleType, cache: Path) -> None:
     """A client that is killed, in the queue or at work, keeps nobody waiting."""
     slow = Slow()
     demo = app.build(slow)
     slow.hold()
     app.launch(demo, free_port())
-    number = next(event._id for event in demo.fns.values() if event.name == "analyze")
-    picture = io.BytesIO()
-    Image.fromarray(blob(120, 100, (30, 40, 60, 80))).save(picture, format="PNG")
-    place = f"{demo.local_url}gradio_api/"
-
-    def join(session: str, http: httpx.Client) -> None:
-        (path,) = http.post(f"{place}upload", files={"files": ("s.png", picture.getvalue())}).json()
-        data = [{"path": path, "meta": {"_type": "gradio.FileData"}}]
-        http.post(f"{place}queue/join", json={"data": data, "fn_index": number, "session_hash": session})
-
-    def wait_in_line(session: str, http: httpx.Client):
-        return http.stream("GET", f"{place}queue/data", params={"session_hash": session}, timeout=120)
-
+    visitors = Visitors(demo)
     try:
-        with httpx.Client() as first, httpx.Client() as second, httpx.Client() as third:
-            join("first", first)
-            with wait_in_line("first", first) as working:
-                assert slow.began.wait(60)
-                join("second", second)
-                with wait_in_line("second", second):
-                    join("third", third)
-                    with wait_in_line("third", third):
-                        wait_for(lambda: len(demo._queue) == 2)
-                    wait_for(lambda: len(demo._queue) == 1)  # the connection of the third is gone
-                slow.go_on.set()
-                assert "process_completed" in "".join(working.iter_text())
+        visitors.join("first")
+        with visitors.listening("first") as working:
+            assert slow.began.wait(60)
+            visitors.join("second")
+            with visitors.listening("second"):
+                visitors.join("third")
+                with visitors.listening("third"):
+                    wait_for(lambda: len(demo._queue) == 2)
+                wait_for(lambda: len(demo._queue) == 1)  # the connection of the third is gone
+            slow.go_on.set()
+            assert "process_completed" in [message["msg"] for message in working]
         wait_for(lambda: len(demo._queue) == 0 and not app.waiting_files(demo))
     finally:
         slow.go_on.set()
+        visitors.http.close()
         demo.close(verbose=False)
 
 
