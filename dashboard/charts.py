@@ -605,7 +605,7 @@ def breaking(rows: Rows, names: Sequence[str], title: str, thresholds: Rows) -> 
 
 KINDS = {
     "within one source": ("#2f7ed8", "circle"),
-    "pooled": ("#d9480f", "square"),
+    "all sources together": ("#d9480f", "square"),
     "knows only the source": ("#7f8a99", "triangle-up"),
 }
 

@@ -71,7 +71,7 @@ def protocol(name: str) -> str:
 def network(run: RunFolder) -> str:
     """The network of a run in words; a ResUNet with its encoder."""
     if run.task == SEGMENTATION:
-        return f"ResUNet, {architecture(run.localizer_config.backbone)}"
+        return f"ResUNet on {architecture(run.localizer_config.backbone)}"
     return architecture(records.network(run))
 
 

@@ -21,7 +21,7 @@ METRICS = {
     },
     "by_tumor_size": {CLASSIFICATION: ["recall"], SEGMENTATION: ["dice_tumor_slices"]},
 }
-WORDS = {"by_institution": "By hospital that the scans come from", "by_tumor_size": "By size of the tumor on the slice"}
+WORDS = {"by_tumor_size": "By size of the tumor on the slice", "by_institution": "By hospital that the scans come from"}
 
 
 def parts(run: RunFolder, evaluation: Evaluation, by: str) -> list[dict]:
@@ -46,8 +46,8 @@ def main() -> None:
     view = frame.view()
     head = st.container()
     frame.explain(
-        "A mean over all slices hides for whom a model fails. This page shows the results by hospital and by size of "
-        "the tumor on the slice. Bars are 95% intervals over patients. Groups of fewer than five patients have no "
+        "A mean over all slices hides for whom a model fails. This page shows the results by size of the tumor on the "
+        "slice and by hospital. Bars are 95% intervals over patients. Groups of fewer than five patients have no "
         "bar, because so few patients say nothing about others."
     )
     said = None

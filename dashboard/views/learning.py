@@ -90,7 +90,7 @@ def in_words(network: str) -> str:
     """A network with what sets its group apart, as `records.by_initialization` names it."""
     first, *more = network.split(", ")
     known = re.fullmatch(r"ResUNet \((.+)\)", first)
-    return ", ".join([f"ResUNet, {names.architecture(known[1])}" if known else names.architecture(first), *more])
+    return ", ".join([f"ResUNet on {names.architecture(known[1])}" if known else names.architecture(first), *more])
 
 
 def points(name: str, lines: list[dict], column: str, of: str) -> list[dict]:

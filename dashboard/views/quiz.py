@@ -24,7 +24,34 @@ def main() -> None:
     view = frame.view()
     runs = {name: run for name, run in view.of(CLASSIFICATION).items() if len(run.config.get("label_names", [])) == 2}
     found = frame.collect(runs, per_image.detector_scores, view.evaluation)
-    at_hand = pictures.slices(view.evaluation)
+    play(view, found, pictures.slices(view.evaluation))
+
+
+def opening(at_hand: pictures.Slices, questions: list[pictures.Key], answers: dict[pictures.Key, bool]) -> str:
+    """What the quiz asks, or how it went so far."""
+    asked = [key for key in questions if key in answers]
+    if not asked:
+        return f"{len(questions)} slices, half of them with a tumor: decide before the models do."
+    right = sum(answers[key] == (at_hand.keys[key] > 0) for key in asked)
+    return f"So far you are right on **{right} of {len(asked)}** {'slice' if len(asked) == 1 else 'slices'}."
+
+
+def draw(keys: dict[pictures.Key, int], number: int, evaluation: str) -> list[pictures.Key]:
+    """Half of the slices with a tumor, half without, as far as there are, in random order."""
+    rng = random.Random(f"{number} {evaluation}")
+    tumor = sorted(key for key, area in keys.items() if area)
+    healthy = sorted(key for key, area in keys.items() if not area)
+    if not tumor or not healthy:
+        return []
+    half = min(LENGTH // 2, len(healthy))
+    chosen = rng.sample(healthy, half) + rng.sample(tumor, min(LENGTH - half, len(tumor)))
+    rng.shuffle(chosen)
+    return chosen
+
+
+@st.fragment
+def play(view: frame.View, found: dict[str, Scores], at_hand: pictures.Slices) -> None:
+    """The whole page, so that the sentence above it counts each answer."""
     head = st.container()
     number = st.number_input(
         "Quiz number",
@@ -45,40 +72,11 @@ def main() -> None:
     answers: dict = st.session_state.setdefault(f"answers {number} {view.evaluation.key}", {})
     with head:
         frame.headline(opening(at_hand, questions, answers))
-    play(view, found, at_hand, questions, answers)
+    ask(view, at_hand, questions, answers, {name: called(scores) for name, scores in found.items()})
 
 
-def opening(at_hand: pictures.Slices, questions: list[pictures.Key], answers: dict[pictures.Key, bool]) -> str:
-    """What the quiz asks, or how it went so far."""
-    asked = [key for key in questions if key in answers]
-    if not asked:
-        return f"{len(questions)} slices, half of them with a tumor: decide before the models do."
-    right = sum(answers[key] == (at_hand.keys[key] > 0) for key in asked)
-    return f"So far you are right on **{right} of {len(asked)}** slices."
-
-
-def draw(keys: dict[pictures.Key, int], number: int, evaluation: str) -> list[pictures.Key]:
-    """Half of the slices with a tumor, half without, as far as there are, in random order."""
-    rng = random.Random(f"{number} {evaluation}")
-    tumor = sorted(key for key, area in keys.items() if area)
-    healthy = sorted(key for key, area in keys.items() if not area)
-    if not tumor or not healthy:
-        return []
-    half = min(LENGTH // 2, len(healthy))
-    chosen = rng.sample(healthy, half) + rng.sample(tumor, min(LENGTH - half, len(tumor)))
-    rng.shuffle(chosen)
-    return chosen
-
-
-@st.fragment
-def play(
-    view: frame.View,
-    found: dict[str, Scores],
-    at_hand: pictures.Slices,
-    questions: list[pictures.Key],
-    answers: dict[pictures.Key, bool],
-) -> None:
-    calls = {name: called(scores) for name, scores in found.items()}
+def ask(view: frame.View, at_hand: pictures.Slices, questions: list, answers: dict, calls: dict) -> None:
+    """The slice that is to be answered or was just answered; after the last one, the result."""
     open_ = [key for key in questions if key not in answers]
     shown = st.session_state.get("shown")
     if shown not in questions or (shown in answers and not st.session_state.get("revealed")):

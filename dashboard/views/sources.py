@@ -69,7 +69,7 @@ def inside(view: frame.View, model: str, within: list[dict], pooled: pooling.Poo
     # A sum over different places has no interval of its own.
     ends = {"low": None, "high": None}
     rows += [
-        {"model": model, "line": "all sources together", "kind": "pooled", "value": pooled.auc, **ends},
+        {"model": model, "line": "all sources together", "kind": "all sources together", "value": pooled.auc, **ends},
         {
             "model": "a guess",
             "line": "a guess that knows only the source",
@@ -78,7 +78,7 @@ def inside(view: frame.View, model: str, within: list[dict], pooled: pooling.Poo
             **ends,
         },
     ]
-    st.subheader(f"{model}: ROC AUC within each source, and pooled", anchor=False)
+    st.subheader(f"{model}: ROC AUC within each source, and of all together", anchor=False)
     frame.figure(
         charts.within_sources(rows),
         caption="How to read it: blue dots are results within one source, with 95% intervals over patients or "

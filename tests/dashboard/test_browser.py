@@ -9,6 +9,7 @@ BTHUB_AXE=axe.min.js pytest tests/dashboard/test_browser.py -k accessible -m slo
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -252,6 +253,7 @@ def test_by_keyboard_alone(browser: Browser, address: str) -> None:
         page.locator("h1").click()
         page.keyboard.press("t")
         expect(page.get_by_text("there is").first).to_be_visible()
+        expect(page.locator(".headline")).to_have_text(re.compile("^So far you are right on [01] of 1 slice"))
         whole(page)  # the key is listened to from when the button is there
         page.keyboard.press("Enter")
         expect(page.get_by_text("Slice 2 of 20")).to_be_visible()

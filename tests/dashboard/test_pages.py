@@ -47,7 +47,7 @@ DASHBOARD = ROOT / "dashboard"
 PAGES = sorted(path.stem for path in (DASHBOARD / "views").glob("*.py"))
 NEEDS_TORCH = {"where_it_looks", "localization", "try_your_own"}
 # How the shipped pair is called on a page.
-DETECTOR, LOCALIZER = "ResNet-18", "ResUNet, ResNet-18"
+DETECTOR, LOCALIZER = "ResNet-18", "ResUNet on ResNet-18"
 
 Open = Callable[..., AppTest]
 
@@ -251,7 +251,7 @@ def test_damaged_weights_are_named_and_the_others_still_look(show: Open, shipped
     app = show("where_it_looks", [*shipped_runs, *pair])
     assert [warning.value.split(":")[0] for warning in app.warning] == [
         "ResNet-18 (copy)",
-        "ResUNet, ResNet-18 (outlines)",
+        "ResUNet on ResNet-18 (outlines)",
     ]
     assert f"Heat map of {DETECTOR}" in words(app) and f"Outline drawn by {LOCALIZER}" in words(app)
     assert "outlines" in show("localization", [pair[1]]).warning[0].value
@@ -460,7 +460,7 @@ def test_papers_take_all_folds_of_a_cross_validation_together(show: Open, shippe
     value = measured["metrics"]["dice_volume_mean"]["value"]
     assert f"<b>{value:.4f}</b>" in said and together in said and "fold-1 of 5" not in said
     said = words(show("papers", folds[:4]))
-    assert together not in said and "ResUNet, ResNet-18 (fold 1); this project's recipe; LGG, fold-1 of 5" in said
+    assert together not in said and "ResUNet on ResNet-18 (fold 1); this project's recipe; LGG, fold-1 of 5" in said
 
 
 def test_where_it_looks_compares_with_the_mask(show: Open):

@@ -133,7 +133,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary.replace(path)
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any] | msgspec.Struct) -> None:
     """Write JSON in this way."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=msgspec.to_builtins) + "\n"
     with replacing(path) as temporary:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 from datasets import Dataset as Rows
 from scipy.special import softmax
@@ -15,6 +16,7 @@ from bthub.metrics.segmentation import center_in_box, segmentation_metrics
 from bthub.models.classifier import Classifier
 from bthub.models.localizer import Localizer
 from bthub.models.resunet import clean_mask
+from bthub.runs.schema import BeforeAfter, DetectorCalibration, KindCalibration, KindMasks, LocalizerCalibration
 from bthub.training.thresholds import choose_threshold, fit_temperature, referral_band
 
 BATCH = 16
@@ -29,7 +31,7 @@ REFERRAL_ERROR = 0.02
 """Share of the tumor and of the tumor-free images that may lie on the wrong side outside the referral band."""
 
 
-def calibrate_classifier(classifier: Classifier, rows: Rows) -> dict:
+def calibrate_classifier(classifier: Classifier, rows: Rows) -> DetectorCalibration:
     """Fit a temperature, and for a detector the threshold and the referral band of the calibrated tumor probability.
 
     Args:
@@ -37,18 +39,18 @@ def calibrate_classifier(classifier: Classifier, rows: Rows) -> dict:
         rows: the validation split.
 
     Returns:
-        `temperature`; `threshold`, best in balanced accuracy, and `referral_band`, see `referral_band` (both None
-        unless there are exactly two classes, one of them tumor); the expected calibration error before and after.
+        The threshold is best in balanced accuracy; it and the band, see `referral_band`, are None unless there are
+        exactly two classes, one of them tumor.
     """
     if "source" in rows.column_names:
         return _calibrate_by_kind(classifier, rows)
     labels = np.array(rows["label"][:])
     pictures = batches(rows, BATCH, DOING)
     plain = np.concatenate([classifier.predict(images) for images in pictures])  # (N, classes)
-    return {"split": "validation", "samples": len(labels), **_fit(classifier, plain, labels)}
+    return _fit(classifier, plain, labels)
 
 
-def _fit(classifier: Classifier, plain: np.ndarray, labels: np.ndarray) -> dict:
+def _fit(classifier: Classifier, plain: np.ndarray, labels: np.ndarray) -> DetectorCalibration:
     """Temperature, threshold and referral band from probabilities (N, classes) and labels (N,)."""
     # softmax(log p / T) equals softmax(logits / T): the constant that log p lacks cancels out.
     logits = np.log(np.clip(plain, 1e-12, 1))
@@ -59,21 +61,21 @@ def _fit(classifier: Classifier, plain: np.ndarray, labels: np.ndarray) -> dict:
     if len(classifier.labels) == 2 and "tumor" in classifier.labels:
         tumor, p_tumor = labels == classifier.tumor_index, scaled[:, classifier.tumor_index]
         threshold = choose_threshold(tumor, p_tumor)
-        band = list(referral_band(tumor, p_tumor, threshold, REFERRAL_ERROR))
-    return {
-        "temperature": temperature,
-        "expected_calibration_error": {
-            "before": expected_calibration_error(labels, plain, positive),
-            "after": expected_calibration_error(labels, scaled, positive),
-        },
-        "threshold": threshold,
-        "criterion": None if threshold is None else "balanced accuracy",
-        "referral_band": band,
-        "referral_error": None if band is None else REFERRAL_ERROR,
-    }
+        band = referral_band(tumor, p_tumor, threshold, REFERRAL_ERROR)
+    return DetectorCalibration(
+        samples=len(labels),
+        temperature=temperature,
+        expected_calibration_error=BeforeAfter(
+            expected_calibration_error(labels, plain, positive), expected_calibration_error(labels, scaled, positive)
+        ),
+        threshold=threshold,
+        criterion=None if threshold is None else "balanced accuracy",
+        referral_band=band,
+        referral_error=None if band is None else REFERRAL_ERROR,
+    )
 
 
-def _calibrate_by_kind(classifier: Classifier, rows: Rows) -> dict:
+def _calibrate_by_kind(classifier: Classifier, rows: Rows) -> DetectorCalibration:
     """`calibrate_classifier` on a mixture: what holds for three sequences, and `kinds` with the same for each kind.
 
     The temperature of three sequences goes into the weights; those of `kinds` come on top of it.
@@ -84,25 +86,23 @@ def _calibrate_by_kind(classifier: Classifier, rows: Rows) -> dict:
     )
     labels = np.array(rows["label"][:])[[view.row for view in shown]]
     kinds = np.array([view.kind for view in shown])
-    found = {}
-    for kind in KINDS:
-        if (kinds == kind).any():
-            found[kind] = _fit(classifier, plain[kinds == kind], labels[kinds == kind])
-            found[kind] = {"samples": int((kinds == kind).sum()), **found[kind]}
+    found = {
+        kind: _fit(classifier, plain[kinds == kind], labels[kinds == kind]) for kind in KINDS if (kinds == kind).any()
+    }
     main = found.get(input_kinds.THREE_SEQUENCES) or next(iter(found.values()))
     of_kinds = {
-        kind: {
-            "samples": fitted["samples"],
-            "temperature": fitted["temperature"] / main["temperature"],
-            "threshold": fitted["threshold"],
-            "referral_band": fitted["referral_band"],
-        }
+        kind: KindCalibration(
+            samples=fitted.samples,
+            temperature=fitted.temperature / main.temperature,
+            threshold=fitted.threshold,
+            referral_band=fitted.referral_band,
+        )
         for kind, fitted in found.items()
     }
-    return {"split": "validation", **main, "kinds": of_kinds}
+    return msgspec.structs.replace(main, kinds=of_kinds)
 
 
-def choose_operating_point(localizer: Localizer, rows: Rows) -> dict:
+def choose_operating_point(localizer: Localizer, rows: Rows) -> LocalizerCalibration:
     """Choose the pixel threshold with the best mean Dice over patients, and the smallest mask worth reporting.
 
     The latter is the largest candidate that costs less than 0.001 of that Dice: it keeps specks off tumor-free slices.
@@ -112,8 +112,7 @@ def choose_operating_point(localizer: Localizer, rows: Rows) -> dict:
         rows: the validation split; of a mixture its slices of LGG count, in color and as FLAIR alone.
 
     Returns:
-        `mask_threshold`, `min_area_share`, and the sweep they were chosen from; of a mixture with boxes also `kinds`,
-        see `_choose_for_boxes`.
+        With the sweep that they were chosen from; of a mixture with boxes also with `kinds`, see `_choose_for_boxes`.
     """
     candidates = [(float(t), a) for t in THRESHOLDS for a in MIN_AREA_SHARES]
     everything = rows
@@ -150,19 +149,18 @@ def choose_operating_point(localizer: Localizer, rows: Rows) -> dict:
     threshold = max(candidates, key=lambda c: sweep[c]["dice_volume_mean"])[0]
     shares = {share: sweep[threshold, share]["dice_volume_mean"] for share in MIN_AREA_SHARES}
     share = max(share for share, dice in shares.items() if dice >= max(shares.values()) - TOLERANCE)
-    return {
-        "split": "validation",
-        "samples": len(tumor),
-        "mask_threshold": threshold,
-        "min_area_share": share,
-        "criterion": "mean Dice over patient volumes",
-        "validation_dice": shares[share],
-        "sweep": list(sweep.values()),
-        **_choose_for_boxes(localizer, everything, threshold),
-    }
+    return LocalizerCalibration(
+        samples=len(tumor),
+        mask_threshold=threshold,
+        min_area_share=share,
+        criterion="mean Dice over patient volumes",
+        validation_dice=shares[share],
+        sweep=list(sweep.values()),
+        kinds=_choose_for_boxes(localizer, everything, threshold),
+    )
 
 
-def _choose_for_boxes(localizer: Localizer, rows: Rows, folded: float) -> dict:
+def _choose_for_boxes(localizer: Localizer, rows: Rows, folded: float) -> dict[str, KindMasks]:
     """What is a mask in a gray picture that isn't FLAIR: chosen on the pictures that have a box.
 
     The best in the sum of two shares of the boxes: whether the center of the mask lies in it, and the IoU of the mask's
@@ -174,7 +172,7 @@ def _choose_for_boxes(localizer: Localizer, rows: Rows, folded: float) -> dict:
         folded: the threshold that the saved head carries; what is returned comes on top of it.
 
     Returns:
-        Nothing where no row has a box, else `kinds`: what `bthub.runs.schema.KindMasks` describes.
+        What was chosen for gray pictures that aren't FLAIR; nothing where no row has a box.
     """
     boxes = rows["box"][:] if "box" in rows.column_names else []
     chosen = [i for i, box in enumerate(boxes) if box]
@@ -192,15 +190,13 @@ def _choose_for_boxes(localizer: Localizer, rows: Rows, folded: float) -> dict:
     threshold, share = candidates[best]
     odds = threshold / (1 - threshold) * (1 - folded) / folded
     return {
-        "kinds": {
-            input_kinds.OTHER_MRI: {
-                "threshold": odds / (1 + odds),
-                "min_area_share": share,
-                "center_in_box": float(hits[best, 0]),
-                "box_iou": float(hits[best, 1]),
-                "samples": len(chosen),
-            }
-        }
+        input_kinds.OTHER_MRI: KindMasks(
+            threshold=odds / (1 + odds),
+            min_area_share=share,
+            center_in_box=float(hits[best, 0]),
+            box_iou=float(hits[best, 1]),
+            samples=len(chosen),
+        )
     }
 
 

@@ -176,7 +176,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
             learning_rate=learning_rate,
             trainable_parameters=freezing.trainable_parameters(best),
         )
-        save_classifier(run.output, best, config.architecture, labels, size, calibration["temperature"])
+        save_classifier(run.output, best, config.architecture, labels, size, calibration.temperature)
         run.tell(task.metric, progress.best)
 
 

@@ -23,6 +23,7 @@ from bthub.data.dataset import load_split
 from bthub.data.progress import progress_bar
 from bthub.errors import BthubError
 from bthub.runs.folder import CALIBRATION, LOGS, create, write_json
+from bthub.runs.schema import DetectorCalibration, LocalizerCalibration
 from bthub.training.checkpoint import Progress, best_model, load_checkpoint, save_checkpoint
 from bthub.training.config import few, size_at
 from bthub.training.memory import keep_freed_memory
@@ -201,7 +202,13 @@ class Run:
         accelerator.end_training()
         return progress, best_model(accelerator, model, output) if accelerator.is_main_process else None
 
-    def finish(self, progress: Progress, initial_weights: list[dict], calibration: dict, **facts: Any) -> None:
+    def finish(
+        self,
+        progress: Progress,
+        initial_weights: list[dict],
+        calibration: DetectorCalibration | LocalizerCalibration,
+        **facts: Any,
+    ) -> None:
         """Write what a run says of itself. The weights come after it: they tell that the run is finished."""
         facts = {"recipe": self.args.recipe, **facts, "processes": self.accelerator.num_processes}
         config, data = self.config, self.args.data

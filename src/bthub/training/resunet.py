@@ -129,8 +129,8 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     if run.accelerator.is_main_process:
         calibration = choose_operating_point(Localizer(best, processor, "cpu"), rows["validation"])
         run.finish(progress, initial_weights, calibration)
-        save_localizer(run.output, best, size, calibration["mask_threshold"], calibration["min_area_share"])
-        run.tell("Dice", calibration["validation_dice"])
+        save_localizer(run.output, best, size, calibration.mask_threshold, calibration.min_area_share)
+        run.tell("Dice", calibration.validation_dice)
 
 
 def outlined(rows: Rows) -> Rows:
