@@ -334,7 +334,7 @@ SHIFTS = """() => new Promise((done) => {
 })"""
 
 
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [390, pytest.param(1280, marks=pytest.mark.slow)])
 def test_nothing_moves_under_the_pointer(browser, sqlite_settings, width):
     with served(sqlite_settings) as base:
         context = browser.new_context(viewport={"width": width, "height": 800}, locale="en-US")

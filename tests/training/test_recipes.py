@@ -9,6 +9,7 @@ import pickle
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -244,31 +245,37 @@ def test_a_trained_row_is_not_trained_again(scripts, monkeypatch, tmp_path, caps
         scripts["reproduce"].main()
 
 
-def test_a_trained_row_is_measured_once(scripts, tiny_runs, tiny_lgg, data, monkeypatch, tmp_path):
-    """Evaluation on both splits, cost, Grad-CAM and card; started again, only what isn't there."""
+@pytest.fixture
+def again(scripts, monkeypatch, tmp_path) -> Callable[[str, Path, Path], list[list[str]]]:
+    """Starts a row whose training is done, and gives the commands that it ran."""
     reproduce, commands = scripts["reproduce"], []
 
     def run(*arguments: str) -> None:
         commands.append([arguments[2], *(a for a in arguments if a in ("test", "validation", "--copies"))])
         assert arguments[:2] == ("-m", "bthub.cli") and main(list(arguments[2:])) == 0
 
+    def again(row: str, data: Path, output: Path) -> list[list[str]]:
+        commands.clear()
+        monkeypatch.setattr(sys, "argv", ["reproduce.py", row, "--data", str(data), "--output", str(output)])
+        reproduce.main()
+        return commands
+
     monkeypatch.setattr(reproduce, "run", run)
     monkeypatch.setattr(project, "SHIPPED_RUNS", tmp_path / "runs")
     monkeypatch.setattr(reproduce, "CARDS", tmp_path / "model_cards")
     (tmp_path / "model_cards").mkdir()
     (tmp_path / "runs").mkdir()
+    return again
+
+
+def test_a_trained_row_is_measured_once(again, tiny_runs, tiny_lgg, tmp_path):
+    """Evaluation on both splits, cost, Grad-CAM and card; started again, only what isn't there."""
     output = complete_run(tiny_runs[0], tmp_path / "runs" / "tiny", tiny_lgg)
     (output / COST).unlink()
     # An untrained model's maps may be empty; with these weights, whatever it sees speaks for a tumor.
     weights = load_file(output / WEIGHTS)
     weights["fc.weight"] = torch.stack([-weights["fc.weight"][0].abs(), weights["fc.weight"][0].abs()])
     save_file(weights, output / WEIGHTS, metadata={"format": "pt"})
-
-    def again(row: str, data: Path, output: Path) -> list[list[str]]:
-        commands.clear()
-        monkeypatch.setattr(sys, "argv", ["reproduce.py", row, "--data", str(data), "--output", str(output)])
-        reproduce.main()
-        return commands
 
     everything = [["evaluate", "test"], ["evaluate", "validation"], ["cost"], ["explain", "test"], ["card", "--copies"]]
     assert again("resnet18-lgg", tiny_lgg, output) == everything
@@ -284,6 +291,9 @@ def test_a_trained_row_is_measured_once(scripts, tiny_runs, tiny_lgg, data, monk
     assert again("resnet18-lgg", tiny_lgg, output) == everything
     assert again("resnet18-lgg", tiny_lgg, output) == []
 
+
+@pytest.mark.slow
+def test_rows_elsewhere_and_of_other_tasks_are_measured(again, tiny_runs, tiny_lgg, data, tmp_path):
     elsewhere = complete_run(tiny_runs[1], tmp_path / "tiny-localizer", tiny_lgg)
     assert again("resunet18-lgg", tiny_lgg, elsewhere) == [["evaluate", "test"], ["evaluate", "validation"], ["card"]]
     (tmp_path / "source").mkdir()

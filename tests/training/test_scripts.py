@@ -28,7 +28,7 @@ from bthub.errors import BthubError
 from bthub.imaging.image_io import read_image
 from bthub.models.classifier import create_classifier, load_classifier, save_classifier
 from bthub.runs.folder import CHECKPOINT, HISTORY, LOGS, TRAINING, WEIGHTS, RunFolder
-from bthub.training import classifier, losses, resunet
+from bthub.training import classifier, loop, losses, resunet
 from bthub.training.checkpoint import BEST, LAST, Progress, best_model, save_checkpoint
 from bthub.training.config import build_config, parse_config
 from bthub.training.loop import steps_of
@@ -97,28 +97,46 @@ def train(arguments: list[str]) -> None:
     forget_accelerator()
 
 
-@pytest.mark.parametrize(
-    ("script", "config"),
-    [
-        ("classifier", FROZEN),
-        # The loop is the same.
-        pytest.param("classifier", CLASSIFIER, marks=pytest.mark.slow),
-        pytest.param("resunet", RESUNET, marks=pytest.mark.slow),
-    ],
-)
-def test_killed_and_resumed_equals_uninterrupted(script, config, tiny_lgg, tmp_path):
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    train(command(script, config, tiny_lgg, whole))
-
-    process = subprocess.Popen(
-        [sys.executable, *command(script, config, tiny_lgg, cut)], cwd=REPOSITORY, stderr=subprocess.DEVNULL
-    )
+def killed(arguments: list[str], output: Path) -> None:
+    """A process of its own, killed as soon as there is a checkpoint."""
+    process = subprocess.Popen([sys.executable, *arguments], cwd=REPOSITORY, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not (cut / CHECKPOINT / "last").exists() and time.monotonic() < deadline and process.poll() is None:
+    while not (output / CHECKPOINT / LAST).exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
-    assert not (cut / WEIGHTS).exists()
+
+
+def interrupted(arguments: list[str], output: Path) -> None:
+    """In this process, stopped right after its first checkpoint: that spares an import of torch."""
+
+    class Stopped(BaseException):
+        pass
+
+    def save_and_stop(*args: object) -> None:
+        save_checkpoint(*args)
+        raise Stopped
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(loop, "save_checkpoint", save_and_stop)
+        train(arguments)
+    forget_accelerator()
+
+
+@pytest.mark.parametrize(
+    ("script", "config", "stop"),
+    [
+        ("classifier", FROZEN, interrupted),
+        # The loop is the same.
+        pytest.param("classifier", CLASSIFIER, killed, marks=pytest.mark.slow),
+        pytest.param("resunet", RESUNET, killed, marks=pytest.mark.slow),
+    ],
+)
+def test_stopped_and_resumed_equals_uninterrupted(script, config, stop, tiny_lgg, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train(command(script, config, tiny_lgg, whole))
+    stop(command(script, config, tiny_lgg, cut), cut)
+    assert (cut / CHECKPOINT / LAST).exists() and not (cut / WEIGHTS).exists()
     train(command(script, config, tiny_lgg, cut, "--resume"))
 
     expected, resumed = load_file(whole / WEIGHTS), load_file(cut / WEIGHTS)
