@@ -81,6 +81,24 @@ def test_a_file_that_is_there_twice_counts_once(read, pixels):
     assert len(read([*files, files[1], files[3]])) == 5
 
 
+@pytest.mark.parametrize("lacking", [(), ("ImagePositionPatient",), ("ImagePositionPatient", "InstanceNumber")])
+def test_files_with_one_identifier_are_all_there(read, pixels, lacking):
+    """Some anonymizers write the same into all; a copy is still a copy."""
+    files = series(pixels, SOPInstanceUID="1.2.3")
+    for file in files:
+        for keyword in lacking:
+            delattr(file, keyword)
+    assert sorted(one.sum() for one in read([*files, files[1]]).slices) == sorted(one.sum() for one in pixels)
+
+
+def test_frames_that_share_one_place_are_one_stack(read, pixels):
+    """A file with several frames and one position: that of the first."""
+    (file,) = series(pixels[:1])
+    set_pixels(file, pixels.astype(np.uint16))
+    volume = read([file])
+    assert np.array_equal(volume.slices, pixels) and volume.slice_mm is None
+
+
 # -- gray levels
 
 
@@ -126,6 +144,26 @@ def test_one_window_holds_for_the_whole_series(read, pixels):
 def test_a_window_that_shows_nothing_is_not_used(read, pixels):
     volume = read(series(pixels.astype(np.uint16) * 10, WindowCenter="60000", WindowWidth="10"))
     assert volume.slices.std() > 20
+
+
+@pytest.mark.parametrize("width", [8192, 65535, 1e12])
+def test_a_window_far_wider_than_the_values_is_not_used(read, pixels, width):
+    """Through it a tumor would be a gray among grays."""
+    deep = pixels.astype(np.uint16) * 5
+    volume = read(series(deep, WindowCenter=str(width / 2), WindowWidth=str(width)))
+    assert np.array_equal(volume.slices, read(series(deep)).slices)
+    assert volume.notes == ("The file's window hardly shows its values, so brightness is set from the values instead.",)
+
+
+@pytest.mark.parametrize("windowed", [True, False])
+def test_each_slice_is_inverted_where_its_file_says_so(read, pixels, windowed):
+    files = series(pixels)
+    for file in files[1::2]:
+        file.PixelData = (255 - pixels[files.index(file)]).astype(np.uint16).tobytes()
+        file.PhotometricInterpretation = "MONOCHROME1"
+    for file in files if windowed else []:
+        file.WindowCenter, file.WindowWidth, file.VOILUTFunction = "127.5", "255", "LINEAR_EXACT"
+    assert np.abs(decoded(read(files)) - pixels).max() <= 1
 
 
 def test_tables_of_the_modality_and_of_the_window(read, pixels):

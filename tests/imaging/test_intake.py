@@ -298,13 +298,23 @@ def test_a_truncated_file_in_a_series_is_not_passed_over(refused, tmp_path, pixe
     folder = write_series(tmp_path / "s", series(pixels))
     content = (folder / "IM0002").read_bytes()
     (folder / "IM0002").write_bytes(content[:-500])
-    assert "truncated or damaged" in refused(folder)
+    assert refused(folder).endswith("s, file 3: the DICOM file is truncated or damaged")
+
+
+def test_a_file_without_a_study_belongs_to_the_others(tmp_path, pixels):
+    files = series(pixels)
+    del files[2].StudyInstanceUID
+    assert len(open_study(write_series(tmp_path / "s", files)).read()) == 5
 
 
 @pytest.mark.parametrize("name", ["scan.dcm", "scan.nii.gz", "scan.nii", "study.zip", "SCAN.DCM"])
 @pytest.mark.parametrize("content", [b"plain text " * 99, b"\x89PNG\r\n\x1a\n" + bytes(999)], ids=["text", "picture"])
 def test_a_wrong_file_with_the_right_name(refused, name, content):
     assert re.search("isn't a (DICOM file|NIfTI file|zip), although its name says so", refused(content, name))
+
+
+def test_a_scan_with_the_name_of_a_picture(refused, one):
+    assert "isn't a picture, although its name says so" in refused(one, "scan.png")
 
 
 def test_a_right_file_with_the_wrong_name(refused, one, pixels):

@@ -270,3 +270,18 @@ def test_texts_of_the_header_stay_behind(pixels):
     assert PATIENT.encode() in gzip.decompress(content)
     assert b"MUSTERMANN" not in back and PATIENT_ID.encode() not in back
     assert "MUSTERMANN" not in repr(volume)
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [(2.0, np.nan), (2.0, np.inf), (1e38, 0.0)])
+def test_a_scaling_that_leaves_no_numbers(upright, slope, intercept):
+    content = bytearray(upright.to_bytes())
+    content[112:120] = np.array([slope, intercept], "<f4").tobytes()  # scl_slope, scl_inter
+    with pytest.raises(BthubError, match="header is damaged, it scales voxels by"):
+        read_nifti(bytes(content), "scan.nii")
+
+
+@pytest.mark.parametrize("slope", [0.0, np.nan])
+def test_no_scaling_leaves_voxels_as_they_are(upright, pixels, slope):
+    content = bytearray(upright.to_bytes())
+    content[112:120] = np.array([slope, np.nan], "<f4").tobytes()
+    assert np.array_equal(read_nifti(bytes(content), "scan.nii").slices, pixels)

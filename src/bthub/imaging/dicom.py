@@ -7,10 +7,12 @@ is chained to what a decoder said, which might.
 
 Gray levels: the modality's rescaling or table for each slice, then one window for the whole series, then MONOCHROME1
 inverted. Scanners often write another window for each slice; a series shown through them would flicker, so the median
-of their ends is taken. A series without a window is shown from its 0.1th to its 99.9th percentile.
+of their ends is taken. A series without a window is shown from its 0.1th to its 99.9th percentile, as is one whose
+window is far wider than its values, or beside them: it would be a gray area.
 """
 
 import dataclasses
+import hashlib
 import io
 import math
 import re
@@ -91,6 +93,9 @@ _WORDS = re.compile(
 _FLAIR_TI, _FLAIR_TE = 1600, 70  # milliseconds, from which water is dark and tissue T2-weighted
 _SAME_PLACE = 0.02  # mm
 _UNEVEN = 0.02  # of the distance between slices
+# Of the gray levels, what a scan fills at least, without its extremes, through a window that is used. The values of
+# MR scans have no unit, and some files have the window of all 16 bits.
+_FILLED = 0.4
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,14 @@ class Frame:
     study: str = field(repr=False)
     series: str = field(repr=False)
     instance: str = field(repr=False)
+
+    @property
+    def picture(self) -> tuple[object, ...]:
+        """What two copies of a picture have in common, and no two pictures.
+
+        The instance's identifier isn't enough: some anonymizers write the same one into all files.
+        """
+        return self.instance, self.index, self.number, self.position
 
     @property
     def normal(self) -> np.ndarray | None:
@@ -191,7 +204,11 @@ def read_frames(content: bytes, name: str, file: int = 0) -> list[Frame]:
         frames = int(header.get("NumberOfFrames") or 1)
         rows, columns = int(header.Rows), int(header.Columns)
         check_stack(frames, rows, columns, name)
-        return [_frame(header, file, index) for index in range(frames)]
+        found = [_frame(header, file, index) for index in range(frames)]
+        if any(not frame.number and frame.position is None for frame in found):  # the identifier alone says too little
+            same = hashlib.sha256(content).hexdigest()
+            found = [dataclasses.replace(frame, instance=same) for frame in found]
+        return found
     raise AssertionError  # _guarded lets nothing pass
 
 
@@ -236,6 +253,8 @@ def _frame(header: "Dataset", file: int, index: int) -> Frame:
 
     orientation = _numbers(value("ImageOrientationPatient", "PlaneOrientationSequence"), 6)
     position = _numbers(value("ImagePositionPatient", "PlanePositionSequence"), 3)
+    if int(header.get("NumberOfFrames") or 1) > 1 and not header.get("PerFrameFunctionalGroupsSequence"):
+        position = None  # the one that the file has isn't that of each frame
     if orientation is not None:
         row, column = np.array(orientation[:3]), np.array(orientation[3:])
         lengths = np.linalg.norm(row), np.linalg.norm(column)
@@ -265,7 +284,7 @@ def _frame(header: "Dataset", file: int, index: int) -> Frame:
         int(series_number[0]) if series_number else None,
         str(header.get("StudyInstanceUID") or ""),
         str(header.get("SeriesInstanceUID") or ""),
-        str(header.get("SOPInstanceUID") or file),
+        str(header.get("SOPInstanceUID") or ""),
     )
 
 
@@ -335,7 +354,7 @@ def group(frames: Sequence[Frame]) -> list[DicomSeries]:
     without a place go by their number. A file that is there twice counts once.
     """
     bins: dict[tuple[object, ...], list[Frame]] = defaultdict(list)
-    for frame in {(frame.instance, frame.index): frame for frame in frames}.values():
+    for frame in {frame.picture: frame for frame in frames}.values():
         facing = None if frame.normal is None else tuple(round(v, 2) + 0.0 for v in frame.orientation or ())
         bins[frame.series, frame.shape, facing].append(frame)
     series = []
@@ -380,17 +399,18 @@ def read_series(series: DicomSeries, content: Callable[[int], bytes], name: str,
         order[frame.file].append(place)
     decoded: list[_Decoded | None] = [None] * len(frames)
     for file, places in order.items():
-        with _guarded(name):
-            dataset = _parsed(content(file), name, pixels=True)
+        one_file = name if len(order) == 1 else f"{name}, file {file + 1}"
+        with _guarded(one_file):
+            dataset = _parsed(content(file), one_file, pixels=True)
             wanted = [frames[place].index for place in places]
-            for place, one in zip(places, _decoded(dataset, wanted, name), strict=True):
+            for place, one in zip(places, _decoded(dataset, wanted, one_file), strict=True):
                 if one.samples.shape != (rows, columns):
                     raise ValueError("not of the size that its header says")
                 decoded[place] = one
     slices = [one for one in decoded if one is not None]
     assert len(slices) == len(frames)
-    levels = _levels(slices, name)
-    return _placed(levels, frames, name, plane)
+    levels, notes = _levels(slices, name)
+    return _placed(levels, frames, name, plane, notes)
 
 
 @dataclass(frozen=True)
@@ -531,53 +551,58 @@ def _rle_size(frame: bytes) -> int:
     return total
 
 
-def _levels(slices: list[_Decoded], name: str) -> np.ndarray:
-    """uint8 (n, rows, columns) through one window."""
+def _levels(slices: list[_Decoded], name: str) -> tuple[np.ndarray, list[str]]:
+    """uint8 (n, rows, columns) through one window, and notes."""
     array = np.stack([one.samples for one in slices])
+    inverted = np.array([one.inverted for one in slices])  # (n,), usually all alike
     if any(one.padding is not None for one in slices):
         padding = np.stack(
             [np.zeros(one.samples.shape, bool) if one.padding is None else one.padding for one in slices]
         )
         if not padding.all():
             picture = array[~padding]
-            array[padding] = picture.max() if slices[0].inverted else picture.min()
+            darkest = np.where(inverted, picture.max(), picture.min()).astype(array.dtype)
+            array = np.where(padding, darkest[:, None, None], array)
     if not np.isfinite(array).all():
         raise BthubError(f"{name}: the scan holds NaN or infinite values")
     if is_mask(array):
         raise BthubError(f"{name}: this is a mask and not a scan, it holds the same few values over whole areas")
-    levels = _windowed(array, slices)
-    if levels is None:
+    notes: list[str] = []
+    levels = _windowed(array, [one.window for one in slices if one.window is not None])
+    if levels is None or not _is_filled(levels):
         low, high = (0.0, 255.0) if is_8_bit(array) else percentile_window(array)
+        if levels is not None:
+            notes.append("The file's window hardly shows its values, so brightness is set from the values instead.")
         levels = to_levels(array, low, high)
-    if slices[0].inverted:
-        levels = 255 - levels
+    levels[inverted] = 255 - levels[inverted]
     if levels.min() == levels.max():
         raise BthubError(f"{name}: the scan is blank, all its pixels have the same value")
-    return levels
+    return levels, notes
 
 
-def _windowed(array: np.ndarray, slices: list[_Decoded]) -> np.ndarray | None:
-    """The array through the median of the slices' windows; None where there is none, or it leaves nothing to see."""
-    windows = [one.window for one in slices if one.window is not None]
+def _is_filled(levels: np.ndarray) -> bool:
+    """Whether a window leaves something to see: pixels that aren't black or white, and contrast among all."""
+    low, high = percentile_window(levels)
+    return bool(((levels > 0) & (levels < 255)).mean() > 0.01 and high - low >= _FILLED * 255)
+
+
+def _windowed(array: np.ndarray, windows: list[tuple[float, float, str]]) -> np.ndarray | None:
+    """The array through the median of the slices' windows; None where there is none."""
     if not windows:
         return None
     center, width = (float(np.median([window[part] for window in windows])) for part in (0, 1))
     function = windows[0][2]
     if function == "SIGMOID":
         scaled = 1 / (1 + np.exp(np.clip(-4 * (array - np.float32(center)) / np.float32(width), -80, 80)))
-        levels = to_levels(scaled, 0, 1)
-    elif function == "LINEAR_EXACT":
-        levels = to_levels(array, center - width / 2, center + width / 2)
-    else:
-        levels = to_levels(array, center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2)
-    seen = (levels > 0) & (levels < 255)
-    return levels if seen.mean() > 0.01 else None
+        return to_levels(scaled, 0, 1)
+    if function == "LINEAR_EXACT":
+        return to_levels(array, center - width / 2, center + width / 2)
+    return to_levels(array, center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2)
 
 
-def _placed(levels: np.ndarray, frames: Sequence[Frame], name: str, plane: str | None) -> Volume:
+def _placed(levels: np.ndarray, frames: Sequence[Frame], name: str, plane: str | None, notes: list[str]) -> Volume:
     """Slices (n, rows, columns) as a volume, in the grid that converters from DICOM to NIfTI make of them."""
     first = frames[0]
-    notes = []
     if first.pixel_mm is None:
         notes.append("The file doesn't say how large a pixel is, so sizes are in pixels.")
     affine = _affine(frames)

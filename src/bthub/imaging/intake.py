@@ -434,10 +434,12 @@ def _check_promise(file: str, kind: str, called: str) -> None:
         if lower.endswith(nifti.SUFFIXES)
         else "zip"
         if lower.endswith(".zip")
+        else "picture"
+        if lower.endswith(tuple(image_io.SUFFIXES)) and kind in ("dicom", "nifti", "zip")
         else kind
     )
     if promised != kind:
-        said = {"dicom": "a DICOM file", "nifti": "a NIfTI file", "zip": "a zip"}[promised]
+        said = {"dicom": "a DICOM file", "nifti": "a NIfTI file", "zip": "a zip", "picture": "a picture"}[promised]
         raise BthubError(
             f"{called}: this isn't {said}, although its name says so; it may be damaged or have the wrong suffix"
         )
@@ -462,7 +464,7 @@ def _stem(file: str) -> str:
 
 
 def _dicom_scans(frames: Sequence[dicom.Frame], files: "_Files", name: str) -> list[Scan]:
-    studies = {frame.study for frame in frames}
+    studies = {frame.study for frame in frames} - {""}  # a file that doesn't say it is taken as one of the others'
     if len(studies) > 1:
         raise BthubError(f"{name}: this holds {len(studies)} studies, give one at a time")
 

@@ -136,12 +136,13 @@ def _geometry(header: Any) -> tuple[np.ndarray, tuple[int, int], bool, list[str]
 
 def _scaled(raw: np.ndarray, header: Any, name: str) -> np.ndarray:
     """Samples as the header scales them; what isn't finite, often the background, is the lowest value."""
-    slope, intercept = header.get_slope_inter()
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     array = raw
-    if slope is not None and (slope, intercept) != (1, 0):
-        if not (np.isfinite(slope) and np.isfinite(intercept)):
+    if slope != 0 and np.isfinite(slope) and (slope, intercept) != (1, 0):  # others mean: as they are
+        with np.errstate(over="ignore", invalid="ignore"):
+            array = raw * np.float32(slope) + np.float32(intercept)
+        if np.isfinite(raw).any() and not np.isfinite(array[np.isfinite(raw)]).all():
             raise BthubError(f"{name}: the NIfTI header is damaged, it scales voxels by {slope} and {intercept}")
-        array = raw * np.float32(slope) + np.float32(intercept or 0)
     if array.dtype.kind == "f":
         if array.dtype.itemsize > 4 or not array.dtype.isnative:
             with np.errstate(over="ignore"):
