@@ -253,7 +253,8 @@ def _frame(header: "Dataset", file: int, index: int) -> Frame:
 
     orientation = _numbers(value("ImageOrientationPatient", "PlaneOrientationSequence"), 6)
     position = _numbers(value("ImagePositionPatient", "PlanePositionSequence"), 3)
-    if int(header.get("NumberOfFrames") or 1) > 1 and not header.get("PerFrameFunctionalGroupsSequence"):
+    own = header.get("PerFrameFunctionalGroupsSequence")
+    if int(header.get("NumberOfFrames") or 1) > 1 and not (own and own[index].get("PlanePositionSequence")):
         position = None  # the one that the file has isn't that of each frame
     if orientation is not None:
         row, column = np.array(orientation[:3]), np.array(orientation[3:])
