@@ -134,10 +134,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: dict[str, Any] | msgspec.Struct) -> None:
-    """Write JSON in this way."""
+    """Write JSON in this way. Bytes of a file's name that aren't UTF-8 become escapes, which are read as the same."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=msgspec.to_builtins) + "\n"
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def provenance(command: str, packages: Sequence[str] = (), **environment: str) -> dict[str, Any]:
