@@ -1,11 +1,13 @@
 """The one exception whose text is for users, and how a command shows it."""
 
+import argparse
 import errno
 import io
 import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 
 class BthubError(Exception):
@@ -14,6 +16,19 @@ class BthubError(Exception):
 
 class NotASliceError(BthubError):
     """The input check refuses a picture: it doesn't look like a slice of a brain MRI."""
+
+
+def named_path(text: str) -> Path:
+    """A path on a command line, for argparse. An empty one, as of a variable that isn't set, isn't the current folder.
+
+    Raises:
+        argparse.ArgumentTypeError: it is empty.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError(
+            "received an empty name, perhaps of a variable that isn't set; expected a path"
+        )
+    return Path(text)
 
 
 def report_errors(action: Callable[[], int | None]) -> int:

@@ -60,6 +60,8 @@ def screen_on_ray(
             "name one backend for all machines with --backend, for example int8: otherwise each machine chooses its "
             "own, and results of different backends can't be merged"
         )
+    if not address:
+        raise BthubError("the cluster has no address: name it as HOST:PORT, ray://HOST:PORT, auto or local")
     screen.check_before(inputs)
     ray = _connect(address)
     try:
