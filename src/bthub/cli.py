@@ -429,7 +429,7 @@ def _parser() -> argparse.ArgumentParser:
     cost.add_argument("runs", metavar="run", type=named_path, nargs="+", help="run folder")
     cost.set_defaults(run=_cost)
 
-    results = {"type": Path, "default": Path("results"), "help": "folder for the results; default: %(default)s"}
+    results = {"type": named_path, "default": Path("results"), "help": "folder for the results; default: %(default)s"}
     table = _add(commands, "compare", help="compare runs in tables, and say which differences exceed noise")
     table.add_argument("runs", metavar="run", nargs="+", help="run folder (weights aren't needed) or Hub id")
     table.add_argument("--split", default="test", help="default: %(default)s")

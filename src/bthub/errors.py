@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from numbers import Integral
 from pathlib import Path
 
 
@@ -16,6 +17,24 @@ class BthubError(Exception):
 
 class NotASliceError(BthubError):
     """The input check refuses a picture: it doesn't look like a slice of a brain MRI."""
+
+
+def check_count(what: str, number: object, most: int | None = None) -> None:
+    """Refuse an argument that isn't a whole number from 1 on.
+
+    Args:
+        what: the argument, in words.
+        number: its value.
+        most: the largest one that is taken; None for no limit.
+
+    Raises:
+        BthubError: it is of another type, too small or too large.
+    """
+    limits = "at least 1" if most is None else f"from 1 to {most:,}"
+    if not isinstance(number, Integral):
+        raise BthubError(f"the {what} must be a whole number, {limits}, not {number!r}")
+    if number < 1 or (most is not None and number > most):
+        raise BthubError(f"the {what} must be {limits}, not {number}")
 
 
 def named_path(text: str) -> Path:

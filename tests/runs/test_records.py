@@ -179,11 +179,11 @@ def test_a_table_in_another_encoding_is_named(detector_copy: Path):
 def test_an_empty_name_is_not_the_current_folder(detector_copy: Path, monkeypatch, capsys):
     monkeypatch.chdir(detector_copy)
     for opened in (records.open_run, RunFolder.open, RunFolder.local):
-        with pytest.raises(BthubError, match="the run has no name"):
+        with pytest.raises(BthubError, match="the run is '', expected"):
             opened("")
     assert main(["compare", ""]) == main(["publish", ""]) == 2
     told = capsys.readouterr().err.splitlines()
-    assert "the run has no name" in told[0] and "an empty name is neither a run folder nor" in told[1]
+    assert "the run is '', expected a run folder" in told[0] and "an empty name is neither a run folder nor" in told[1]
     for arguments in (["card", ""], ["compare", ".", "--out", ""], ["screen", ".", "--out", ""]):
         with pytest.raises(SystemExit):
             main(arguments)

@@ -74,7 +74,8 @@ def run(
         detector, localizer: run folder or Hub id of each stage.
         always_localize, spacing_mm, batch_size, check_input: as for `Pipeline`.
         series: which series of a study, from 1; by default the one most like FLAIR, or of most slices.
-        plane, clean: as for `bthub.inference.study.analyze_study`.
+        plane, clean: as for `bthub.inference.study.analyze_study`. Plain pictures have neither series nor planes: a
+            line on stderr says that they are analyzed without.
         backend: as for `load_pipeline`.
 
     Returns:
@@ -110,6 +111,10 @@ def run(
             "spacing_mm": spacing_mm,
             "check_input": check_input,
         }
+        plain = sum(not one.is_study for one in inputs)
+        if plain and (series is not None or plane is not None):
+            pictures = f"{plain} plain picture{'s' * (plain > 1)}"
+            say(f"--series and --plane are for scans: {pictures} analyzed without them")
         chosen = {"scan": None if series is None else series - 1, "plane": plane, "clean": clean}
         for one, result in _answers(pipe, inputs, options, chosen, progress):
             if isinstance(result, BthubError):

@@ -32,7 +32,7 @@ import msgspec
 from tqdm import tqdm
 
 from bthub.data.progress import progress_bar, say
-from bthub.errors import BthubError
+from bthub.errors import BthubError, check_count
 from bthub.inference.backends.graphs import threads
 from bthub.inference.loading import load_pipeline
 from bthub.inference.pipeline import Pipeline, ReadPicture
@@ -130,8 +130,7 @@ def screen(
     check_before(inputs)
     workers = max(2, threads()) if workers is None else workers
     for what, number in (("batch size", batch_size), ("number of workers", workers)):
-        if not 1 <= number <= 65_536:
-            raise BthubError(f"the {what} must be from 1 to 65,536, not {number}")
+        check_count(what, number, most=65_536)
     pipe = pipeline or load_pipeline(detector, localizer, backend=backend, check_input=check_input, threads=1, say=say)
     folder = out / shard.name
     record = {

@@ -29,6 +29,7 @@ The same folder, local or on the Hub, is what `pipeline()`, the apps and `publis
 import csv
 import hashlib
 import json
+import os
 import platform
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -81,10 +82,13 @@ LOSING = ("roc_auc", "balanced_accuracy", "dice_volume_mean", "dice_tumor_slices
 LOSS_ALLOWED = 0.005
 """Largest drop allowed for the int8 network on test."""
 
-_NAMELESS = "the run has no name, perhaps of a variable that isn't set: give a run folder or a Hub id"
-
 CLASSIFICATION = "image-classification"
 SEGMENTATION = "image-segmentation"
+
+
+def _check_name(source: object) -> None:
+    if not isinstance(source, (str, os.PathLike)) or not str(source):  # "" as a path would be the current folder
+        raise BthubError(f"the run is {source!r}, expected a run folder or a Hub id: is a variable not set?")
 
 
 def in_comparison(source: str | Path) -> str | Path:
@@ -218,8 +222,7 @@ class RunFolder:
         """
         if isinstance(source, RunFolder):
             return source
-        if not str(source):  # as a path it would be the current folder
-            raise BthubError(_NAMELESS)
+        _check_name(source)
         source = in_comparison(source)
         if Path(source).is_dir():
             if revision is not None:
@@ -247,8 +250,7 @@ class RunFolder:
         Raises:
             BthubError: it isn't a folder here, or not a run.
         """
-        if not str(path):
-            raise BthubError(_NAMELESS)
+        _check_name(path)
         path = in_comparison(path)
         if not Path(path).is_dir():
             raise BthubError(
