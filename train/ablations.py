@@ -19,7 +19,7 @@ from pathlib import Path
 import yaml
 
 from bthub.errors import report_errors
-from bthub.runs.folder import TRAINING, write_rows
+from bthub.runs.folder import TRAINING, results_in, write_rows
 from bthub.training import reproduce
 
 PLAN = Path(__file__).parent / "ablations.yaml"
@@ -42,9 +42,9 @@ def main() -> None:
         known.append(line(row, json.loads((output / TRAINING).read_text(encoding="utf-8"))))
         order = {settings_of(one): number for number, one in enumerate(tries)}
         known.sort(key=lambda one: order[settings_of(one)])
-        args.results.mkdir(parents=True, exist_ok=True)
-        write_rows(args.results / "ablations.csv", known)
-        (args.results / "ablations.md").write_text(markdown(known), encoding="utf-8")
+        with results_in(args.results):
+            write_rows(args.results / "ablations.csv", known)
+            (args.results / "ablations.md").write_text(markdown(known), encoding="utf-8")
         shutil.rmtree(output)
 
 

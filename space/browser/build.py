@@ -57,7 +57,7 @@ def build(out: Path, detector: str, localizer: str, app: str, cache: Path | None
     Raises:
         BthubError: a run lacks its files, the archive can't be had or isn't the one that is pinned.
     """
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BthubError(f"{out} isn't empty: name a new folder")
     (out / "models").mkdir(parents=True)
     runs = {"detector": RunFolder.open(detector, onnx=True), "localizer": RunFolder.open(localizer, onnx=True)}

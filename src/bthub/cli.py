@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from bthub.errors import BthubError, report_errors
+from bthub.errors import BthubError, named_path, report_errors
 
 # The extra that a command's packages come with, for whoever installed bthub without it.
 EXTRAS = {
@@ -202,10 +202,10 @@ def _cross_validate(args: argparse.Namespace) -> None:
 
 
 def _write_result(path: Path, entry: dict) -> None:
-    from bthub.runs.folder import write_json
+    from bthub.runs.folder import results_in, write_json
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, entry)
+    with results_in(path.parent):
+        write_json(path, entry)
     print(path)
 
 
@@ -269,7 +269,7 @@ def _screen(args: argparse.Namespace) -> None:
         done = merge(args.out)
     elif not args.inputs:
         raise BthubError("expected at least one input: a picture, folder, zip or data set")
-    elif args.ray:
+    elif args.ray is not None:
         if args.shard or args.workers is not None:
             raise BthubError(
                 "--ray distributes the work itself, by the processors of the cluster: leave out --shard and --workers"
@@ -338,8 +338,8 @@ def _parser() -> argparse.ArgumentParser:
 
     data = _add(commands, "data", help="build and inspect data sets").add_subparsers(required=True, metavar="ACTION")
     build = _add(data, "build", help="turn a download (folder or zip) into a data set that datasets.load_dataset reads")
-    build.add_argument("source", type=Path, help="LGG MRI Segmentation as downloaded, or an image-folder set")
-    build.add_argument("out", type=Path, help="folder to write, missing or empty")
+    build.add_argument("source", type=named_path, help="LGG MRI Segmentation as downloaded, or an image-folder set")
+    build.add_argument("out", type=named_path, help="folder to write, missing or empty")
     for split in ("validation", "test"):
         build.add_argument(
             f"--{split}",
@@ -352,19 +352,19 @@ def _parser() -> argparse.ArgumentParser:
         "--exclude-similar-to",
         "--unlike",
         dest="unlike",
-        type=Path,
+        type=named_path,
         metavar="DATASET",
         help="leave out pictures that have a near-duplicate in this built set (image-folder sets only); a run on one "
         "of the two sets may then start from a run on the other",
     )
     build.set_defaults(run=_data_build)
     mix = _add(data, "mix", help="combine built sets into one, labeled tumor or no tumor, with the source of each row")
-    mix.add_argument("sets", nargs="+", type=Path, metavar="SET", help="folders of `bthub data build`")
-    mix.add_argument("--out", required=True, type=Path, help="folder to write, missing or empty")
+    mix.add_argument("sets", nargs="+", type=named_path, metavar="SET", help="folders of `bthub data build`")
+    mix.add_argument("--out", required=True, type=named_path, help="folder to write, missing or empty")
     mix.add_argument(
         "--test-only",
         nargs="+",
-        type=Path,
+        type=named_path,
         default=[],
         metavar="SET",
         help="built sets that go into test as a whole; their near-duplicates are left out of train",
@@ -397,7 +397,7 @@ def _parser() -> argparse.ArgumentParser:
         script.set_defaults(run=_script(name), prog=script.prog)
 
     evaluate = _add(commands, "evaluate", help="evaluate a run on a split; adds the results to its folder")
-    evaluate.add_argument("run_folder", metavar="run", type=Path, help="run folder")
+    evaluate.add_argument("run_folder", metavar="run", type=named_path, help="run folder")
     _add_split(evaluate, "folder of `bthub data build`, or a Hub id")
     evaluate.add_argument(
         "--backend",
@@ -411,7 +411,7 @@ def _parser() -> argparse.ArgumentParser:
     export = _add(
         commands, "export", help="write ONNX files of runs, also in 8-bit integers, so that serving needs no PyTorch"
     )
-    export.add_argument("runs", metavar="run", type=Path, nargs="+", help="run folder")
+    export.add_argument("runs", metavar="run", type=named_path, nargs="+", help="run folder")
     export.add_argument(
         "--data",
         default="data/lgg",
@@ -426,10 +426,10 @@ def _parser() -> argparse.ArgumentParser:
     export.set_defaults(run=_export)
 
     cost = _add(commands, "cost", help="count parameters and measure latency; the machine should be idle")
-    cost.add_argument("runs", metavar="run", type=Path, nargs="+", help="run folder")
+    cost.add_argument("runs", metavar="run", type=named_path, nargs="+", help="run folder")
     cost.set_defaults(run=_cost)
 
-    results = {"type": Path, "default": Path("results"), "help": "folder for the results; default: %(default)s"}
+    results = {"type": named_path, "default": Path("results"), "help": "folder for the results; default: %(default)s"}
     table = _add(commands, "compare", help="compare runs in tables, and say which differences exceed noise")
     table.add_argument("runs", metavar="run", nargs="+", help="run folder (weights aren't needed) or Hub id")
     table.add_argument("--split", default="test", help="default: %(default)s")
@@ -454,17 +454,17 @@ def _parser() -> argparse.ArgumentParser:
     folds.set_defaults(run=_cross_validate)
 
     explain = _add(commands, "explain", help="measure how much of a detector's Grad-CAM lies on the tumor")
-    explain.add_argument("runs", metavar="run", type=Path, nargs="+", help="run folder")
+    explain.add_argument("runs", metavar="run", type=named_path, nargs="+", help="run folder")
     _add_split(explain, "the LGG set: folder of `bthub data build`, or a Hub id")
     explain.set_defaults(run=_explain)
 
     migrated = _add(commands, "migrate", help="rewrite the files of old run folders with today's names")
-    migrated.add_argument("runs", metavar="run", type=Path, nargs="+", help="run folder")
+    migrated.add_argument("runs", metavar="run", type=named_path, nargs="+", help="run folder")
     migrated.set_defaults(run=_migrate)
 
     card = _add(commands, "card", help="write the model card (README.md) of runs from their files")
-    card.add_argument("runs", metavar="run", type=Path, nargs="+", help="run folder")
-    card.add_argument("--copies", type=Path, help="folder for a copy of each card")
+    card.add_argument("runs", metavar="run", type=named_path, nargs="+", help="run folder")
+    card.add_argument("--copies", type=named_path, help="folder for a copy of each card")
     card.set_defaults(run=_card)
 
     publish = _add(
@@ -497,7 +497,7 @@ def _parser() -> argparse.ArgumentParser:
         help="picture, DICOM, NIfTI, TIFF, zip or folder of a study, folder of pictures, or URL",
     )
     predict.add_argument("--json", action="store_true", help="print one JSON object per line")
-    predict.add_argument("--out", type=Path, help="folder for overlays, masks and results.jsonl")
+    predict.add_argument("--out", type=named_path, help="folder for overlays, masks and results.jsonl")
     predict.add_argument(
         "--always-localize", action="store_true", help="run the localizer even if no tumor was detected"
     )
@@ -535,7 +535,7 @@ def _parser() -> argparse.ArgumentParser:
         "inputs", metavar="INPUT", nargs="*", help="picture, DICOM file, zip, folder of them, built data set, or Hub id"
     )
     screen.add_argument(
-        "--out", type=Path, required=True, help="folder for the results; with --merge, the folder of the shards"
+        "--out", type=named_path, required=True, help="folder for the results; with --merge, the folder of the shards"
     )
     screen.add_argument(
         "--shard",
@@ -566,7 +566,9 @@ def _parser() -> argparse.ArgumentParser:
     practice.set_defaults(run=_practice, prog=practice.prog)
 
     bench = _add(commands, "bench", help="measure the latency of each stage on this machine")
-    bench.add_argument("--image", type=Path, help="picture to measure with; default: a slice that comes with the clone")
+    bench.add_argument(
+        "--image", type=named_path, help="picture to measure with; default: a slice that comes with the clone"
+    )
     bench.add_argument("--repeats", type=int, default=50, help="measurements per stage; default: %(default)s")
     _add_backend(bench)
     bench.set_defaults(run=_bench)

@@ -1,11 +1,14 @@
 """The one exception whose text is for users, and how a command shows it."""
 
+import argparse
 import errno
 import io
 import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from numbers import Integral
+from pathlib import Path
 
 
 class BthubError(Exception):
@@ -14,6 +17,37 @@ class BthubError(Exception):
 
 class NotASliceError(BthubError):
     """The input check refuses a picture: it doesn't look like a slice of a brain MRI."""
+
+
+def check_count(what: str, number: object, most: int | None = None) -> None:
+    """Refuse an argument that isn't a whole number from 1 on.
+
+    Args:
+        what: the argument, in words.
+        number: its value.
+        most: the largest one that is taken; None for no limit.
+
+    Raises:
+        BthubError: it is of another type, too small or too large.
+    """
+    limits = "at least 1" if most is None else f"from 1 to {most:,}"
+    if not isinstance(number, Integral):
+        raise BthubError(f"the {what} must be a whole number, {limits}, not {number!r}")
+    if number < 1 or (most is not None and number > most):
+        raise BthubError(f"the {what} must be {limits}, not {number}")
+
+
+def named_path(text: str) -> Path:
+    """A path on a command line, for argparse. An empty one, as of a variable that isn't set, isn't the current folder.
+
+    Raises:
+        argparse.ArgumentTypeError: it is empty.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError(
+            "received an empty name, perhaps of a variable that isn't set; expected a path"
+        )
+    return Path(text)
 
 
 def report_errors(action: Callable[[], int | None]) -> int:

@@ -437,6 +437,21 @@ def test_an_empty_folder_is_refused(tmp_path, name):
     assert str(tmp_path / name) in message and "LGG MRI Segmentation" in message
 
 
+def test_pictures_named_like_slices_of_lgg_are_told(tmp_path):
+    (tmp_path / "set" / "tumor").mkdir(parents=True)
+    Image.new("L", (32, 32)).save(tmp_path / "set" / "tumor" / f"{PATIENT}_4.png")
+    message = refusal(tmp_path / "set", tmp_path / "out")
+    assert "named like LGG MRI Segmentation" in message and "if this is an image-folder set, rename" in message
+
+
+@pytest.mark.parametrize(
+    "shares", [(None, float("nan")), (float("nan"), None), (0.5, 0.5), (0.0, None), (-0.1, None), (float("inf"), None)]
+)
+def test_shares_that_cannot_be_held_out_are_refused(shares, tmp_path):
+    with pytest.raises(BthubError, match="can't hold out .*expected fractions"):
+        build(tmp_path / "never read", tmp_path / "out", *shares)
+
+
 def test_a_missing_source_and_one_that_is_no_zip_are_refused(tmp_path):
     assert "no such folder or zip" in refusal(tmp_path / "missing", tmp_path / "out")
     (tmp_path / "text.zip").write_text("not a zip")

@@ -5,11 +5,18 @@ import shutil
 from collections import Counter
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from datasets import ClassLabel, Features
+from datasets import Image as ImageFeature
 from datasets.exceptions import DatasetGenerationError
 from PIL import Image
 
 from bthub.data.build import build
+from bthub.data.dataset import load_split
+from bthub.data.facts import LGG, write
+from bthub.data.mix import mix
 from bthub.data.splits import patient_split, slice_split
 from bthub.data.summary import Table, describe
 from bthub.errors import BthubError
@@ -86,6 +93,40 @@ def test_what_is_not_a_built_data_set_is_refused(tmp_path, kaggle):
         describe(str(kaggle))
     with pytest.raises(BthubError, match="missing: no such folder"):
         describe(str(tmp_path / "missing"))
+
+
+def test_rows_without_a_class_are_refused(tmp_path):
+    for name, columns in (
+        ("text", {"text": ["a"]}),
+        ("unlabeled", {"image": [b"x"], "file": ["a"]}),
+        ("plain", {"image": [b"x"], "label": ["tumor"]}),
+    ):
+        (tmp_path / name / "data").mkdir(parents=True)
+        (tmp_path / name / "README.md").write_text("# A set")
+        pq.write_table(pa.table(columns), tmp_path / name / "data" / "train.parquet")
+        for asked in (describe, lambda dataset: load_split(dataset, "train")):
+            with pytest.raises(
+                BthubError, match=f"{name}: its rows aren't pictures with a class, .* {list(columns)[-1]};"
+            ):
+                asked(str(tmp_path / name))
+    with pytest.raises(BthubError, match="its rows aren't pictures with a class"):
+        mix([tmp_path / "unlabeled", tmp_path / "plain"], tmp_path / "out")
+
+
+def test_rows_that_are_not_those_of_lgg_are_refused(tmp_path):
+    """Though `dataset.json` says so."""
+    (tmp_path / "data").mkdir()
+    files = "  data_files: data/train.parquet\n"
+    card = f"---\nconfigs:\n- config_name: patient\n{files}- config_name: slice\n{files}---\n"
+    (tmp_path / "README.md").write_text(card)
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=["no_tumor", "tumor"])})
+    rows = pa.table({"image": [{"bytes": b"x", "path": None}], "label": [0]}, features.arrow_schema)
+    pq.write_table(rows, tmp_path / "data" / "train.parquet")
+    write(tmp_path, LGG)
+    with pytest.raises(BthubError, match="cannot be read as a data set .*patient_id"):
+        describe(str(tmp_path))
+    with pytest.raises(BthubError, match="expected image, label, patient_id, slice_index as"):
+        load_split(tmp_path, "train")
 
 
 def test_tables_align_and_escape():

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -23,6 +24,7 @@ from bthub.errors import BthubError
 from bthub.imaging.head import head_mask
 from bthub.inference.loading import load_pipeline
 from bthub.inference.result import Result, measure
+from bthub.inference.study import analyze_study
 from bthub.runs.folder import CALIBRATION, CONFIG, write_json
 
 DARK = blob(200, 200, (0, 0, 0, 0)) // 4  # below the gate of the test stages
@@ -415,9 +417,25 @@ def test_arguments_out_of_range_are_refused(pipe):
         {"spacing_mm": (1.0, 0.0)},
         {"spacing_mm": (1.0, float("nan"))},
         {"spacing_mm": (1.0,)},
+        {"batch_size": "8"},
+        {"batch_size": None},
+        {"batch_size": 2.5},
+        {"spacing_mm": 1.0},
+        {"spacing_mm": ("a", "b")},
+        {"spacing_mm": "11"},
     ):
-        with pytest.raises(BthubError, match="must be"):
+        (value,) = options.values()
+        with pytest.raises(BthubError, match=f"must be .*, not {re.escape(repr(value))}$"):
             pipe(DARK, **options)
+    with pytest.raises(BthubError, match="spacing must be"):
+        analyze_study(pipe, "never opened", spacing_mm=("a", "b"))
+    for threads in (0, -1, "2", 1.5):
+        with pytest.raises(BthubError, match="number of threads must be"):
+            load_pipeline("never opened", "neither", threads=threads)
+    for run in ("", 5):
+        with pytest.raises(BthubError, match=f"the run is {run!r}, expected a run folder or a Hub id"):
+            load_pipeline(detector=run)
+    pipe(DARK, batch_size=np.int64(2), spacing_mm=np.array([1, 0.5], np.float32))
 
 
 def test_inputs_that_are_no_pictures_are_refused(pipe, tmp_path):

@@ -267,6 +267,15 @@ def test_problems_that_are_not_a_pictures(pictures, tmp_path, capsys):
     assert "spacing must be" in capsys.readouterr().err
 
 
+def test_an_empty_name_is_not_the_current_folder(pictures, capsys, monkeypatch):
+    monkeypatch.chdir(pictures)
+    assert predict("") == 2
+    assert capsys.readouterr().err.startswith("bthub: a picture has no name")
+    assert predict("", "b_2.tif") == 1
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 1 and len(err.splitlines()) == 1
+
+
 def test_odd_names_stay_on_their_line(tmp_path, capsys):
     path = tmp_path / "a\nb\x1b[31m é.png"
     Image.fromarray(TUMOR).save(path)
@@ -412,6 +421,10 @@ def test_a_series_and_a_plane_are_chosen(tmp_path, capsys):
     assert "outlined on 2 of 5 slices" in capsys.readouterr().out
     assert predict(folder, "--series", 3) == 2
     assert "there is no scan 3, choose from 1 to 2" in capsys.readouterr().err
+    Image.fromarray(TUMOR).save(tmp_path / "plain.png")
+    assert predict(folder, tmp_path / "plain.png", "--series", 1) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 2 and "1 plain picture analyzed without them" in err
     assert predict(folder, "--plane", "coronal") == 2  # five rows of pixels
     assert "too small" in capsys.readouterr().err
 

@@ -1,5 +1,6 @@
 """`bthub screen`: every kind of input, shards, merging, and kills that lose and repeat nothing."""
 
+import io
 import json
 import os
 import random
@@ -12,8 +13,10 @@ import time
 import tracemalloc
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 from light_stages import DarkCorners, blob, make_pipeline
@@ -120,6 +123,118 @@ def test_dicom_frames(tmp_path):
     assert done["entries"] == 1 and [row["frame"] for row in rows(tmp_path / "out")] == [0, 1]
 
 
+def test_a_frame_has_the_number_that_its_file_gives_it(tmp_path):
+    """Also where the frames lie in another order, and run another way than the slices of an upright volume."""
+    pydicom = pytest.importorskip("pydicom")
+    scan = pydicom.dcmread(pydicom.data.get_testdata_file("MR_small.dcm"))
+    brighter = np.arange(1, 5)[:, None, None] * 500
+    stack = np.random.default_rng(0).integers(0, 100, (4, 64, 64)) + brighter
+    scan.PixelData, scan.NumberOfFrames = stack.astype(np.uint16).tobytes(), 4
+    del scan.ImagePositionPatient
+    for name in ("WindowCenter", "WindowWidth"):
+        if name in scan:
+            del scan[name]
+    for places in ((0, 5, 10, 15), (15, 10, 5, 0), (10, 0, 15, 5)):
+        for orientation in ([1, 0, 0, 0, 1, 0], [1, 0, 0, 0, -1, 0]):
+            scan.ImageOrientationPatient = orientation
+            scan.PerFrameFunctionalGroupsSequence = []
+            for place in places:
+                position, frame = pydicom.Dataset(), pydicom.Dataset()
+                position.ImagePositionPatient = [0, 0, place]
+                frame.PlanePositionSequence = [position]
+                scan.PerFrameFunctionalGroupsSequence.append(frame)
+            scan.save_as(tmp_path / "scan.dcm")
+            (item,) = walk([str(tmp_path / "scan.dcm")])
+            found = item.pictures()
+            assert [number for number, _ in found] == [0, 1, 2, 3]
+            means = [picture.mean() for _, picture in found]
+            assert means == sorted(means) and means[3] > means[0] + 100, (places, orientation)
+
+
+def test_names_that_are_not_utf_8(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    Image.fromarray(blob(60, 50, (10, 10, 30, 30))).save(folder / os.fsdecode(b"1-\xe9.png"))
+    (folder / os.fsdecode(b"2-\xff.png")).write_bytes(b"nothing")
+    with zipfile.ZipFile(folder / os.fsdecode(b"3-\xe9.zip"), "w") as packed:
+        packed.writestr("one.png", b"nothing")
+    for _ in range(2):  # and again, by the record of the first time
+        done = screen([str(folder)], tmp_path / "out", pipeline=make_pipeline())
+        assert (done["pictures"], done["bad"]) == (1, 2)
+    merge(tmp_path / "out")
+    (row,), bad = rows(tmp_path / "out"), rows(tmp_path / "out", BAD)
+    assert row["key"] == rf"{tmp_path}/caf\xe9/1-\xe9.png"
+    assert [one["key"] for one in bad] == [
+        rf"{tmp_path}/caf\xe9/{name}" for name in (r"2-\xff.png", r"3-\xe9.zip!/one.png")
+    ]
+
+
+def test_two_members_of_one_name(tmp_path):
+    with zipfile.ZipFile(tmp_path / "twice.zip", "w") as packed:
+        packed.writestr("a.png", b"first")
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            packed.writestr("a.png", b"second")
+    assert [item.content() for item in walk([str(tmp_path / "twice.zip")])] == [b"first", b"second"]
+
+
+def parquet_set(folder: Path, **columns: Any) -> Path:
+    """A folder that looks like a built data set."""
+    (folder / "data").mkdir(parents=True)
+    (folder / "README.md").write_text("# A set", encoding="utf-8")
+    parquet.write_table(pa.table(columns), folder / "data" / "test.parquet")
+    return folder
+
+
+def png(picture: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_rows_without_a_picture_are_bad_rows(tmp_path):
+    content = png(blob(60, 50, (10, 10, 30, 30)))
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    images = [None, {"bytes": None, "path": "x.png"}, {"bytes": content, "path": "x.png"}]
+    structs = parquet_set(tmp_path / "structs", image=pa.array(images, kind), file=["a", "b", "c"])
+    plain = parquet_set(tmp_path / "plain", image=pa.array([content, None], pa.binary()))
+    screen([str(structs), str(plain)], tmp_path / "out", pipeline=make_pipeline())
+    merge(tmp_path / "out")
+    assert [row["key"] for row in rows(tmp_path / "out")] == [f"{structs}#c", f"{plain}#test.parquet/0/0"]
+    bad = rows(tmp_path / "out", BAD)
+    assert [row["key"] for row in bad] == [f"{structs}#a", f"{structs}#b", f"{plain}#test.parquet/0/1"]
+    assert all("the row has no picture" in row["reason"] for row in bad)
+
+
+def test_a_damaged_row_group_is_bad_rows(tmp_path):
+    content = [png(blob(60, 50, (10, 10, 30, 30 + number))) for number in range(3)]
+    folder = parquet_set(tmp_path / "set", image=content)
+    file = folder / "data" / "test.parquet"
+    damaged = bytearray(file.read_bytes())
+    damaged[4:64] = b"\xff" * 60
+    file.write_bytes(damaged)
+    done = screen([str(folder)], tmp_path / "out", pipeline=make_pipeline())
+    assert (done["pictures"], done["bad"]) == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 12345\n", "pointer of Git LFS"),
+        (b"PAR1 and no more", "cannot be read as Parquet"),
+        ({"text": ["a"]}, "its columns are text; expected a column image"),
+        ({"image": ["a"]}, "expected a column image with the bytes"),
+        ({"image": [{"path": "a"}]}, "expected a column image with the bytes"),
+    ],
+)
+def test_what_is_no_data_set_is_refused_before_anything_is_done(content, words, tmp_path):
+    folder = parquet_set(tmp_path / "set", image=[png(blob(60, 50, (10, 10, 30, 30)))])
+    last = folder / "data" / "train.parquet"
+    last.write_bytes(content) if isinstance(content, bytes) else parquet.write_table(pa.table(content), last)
+    with pytest.raises(BthubError, match=words):
+        screen([str(folder)], tmp_path / "out", pipeline=make_pipeline())
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_built_data_set(tiny_lgg, tmp_path):
     screen([str(tiny_lgg)], tmp_path / "out", pipeline=make_pipeline(), workers=2)
     merge(tmp_path / "out")
@@ -165,6 +280,62 @@ def test_merging_refuses(archive, tmp_path):
         merge(out)
 
 
+def whole(out: Path) -> tuple[list[dict], list[dict]]:
+    merge(out)
+    return rows(out), rows(out, BAD)
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-20])
+
+
+def test_a_lost_or_damaged_part_is_named_and_done_again(archive, tmp_path):
+    out = tmp_path / "out"
+    for number in (1, 2):
+        screen([str(archive)], out, pipeline=make_pipeline(), shard=Shard(number, 2))
+    before = whole(out)
+    for name, loses in (
+        ("part-000000.parquet", Path.unlink),
+        ("part-000001.parquet", cut),
+        ("part-000001.bad.parquet", Path.unlink),
+        ("part-000000.bad.parquet", lambda file: file.write_bytes(b"")),
+    ):
+        loses(out / Shard(2, 2).name / name)
+        with pytest.raises(BthubError, match=f"{name} is (missing|damaged): run the command of shard 2/2 again"):
+            merge(out)
+        screen([str(archive)], out, pipeline=make_pipeline(), shard=Shard(2, 2))
+    assert whole(out) == before
+
+
+def test_parts_that_dont_match_each_other_or_the_record(archive, tmp_path):
+    out = tmp_path / "out"
+    screen([str(archive)], out, pipeline=make_pipeline())
+    before = whole(out)
+    folder = out / Shard(1, 1).name
+    shutil.copyfile(folder / "part-000000.parquet", folder / "part-000001.parquet")
+    with pytest.raises(BthubError, match="isn't the one that|hold .* pictures, screen.json says"):
+        merge(out)
+    (folder / "part-000001.parquet").unlink()
+    screen([str(archive)], out, pipeline=make_pipeline())
+    assert whole(out) == before
+    content = bytearray((folder / "part-000001.parquet").read_bytes())
+    content[4:200] = b"\xff" * 196
+    (folder / "part-000001.parquet").write_bytes(content)
+    with pytest.raises(BthubError, match="part-000001.parquet is damaged: remove it, and run"):
+        merge(out)
+
+
+def test_a_damaged_record_is_told(archive, tmp_path):
+    out = tmp_path / "out"
+    screen([str(archive)], out, pipeline=make_pipeline())
+    record = out / Shard(1, 1).name / "screen.json"
+    for content in (b"", b"[]", b"null", b"{}", b'{"inputs": [', b"\xff\xfe{", b'{"inputs": 3}'):
+        record.write_bytes(content)
+        for again in (merge, lambda out: screen([str(archive)], out, pipeline=make_pipeline())):
+            with pytest.raises(BthubError, match="screen.json is damaged .*remove .*shard-0001-of-0001 and run"):
+                again(out)
+
+
 def test_what_is_refused(archive, tmp_path, capsys):
     out = tmp_path / "out"
     screen([str(archive)], out, pipeline=make_pipeline())
@@ -178,8 +349,11 @@ def test_what_is_refused(archive, tmp_path, capsys):
         ([], "expected at least one input"),
         ([str(tmp_path / "empty")], "nothing in it"),
         ([str(tmp_path / "missing")], "no such file"),
+        ([""], "an input is empty"),
+        ([str(archive), ""], "an input is empty"),
         ([str(archive), "--shard", "0/4"], "i/n"),
         ([str(archive), "--shard", "5/4"], "i/n"),
+        ([str(archive), "--shard", "1/" + "9" * 5000], "i/n"),
         ([str(archive), str(tmp_path / "missing")], "no such file"),
         (["--merge", str(archive)], "takes no inputs"),
     ):
@@ -196,12 +370,41 @@ def test_what_is_refused(archive, tmp_path, capsys):
         ({"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "5"}, Shard(3, 4)),
         ({"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_TASK_COUNT": "8", "SLURM_ARRAY_TASK_MIN": "0"}, Shard(1, 8)),
         ({"RANK": "3", "WORLD_SIZE": "4"}, Shard(4, 4)),
+        ({"RANK": "", "WORLD_SIZE": ""}, Shard(1, 1)),
+        ({"RANK": "3"}, Shard(1, 1)),
         ({"SLURM_PROCID": "1", "SLURM_NTASKS": "2"}, Shard(2, 2)),
     ],
 )
 def test_the_shard_of_an_array_job(environment, expected):
     assert parse_shard(None, environment) == expected
     assert parse_shard("2/9", environment) == Shard(2, 9)
+
+
+def test_the_shards_of_an_array_with_steps():
+    """sbatch --array=1-8:2"""
+    job = {"SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_STEP": "2"}
+    shards = [parse_shard(None, {**job, "SLURM_ARRAY_TASK_ID": str(number)}) for number in (1, 3, 5, 7)]
+    assert shards == [Shard(number, 4) for number in (1, 2, 3, 4)]
+    for number in ("2", "9", "0", "", "x"):
+        with pytest.raises(BthubError, match=f"SLURM_ARRAY_TASK_ID={number} .*SLURM_ARRAY_TASK_STEP=2: .*--shard"):
+            parse_shard(None, {**job, "SLURM_ARRAY_TASK_ID": number})
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"RANK": "x", "WORLD_SIZE": "2"},
+        {"RANK": "", "WORLD_SIZE": "2"},
+        {"RANK": "0", "WORLD_SIZE": ""},
+        {"RANK": "-1", "WORLD_SIZE": "2"},
+        {"RANK": "2", "WORLD_SIZE": "2"},
+        {"SLURM_PROCID": "1", "SLURM_NTASKS": "two"},
+    ],
+)
+def test_variables_that_name_no_shard(environment):
+    said = " ".join(f"{name}={value}" for name, value in environment.items())
+    with pytest.raises(BthubError, match=f"^{said}: these variables don't say .*--shard"):
+        parse_shard(None, environment)
 
 
 def test_the_list_is_walked_not_held(tmp_path):

@@ -95,6 +95,12 @@ def test_card_is_written_and_is_a_pure_function_of_the_folder(run):
     assert not list(run.glob("*.tmp"))
 
 
+def test_copies_go_into_a_folder(run, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(BthubError, match="file: the output folder cannot be made"):
+        model_card.write(run, copies=tmp_path / "file")
+
+
 def test_nothing_of_the_template_is_left(run):
     text = model_card.render(run)
     assert not re.search(r"\{[{%#]|[%#]\}|\bNone\b|\bnan\b|Undefined|<bound method|object at 0x", text)

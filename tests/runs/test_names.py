@@ -63,6 +63,22 @@ def test_the_command_says_what_it_rewrote(shipped_runs: tuple[Path, Path], tmp_p
     assert "metrics.json" in capsys.readouterr().out
     assert main(["migrate", str(folder)]) == 0
     assert capsys.readouterr().out == f"{folder}: up to date\n"
+    (folder / "metrics.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(BthubError, match="metrics.json isn't UTF-8"):
+        migrate(folder)
     (folder / "metrics.json").write_text("{")
     with pytest.raises(BthubError, match="metrics.json isn't valid JSON"):
         migrate(folder)
+
+
+def test_what_is_no_run_folder_is_refused(shipped_runs: tuple[Path, Path], tmp_path: Path, capsys):
+    (tmp_path / "file").write_text("{}")
+    for named, words in (
+        (tmp_path / "missing", "isn't a local folder"),
+        (tmp_path / "file", "isn't a local folder"),
+        (tmp_path, "has no config.json"),
+        (shipped_runs[0].parent, "is a folder of runs"),
+    ):
+        assert main(["migrate", str(named)]) == 2
+        said = capsys.readouterr()
+        assert words in said.err and said.out == ""

@@ -16,7 +16,7 @@ from bthub.errors import BthubError
 from bthub.metrics.info import COSTS, METRIC_TABLE, lower_is_better
 from bthub.reports import tables
 from bthub.runs import records
-from bthub.runs.folder import COST, METRICS, SPLIT, SPLITS, TRAINING, WEIGHTS, RunFolder, write_json
+from bthub.runs.folder import COST, METRICS, SPLIT, SPLITS, TRAINING, WEIGHTS, RunFolder, create, write_json
 
 default_pair, shipped_runs = lgg_pair.default_pair, lgg_pair.shipped_runs
 
@@ -156,6 +156,53 @@ def test_what_cannot_be_read_is_named(detector_copy: Path, spoil, words: str):
     with pytest.raises(BthubError, match=words) as caught:
         records.row(records.open_run(detector_copy), TEST)
     assert str(caught.value).startswith("copy")
+
+
+def test_a_config_that_is_none_is_named(detector_copy: Path):
+    for content, words in (
+        (b"\xff\xfe", "config.json isn't valid JSON"),
+        (b"[1]", r"config.json holds \[1\], expected an object"),
+        (b"null", "config.json holds null, expected an object"),
+    ):
+        (detector_copy / "config.json").write_bytes(content)
+        for opened in (records.open_run, RunFolder.local):
+            with pytest.raises(BthubError, match=words):
+                opened(detector_copy)
+
+
+def test_a_table_in_another_encoding_is_named(detector_copy: Path):
+    (detector_copy / "history.csv").write_bytes(b"epoch,caf\xe9\n0,1\n")
+    with pytest.raises(BthubError, match="history.csv isn't a table in CSV and UTF-8"):
+        RunFolder.open(detector_copy).rows("history.csv")
+
+
+def test_an_empty_name_is_not_the_current_folder(detector_copy: Path, monkeypatch, capsys):
+    monkeypatch.chdir(detector_copy)
+    for opened in (records.open_run, RunFolder.open, RunFolder.local):
+        with pytest.raises(BthubError, match="the run is '', expected"):
+            opened("")
+    assert main(["compare", ""]) == main(["publish", ""]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert "the run is '', expected a run folder" in told[0] and "an empty name is neither a run folder nor" in told[1]
+    for arguments in (["card", ""], ["compare", ".", "--out", ""], ["screen", ".", "--out", ""]):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert "received an empty name" in capsys.readouterr().err
+
+
+def test_results_go_into_a_folder(detector_copy: Path, tmp_path: Path, capsys):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    run = str(detector_copy)
+    for arguments in (["compare", run, "--out", str(file)], ["compare", run, "--out", str(file / "below")]):
+        assert main(arguments) == 2
+        assert f"bthub: {arguments[-1]}: the output folder cannot be made" in capsys.readouterr().err
+    with pytest.raises(BthubError, match="the output folder cannot be made"):
+        create(file)
+    (tmp_path / "out" / "compare.md").mkdir(parents=True)
+    assert main(["compare", run, "--out", str(tmp_path / "out")]) == 2
+    assert "the results cannot be written (Is a directory)" in capsys.readouterr().err
+    assert file.read_text() == "mine"
 
 
 def test_broken_weights_are_named(detector_copy: Path):

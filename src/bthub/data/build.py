@@ -49,9 +49,10 @@ def build(
         raise BthubError(f"{out}: already exists and is not empty; remove it or give another output folder")
     asked = {split: share for split, share in (("validation", validation), ("test", test)) if share is not None}
     held_out = image_folder.HELD_OUT | asked
-    if min(held_out.values()) < 0 or sum(held_out.values()) >= 1 or held_out["validation"] == 0:
+    # Asked in this way, NaN is refused: it is in no range.
+    if not (held_out["validation"] > 0 and held_out["test"] >= 0 and sum(held_out.values()) < 1):
         raise BthubError(
-            f"can't hold out {held_out}: expected fractions above 0 for validation that leave something for train"
+            f"can't hold out {held_out}: expected fractions, above 0 for validation, that leave something for train"
         )
     with Source(source) as files:
         if lgg.is_lgg(files):

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 from datasets import (
+    ClassLabel,
     Dataset,
     Features,
-    IterableDataset,
     concatenate_datasets,
     get_dataset_config_names,
     get_dataset_split_names,
@@ -81,8 +82,9 @@ class BuiltDataset:
                     f"{self.name}: no space is left for its copy in the cache ({full.strerror}); free some, or name "
                     "another folder with HF_DATASETS_CACHE"
                 ) from error
+            reason = str(error).partition("\n")[0]
             raise BthubError(
-                f"{self.name}: cannot be read as a data set ({error}); build or download it again, "
+                f"{self.name}: cannot be read as a data set ({reason}); build or download it again, "
                 "and if it is a Hub id check its spelling and the network"
             ) from error
 
@@ -100,6 +102,7 @@ class BuiltDataset:
         first = next((folder / "data").rglob("*.parquet"))
         with self._reading():
             features = Features.from_arrow_schema(pq.read_schema(first))
+        self._check(features)
         return derived(folder.resolve().name, features, self.configs, features["label"].names)
 
     def config(self, protocol: str) -> str:
@@ -134,6 +137,7 @@ class BuiltDataset:
             else:
                 every = [load_dataset(self.name, config, split=name, revision=self.revision) for name in splits]
                 rows = concatenate_datasets(every)
+            self._check(rows.features, *(("patient_id", "slice_index") if protocol in self.facts.protocols else ()))
             if protocol not in self.facts.protocols:
                 return rows
             # A split may lie in several files, each sorted by itself.
@@ -143,10 +147,19 @@ class BuiltDataset:
             order = [i for i in order if fold_split(keys[i][0], protocol) == split]
         return rows.select(order)
 
-    def columns(self, split: str, columns: list[str], protocol: str = "patient") -> IterableDataset:
+    def _check(self, features: Features, *more: str) -> None:
+        """Refuse rows that aren't pictures with a class, or lack one of more columns."""
+        needed = ("image", "label", *more)
+        if not {*needed} <= features.keys() or not isinstance(features["label"], ClassLabel):
+            raise BthubError(
+                f"{self.name}: its rows aren't pictures with a class, they have the columns {', '.join(features)}; "
+                f"expected {', '.join(needed)} as `bthub data build` writes them"
+            )
+
+    def columns(self, split: str, columns: list[str], protocol: str = "patient") -> Iterator[dict[str, Any]]:
         """Some columns of a split, streamed: the others are not read (from the Hub: not downloaded)."""
-        with self._reading():
-            return load_dataset(
+        with self._reading():  # a column that isn't there is missed by the first row
+            yield from load_dataset(
                 self.name,
                 self.config(protocol),
                 split=split,
@@ -207,8 +220,8 @@ def batches(rows: Dataset, size: int, doing: str) -> Iterator[list[Image]]:
     Raises:
         BthubError: such a size can't be.
     """
-    if size < 1:
-        raise BthubError(f"expected a batch size of 1 or more, received {size}")
+    if not isinstance(size, int) or size < 1:
+        raise BthubError(f"expected a batch size of 1 or more, received {size!r}")
     images = rows.select_columns(["image"])
     with progress_bar(total=len(images), desc=doing, unit="image") as progress:
         for start in range(0, len(images), size):

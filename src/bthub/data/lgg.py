@@ -106,7 +106,8 @@ def find_slices(source: Source) -> list[Slice]:
             source.left_out.setdefault("files not named as TIFF", []).append(name)
     if not roots:
         raise BthubError(
-            f"{source.path}: no TIFF found; give the folder kaggle_3m of LGG MRI Segmentation as downloaded, or its zip"
+            f"{source.path}: named like LGG MRI Segmentation (kaggle_3m, TCGA_... or _mask.tif), but no TIFF found; "
+            "give its folder kaggle_3m as downloaded, or its zip; if this is an image-folder set, rename these files"
         )
 
     found: dict[str, dict[int, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))

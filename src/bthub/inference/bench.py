@@ -11,7 +11,7 @@ from typing import cast
 
 import numpy as np
 
-from bthub.errors import BthubError
+from bthub.errors import BthubError, check_count
 from bthub.imaging.image_io import SUFFIXES
 from bthub.inference.loading import load_pipeline
 from bthub.inference.pipeline import Pipeline
@@ -43,8 +43,7 @@ def run(
     Raises:
         BthubError: no slice to time, one that cannot be read, or no models.
     """
-    if repeats < 1:
-        raise BthubError(f"the number of repeats must be at least 1, not {repeats}")
+    check_count("number of repeats", repeats)
     image = _sample() if image is None else image
     pipe = load_pipeline(device="cpu", backend=backend, threads=THREADS) if pipeline is None else pipeline
     with _torch_threads():

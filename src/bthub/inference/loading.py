@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-from bthub.errors import BthubError
+from bthub.errors import BthubError, check_count
 from bthub.inference import backends
 from bthub.inference.backends import eager
 from bthub.inference.pipeline import Detector, Localizer, Pipeline
@@ -44,14 +44,16 @@ def load_pipeline(
         backend: "torch", "onnx", "int8", "openvino" or "openvino-int8" for both stages, or "auto": for each stage the
             fastest on this machine without torch, see `bthub.inference.backends`. By default the environment variable
             BTHUB_BACKEND, or "auto".
-        threads: CPU threads per network (torch has one setting for all networks and ignores this); by default one per
-            processor.
+        threads: CPU threads per network, at least 1 (torch has one setting for all networks and ignores this); by
+            default one per processor.
         say: called once per machine with the timings and the choice of "auto".
 
     Raises:
-        BthubError: a run is missing, incomplete, damaged or of the wrong task, the device doesn't exist, or no
-            installed backend can run it.
+        BthubError: a run is missing, incomplete, damaged or of the wrong task, the device doesn't exist, no installed
+            backend can run it, or the number of threads isn't one.
     """
+    if threads is not None:
+        check_count("number of threads", threads)
     backend = backends.check_name(backend or os.environ.get(backends.CHOICE) or backends.AUTO)
     if backend == backends.TORCH:
         # Before anything is fetched.

@@ -10,12 +10,13 @@ This module depends on no framework; the stages may use any. It is copied to the
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from numbers import Real
 from typing import Literal, NamedTuple, Protocol, cast
 
 import numpy as np
 from PIL import Image
 
-from bthub.errors import BthubError, NotASliceError
+from bthub.errors import BthubError, NotASliceError, check_count
 from bthub.imaging.head import head_mask
 from bthub.imaging.image_io import MAX_PIXELS, Source, is_picture, name_of, read_image
 from bthub.imaging.kinds import kind_of
@@ -48,6 +49,21 @@ class InputCheck(Protocol):
 
     def inspect(self, images: Sequence[Image.Image]) -> list[tuple[bool, str | None]]:
         """For each RGB image: whether it looks like a slice of a brain MRI, and, for a gray one, its kind or None."""
+
+
+def check_spacing(spacing_mm: object) -> None:
+    """Refuse what isn't the height and width of a pixel in millimeters; None is no spacing.
+
+    Raises:
+        BthubError: it isn't two numbers above 0 and at most 1000.
+    """
+    if spacing_mm is None:
+        return
+    sides = list(spacing_mm) if isinstance(spacing_mm, Iterable) else []
+    if len(sides) != 2 or not all(isinstance(side, Real) and 0 < float(side) <= 1000 for side in sides):
+        raise BthubError(
+            f"the pixel spacing must be two positive numbers of millimeters, at most 1000, not {spacing_mm!r}"
+        )
 
 
 class ReadPicture(NamedTuple):
@@ -181,12 +197,8 @@ class Pipeline:
         """
         if on_error not in ("raise", "yield"):
             raise BthubError(f"on_error is {on_error!r}, expected 'raise' or 'yield'")
-        if batch_size < 1:
-            raise BthubError(f"the batch size must be at least 1, not {batch_size}")
-        if spacing_mm is not None and not (len(spacing_mm) == 2 and all(0 < v <= 1000 for v in spacing_mm)):
-            raise BthubError(
-                f"the pixel spacing must be two positive numbers of millimeters, at most 1000, not {spacing_mm}"
-            )
+        check_count("batch size", batch_size)
+        check_spacing(spacing_mm)
         return self._stream(iter(inputs), on_error == "raise", always_localize, batch_size, spacing_mm, check_input)
 
     def check(self, images: Sequence[np.ndarray], names: Sequence[str]) -> None:

@@ -22,6 +22,7 @@ from bthub.imaging.intake import Study, holds_dicom, is_study, natural, open_stu
 from bthub.inference.pipeline import Pipeline, ReadPicture, read_picture
 from bthub.inference.result import DISCLAIMER, NO_TUMOR, Result
 from bthub.inference.study import StudyResult, analyze_study, listed
+from bthub.runs.folder import make_folder
 
 RESULTS = "results.jsonl"
 _MANY = 8
@@ -73,7 +74,8 @@ def run(
         detector, localizer: run folder or Hub id of each stage.
         always_localize, spacing_mm, batch_size, check_input: as for `Pipeline`.
         series: which series of a study, from 1; by default the one most like FLAIR, or of most slices.
-        plane, clean: as for `bthub.inference.study.analyze_study`.
+        plane, clean: as for `bthub.inference.study.analyze_study`. Plain pictures have neither series nor planes: a
+            line on stderr says that they are analyzed without.
         backend: as for `load_pipeline`.
 
     Returns:
@@ -99,7 +101,7 @@ def run(
         if not inputs:
             return 2
         if out is not None:
-            _make_folder(out)
+            make_folder(out)
         from bthub.inference.loading import load_pipeline
 
         pipe = load_pipeline(detector, localizer, check_input=check_input, backend=backend, say=say)
@@ -109,6 +111,10 @@ def run(
             "spacing_mm": spacing_mm,
             "check_input": check_input,
         }
+        plain = sum(not one.is_study for one in inputs)
+        if plain and (series is not None or plane is not None):
+            pictures = f"{plain} plain picture{'s' * (plain > 1)}"
+            say(f"--series and --plane are for scans: {pictures} analyzed without them")
         chosen = {"scan": None if series is None else series - 1, "plane": plane, "clean": clean}
         for one, result in _answers(pipe, inputs, options, chosen, progress):
             if isinstance(result, BthubError):
@@ -184,7 +190,10 @@ def _expand(images: list[str]) -> tuple[list[_Input], int]:
     """Folders to the pictures and studies in them; also the number of folders that gave none or couldn't be read."""
     inputs, failed = [], 0
     for image in images:
-        if is_url(image):
+        if not image:  # as a path it would be the current folder
+            say("a picture has no name, perhaps of a variable that isn't set: give a file, a folder or a URL")
+            failed += 1
+        elif is_url(image):
             inputs.append(_Input(image))
         elif not os.path.isdir(image):
             inputs.append(_Input(image, is_study(image)))
@@ -306,13 +315,6 @@ def _notes(one: _Input, result: StudyResult) -> list[str]:
 def _probability(value: float) -> str:
     """Three digits; no model can promise 0 or 1."""
     return "<0.001" if value < 0.0005 else ">0.999" if value >= 0.9995 else f"{value:.3f}"
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BthubError(f"{out}: the output folder cannot be made ({error.strerror})") from error
 
 
 def _free(out: Path, file: str, endings: Sequence[str]) -> str:

@@ -7,7 +7,8 @@
     OUT/results.parquet, OUT/bad.parquet    all shards, from `bthub screen --merge`
 
 A part is written whole, under its name only when it is complete: where it is there, its entries are done. Started
-again, the list is walked anew, what is done is passed over, and each part is held against the names now in its place.
+again, the list is walked anew, what is done is passed over, and each part is held against the names now in its place. A
+part that is damaged, or has lost one of its two files, is done again.
 Entry k of the list belongs to shard k modulo n. Workers read, prepare and analyze batches side by side, each network on
 one thread, and only so many batches are in flight as there are workers to take them.
 """
@@ -15,21 +16,23 @@ one thread, and only so many batches are in flight as there are workers to take 
 import hashlib
 import json
 import os
+import re
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
+import msgspec
 from tqdm import tqdm
 
 from bthub.data.progress import progress_bar, say
-from bthub.errors import BthubError
+from bthub.errors import BthubError, check_count
 from bthub.inference.backends.graphs import threads
 from bthub.inference.loading import load_pipeline
 from bthub.inference.pipeline import Pipeline, ReadPicture
@@ -43,11 +46,11 @@ RECORD = "screen.json"
 RESULTS, BAD = "results.parquet", "bad.parquet"
 _SAME = ("inputs", "of", "models", "settings")
 """What the shards of one screening have in common."""
-# Set by what starts an array of jobs: number of this one, of all, and of the first.
+# Set by what starts an array of jobs: number of this one, of all, of the first, and from one to the next.
 _ARRAYS = (
-    ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN"),
-    ("RANK", "WORLD_SIZE", None),
-    ("SLURM_PROCID", "SLURM_NTASKS", None),
+    ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_STEP"),
+    ("RANK", "WORLD_SIZE"),
+    ("SLURM_PROCID", "SLURM_NTASKS"),
 )
 
 
@@ -67,20 +70,28 @@ def parse_shard(text: str | None, environment: Mapping[str, str] = os.environ) -
     """`i/n`, or without it what SLURM or torchrun says of this process; else the whole.
 
     Raises:
-        BthubError: it isn't a number from 1 to n.
+        BthubError: it isn't a number from 1 to n, or the variables don't say one.
     """
-    if text is None:
-        for number, of, first in _ARRAYS:
-            if number in environment and of in environment:
-                start = int(environment.get(first, "0")) if first else 0
-                text = f"{int(environment[number]) - start + 1}/{environment[of]}"
-                break
-        else:
-            return Shard(1, 1)
-    one, _, of = text.partition("/")
-    if not (one.isdecimal() and of.isdecimal() and 1 <= int(one) <= int(of)):
-        raise BthubError(f"the shard is {text!r}, expected i/n with i from 1 to n, as 2/8")
-    return Shard(int(one), int(of))
+    if text is not None:
+        found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+        shard = Shard(int(found[1]), int(found[2])) if found else Shard(0, 0)
+        if not 1 <= shard.number <= shard.of:
+            raise BthubError(f"the shard is {text!r}, expected i/n with i from 1 to n, as 2/8")
+        return shard
+    for names in _ARRAYS:
+        given = {name: environment[name] for name in names if name in environment}
+        if not {*names[:2]} <= given.keys() or not any(given.values()):
+            continue
+        values = [given.get(name, other) for name, other in zip(names, ("", "", "0", "1"), strict=False)]
+        if all(re.fullmatch(r"[0-9]{1,9}", value) for value in values):
+            number, of, first, step = [*map(int, values), 0, 1][:4]
+            if step and number >= first and (number - first) % step == 0 and (number - first) // step < of:
+                return Shard((number - first) // step + 1, of)
+        variables = " ".join(f"{name}={value}" for name, value in given.items())
+        raise BthubError(
+            f"{variables}: these variables don't say which shard of how many this is; name it with --shard, as 2/8"
+        )
+    return Shard(1, 1)
 
 
 def screen(
@@ -119,8 +130,7 @@ def screen(
     check_before(inputs)
     workers = max(2, threads()) if workers is None else workers
     for what, number in (("batch size", batch_size), ("number of workers", workers)):
-        if not 1 <= number <= 65_536:
-            raise BthubError(f"the {what} must be from 1 to 65,536, not {number}")
+        check_count(what, number, most=65_536)
     pipe = pipeline or load_pipeline(detector, localizer, backend=backend, check_input=check_input, threads=1, say=say)
     folder = out / shard.name
     record = {
@@ -141,7 +151,7 @@ def screen(
             done = _work(pipe, inputs, folder, shard, batch_size, check_input, workers)
             write_json(folder / RECORD, record | done)
     except OSError as error:
-        raise BthubError(f"{folder}: the results can't be written ({error.strerror})") from error
+        raise BthubError(f"{folder}: the results can't be written ({error.strerror or error})") from error
     return record | done
 
 
@@ -177,9 +187,9 @@ def _work(
         number = 0
         while part := list(islice(entries, PART)):
             names = hashlib.sha256("\n".join(f"{i} {item.key}" for i, item in part).encode()).hexdigest()
-            file = folder / f"part-{number:06d}.parquet"
-            if file.exists():
-                rows, bad = _done(file, names)
+            file = _part_file(folder, number)
+            if (done := _done(file, names)) is not None:
+                rows, bad = done
                 progress.initial += len(part)  # the rate is that of what is done now
                 progress.update(len(part))
             else:
@@ -188,7 +198,7 @@ def _work(
             counts["bad"] += bad
             counts["entries"] += len(part)
             number += 1
-    if (folder / f"part-{number:06d}.parquet").exists():
+    if _part_file(folder, number).exists():
         raise BthubError(f"{folder} has more parts than the inputs have now: choose another --out folder")
     return {**counts, "seconds": round(time.monotonic() - start, 1), "complete": True}
 
@@ -218,7 +228,7 @@ def _part(
         rows += found
         bad += failed
         progress.update(count)
-    _write(file.with_suffix(".bad.parquet"), bad, _bad_schema(), {})
+    _write(_bad_file(file), bad, _bad_schema(), {})
     _write(file, rows, _schema(), {"names": names, "bad": str(len(bad))})
     return len(rows), len(bad)
 
@@ -235,9 +245,9 @@ def _batch(
             try:
                 pictures = item.pictures()
             except BthubError as error:
-                bad.append({"index": index, "key": item.key, "frame": 0, "reason": str(error)})
+                bad.append({"index": index, "key": item.key, "frame": 0, "reason": _reason(error)})
                 continue
-            for frame, image in enumerate(pictures):
+            for frame, image in pictures:
                 places.append((index, item.key, frame))
                 yield ReadPicture(item.key, image, 0.0)
 
@@ -248,8 +258,13 @@ def _batch(
         if isinstance(answer, Result):
             rows.append(place | _row(answer))
         else:
-            bad.append(place | {"reason": str(answer)})
+            bad.append(place | {"reason": _reason(answer)})
     return rows, sorted(bad, key=lambda row: (row["index"], row["frame"]))
+
+
+def _reason(error: BthubError) -> str:
+    """Its text, as Parquet can hold it."""
+    return str(error).encode(errors="backslashreplace").decode()
 
 
 def _row(result: Result) -> dict[str, Any]:
@@ -290,22 +305,106 @@ def _alone(folder: Path) -> Iterator[None]:
 def _same_screening(folder: Path, record: dict[str, Any]) -> None:
     if not (folder / RECORD).is_file():
         return
-    there = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    there = read_record(folder / RECORD)
     for key in _SAME:
-        if there.get(key) != record[key]:
+        if there[key] != record[key]:
             raise BthubError(
-                f"{folder} holds a screening with other {key} ({json.dumps(there.get(key))}, now "
+                f"{folder} holds a screening with other {key} ({json.dumps(there[key])}, now "
                 f"{json.dumps(record[key])}): continue with the same settings, or choose another folder"
             )
 
 
-def _done(file: Path, names: str) -> tuple[int, int]:
-    """Rows and bad ones of a part that is there."""
-    facts = _parquet().read_metadata(file)
-    known = facts.metadata or {}
-    if known.get(b"names", b"").decode() != names:
+class _Settings(msgspec.Struct):
+    check_input: bool
+    part: Annotated[int, msgspec.Meta(ge=1)]
+
+
+class _Record(msgspec.Struct):
+    """What of `screen.json` is relied on."""
+
+    inputs: list[str]
+    shard: int
+    of: Annotated[int, msgspec.Meta(ge=1)]
+    models: dict[str, dict[str, str]]
+    settings: _Settings
+    pictures: int = 0
+    bad: int = 0
+    entries: int = 0
+    listed: int = 0
+    complete: bool = False
+
+
+def read_record(file: Path) -> dict[str, Any]:
+    """The content of a `screen.json`.
+
+    Raises:
+        BthubError: it isn't whole.
+    """
+    try:
+        content = json.loads(file.read_bytes())
+        record = msgspec.structs.asdict(msgspec.convert(content, _Record)) | content
+    except (ValueError, msgspec.ValidationError) as error:
+        raise BthubError(
+            f"{file} is damaged ({error}), so it can't be told what the parts beside it were made from: restore it, or "
+            f"remove {file.parent} and run the command of this shard again"
+        ) from error
+    return record
+
+
+def _part_file(folder: Path, number: int) -> Path:
+    return folder / f"part-{number:06d}.parquet"
+
+
+def _bad_file(part: Path) -> Path:
+    return part.with_suffix(".bad.parquet")
+
+
+def _done(file: Path, names: str) -> tuple[int, int] | None:
+    """Rows and bad ones of a part that is there; None where it isn't, or not whole, so that it is done again."""
+    if not file.exists():
+        return None
+    try:
+        rows, bad, known = _counted(file)
+    except BthubError as error:
+        say(f"{error}; its entries are analyzed again")
+        return None
+    if known != names:
         raise BthubError(f"{file} was made from other inputs: choose another --out folder")
-    return facts.num_rows, int(known[b"bad"])
+    return rows, bad
+
+
+def _counted(file: Path) -> tuple[int, int, str]:
+    """Rows and bad ones of a part, and the digest of the names of its entries.
+
+    Raises:
+        BthubError: one of its two files is missing or damaged.
+    """
+    bad_file = _bad_file(file)
+    for one in (file, bad_file):
+        if not one.exists():
+            raise BthubError(f"{one} is missing")
+    facts = _read(file, _parquet().read_metadata)
+    bad = _read(bad_file, _parquet().read_metadata).num_rows
+    known = facts.metadata or {}
+    if known.get(b"bad", b"").decode() != str(bad):
+        raise BthubError(f"{bad_file} isn't the one that {file.name} was written with")
+    return facts.num_rows, bad, known.get(b"names", b"").decode()
+
+
+def _read(file: Path, reads: Callable[[Path], Any]) -> Any:
+    """What a function of `pyarrow.parquet` reads from a file.
+
+    Raises:
+        BthubError: the file is damaged.
+    """
+    from pyarrow import ArrowException
+
+    try:
+        return reads(file)
+    except (ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # it can't be read at all
+        raise BthubError(f"{file} is damaged") from error
 
 
 @contextmanager
@@ -343,19 +442,19 @@ def merge(out: Path) -> dict[str, Any]:
         The shards' common record, with the sums of `pictures`, `bad` and `entries`.
 
     Raises:
-        BthubError: a shard is missing or isn't done, two differ in inputs or models, or the list has changed between
-            them.
+        BthubError: a shard, or a part of one, is missing, damaged or isn't done, two shards differ in inputs or models,
+            the list has changed between them, or a file can't be read or written.
     """
     found = sorted(out.glob(f"shard-*-of-*/{RECORD}"))
     if not found:
         raise BthubError(f"{out} has no shards: bthub screen INPUT... --out {out} writes them")
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in found]
+    records = [read_record(path) for path in found]
     first = records[0]
     for path, record in zip(found, records, strict=True):
         if not record.get("complete"):
             raise BthubError(f"{path.parent} isn't finished: run its command again")
         for key in (*_SAME, "listed"):
-            if record[key] != first[key]:
+            if record.get(key) != first.get(key):
                 raise BthubError(
                     f"{path.parent} and {found[0].parent} differ in {key}: they are from different "
                     "screenings; merge only shards of one"
@@ -367,11 +466,35 @@ def merge(out: Path) -> dict[str, Any]:
     sums = {key: sum(record[key] for record in records) for key in ("pictures", "bad", "entries")}
     if sums["entries"] != first["listed"]:
         raise BthubError(f"the shards hold {sums['entries']} entries, the list has {first['listed']}: screen again")
-    parts = [part for path in found for part in sorted(path.parent.glob("part-*.parquet"))]
-    results = [part for part in parts if not part.name.endswith(".bad.parquet")]
-    _join(results, out / RESULTS, _schema())
-    _join([part for part in parts if part not in set(results)], out / BAD, _bad_schema())
+    try:
+        parts = [part for path, record in zip(found, records, strict=True) for part in _parts(path.parent, record)]
+        _join(parts, out / RESULTS, _schema())
+        _join([_bad_file(part) for part in parts], out / BAD, _bad_schema())
+    except OSError as error:
+        raise BthubError(f"{out}: the shards can't be merged ({error})") from error
     return {**{key: first[key] for key in _SAME}, **sums}
+
+
+def _parts(folder: Path, record: dict[str, Any]) -> list[Path]:
+    """The parts of a shard that is done.
+
+    Raises:
+        BthubError: one is missing or damaged, or they hold another number of rows than the record says.
+    """
+    again = f"run the command of shard {record['shard']}/{record['of']} again, which does only what is missing"
+    parts = [_part_file(folder, number) for number in range(-(-record["entries"] // record["settings"]["part"]))]
+    sums = {"pictures": 0, "bad": 0}
+    for part in parts:
+        try:
+            rows, bad, _ = _counted(part)
+        except BthubError as error:
+            raise BthubError(f"{error}: {again}") from error
+        sums["pictures"] += rows
+        sums["bad"] += bad
+    for key, number in sums.items():
+        if number != record[key]:
+            raise BthubError(f"the parts in {folder} hold {number} {key}, {RECORD} says {record[key]}: {again}")
+    return parts
 
 
 def _join(parts: list[Path], file: Path, schema: Any) -> None:
@@ -379,7 +502,10 @@ def _join(parts: list[Path], file: Path, schema: Any) -> None:
     parquet = _parquet()
     with replacing(file) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
         for part in parts:
-            table = parquet.read_table(part).replace_schema_metadata()
+            try:
+                table = _read(part, parquet.read_table).replace_schema_metadata()
+            except BthubError as error:  # in the middle: its end, which is looked at first, is whole
+                raise BthubError(f"{error}: remove it, and run the command of its shard again") from error
             if table.num_rows:
                 writer.write_table(table)
 

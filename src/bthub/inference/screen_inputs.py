@@ -6,6 +6,7 @@ The list is walked: of a million files no more than the names are held. Each ent
 import re
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
@@ -23,6 +24,7 @@ from bthub.imaging.zips import open_zip
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 _WANTED = f"expected pictures ({', '.join(sorted(SUFFIXES))}), DICOM files, zips or a built data set"
 _OTHERS = "files of other kinds"
+_LFS = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
@@ -30,15 +32,16 @@ class Item:
     """One entry of the list.
 
     Attributes:
-        key: names it, the same whenever the list is walked: a path, `archive.zip!/member`, or a row of a data set.
+        key: names it, the same whenever the list is walked: a path, `archive.zip!/member`, or a row of a data set. It
+            can be written as UTF-8, see `_key`.
         content: reads its bytes.
     """
 
     key: str
     content: Callable[[], bytes]
 
-    def pictures(self) -> list[np.ndarray]:
-        """Its pictures, uint8 RGB (H, W, 3): one, or the frames of a DICOM file.
+    def pictures(self) -> list[tuple[int, np.ndarray]]:
+        """Its pictures, uint8 RGB (H, W, 3), each with the number of its frame, from 0: one, or those of a DICOM file.
 
         Raises:
             BthubError: it can't be read.
@@ -48,11 +51,11 @@ class Item:
         if len(content) > MAX_FILE_BYTES:
             raise BthubError(f"{name}: the file is too large, at most {MAX_FILE_BYTES >> 20} MB are read")
         if dicom.is_dicom(content[:132]):
-            return [read_image(frame) for frame in _dicom_frames(content, name)]
+            return [(number, read_image(frame)) for number, frame in _dicom_frames(content, name)]
         image = read_picture_bytes(content, name)
         if np.ptp(image) <= 1:
             raise BthubError(f"{name}: the picture is blank, all its pixels have the same value")
-        return [image]
+        return [(0, image)]
 
 
 def walk(inputs: list[str], say: Callable[[str], None] | None = None) -> Iterator[Item]:
@@ -68,6 +71,8 @@ def walk(inputs: list[str], say: Callable[[str], None] | None = None) -> Iterato
         BthubError: an input isn't there, or nothing in it can be read.
     """
     for name in inputs:
+        if not name:  # as a path it would be the current folder
+            raise BthubError(f"an input is empty, perhaps of a variable that isn't set, {_WANTED}")
         path = Path(name)
         found = False
         left: dict[str, list[str]] = {}
@@ -105,6 +110,11 @@ def _unwanted(name: str) -> str:
     return "" if known and path.name != "DICOMDIR" else _OTHERS
 
 
+def _key(name: str) -> str:
+    """A name as the results have it: bytes of a file's name that aren't UTF-8 are written as escapes, like \\xe9."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def _file(path: Path) -> Item:
     def content() -> bytes:
         try:
@@ -115,7 +125,7 @@ def _file(path: Path) -> Item:
         except OSError as error:
             raise BthubError(f"{printable(path)}: the file cannot be read ({error.strerror})") from error
 
-    return Item(str(path), content)
+    return Item(_key(str(path)), content)
 
 
 def _folder(folder: Path, left: dict[str, list[str]]) -> Iterator[Item]:
@@ -150,21 +160,22 @@ def _is_dicom(path: Path) -> bool:
 def _zip(path: Path, left: dict[str, list[str]]) -> Iterator[Item]:
     try:
         with open_zip(path) as archive:
-            members = sorted(info.filename for info in archive.infolist() if not info.is_dir())
+            # By their places too: a name may be there twice.
+            members = sorted((info.filename, at) for at, info in enumerate(archive.infolist()) if not info.is_dir())
     except (OSError, zipfile.BadZipFile) as error:
         cause = error  # kept: the name of an exception is gone after its block
 
         def broken() -> bytes:
             raise BthubError(f"{printable(path)}: the zip is damaged") from cause
 
-        yield Item(str(path), broken)
+        yield Item(_key(str(path)), broken)
         return
-    for member in members:
+    for member, place in members:
         reason = "hidden" if any(map(is_hidden, PurePosixPath(member).parts)) else _unwanted(member)
         if reason:
             left.setdefault(reason, []).append(member)
         else:
-            yield Item(f"{path}!/{member}", partial(_member, path, member))
+            yield Item(_key(f"{path}!/{member}"), partial(_member, path, member, place))
 
 
 @lru_cache(maxsize=4)
@@ -173,11 +184,11 @@ def _opened(path: Path, changed: int) -> zipfile.ZipFile:
     return open_zip(path)
 
 
-def _member(path: Path, member: str) -> bytes:
+def _member(path: Path, member: str, place: int) -> bytes:
     name = printable(f"{path}!/{member}")
     try:
         archive = _opened(path, path.stat().st_mtime_ns)
-        with archive.open(member) as file:
+        with archive.open(archive.infolist()[place]) as file:
             return file.read(MAX_FILE_BYTES + 1)  # whatever the zip says of its size
     except RuntimeError as error:  # it is encrypted
         raise BthubError(f"{name}: cannot be unpacked ({error})") from error
@@ -187,27 +198,86 @@ def _member(path: Path, member: str) -> bytes:
 
 def _built(folder: Path) -> Iterator[Item]:
     """The rows of a built data set, of all splits: each lies in one file."""
-    import pyarrow.parquet as parquet
+    files = sorted((folder / "data").rglob("*.parquet"))
+    for file in files:  # all of them before the first is read: not after hours of work
+        _opened_parquet(file).close()
+    for file in files:
+        with _opened_parquet(file) as table:
+            names = [name for name in ("patient_id", "slice_index", "file") if name in table.schema_arrow.names]
+            for group in range(table.num_row_groups):
+                with _reading(file):
+                    rows = table.read_row_group(group, columns=names).to_pylist() if names else ()
+                for number in range(table.metadata.row_group(group).num_rows):
+                    place = file.relative_to(folder / "data").as_posix(), group, number
+                    named = (rows[number][name] for name in names) if names else place
+                    key = _key(f"{folder}#{'/'.join(map(str, named))}")
+                    yield Item(key, partial(_row, file, group, number, key))
 
-    for file in sorted((folder / "data").rglob("*.parquet")):
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """What pyarrow can't read is one sentence."""
+    from pyarrow import ArrowException
+
+    try:
+        yield
+    except (ArrowException, OSError) as error:
+        pointer = False
+        if isinstance(error, ArrowException):
+            with open(file, "rb") as content:
+                pointer = content.read(len(_LFS)) == _LFS
+        raise BthubError(
+            f"{printable(file)}: this is a pointer of Git LFS and not the file: fetch the files with `git lfs pull`"
+            if pointer
+            else f"{printable(file)}: cannot be read as Parquet ({printable(error)}): download or build the set again"
+        ) from error
+
+
+def _opened_parquet(file: Path) -> Any:
+    """A file of a data set, to be closed.
+
+    Raises:
+        BthubError: it isn't Parquet, or has no pictures.
+    """
+    from pyarrow import parquet, types
+
+    with _reading(file):
         table = parquet.ParquetFile(file)
-        names = [name for name in ("patient_id", "slice_index", "file") if name in table.schema_arrow.names]
-        for group in range(table.num_row_groups):
-            for number, row in enumerate(table.read_row_group(group, columns=names).to_pylist()):
-                key = f"{folder}#{'/'.join(str(row[name]) for name in names)}"
-                yield Item(key, partial(_row, file, group, number))
+    columns = {field.name: field.type for field in table.schema_arrow}
+    kind = columns.get("image")
+    encoded = kind if kind is None or not types.is_struct(kind) else {one.name: one.type for one in kind}.get("bytes")
+    if encoded is None or not (types.is_binary(encoded) or types.is_large_binary(encoded)):
+        table.close()
+        raise BthubError(
+            f"{printable(file)}: no data set of pictures, its columns are {printable(', '.join(columns))}; expected a "
+            "column image with the bytes of picture files, as `bthub data build` writes it"
+        )
+    return table
 
 
-def _row(file: Path, group: int, number: int) -> bytes:
-    return bytes(_images(file, group)[number].as_py()["bytes"])
+def _row(file: Path, group: int, number: int, key: str) -> bytes:
+    with _reading(file):
+        value = _images(file, group)[number].as_py()
+    return _encoded(value, key)
+
+
+def _encoded(value: Any, key: str) -> bytes:
+    """The bytes of the picture in a row.
+
+    Raises:
+        BthubError: it has none.
+    """
+    content = value.get("bytes") if isinstance(value, dict) else value
+    if not isinstance(content, bytes):
+        raise BthubError(f"{printable(key)}: the row has no picture, expected the bytes of a file in its column image")
+    return content
 
 
 @lru_cache(maxsize=4)
 def _images(file: Path, group: int) -> Any:
     """The encoded images of a row group, some megabytes; kept, because its rows come one after the other."""
-    import pyarrow.parquet as parquet
-
-    return parquet.ParquetFile(file).read_row_group(group, columns=["image"])["image"]
+    with _opened_parquet(file) as table:
+        return table.read_row_group(group, columns=["image"])["image"]
 
 
 def _hub(name: str) -> Iterator[Item]:
@@ -219,13 +289,29 @@ def _hub(name: str) -> Iterator[Item]:
     try:
         config = datasets.get_dataset_config_names(name)[0]
         for split, rows in datasets.load_dataset(name, config, streaming=True).items():
+            columns = rows.column_names
+            if columns is not None and "image" not in columns:
+                raise BthubError(
+                    f"{name}: no data set of pictures, its columns are {', '.join(columns)}; expected image"
+                )
             for number, row in enumerate(rows.cast_column("image", datasets.Image(decode=False))):
-                yield Item(f"{name}#{split}/{number}", partial(bytes, row["image"]["bytes"]))
+                key = f"{name}#{split}/{number}"
+                yield Item(key, partial(_encoded, row.get("image"), key))
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
         raise BthubError(f"{name}: neither a file or folder here nor a data set on the Hub ({error})") from error
 
 
-def _dicom_frames(content: bytes, name: str) -> list[np.ndarray]:
-    """The frames of a DICOM file, uint8 (H, W), in the window that it names."""
-    series = dicom.group(dicom.read_frames(content, name))
-    return [frame for one in series for frame in dicom.read_series(one, lambda _: content, name).slices]
+def _dicom_frames(content: bytes, name: str) -> list[tuple[int, np.ndarray]]:
+    """The frames of a DICOM file in its own order, from 0: uint8 (H, W), in the window that it names."""
+    found = []
+    for series in dicom.group(dicom.read_frames(content, name)):
+        volume = dicom.read_series(series, lambda _: content, name)
+        frames = series.frames
+        if frames[0].normal is not None:
+            # By their positions: the slices of an upright volume may run the other way.
+            first = np.zeros(volume.slices.shape[:3], bool)
+            first[0] = True
+            if not dicom.to_frames(series, first, name)[0].any():
+                frames = frames[::-1]
+        found += [(frame.index, pixels) for frame, pixels in zip(frames, volume.slices, strict=True)]
+    return sorted(found, key=lambda one: one[0])

@@ -7,9 +7,9 @@ can be ended on a laptop.
 Inputs and the folder for the parts lie on storage that all machines see under the same name.
 """
 
-import json
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -60,6 +60,8 @@ def screen_on_ray(
             "name one backend for all machines with --backend, for example int8: otherwise each machine chooses its "
             "own, and results of different backends can't be merged"
         )
+    if not address:
+        raise BthubError("the cluster has no address: name it as HOST:PORT, ray://HOST:PORT, auto or local")
     screen.check_before(inputs)
     ray = _connect(address)
     try:
@@ -180,7 +182,8 @@ def _any_relative(names: list[str | None]) -> bool:
 def _shards_begun(out: Path) -> int | None:
     """Into how many shards a screening was cut that is there already."""
     for folder in out.glob("shard-*-of-*"):
-        return int(folder.name.rpartition("-")[2])
+        if found := re.fullmatch(r"shard-\d+-of-(\d+)", folder.name):
+            return int(found[1])
     return None
 
 
@@ -215,7 +218,7 @@ def _done(out: Path, of: int) -> int:
     """Entries that are done, of shards at work those of their whole parts."""
     done = 0
     for record in out.glob(f"shard-*-of-{of:04d}/{screen.RECORD}"):
-        found = json.loads(record.read_text(encoding="utf-8"))
+        found = screen.read_record(record)
         parts = (file.name for file in record.parent.glob("part-*.parquet"))
         done += found.get("entries") or screen.PART * sum(not name.endswith(".bad.parquet") for name in parts)
     return done

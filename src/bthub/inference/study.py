@@ -20,7 +20,7 @@ from bthub.imaging.cleaning import clean_stack
 from bthub.imaging.intake import Study, open_study
 from bthub.imaging.nifti import mask_nifti
 from bthub.imaging.volume import Volume, is_blank
-from bthub.inference.pipeline import Pipeline, ReadPicture
+from bthub.inference.pipeline import Pipeline, ReadPicture, check_spacing
 from bthub.inference.result import DISCLAIMER, NO_TUMOR, TUMOR, UNCERTAIN, Result, measure
 
 EMPTY, REFUSED = "empty", "not a slice of a brain"
@@ -175,6 +175,7 @@ def analyze_study(
         BthubError: the source can't be read, or an argument is out of range.
         NotASliceError: most of the slices don't look like slices of a brain MRI.
     """
+    check_spacing(spacing_mm)
     study = source if isinstance(source, Study) else open_study(source)
     chosen = study.default if scan is None else scan
     volume = study.read(chosen, plane)

@@ -37,6 +37,7 @@ from bthub.runs.folder import (
     TRAINING,
     RunFolder,
     replacing,
+    results_in,
 )
 from bthub.runs.records import data_facts, initial_weights
 from bthub.runs.schema import Cost, DetectorCalibration, GradCam, LocalizerCalibration, Measured, Part
@@ -109,8 +110,7 @@ def write(run: str | Path, copies: Path | None = None) -> Path:
     with replacing(folder.path / CARD) as file:
         file.write_text(render(folder.path), encoding="utf-8")
     if copies is not None:
-        copies.mkdir(parents=True, exist_ok=True)
-        with replacing(copies / f"{folder.id}.md") as file:
+        with results_in(copies), replacing(copies / f"{folder.id}.md") as file:
             file.write_text(copy_of(folder.path, copies), encoding="utf-8")
     return folder.path / CARD
 

@@ -211,10 +211,10 @@ def _what(what: list[str]) -> tuple[list[Path], set[str]]:
             parts -= {part for part, ready in (("browser", browser_ready), ("docs", docs_ready)) if not ready()}
         elif name in PARTS:
             parts.add(name)
-        elif (run := Path(in_comparison(name))).is_dir():
+        elif name and (run := Path(in_comparison(name))).is_dir():
             runs.append(run)
         else:
-            raise BthubError(f"{name} is neither a run folder nor one of {', '.join(PARTS)}, all")
+            raise BthubError(f"{name or 'an empty name'} is neither a run folder nor one of {', '.join(PARTS)}, all")
     return list(dict.fromkeys(runs)), parts
 
 

@@ -21,7 +21,7 @@ from bthub.metrics.info import COSTS, lower_is_better, readable
 from bthub.metrics.interval import Interval
 from bthub.reports import by_source
 from bthub.runs import records
-from bthub.runs.folder import CLASSIFICATION, SEGMENTATION, RunFolder
+from bthub.runs.folder import CLASSIFICATION, SEGMENTATION, RunFolder, results_in
 from bthub.runs.records import Evaluation, Row
 
 SHOWN = {
@@ -60,7 +60,8 @@ def write(runs: Sequence[RunFolder], out: Path, split: str = "test") -> str:
         The Markdown.
 
     Raises:
-        BthubError: none of the runs was evaluated on the split, two have one name, or a run's files can't be read.
+        BthubError: none of the runs was evaluated on the split, two have one name, a run's files can't be read, or the
+            tables can't be written.
     """
     names = [records.name(run) for run in runs]
     if twice := {name for name in names if names.count(name) > 1}:
@@ -73,7 +74,7 @@ def write(runs: Sequence[RunFolder], out: Path, split: str = "test") -> str:
                 tables.setdefault((evaluation, run.task), []).append(run)
     if not tables and not together:
         raise BthubError(f"none of {', '.join(run.id for run in runs)} was evaluated on split {split}")
-    out.mkdir(parents=True, exist_ok=True)
+    files: dict[str, str] = {}
     sections = [
         f"# Runs compared, split {split}\n\nWritten by `bthub compare`. Intervals cover {COVERAGE:.0%} and "
         "resample patients where the data set names them, else pictures with their near-duplicates. The interval of "
@@ -86,7 +87,7 @@ def write(runs: Sequence[RunFolder], out: Path, split: str = "test") -> str:
         shown, compared = (_defined(names[task], evaluation) for names in (SHOWN, COMPARED))
         rows = ranked([records.row(run, evaluation) for run in members], compared[0])
         stem = f"{evaluation.data}-{evaluation.protocol}-{evaluation.split}-{task.removeprefix('image-')}"
-        (out / f"compare-{stem}.csv").write_text(as_csv(rows), encoding="utf-8")
+        files[f"compare-{stem}.csv"] = as_csv(rows)
         sections.append(f"## {task}, {evaluation.data}, protocol {evaluation.protocol}\n\n{table(rows, shown)}")
         if task == CLASSIFICATION and all(records.entry(run, evaluation).threshold is None for run in members):
             sections.append("Predictions are argmax; precision, recall, specificity etc. are macro averages.\n")
@@ -95,7 +96,7 @@ def write(runs: Sequence[RunFolder], out: Path, split: str = "test") -> str:
             sections.append(copies_table(copies))
         apart = differences(members, evaluation, compared)
         if apart:
-            (out / f"differences-{stem}.csv").write_text(as_csv(apart), encoding="utf-8")
+            files[f"differences-{stem}.csv"] = as_csv(apart)
             sections.append(difference_table(apart))
     for name, members in together.items():
         try:
@@ -103,16 +104,19 @@ def write(runs: Sequence[RunFolder], out: Path, split: str = "test") -> str:
         except BthubError as error:  # of one fold, say, that was trained again in another way
             sections.append(f"## Cross-validation, {name}\n\nLeft out: {error}.\n")
             continue
-        (out / f"folds-{name}.csv").write_text(as_csv(rows), encoding="utf-8")
+        files[f"folds-{name}.csv"] = as_csv(rows)
         sections.append(
             f"## Cross-validation, {name}\n\nEach patient is tested once, by the run that was not trained on them.\n\n"
             + table(rows, SHOWN[SEGMENTATION])
         )
     text = "\n".join(sections)
-    (out / "compare.md").write_text(text, encoding="utf-8")
+    files["compare.md"] = text
     page = by_source.page(runs, split)
     if page is not None:
-        (out / "inputs.md").write_text(page, encoding="utf-8")
+        files["inputs.md"] = page
+    with results_in(out):
+        for name, content in files.items():
+            (out / name).write_text(content, encoding="utf-8")
     return text
 
 

@@ -29,6 +29,7 @@ The same folder, local or on the Hub, is what `pipeline()`, the apps and `publis
 import csv
 import hashlib
 import json
+import os
 import platform
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -85,6 +86,11 @@ CLASSIFICATION = "image-classification"
 SEGMENTATION = "image-segmentation"
 
 
+def _check_name(source: object) -> None:
+    if not isinstance(source, (str, os.PathLike)) or not str(source):  # "" as a path would be the current folder
+        raise BthubError(f"the run is {source!r}, expected a run folder or a Hub id: is a variable not set?")
+
+
 def in_comparison(source: str | Path) -> str | Path:
     """`runs/NAME` as it is, or `runs/comparison/NAME` where only that is there."""
     moved = Path(source).parent / COMPARISON / Path(source).name
@@ -93,7 +99,35 @@ def in_comparison(source: str | Path) -> str | Path:
 
 def holds_runs(source: str | Path) -> bool:
     """Whether a folder is no run but has some, as `runs/comparison`."""
-    return not (Path(source) / CONFIG).is_file() and any(Path(source).glob(f"*/{CONFIG}"))
+    return bool(str(source)) and not (Path(source) / CONFIG).is_file() and any(Path(source).glob(f"*/{CONFIG}"))
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder for results, unless it is there.
+
+    Raises:
+        BthubError: it can't be made, or there is a file of this name.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BthubError(f"{path}: the output folder cannot be made ({error.strerror}): name another one") from error
+
+
+@contextmanager
+def results_in(folder: Path) -> Iterator[None]:
+    """Make a folder for what the block writes.
+
+    Raises:
+        BthubError: it can't be made, or something in it can't be written.
+    """
+    make_folder(folder)
+    try:
+        yield
+    except OSError as error:
+        raise BthubError(
+            f"{folder}: the results cannot be written ({error.strerror or error}): free space or name another folder"
+        ) from error
 
 
 def create(path: str | Path, resume: bool = False) -> Path:
@@ -107,9 +141,9 @@ def create(path: str | Path, resume: bool = False) -> Path:
     path = Path(path)
     if (path / WEIGHTS).exists():
         raise BthubError(f"{path} holds a finished run: choose another output folder, or remove this one")
-    if path.exists() and any(path.iterdir()) and not resume:
+    if path.is_dir() and any(path.iterdir()) and not resume:
         raise BthubError(f"{path} isn't empty: add --resume to go on with the run in it, or choose another folder")
-    path.mkdir(parents=True, exist_ok=True)
+    make_folder(path)
     return path
 
 
@@ -134,10 +168,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: dict[str, Any] | msgspec.Struct) -> None:
-    """Write JSON in this way."""
+    """Write JSON in this way. Bytes of a file's name that aren't UTF-8 become escapes, which are read as the same."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=msgspec.to_builtins) + "\n"
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def provenance(command: str, packages: Sequence[str] = (), **environment: str) -> dict[str, Any]:
@@ -188,6 +222,7 @@ class RunFolder:
         """
         if isinstance(source, RunFolder):
             return source
+        _check_name(source)
         source = in_comparison(source)
         if Path(source).is_dir():
             if revision is not None:
@@ -215,6 +250,7 @@ class RunFolder:
         Raises:
             BthubError: it isn't a folder here, or not a run.
         """
+        _check_name(path)
         path = in_comparison(path)
         if not Path(path).is_dir():
             raise BthubError(
@@ -367,10 +403,16 @@ class RunFolder:
 
     def rows(self, name: str) -> list[dict[str, str]]:
         """The rows of a CSV file of the run."""
-        with self._file(name).open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            reader.fieldnames = renamed_columns(reader.fieldnames or ())
-            return list(reader)
+        path = self._file(name)
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                reader = csv.DictReader(file)
+                reader.fieldnames = renamed_columns(reader.fieldnames or ())
+                return list(reader)
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise BthubError(
+                f"{path} isn't a table in CSV and UTF-8 ({error}): restore it or write it again"
+            ) from error
 
     def _read(self, name: str, kind: type[Content], none: Content | None = None) -> Content:
         """A file as a class of `schema`, or `none`, where that is given and the file isn't there."""
@@ -380,9 +422,14 @@ class RunFolder:
 
     def _json(self, name: str) -> dict[str, Any]:
         try:
-            return json.loads(self._file(name).read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
+            content = json.loads(self._file(name).read_bytes())
+        except ValueError as error:
             raise BthubError(f"{self.path / name} isn't valid JSON ({error}): restore it or train again") from error
+        if not isinstance(content, dict):
+            raise BthubError(
+                f"{self.path / name} holds {json.dumps(content)[:40]}, expected an object: restore it or train again"
+            )
+        return content
 
     def _file(self, name: str) -> Path:
         file = self.split_file if name == SPLIT else self.path / name

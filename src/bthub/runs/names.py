@@ -56,11 +56,17 @@ def migrate(run: Path) -> list[str]:
         The names of those that were rewritten.
 
     Raises:
-        BthubError: a file isn't JSON.
+        BthubError: it isn't a run folder, or a file in it isn't JSON or UTF-8.
     """
+    from bthub.runs.folder import RunFolder  # here: it reads by this module's names
+
+    run = RunFolder.local(run, weights=False).path
     changed = []
     for file in sorted(file for pattern in MIGRATED for file in run.glob(pattern)):
-        old = file.read_text(encoding="utf-8")
+        try:
+            old = file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise BthubError(f"{file} isn't UTF-8 ({error}): restore it or train again") from error
         if file.suffix == ".csv":
             head, end, rest = old.partition("\n")
             new = ",".join(renamed_columns(head.split(","))) + end + rest
@@ -73,7 +79,7 @@ def migrate(run: Path) -> list[str]:
             new = new.rstrip("\n") + "\n" if new != old else old
         if new != old:
             temporary = file.with_name(file.name + ".tmp")
-            temporary.write_text(new, encoding="utf-8")
+            temporary.write_text(new, encoding="utf-8", errors="backslashreplace")
             temporary.replace(file)
             changed.append(file.relative_to(run).as_posix())
     return changed

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin
 import numpy as np
 import yaml
 
-from bthub.errors import BthubError
+from bthub.errors import BthubError, named_path
 from bthub.training.ranges import check_ranges
 
 if TYPE_CHECKING:
@@ -40,10 +40,10 @@ def parse_config(
     """
     parser = argparse.ArgumentParser(prog, description=description)
     parser.add_argument(
-        "--config", type=Path, required=True, help="a recipe by name, such as resnet18-lgg, or a YAML file"
+        "--config", type=named_path, required=True, help="a recipe by name, such as resnet18-lgg, or a YAML file"
     )
     parser.add_argument("--data", default="data/lgg", help="folder of `bthub data build`, or a Hub id")
-    parser.add_argument("--output", type=Path, required=True, help="the run folder to write")
+    parser.add_argument("--output", type=named_path, required=True, help="the run folder to write")
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint, if there is one")
     parser.add_argument(
         "--finish", action="store_true", help="stop training here: make the run folder from the last checkpoint"

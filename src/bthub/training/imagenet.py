@@ -22,8 +22,9 @@ from safetensors.torch import save_file
 from timm.models import PretrainedCfg, get_pretrained_cfg
 from torch import Tensor, nn
 
-from bthub.errors import BthubError, report_errors
+from bthub.errors import BthubError, named_path, report_errors
 from bthub.models.classifier import fold_normalization
+from bthub.runs.folder import results_in
 
 # What Keras calls the preprocessing of caffe: blue first, the mean subtracted, no division. In shares of 255.
 CAFFE_MEAN = (103.939 / 255, 116.779 / 255, 123.68 / 255)
@@ -78,11 +79,11 @@ NETWORKS = {"tf_efficientnet_lite0": efficientnet_lite0, "vgg16": vgg16_base}
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     parser = argparse.ArgumentParser(prog, description=__doc__.split("\n")[0])
     parser.add_argument("network", choices=NETWORKS)
-    parser.add_argument("output", type=Path, help="the .safetensors file to write")
+    parser.add_argument("output", type=named_path, help="the .safetensors file to write")
     args = parser.parse_args(arguments)
     state = NETWORKS[args.network]().state_dict()
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    save_file({key: value.contiguous() for key, value in state.items()}, args.output)
+    with results_in(args.output.parent):
+        save_file({key: value.contiguous() for key, value in state.items()}, args.output)
     print(f"{args.output}: {len(state)} tensors; use it with --set weights_from={args.output}")
 
 

@@ -29,7 +29,7 @@ from bthub.data.dataset import BuiltDataset, load_split
 from bthub.data.fingerprint import describe_rows
 from bthub.data.progress import progress_bar
 from bthub.data.views import FLAIR_ALONE, THREE_SEQUENCES, View, show, views
-from bthub.errors import BthubError, report_errors
+from bthub.errors import BthubError, named_path, report_errors
 from bthub.imaging.image_io import upright_rgb
 from bthub.imaging.kinds import FLAIR_LIKE, OTHER_MRI
 from bthub.models.input_check import InputCheck, describe, load_input_check, save_input_check
@@ -54,8 +54,8 @@ Slices = tuple[str, str, str]
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     parser = argparse.ArgumentParser(prog, description=__doc__.split("\n")[0])
     parser.add_argument("--data", nargs="+", required=True, help="folders of `bthub data build`")
-    parser.add_argument("--weights", type=Path, required=True, help="weights file of `bthub imagenet-weights`")
-    parser.add_argument("--run", type=Path, required=True, help="the detector's run folder")
+    parser.add_argument("--weights", type=named_path, required=True, help="weights file of `bthub imagenet-weights`")
+    parser.add_argument("--run", type=named_path, required=True, help="the detector's run folder")
     args = parser.parse_args(arguments)
     run = RunFolder.open(args.run)
     outside = outside_pictures()  # before anything takes long: a file may be missing

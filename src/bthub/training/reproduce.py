@@ -19,7 +19,7 @@ from pathlib import Path
 import yaml
 
 from bthub.data.dataset import BuiltDataset
-from bthub.errors import BthubError, report_errors
+from bthub.errors import BthubError, named_path, report_errors
 from bthub.project import SHIPPED_RUNS, place_of, shipped_runs
 from bthub.runs.folder import CARD, COST, GRADCAM, METRICS, SOURCES, WEIGHTS, RunFolder
 from bthub.training.config import EXPERIMENTS
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     parser.add_argument("row", nargs="?", help="name of the experiment; --list prints the names")
     parser.add_argument("--list", action="store_true", help="print the names of the experiments")
     parser.add_argument("--data", help="data set; default: the experiment's own, in data/")
-    parser.add_argument("--output", type=Path, help="run folder; default: runs/NAME")
+    parser.add_argument("--output", type=named_path, help="run folder; default: runs/NAME")
     parser.add_argument(
         "--dry-run", action="store_true", help="smoke test: two steps on a few tiny images; keeps nothing"
     )
