@@ -12,7 +12,7 @@ from PIL import Image
 from practice_help import BOX, picture, png
 
 from bthub.practice import cases as cases_module
-from bthub.practice.cases import Cases, Search
+from bthub.practice.cases import Cases, Search, file_name
 from bthub.practice.database import Database
 from bthub.practice.files import FileStore
 from bthub.practice.models import Case, StoredFile, Upload, now
@@ -108,6 +108,34 @@ def test_saving_says_what_is_wrong(serve_sqlite, form, words):
     id = browser.analyze(picture())
     answer = browser.post(f"/examinations/{id}/save", **form)
     assert answer.status_code == 400 and words in answer.text
+
+
+def test_what_is_too_long_is_refused_and_never_cut(serve):
+    browser = serve().begin()
+    case, examination = browser.case(pseudonym="L" * 80)
+    report = browser.post(f"/examinations/{examination}/reports").url.path
+    # Cut to 80 characters, this label would be the other case's.
+    for label in ("L" * 80 + "2", "ß" * 41):
+        for address, form in (
+            ("/analyze", {"files": [("files", ("a.png", picture(), "image/png"))]}),
+            (f"/examinations/{examination}/save", {}),
+            (f"/cases/{case}/rename", {}),
+        ):
+            answer = browser.post(address, pseudonym=label, **form)
+            assert answer.status_code == 400 and f"label has {len(label.replace('ß', 'ss'))}" in answer.text, address
+    for address, form in (
+        (f"/cases/{case}/notes", {"text": "n" * 20_000 + "END"}),
+        (report, {"findings": "f" * 8_000 + "END"}),
+        (report, {"impression": "i" * 8_000 + "END"}),
+        ("/account", {"full_name": "A" * 201, "profession": "other", "institution": "I", "consent": "no"}),
+        ("/account", {"full_name": "A", "profession": "other", "institution": "I" * 201, "consent": "no"}),
+    ):
+        answer = browser.post(address, **form)
+        assert answer.status_code == 400 and "characters: shorten" in answer.text, (address, form.keys())
+    assert browser.post(f"/cases/{case}/notes", text="n" * 20_000 + "\r\n ").status_code == 200
+    # A file's name loses its middle: the number and the suffix stay, which sort and tell what it is.
+    name = file_name("folder/" + "x" * 400 + "_0007.nii.gz")
+    assert len(name) == 120 and name.endswith("x_0007.nii.gz")
 
 
 def test_no_file_and_too_many(serve_sqlite, monkeypatch):

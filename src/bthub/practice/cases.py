@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from bthub.inference.result import TUMOR, measure
 from bthub.practice import access
-from bthub.practice.accounts import audit, clean, clean_text, fold
+from bthub.practice.accounts import audit, check_length, clean, clean_text, fold
 from bthub.practice.database import Database
 from bthub.practice.files import FileStore
 from bthub.practice.models import (
@@ -42,6 +42,8 @@ from bthub.practice.texts import Refusal
 PAGE = 25
 MAX_FILES = 2000
 LONGEST_NOTE = 20_000
+LONGEST_LABEL = 80
+LONGEST_FILE_NAME = 120
 SORTS = {
     "changed": Case.changed_at,
     "date": Case.examined_on,
@@ -216,10 +218,7 @@ class Cases:
         return case.id
 
     def _case(self, session: Session, account_id: str, pseudonym: str) -> Case:
-        label = clean(pseudonym, 80)
-        folded = fold(label)
-        if not folded:
-            raise Refusal("Give the patient a label, such as a study number; never a real name.")
+        label, folded = _label(pseudonym)
         case = session.scalar(access.own(Case, account_id).where(Case.folded == folded).limit(1))
         if case is None:
             case = Case(account_id=account_id, pseudonym=label, folded=folded)
@@ -243,15 +242,13 @@ class Cases:
             NotFound: it isn't the account's.
             Refusal: the label is empty or another case's.
         """
-        label = clean(pseudonym, 80)
-        if not fold(label):
-            raise Refusal("Give the patient a label, such as a study number; never a real name.")
+        label, folded = _label(pseudonym)
         with self._writing() as session:
             case = access.get(session, Case, account_id, case_id)
-            other = session.scalar(access.own(Case, account_id).where(Case.folded == fold(label), Case.id != case_id))
+            other = session.scalar(access.own(Case, account_id).where(Case.folded == folded, Case.id != case_id))
             if other is not None:
                 raise Refusal("Another case already has this label: choose a different label.", 409)
-            case.pseudonym, case.folded, case.changed_at = label, fold(label), now()
+            case.pseudonym, case.folded, case.changed_at = label, folded, now()
 
     # -- masks by hand
 
@@ -548,8 +545,12 @@ def read_day(text: str) -> date | None:
 
 
 def file_name(name: str) -> str:
-    """The last part of what a browser calls a file, fit to be shown and stored."""
-    return clean(PurePosixPath(name.replace("\\", "/")).name, 120) or "file"
+    """The last part of what a browser calls a file, fit to be shown and stored.
+
+    Of a long one the beginning and the end, which has the slice's number and tells readers what kind of file it is.
+    """
+    name = clean(PurePosixPath(name.replace("\\", "/")).name)
+    return (name if len(name) <= LONGEST_FILE_NAME else f"{name[:59]}…{name[-60:]}") or "file"
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
@@ -559,10 +560,27 @@ def natural(name: str) -> list[tuple[int, int, str]]:
     ]
 
 
+def _label(text: str) -> tuple[str, str]:
+    """A patient's label as it is stored and as it is compared.
+
+    Raises:
+        Refusal: it is empty or too long.
+    """
+    label = clean(text)
+    folded = fold(label)
+    if not folded:
+        raise Refusal("Give the patient a label, such as a study number; never a real name.")
+    # Folding makes some letters several, such as ß.
+    longer = max(label, folded, key=len)
+    check_length("The patient label has {length} characters: shorten it to at most {most}.", longer, LONGEST_LABEL)
+    return label, folded
+
+
 def _note(text: str) -> str:
-    text = clean_text(text, LONGEST_NOTE)
+    text = clean_text(text)
     if not text:
         raise Refusal("The note is empty: write something, or leave the page.")
+    check_length("The note has {length} characters: shorten it to at most {most}.", text, LONGEST_NOTE)
     return text
 
 

@@ -19,7 +19,7 @@ from bthub.errors import BthubError
 from bthub.imaging.kinds import TITLES
 from bthub.inference.result import DISCLAIMER, TUMOR
 from bthub.practice import access
-from bthub.practice.accounts import audit, clean_text
+from bthub.practice.accounts import audit, check_length, clean_text
 from bthub.practice.cases import decode, full_disk, masks_that_count, measured, refresh
 from bthub.practice.database import Database
 from bthub.practice.files import FileStore
@@ -79,13 +79,16 @@ class Reports:
         """
         Raises:
             NotFound: it isn't the account's.
-            Refusal: it is signed.
+            Refusal: it is signed, or the text is too long.
         """
+        findings, impression = clean_text(findings), clean_text(impression)
         with full_disk(), self._database.write() as session:
             report = access.get(session, Report, account_id, report_id)
             if report.state == SIGNED:
                 raise Refusal("This report is signed: write another.", 409)
-            report.findings, report.impression = clean_text(findings, LONGEST), clean_text(impression, LONGEST)
+            check_length("The findings have {length} characters: shorten them to at most {most}.", findings, LONGEST)
+            check_length("The impression has {length} characters: shorten it to at most {most}.", impression, LONGEST)
+            report.findings, report.impression = findings, impression
             report.changed_at = now()
             audit(session, account_id, "edit report", report_id)
 
