@@ -75,7 +75,7 @@ def test_a_backup_taken_while_others_write_restores_whole(serve, settings, datab
     browser = serve().begin()
     case, examination = browser.case()
     report = browser.post(f"/examinations/{examination}/reports").url.path
-    browser.post(report, findings="", impression="As before.", action="sign")
+    browser.write(report, findings="", impression="As before.", action="sign")
     over = threading.Event()
 
     def write(number: int) -> None:
@@ -156,7 +156,7 @@ def test_the_check_finds_what_is_wrong(serve_sqlite, sqlite_settings, capsys):
     browser = serve_sqlite().begin()
     case, examination = browser.case()
     report = browser.post(f"/examinations/{examination}/reports").url.path
-    browser.post(report, findings="", impression="As before.", action="sign")
+    browser.write(report, findings="", impression="As before.", action="sign")
     database = Database(sqlite_settings.database_url)
     FileStore(sqlite_settings, database).sweep()
     assert check(sqlite_settings, database).problems == []
@@ -271,18 +271,18 @@ def test_a_signed_report_is_checked_by_a_command(serve_sqlite, tmp_path, capsys)
     browser = serve_sqlite().begin()
     _, examination = browser.case()
     report = browser.post(f"/examinations/{examination}/reports").url.path
-    assert browser.post(report, findings="x", impression="", action="sign").status_code == 409
+    assert browser.write(report, findings="x", impression="", action="sign").status_code == 409
     draft = tmp_path / "draft.json"
     draft.write_bytes(browser.get(f"{report}/report.json").content)
     with pytest.raises(BthubError, match="not a signed report"):
         main(["verify", str(draft)])
-    browser.post(report, findings="Häufig <b>", impression="As before.", action="sign")
+    browser.write(report, findings="Häufig <b>", impression="As before.", action="sign")
     file = tmp_path / "report.json"
     file.write_bytes(browser.get(f"{report}/report.json").content)
     main(["verify", str(file)])
     assert json.loads(file.read_text())["sha256"] in capsys.readouterr().out
     # Frozen: neither the form nor a changed note or mask gets into it.
-    assert browser.post(report, findings="changed", impression="changed").status_code == 409
+    assert browser.write(report, findings="changed", impression="changed").status_code == 409
     once = browser.get(f"{report}/report.pdf").content
     assert once == browser.get(f"{report}/report.pdf").content and once[:5] == b"%PDF-"
     for old, new in (("As before.", "All well."), ('"label":"tumor"', '"label":"no_tumor"')):

@@ -125,8 +125,8 @@ def test_what_is_too_long_is_refused_and_never_cut(serve):
             assert answer.status_code == 400 and f"label has {len(label.replace('ß', 'ss'))}" in answer.text, address
     for address, form in (
         (f"/cases/{case}/notes", {"text": "n" * 20_000 + "END"}),
-        (report, {"findings": "f" * 8_000 + "END"}),
-        (report, {"impression": "i" * 8_000 + "END"}),
+        (report, {**browser.seen(report), "findings": "f" * 8_000 + "END"}),
+        (report, {**browser.seen(report), "impression": "i" * 8_000 + "END"}),
         ("/account", {"full_name": "A" * 201, "profession": "other", "institution": "I", "consent": "no"}),
         ("/account", {"full_name": "A", "profession": "other", "institution": "I" * 201, "consent": "no"}),
     ):
@@ -391,7 +391,7 @@ def test_hostile_names_and_notes_are_shown_as_text(serve_sqlite):
         for path in (case, "/", "/cases"):
             assert not re.search("<script>alert|<img src=x|<b>|\x1b", browser.get(path).text)
     report = browser.post(f"/examinations/{id}/reports").url.path
-    browser.post(report, findings="\n".join(evil), impression="\n".join(evil), action="sign")
+    browser.write(report, findings="\n".join(evil), impression="\n".join(evil), action="sign")
     for path in (report, f"{report}/report.html"):
         assert not re.search("<script>alert|<img src=x|<b>|\x1b", browser.get(path).text)
     assert browser.get(f"{report}/report.pdf").content[:5] == b"%PDF-"
@@ -421,3 +421,48 @@ def test_a_report_says_how_good_the_models_are_on_this_kind_of_input(serve_sqlit
     browser.post("/language", language="de")
     report = browser.post(f"/examinations/{examination}/reports").url.path
     assert "findet der Detektor 93 von 100" in browser.get(report).text
+
+
+def test_a_report_is_never_overwritten_from_a_page_that_is_stale(serve):
+    one = serve().begin()
+    _, examination = one.case()
+    report = one.post(f"/examinations/{examination}/reports").url.path
+    stale = one.seen(report)
+    one.write(report, findings="Written in the first window.", impression="First.")
+    for action in ("save", "sign"):
+        answer = one.post(report, **stale, findings="Typed <i>elsewhere</i>.", impression="Second.", action=action)
+        assert answer.status_code == 409 and "changed in another window" in answer.text
+        # Nothing is lost: what was typed is in the form, and what is saved stands below it.
+        assert (
+            ">Typed &lt;i&gt;elsewhere&lt;/i&gt;.</textarea>" in answer.text and 'data-guard="unsaved"' in answer.text
+        )
+        assert ">Written in the first window.</p>" in answer.text
+        content = one.get(f"{report}/report.json").json()
+        assert (content["findings"], content["state"]) == ("Written in the first window.", "draft")
+    # Sent again from there it replaces the other on purpose, and the same text over itself is no conflict.
+    marks = re.findall(r'name="(text|rest)" value="(\w{64})"', answer.text)
+    for _ in range(2):
+        answer = one.post(report, **dict(marks), findings="Typed.", impression="Second.", action="save")
+        assert answer.status_code == 200 and answer.url.path == report
+        marks = one.seen(report).items()
+    # A form without the marks, and one that a script of yesterday sends.
+    for marks in ({}, {"text": "", "rest": "0" * 64}):
+        assert one.post(report, **marks, findings="Lost?", impression="Lost?", action="sign").status_code == 409
+    stale = one.seen(report)
+    assert "sha256" in one.write(report, findings="Typed.", impression="Second.", action="sign").text
+    answer = one.post(report, **stale, findings="Too late.", impression="Second.")
+    assert answer.status_code == 409 and "is signed" in answer.text and ">Too late.</p>" in answer.text
+
+
+def test_what_is_signed_is_what_the_page_showed(serve_sqlite):
+    browser = serve_sqlite().begin()
+    case, examination = browser.case()
+    report = browser.post(f"/examinations/{examination}/reports").url.path
+    stale = browser.seen(report)
+    browser.post(f"/cases/{case}/notes", text="Seen on another day.")
+    answer = browser.post(report, **stale, findings="As typed.", impression="As before.", action="sign")
+    assert answer.status_code == 409 and "read it, then sign" in answer.text and "Seen on another day." in answer.text
+    # The text is saved, and the page that says so can be signed.
+    assert ">As typed.</textarea>" in answer.text and 'data-guard="unsaved"' not in answer.text
+    answer = browser.write(report, findings="As typed.", impression="As before.", action="sign")
+    assert "sha256" in answer.text and "Seen on another day." in answer.text

@@ -55,7 +55,7 @@ def test_a_clock_that_jumps_loses_nothing_and_locks_nobody_out(serve, settings, 
     sign_in(browser)
     browser.post(f"/notes/{note}", text="changed in the past")
     report = browser.post(f"/examinations/{examination}/reports").url.path
-    browser.post(report, findings="", impression="Signed in the past.", action="sign")
+    browser.write(report, findings="", impression="Signed in the past.", action="sign")
     page = browser.get(f"/cases/{case}").text
     for words in ("changed in the past", "changed in the future", "before the jump", "in the future"):
         assert words in page
@@ -134,7 +134,7 @@ def test_a_disk_that_fills_at_every_step(serve_sqlite, sqlite_settings, monkeypa
     headers = {"x-form-token": browser.token("/cases"), "accept": "application/json"}
     answer = browser.client.post(f"/slices/{slice_['id']}/correction", content=mask, headers=headers)
     assert answer.status_code == 507 and "disk is full" in answer.json()["error"]
-    answer = browser.post(report, findings="x", impression="Not yet signed.", action="sign")
+    answer = browser.write(report, findings="x", impression="Not yet signed.", action="sign")
     assert answer.status_code == 507 and "disk is full" in answer.text
     # What needs no file goes on.
     assert "a note" in browser.post(f"/cases/{case}/notes", text="a note").text
@@ -158,7 +158,7 @@ def test_a_disk_that_fills_at_every_step(serve_sqlite, sqlite_settings, monkeypa
     browser.wait(id)
     assert "Tumor suspected" in browser.get(f"/examinations/{id}").text
     assert browser.client.post(f"/slices/{slice_['id']}/correction", content=mask, headers=headers).status_code == 200
-    answer = browser.post(report, findings="x", impression="Not yet signed.", action="sign")
+    answer = browser.write(report, findings="x", impression="Not yet signed.", action="sign")
     assert answer.status_code == 200 and "sha256" in answer.text
     practice.files.sweep()
     assert check(sqlite_settings, practice.database).problems == []

@@ -78,6 +78,8 @@ def spoken() -> set[str]:
                 "WRONG",
                 "WAIT",
                 "_FORGED",
+                "_CHANGED",
+                "_OVERTAKEN",
                 "texts",
                 "text",
             ):

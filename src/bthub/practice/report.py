@@ -41,6 +41,11 @@ from bthub.practice.texts import Refusal, number, percent, translate
 FORMAT = "bthub-report-1"
 DIGEST = "sha256"
 LONGEST = 8_000
+_CHANGED = "The report was changed meanwhile: read it, then sign."
+_OVERTAKEN = (
+    "This report was changed in another window after you opened it here: your text wasn't saved. It is still in the "
+    "form, and what was saved meanwhile is below it: compare them, then save again to replace that text with yours."
+)
 _PICTURE_SIDE = 900
 
 
@@ -75,29 +80,45 @@ class Reports:
             audit(session, account.id, "create report", report.id)
         return report.id
 
-    def save(self, account_id: str, report_id: str, findings: str, impression: str) -> None:
-        """
+    def save(self, account_id: str, report_id: str, findings: str, impression: str, seen: str) -> str:
+        """Keep a draft's text.
+
+        Args:
+            account_id: whose.
+            report_id: which.
+            findings, impression: the new text.
+            seen: `text_mark` of the draft that was changed into it.
+
+        Returns:
+            The new `text_mark`.
+
         Raises:
             NotFound: it isn't the account's.
-            Refusal: it is signed, or the text is too long.
+            Refusal: it is signed, its text is another by now, or the new one is too long.
         """
         findings, impression = clean_text(findings), clean_text(impression)
         with full_disk(), self._database.write() as session:
-            report = access.get(session, Report, account_id, report_id)
-            if report.state == SIGNED:
-                raise Refusal("This report is signed: write another.", 409)
+            report = _locked(session, account_id, report_id)
+            if text_mark(report) != seen:
+                raise Refusal(_OVERTAKEN, 409)
             check_length("The findings have {length} characters: shorten them to at most {most}.", findings, LONGEST)
             check_length("The impression has {length} characters: shorten it to at most {most}.", impression, LONGEST)
             report.findings, report.impression = findings, impression
             report.changed_at = now()
             audit(session, account_id, "edit report", report_id)
+            return text_mark(report)
 
-    def sign(self, account: Account, report_id: str) -> str:
+    def sign(self, account: Account, report_id: str, text: str, rest: str) -> str:
         """Freeze a report as it is now; returns its digest.
+
+        Args:
+            account: whose.
+            report_id: which.
+            text, rest: `text_mark` and `rest_mark` of what the person saw, which is what is signed.
 
         Raises:
             NotFound: it isn't the account's.
-            Refusal: it is signed, or has no impression.
+            Refusal: it is signed, has no impression, or isn't what the person saw.
         """
         # Drawn before the transaction that keeps it: meanwhile others may write.
         with self._database.read() as session:
@@ -106,8 +127,10 @@ class Reports:
                 raise Refusal("This report is signed: write another.", 409)
             if not report.impression.strip():
                 raise Refusal("Write an impression before you sign: the model's words alone are no report.", 409)
-            seen, signed_at = report.changed_at, now()
+            signed_at = now()
             content, picture = build(session, self._files, account, report, signed_at)
+            if text_mark(report) != text or rest_mark(content) != rest:
+                raise Refusal(_CHANGED, 409)
         sealed = digest(content)
         frozen = {**content, DIGEST: sealed}
         pdf = to_pdf(frozen, picture, report.language)
@@ -115,9 +138,9 @@ class Reports:
             pdf_address = self._files.stage(account.id, pdf)
             picture_address = None if picture is None else self._files.stage(account.id, picture)
         with full_disk(), self._database.write() as session:
-            report = access.get(session, Report, account.id, report_id)
-            if report.changed_at != seen or report.state == SIGNED:
-                raise Refusal("The report was changed meanwhile: read it, then sign.", 409)
+            report = _locked(session, account.id, report_id)
+            if text_mark(report) != text:
+                raise Refusal(_CHANGED, 409)
             report.digest, report.frozen = sealed, canonical(frozen)
             if picture is not None and picture_address is not None:
                 report.picture = self._files.attach(session, account.id, picture_address, len(picture), "image/png")
@@ -147,6 +170,35 @@ class Reports:
         if report.pdf is not None:
             return report, self._files.read(report.pdf)
         return report, to_pdf(content, picture, report.language)
+
+
+def _locked(session: Session, account_id: str, report_id: str) -> Report:
+    """A draft that nobody else changes until the transaction ends.
+
+    Raises:
+        NotFound: it isn't the account's.
+        Refusal: it is signed.
+    """
+    report = access.get(session, Report, account_id, report_id)
+    # SQLite has one writer anyway; in PostgreSQL another may have changed it since it was read.
+    session.refresh(report, with_for_update=True)
+    if report.state == SIGNED:
+        raise Refusal("This report is signed: write another.", 409)
+    return report
+
+
+def text_mark(report: Report) -> str:
+    """What a draft says in the author's words, as a digest: a form bears that of the text that it was loaded with.
+
+    Not a time or a counter: clocks jump, and who overwrites a text with itself loses nothing.
+    """
+    return digest({"findings": report.findings, "impression": report.impression})
+
+
+def rest_mark(content: dict[str, Any]) -> str:
+    """What a report shows beside the author's words and its signature: figures, outlines, notes; as a digest."""
+    own = {"findings", "impression", "state", "signed_at", DIGEST}
+    return digest({key: value for key, value in content.items() if key not in own})
 
 
 def build(
