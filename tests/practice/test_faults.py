@@ -11,8 +11,11 @@ import pytest
 from practice_help import picture, png
 from sqlalchemy import create_engine, make_url, text
 
+from bthub.errors import BthubError, report_errors
 from bthub.practice import models
 from bthub.practice.backup import check
+from bthub.practice.commands import main
+from bthub.practice.files import Remote
 
 
 @pytest.fixture
@@ -81,6 +84,38 @@ def test_undo_brings_back_what_was_deleted_last_whatever_the_clock_says(serve, c
     browser.post(f"/notes/{second}/delete")
     assert ">second<" in browser.post("/undo").text
     assert ">first<" in browser.post("/undo").text
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://user:p@ssSECRET@127.0.0.1:1/db",
+        "postgresql://user:p@ss:SECRET@127.0.0.1:1/db",
+        "postgresql://user:p/ss:SECRET@127.0.0.1:1/db",
+        "postgresql://user:SECRET@127.0.0.1:99999/db",
+        "postgresql://user:SECRET@127.0.0.1:1/db",
+        "postgresql://user:SECRET@[::1/db",
+        "postgresql://user:SECRET@é..x/db",
+        "postgresql://user@127.0.0.1:1/db?connect_timeout=SECRET",
+        "postgresql://user@127.0.0.1:1/db?sslmode=SECRET",
+        "postgresql:/user:SECRET@127.0.0.1",
+        "SECRET",
+    ],
+)
+def test_a_wrong_database_url_is_a_sentence_without_any_of_it(url, sqlite_settings, monkeypatch, capsys):
+    monkeypatch.setenv("DATABASE_URL", url)
+    assert report_errors(lambda: main(["--folder", str(sqlite_settings.folder), "accounts"])) == 2
+    told = capsys.readouterr()
+    assert not told.out and told.err.count("\n") == 1 and "DATABASE_URL" in told.err and "%40" in told.err
+    for part in ("SECRET", "ss@", "127.0.0.1", "99999", "x/db"):
+        assert part not in told.err
+
+
+@pytest.mark.parametrize("url", ["nope://user:SECRET@host/x", "ftp://user:p@ss:SECRET@host:SECRET/x"])
+def test_a_wrong_file_url_is_a_sentence_without_any_of_it(url):
+    with pytest.raises(BthubError, match="expected an fsspec URL") as raised:
+        Remote(url)
+    assert "SECRET" not in str(raised.value) and raised.value.__cause__ is None
 
 
 @pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
