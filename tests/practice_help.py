@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from html import unescape
 
 import numpy as np
 from light_stages import MODELS
@@ -96,6 +97,11 @@ def served(settings) -> Iterator[str]:
         thread.join(timeout=30)
 
 
+def seen_by(page: str) -> dict[str, str]:
+    """The hidden fields of a page's forms but for the token."""
+    return {name: unescape(v) for name, v in re.findall(r'type="hidden" name="((?!token)\w+)" value="([^"]*)"', page)}
+
+
 class Browser:
     """Drives the pages as a browser does: cookies, forms, redirects."""
 
@@ -117,7 +123,7 @@ class Browser:
 
     def seen(self, page: str) -> dict[str, str]:
         """What the form of a page says of what it was loaded with."""
-        return dict(re.findall(r'type="hidden" name="((?!token)\w+)" value="(\w*)"', self.get(page).text))
+        return seen_by(self.get(page).text)
 
     def write(self, report: str, **form):
         """Save or sign a report as its page shows it now."""

@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 from PIL import Image
-from practice_help import BOX, picture, png
+from practice_help import BOX, picture, png, seen_by
 
 from bthub.practice import cases as cases_module
 from bthub.practice.cases import Cases, Search, file_name
@@ -440,11 +440,11 @@ def test_a_report_is_never_overwritten_from_a_page_that_is_stale(serve):
         content = one.get(f"{report}/report.json").json()
         assert (content["findings"], content["state"]) == ("Written in the first window.", "draft")
     # Sent again from there it replaces the other on purpose, and the same text over itself is no conflict.
-    marks = re.findall(r'name="(text|rest)" value="(\w{64})"', answer.text)
+    marks = seen_by(answer.text)
     for _ in range(2):
-        answer = one.post(report, **dict(marks), findings="Typed.", impression="Second.", action="save")
+        answer = one.post(report, **marks, findings="Typed.", impression="Second.", action="save")
         assert answer.status_code == 200 and answer.url.path == report
-        marks = one.seen(report).items()
+        marks = one.seen(report)
     # A form without the marks, and one that a script of yesterday sends.
     for marks in ({}, {"text": "", "rest": "0" * 64}):
         assert one.post(report, **marks, findings="Lost?", impression="Lost?", action="sign").status_code == 409
@@ -466,3 +466,26 @@ def test_what_is_signed_is_what_the_page_showed(serve_sqlite):
     assert ">As typed.</textarea>" in answer.text and 'data-guard="unsaved"' not in answer.text
     answer = browser.write(report, findings="As typed.", impression="As before.", action="sign")
     assert "sha256" in answer.text and "Seen on another day." in answer.text
+
+
+def test_what_the_pdf_cant_show_is_told_before_it_is_signed(serve_sqlite, caplog):
+    import pypdfium2
+
+    browser = serve_sqlite().begin()
+    _, examination = browser.case()
+    report = browser.post(f"/examinations/{examination}/reports").url.path
+    text = {"findings": "Befund: 漢字 😀 é\tα", "impression": "\N{HEBREW LETTER ALEF}"}
+    answer = browser.write(report, **text, action="sign")
+    assert answer.status_code == 409 and "sign again" in answer.text
+    assert "as they are written: \N{HEBREW LETTER ALEF} 字 漢 – the HTML" in answer.text
+    # Not of others than it named.
+    answer = browser.post(report, **{**seen_by(answer.text), "lacking": "字"}, **text, action="sign")
+    assert answer.status_code == 409
+    answer = browser.post(report, **seen_by(answer.text), **text, action="sign")
+    assert answer.status_code == 200 and "sha256" in answer.text
+    pages = pypdfium2.PdfDocument(browser.get(f"{report}/report.pdf").content)
+    shown = " ".join("".join(page.get_textpage().get_text_range() for page in pages).split())
+    assert "can't show some characters" in shown and "Befund:" in shown and "é α" in shown
+    assert "漢字 😀" in browser.get(f"{report}/report.html").text
+    # What the log would say quotes the report.
+    assert not caplog.records

@@ -80,6 +80,7 @@ def spoken() -> set[str]:
                 "_FORGED",
                 "_CHANGED",
                 "_OVERTAKEN",
+                "_LACKING",
                 "texts",
                 "text",
             ):

@@ -15,6 +15,7 @@ from bthub.practice import settings as settings_module
 from bthub.practice.accounts import RECOVERY, Accounts
 from bthub.practice.backup import backup, check, restore
 from bthub.practice.database import Database
+from bthub.practice.log import quiet_libraries
 from bthub.practice.models import Account, Audit, Case
 from bthub.practice.settings import Settings
 
@@ -105,6 +106,7 @@ def _serve(args: argparse.Namespace, settings: Settings) -> None:
     incoming = settings.folder / "tmp"
     incoming.mkdir(exist_ok=True, mode=0o700)
     tempfile.tempdir = str(incoming)
+    quiet_libraries()
     app = create_app(settings)
     print(
         f"bthub: the practice is on http://127.0.0.1:{port}, its data in {settings.folder} (Ctrl-C stops it)",

@@ -3,9 +3,12 @@
 import hashlib
 import io
 import json
+import logging
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -42,6 +45,7 @@ FORMAT = "bthub-report-1"
 DIGEST = "sha256"
 LONGEST = 8_000
 _CHANGED = "The report was changed meanwhile: read it, then sign."
+_LACKING = "The PDF can't show some characters of this report: see which, then sign again, or write them otherwise."
 _OVERTAKEN = (
     "This report was changed in another window after you opened it here: your text wasn't saved. It is still in the "
     "form, and what was saved meanwhile is below it: compare them, then save again to replace that text with yours."
@@ -108,17 +112,19 @@ class Reports:
             audit(session, account_id, "edit report", report_id)
             return text_mark(report)
 
-    def sign(self, account: Account, report_id: str, text: str, rest: str) -> str:
+    def sign(self, account: Account, report_id: str, text: str, rest: str, lacking: str = "") -> str:
         """Freeze a report as it is now; returns its digest.
 
         Args:
             account: whose.
             report_id: which.
             text, rest: `text_mark` and `rest_mark` of what the person saw, which is what is signed.
+            lacking: the characters of which the person was told that the PDF can't show them.
 
         Raises:
             NotFound: it isn't the account's.
-            Refusal: it is signed, has no impression, or isn't what the person saw.
+            Refusal: it is signed, has no impression, isn't what the person saw, or has a PDF that lacks more
+                characters than the person knows.
         """
         # Drawn before the transaction that keeps it: meanwhile others may write.
         with self._database.read() as session:
@@ -131,6 +137,8 @@ class Reports:
             content, picture = build(session, self._files, account, report, signed_at)
             if text_mark(report) != text or rest_mark(content) != rest:
                 raise Refusal(_CHANGED, 409)
+        if set(not_in_pdf(content)) - set(lacking):
+            raise Refusal(_LACKING, 409)
         sealed = digest(content)
         frozen = {**content, DIGEST: sealed}
         pdf = to_pdf(frozen, picture, report.language)
@@ -504,6 +512,9 @@ def to_pdf(content: dict[str, Any], picture: bytes | None, language: str) -> byt
     from fpdf import FPDF
     from fpdf.enums import XPos, YPos
 
+    # It would write characters of the report into the server's log. `not_in_pdf` tells the author instead.
+    logging.getLogger("fpdf").setLevel(logging.CRITICAL)
+
     def t(text: str, **values: object) -> str:
         return translate(text, language, **values)
 
@@ -541,7 +552,7 @@ def to_pdf(content: dict[str, Any], picture: bytes | None, language: str) -> byt
 
     def body(text: str) -> None:
         pdf.set_font("sans", size=9)
-        pdf.multi_cell(0, 4.4, text, align="L", **new_line)
+        pdf.multi_cell(0, 4.4, text.expandtabs(4), align="L", **new_line)  # no font has a glyph of the tab
 
     pdf.set_font("sans", "B", 15)
     pdf.cell(110, 8, t("Report"))
@@ -613,6 +624,8 @@ def to_pdf(content: dict[str, Any], picture: bytes | None, language: str) -> byt
         heading(t("Notes"))
         for note in content["notes"]:
             body(f"{when(note['at'], language)}, {note['author']}: {note['text']}")
+    if not_in_pdf(content):
+        body(t("This PDF can't show some characters of the report; its HTML and its JSON have them."))
     heading(t("How good the models are"))
     pdf.set_font("sans", size=8)
     if words["kind"]:
@@ -626,6 +639,30 @@ def to_pdf(content: dict[str, Any], picture: bytes | None, language: str) -> byt
         pdf.cell(30, 4.4, term)
         pdf.multi_cell(0, 4.4, value, **new_line)
     return bytes(pdf.output())
+
+
+def not_in_pdf(content: dict[str, Any]) -> str:
+    """The characters of a report that its PDF can't show as they are written, each once, in order.
+
+    The font has none of East Asia's, and fpdf neither turns nor joins the letters of Hebrew and Arabic.
+    """
+    written = [content["patient_label"], content["examination"]["title"], content["findings"], content["impression"]]
+    written += [part or "" for part in content["author"].values()]
+    written += [part for note in content["notes"] for part in (note["author"], note["text"])]
+    return "".join(
+        c
+        for c in sorted(set("".join(written)) - set("\n\t"))
+        if ord(c) not in _drawable() or unicodedata.bidirectional(c) in ("R", "AL")
+    )
+
+
+@cache
+def _drawable() -> frozenset[int]:
+    """The characters that the font has."""
+    from fontTools.ttLib import TTFont
+
+    with TTFont(_fonts() / "DejaVuSans.ttf", lazy=True) as font:
+        return frozenset(font.getBestCmap())
 
 
 def _fonts() -> Path:

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from bthub.practice.accounts import clean_text
 from bthub.practice.models import Report
-from bthub.practice.report import canonical, lines, rest_mark, text_mark
+from bthub.practice.report import canonical, lines, not_in_pdf, rest_mark, text_mark
 from bthub.practice.texts import Refusal, sentence
 from bthub.practice.web.context import HERE, Visit, checked_visit, visit_of
 from bthub.practice.web.lanes import lane
@@ -42,7 +42,7 @@ def _page(visit: Visit, id: str, refusal: Refusal | None = None, typed: tuple[st
         typed: findings and impression as they were sent; shown where they weren't saved, so that nothing is lost.
     """
     report, content, picture = visit.practice.reports.content(visit.account, id)
-    saved = (report.findings, report.impression)
+    saved, lacking = (report.findings, report.impression), not_in_pdf(content)
     return visit.page(
         "report.html",
         refusal.status if refusal else 200,
@@ -53,7 +53,8 @@ def _page(visit: Visit, id: str, refusal: Refusal | None = None, typed: tuple[st
         problem=refusal and sentence(refusal, visit.language),
         typed=saved if typed is None else typed,
         unsaved=typed is not None and tuple(map(clean_text, typed)) != saved,
-        seen={"text": text_mark(report), "rest": rest_mark(content)},
+        lacking=lacking,
+        seen={"text": text_mark(report), "rest": rest_mark(content), "lacking": lacking},
     )
 
 
@@ -67,12 +68,13 @@ def save(
     action: Field = "",
     text: Field = "",
     rest: Field = "",
+    lacking: Field = "",
 ) -> Response:
     reports = visit.practice.reports
     try:
         saved = reports.save(visit.account.id, id, findings, impression, text)
         if action == "sign":
-            reports.sign(visit.account, id, saved, rest)
+            reports.sign(visit.account, id, saved, rest, lacking)
     except Refusal as refusal:
         return _page(visit, id, refusal, (findings, impression))
     return visit.to(f"/reports/{id}")
