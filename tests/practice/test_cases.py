@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 from practice_help import BOX, picture, png, seen_by
 
+from bthub.errors import BthubError
 from bthub.practice import cases as cases_module
 from bthub.practice.cases import Cases, Search, file_name
+from bthub.practice.commands import main
 from bthub.practice.database import Database
 from bthub.practice.files import FileStore
 from bthub.practice.models import Case, StoredFile, Upload, now
@@ -489,3 +491,24 @@ def test_what_the_pdf_cant_show_is_told_before_it_is_signed(serve_sqlite, caplog
     assert "漢字 😀" in browser.get(f"{report}/report.html").text
     # What the log would say quotes the report.
     assert not caplog.records
+
+
+def test_numbers_that_are_none(serve_sqlite, sqlite_settings, monkeypatch):
+    """`str.isdigit` accepts the first ones, which `int` refuses; it refuses more than 4,300 digits too."""
+    browser = serve_sqlite().begin()
+    id = browser.analyze(picture())
+    numbers = ["²", "1²", "①", "9" * 5000, "-1", "1e3", ""]
+    for number in numbers:
+        assert browser.get("/cases", params={"page": number}).status_code == 200
+        assert browser.post(f"/examinations/{id}/again", scan=number).status_code == 200
+        browser.wait(id)
+        headers = {"content-length": number.encode("latin-1", "replace"), "x-form-token": browser.token()}
+        assert browser.client.post("/undo", headers=headers).status_code == 413
+        monkeypatch.setenv("PORT", number or "0")
+        with pytest.raises(BthubError, match="PORT must be a number from 1 to 65535"):
+            main(["--folder", str(sqlite_settings.folder), "serve"])
+    # As parts of files' names, by which slices are sorted.
+    names = [f"a1{number[:9]}2.png" for number in numbers] + ["²", "1"]
+    answer = browser.post("/analyze", files=[("files", (name, picture(), "image/png")) for name in names])
+    assert answer.status_code == 200
+    browser.wait(answer.url.path.rpartition("/")[2])

@@ -556,7 +556,8 @@ def file_name(name: str) -> str:
 def natural(name: str) -> list[tuple[int, int, str]]:
     """For sorting as people count: slice 2 before slice 10."""
     return [
-        (0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"\d{1,18}|\D+", name.casefold())
+        (0, int(part), "") if part.isdecimal() else (1, 0, part)
+        for part in re.findall(r"\d{1,18}|\D+", name.casefold())
     ]
 
 

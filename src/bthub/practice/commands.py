@@ -84,7 +84,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 
 def _port(args: argparse.Namespace) -> int:
     text = str(args.port) if args.port is not None else os.environ.get("PORT") or str(PORT)
-    if not (text.isdigit() and 0 < int(text) < 65536):
+    if not (text.isdecimal() and len(text) < 6 and 0 < int(text) < 65536):
         raise BthubError(f"PORT must be a number from 1 to 65535, not {text!r}")
     return int(text)
 

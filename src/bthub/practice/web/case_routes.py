@@ -317,7 +317,7 @@ def history(
         until=days[1],
         sort=sort if sort in SORTS else "changed",
         ascending=order == "up",
-        page=int(page) if page.isdigit() and len(page) < 9 else 1,
+        page=int(page) if page.isdecimal() and len(page) < 9 else 1,
     )
     found = visit.practice.cases.search(visit.account.id, search)
     given = {"q": q[:200], "kind": kind, "since": since, "until": until, "sort": search.sort, "order": order}
