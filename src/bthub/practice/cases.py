@@ -155,17 +155,18 @@ class Cases:
             audit(session, account.id, "upload", examination.id)
         return examination.id
 
-    def again(self, account_id: str, examination_id: str, scan: int | None = None) -> None:
+    def again(self, account_id: str, examination_id: str, scan: int | None = None, *, sure: bool = False) -> None:
         """Analyze an examination once more: whatever it shows, or another scan of its study.
 
         Args:
             account_id: whose.
             examination_id: which.
             scan: which of the scans; None: the same, without the check.
+            sure: delete the outlines that were corrected by hand, which belong to slices that are made anew.
 
         Raises:
             NotFound: it isn't the account's.
-            Refusal: it is at work, or its files are gone.
+            Refusal: it is at work, its files are gone, or it has corrections and nobody said that they may go.
         """
         with self._writing() as session:
             examination = access.get(session, Examination, account_id, examination_id)
@@ -173,6 +174,12 @@ class Cases:
                 raise Refusal("It is being analyzed: wait until it is done.", 409)
             if not session.scalar(select(func.count()).where(Upload.examination_id == examination_id)):
                 raise Refusal("The uploaded files are gone: upload them again.", 409)
+            if not sure and has_corrections(session, examination_id):
+                raise Refusal(
+                    "Outlines of this examination were corrected by hand, and another analysis deletes them: go back, "
+                    "reload the page and tick the box there if you want that.",
+                    409,
+                )
             session.execute(delete(Slice).where(Slice.examination_id == examination_id))
             examination.state, examination.problem, examination.done = QUEUED, None, 0
             if scan is None:
@@ -501,6 +508,12 @@ def masks_that_count(session: Session, slices: Sequence[Slice]) -> dict[str, tup
         else (found.mask, False)
         for found in slices
     }
+
+
+def has_corrections(session: Session, examination_id: str) -> bool:
+    """Whether anything was drawn by hand in an examination, even where the model's outlines count again."""
+    drawn = select(Correction.number).join(Slice, Correction.slice_id == Slice.id)
+    return session.scalar(drawn.where(Slice.examination_id == examination_id).limit(1)) is not None
 
 
 def drop_uploads(session: Session, examination: Examination) -> None:

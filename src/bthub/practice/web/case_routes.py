@@ -14,6 +14,7 @@ from bthub.practice.cases import (
     MAX_FILES,
     SORTS,
     Search,
+    has_corrections,
     masks_that_count,
     read_day,
 )
@@ -131,9 +132,9 @@ def save(visit: Checked, id: str, pseudonym: Field = "", examined_on: Field = ""
 
 
 @router.post("/examinations/{id}/again")
-def again(visit: Checked, id: str, scan: Field = "") -> Response:
+def again(visit: Checked, id: str, scan: Field = "", sure: Field = "") -> Response:
     chosen = int(scan) if scan.isdecimal() and len(scan) < 5 else None
-    visit.practice.cases.again(visit.account.id, id, chosen)
+    visit.practice.cases.again(visit.account.id, id, chosen, sure=sure == "yes")
     visit.practice.engine.wake()
     return visit.to(f"/examinations/{id}")
 
@@ -167,6 +168,7 @@ def _shown(visit: Visit, session: Any, examination: Examination) -> dict[str, An
         "start": largest,
         "refused": [found for found in slices if found.problem],
         "uploads": uploads,
+        "drawn": has_corrections(session, examination.id),
         "engine": visit.practice.engine,
         "chart": bars([found.area_px or 0 for found in readable], largest) if len(readable) > 1 else None,
         "viewer": viewer_words(visit),
