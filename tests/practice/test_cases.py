@@ -82,7 +82,7 @@ def test_what_is_no_slice_is_refused_and_can_be_analyzed_all_the_same(serve_sqli
     id = browser.analyze(png(pixels))
     page = browser.get(f"/examinations/{id}")
     assert "look like a slice" in page.text and "Analyze anyway" in page.text
-    browser.post(f"/examinations/{id}/again")
+    browser.post(f"/examinations/{id}/again", **seen_by(page.text))
     browser.wait(id)
     page = browser.get(f"/examinations/{id}").text
     assert "Tumor suspected" in page and "were not checked" in page
@@ -95,6 +95,13 @@ def test_a_broken_file_leaves_the_others(serve_sqlite):
     assert "1 of 3 files could not be analyzed" in page and "slice_2.png: this is not a picture" in page
     assert len(slices_of(browser, f"/examinations/{id}")) == 2
     assert "/tmp" not in page
+    # Where nothing is left, only another file helps; unless some of it was refused by the check.
+    id = browser.analyze(b"no picture at all")
+    assert "Analyze anyway" not in browser.get(f"/examinations/{id}").text
+    pixels = np.asarray(Image.open(io.BytesIO(picture()))).copy()
+    pixels[0, 0] = 200  # the check of these models looks at the corner
+    id = browser.analyze(b"no picture at all", png(pixels))
+    assert "Analyze anyway" in browser.get(f"/examinations/{id}").text
 
 
 @pytest.mark.parametrize(

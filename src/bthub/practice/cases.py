@@ -155,13 +155,22 @@ class Cases:
             audit(session, account.id, "upload", examination.id)
         return examination.id
 
-    def again(self, account_id: str, examination_id: str, scan: int | None = None, *, sure: bool = False) -> None:
-        """Analyze an examination once more: whatever it shows, or another scan of its study.
+    def again(
+        self,
+        account_id: str,
+        examination_id: str,
+        scan: int | None = None,
+        *,
+        unchecked: bool = False,
+        sure: bool = False,
+    ) -> None:
+        """Analyze an examination once more: as before, whatever it shows, or another scan of its study.
 
         Args:
             account_id: whose.
             examination_id: which.
-            scan: which of the scans; None: the same, without the check.
+            scan: which of the scans; None: the same.
+            unchecked: also what doesn't look like a slice.
             sure: delete the outlines that were corrected by hand, which belong to slices that are made anew.
 
         Raises:
@@ -182,9 +191,9 @@ class Cases:
                 )
             session.execute(delete(Slice).where(Slice.examination_id == examination_id))
             examination.state, examination.problem, examination.done = QUEUED, None, 0
-            if scan is None:
+            if unchecked:
                 examination.check_input = False
-            else:
+            if scan is not None:
                 known = (examination.geometry or {}).get("scans", [])
                 if not 0 <= scan < len(known):
                     raise access.NotFound

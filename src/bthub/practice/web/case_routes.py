@@ -132,9 +132,9 @@ def save(visit: Checked, id: str, pseudonym: Field = "", examined_on: Field = ""
 
 
 @router.post("/examinations/{id}/again")
-def again(visit: Checked, id: str, scan: Field = "", sure: Field = "") -> Response:
+def again(visit: Checked, id: str, scan: Field = "", anyway: Field = "", sure: Field = "") -> Response:
     chosen = int(scan) if scan.isdecimal() and len(scan) < 5 else None
-    visit.practice.cases.again(visit.account.id, id, chosen, sure=sure == "yes")
+    visit.practice.cases.again(visit.account.id, id, chosen, unchecked=anyway == "yes", sure=sure == "yes")
     visit.practice.engine.wake()
     return visit.to(f"/examinations/{id}")
 
