@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -290,6 +291,35 @@ def test_a_signed_report_is_checked_by_a_command(serve_sqlite, tmp_path, capsys)
         changed.write_text(file.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
         with pytest.raises(BthubError, match="was changed"):
             main(["verify", str(changed)])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        '{"format":"bthub-report-1","sha256":"x","notes":' + "[" * 100_000 + "]" * 100_000 + "}",
+        '{"format":"bthub-report-1","sha256":"x","notes":"\\ud800"}',
+        '{"format":"bthub-report-1","sha256":"x","notes":' + "9" * 5000 + "}",
+        "[]",
+        "",
+    ],
+    ids=["list", "object", "report", "surrogate", "number", "no object", "empty"],
+)
+def test_verify_of_what_is_no_report_is_a_sentence(content, tmp_path):
+    file = tmp_path / "report.json"
+    file.write_text(content, encoding="utf-8")
+    with pytest.raises(BthubError, match="expected"):
+        main(["verify", str(file)])
+    archive = tmp_path / "backup.zip"
+    with zipfile.ZipFile(archive, "w") as zipped:
+        zipped.writestr("backup.json", content)
+    made = settings_module.load(tmp_path / "new", {})
+    database = Database(made.database_url)
+    database.migrate()
+    with pytest.raises(BthubError, match="not a backup of a practice"):
+        restore(made, database, archive)
+    database.close()
 
 
 KILLED = Path(__file__).with_name("killed.py")

@@ -365,11 +365,12 @@ def check_file(path: Path) -> str:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found = digest(content) if isinstance(content, dict) else None
+    except (OSError, ValueError, RecursionError) as error:  # the last where it is nested without end
         raise BthubError(f"{path}: is not a report that can be read, expected the JSON of a signed report") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT or not content.get(DIGEST):
+    if found is None or content.get("format") != FORMAT or not content.get(DIGEST):
         raise BthubError(f"{path}: is not a signed report, expected its JSON as the practice gives it")
-    if digest(content) != content[DIGEST]:
+    if found != content[DIGEST]:
         raise BthubError(f"{path}: was changed after it was signed; the file in the practice holds what was signed")
     return str(content[DIGEST])
 
