@@ -5,6 +5,7 @@ import io
 import json
 import re
 import zipfile
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from practice_help import BOX, picture, png, seen_by
 
 from bthub.errors import BthubError
 from bthub.practice import cases as cases_module
-from bthub.practice.cases import Cases, Search, file_name
+from bthub.practice.cases import Cases, Search, decode_mask, file_name
 from bthub.practice.commands import main
 from bthub.practice.database import Database
 from bthub.practice.files import FileStore
@@ -117,6 +118,26 @@ def test_saving_says_what_is_wrong(serve_sqlite, form, words):
     id = browser.analyze(picture())
     answer = browser.post(f"/examinations/{id}/save", **form)
     assert answer.status_code == 400 and words in answer.text
+
+
+def test_a_scan_date_lies_in_the_past(serve_sqlite, monkeypatch):
+    browser = serve_sqlite().begin()
+    id = browser.analyze(picture())
+    monkeypatch.setattr(cases_module, "now", lambda: datetime(2026, 3, 1, 23, tzinfo=UTC))
+    # East of Greenwich the second has begun.
+    for day, status in (("1899-12-31", 400), ("2026-03-03", 400), ("2027-12-31", 400), ("2026-03-02", 200)):
+        answer = browser.post(f"/examinations/{id}/save", pseudonym="P", examined_on=day)
+        assert answer.status_code == status and (status == 200 or "between 1900 and today" in answer.text), day
+
+
+def test_a_mask_marks_nothing_where_it_is_transparent():
+    marked = np.array([[0, 127, 128, 255]], np.uint8)
+    white = np.full((1, 4, 3), 255, np.uint8)
+    for pixels in (marked, marked.astype(np.uint16) * 257, np.dstack([white[..., 0], marked])) + (
+        np.dstack([white, marked]),
+        np.dstack([marked, marked, marked, np.full_like(marked, 255)]),
+    ):
+        assert decode_mask(png(pixels), (4, 1)).tolist() == [[False, False, True, True]], pixels.shape
 
 
 def test_what_is_too_long_is_refused_and_never_cut(serve):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -548,7 +548,8 @@ def full_disk() -> Iterator[None]:
 
 
 def check_day(day: date | None) -> None:
-    if day is not None and not date(1900, 1, 1) <= day <= date(now().year + 1, 12, 31):
+    # A day more than here in UTC: where the day begins earlier, today may be tomorrow.
+    if day is not None and not date(1900, 1, 1) <= day <= now().date() + timedelta(days=1):
         raise Refusal("The scan date must be between 1900 and today.")
 
 
@@ -637,7 +638,11 @@ def decode_mask(png: bytes, size: tuple[int, int]) -> np.ndarray:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
             if image.size != size:
                 raise wrong
-            return np.asarray(image.convert("L")) >= 128
+            if image.mode.startswith("I"):  # 16 bit: to 8 it would be cut off, not scaled
+                return np.asarray(image) >= 1 << 15
+            rgba = np.asarray(image.convert("RGBA"), np.float32)
+            # What is transparent marks nothing: a program may leave any color there.
+            return np.asarray(image.convert("L")) * (rgba[..., 3] / 255) >= 128
     except Refusal:
         raise
     except Exception as error:  # a broken file makes a decoder raise nearly anything
