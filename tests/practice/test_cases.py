@@ -19,6 +19,7 @@ from bthub.practice.commands import main
 from bthub.practice.database import Database
 from bthub.practice.files import FileStore
 from bthub.practice.models import Case, StoredFile, Upload, now
+from bthub.practice.web import context
 
 
 def slices_of(browser, page: str) -> list[dict]:
@@ -175,6 +176,12 @@ def test_no_file_and_too_many(serve_sqlite, monkeypatch):
     files = [("files", (f"{i}.png", picture(), "image/png")) for i in range(3)]
     answer = browser.post("/analyze", files=files)
     assert answer.status_code == 400 and "at most 2" in answer.text
+    # More than the form's reader takes, whether the token is in a header or in the form.
+    monkeypatch.setattr(context, "MAX_FILES", 2)
+    for headers in ({}, {"x-form-token": browser.token("/cases")}):
+        token = {} if headers else {"token": browser.token("/cases")}
+        answer = browser.client.post("/analyze", files=files * 3, data=token, headers=headers)
+        assert answer.status_code == 400 and "at most 2" in answer.text
 
 
 def test_notes_keep_what_they_said(serve):

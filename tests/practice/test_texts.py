@@ -74,6 +74,7 @@ def spoken() -> set[str]:
                 "FAILED",
                 "AWAY",
                 "TOO_LARGE",
+                "TOO_MANY",
                 "DISCLAIMER",
                 "WRONG",
                 "WAIT",

@@ -41,6 +41,7 @@ from bthub.practice.texts import Refusal
 
 PAGE = 25
 MAX_FILES = 2000
+TOO_MANY = "These are too many files for one examination: at most {most}."
 LONGEST_NOTE = 20_000
 LONGEST_LABEL = 80
 LONGEST_FILE_NAME = 120
@@ -128,7 +129,7 @@ class Cases:
                 if not name and not content:
                     continue
                 if len(staged) == MAX_FILES:
-                    raise Refusal("These are too many files for one examination: at most {most}.", most=MAX_FILES)
+                    raise Refusal(TOO_MANY, most=MAX_FILES)
                 staged.append((file_name(name), self._files.stage(account.id, content), len(content)))
         if not staged:
             raise Refusal("No file came with the request: choose one or more.")

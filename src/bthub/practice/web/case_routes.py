@@ -11,7 +11,6 @@ from starlette.responses import Response
 
 from bthub.practice import access, quality
 from bthub.practice.cases import (
-    MAX_FILES,
     SORTS,
     Search,
     has_corrections,
@@ -35,7 +34,7 @@ from bthub.practice.models import (
 from bthub.practice.plots import Point, bars, timeline
 from bthub.practice.report import area_text, day_text
 from bthub.practice.texts import Refusal, number, percent, sentence
-from bthub.practice.web.context import Visit, checked_visit, script_visit, visit_of
+from bthub.practice.web.context import Visit, checked_visit, form_of, script_visit, visit_of
 from bthub.practice.web.lanes import lane, run
 
 router = APIRouter()
@@ -71,7 +70,7 @@ def home(visit: Seen) -> Response:
 
 @router.post("/analyze")
 async def analyze(request: Request, visit: Checked) -> Response:
-    form = await request.form(max_files=MAX_FILES + 1, max_fields=200)
+    form = await form_of(request)
     sent = [part for part in form.getlist("files") if isinstance(part, UploadFile)]
 
     def files() -> Iterator[tuple[str, bytes]]:
