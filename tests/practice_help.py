@@ -125,9 +125,9 @@ class Browser:
         """What the form of a page says of what it was loaded with."""
         return seen_by(self.get(page).text)
 
-    def write(self, report: str, **form):
-        """Save or sign a report as its page shows it now."""
-        return self.post(report, **self.seen(report), **form)
+    def write(self, page: str, **form):
+        """Send a form whose page has the same address, such as a report, as it is now."""
+        return self.post(page, **self.seen(page), **form)
 
     def register(self, name: str = "ada@example.org", password: str = "correct horse battery", **form):
         return self.post("/register", name=name, password=password, full_name=form.get("full_name", "Ada Lovelace"))

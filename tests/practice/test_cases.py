@@ -158,8 +158,26 @@ def test_what_is_too_long_is_refused_and_never_cut(serve):
         (f"/cases/{case}/notes", {"text": "n" * 20_000 + "END"}),
         (report, {**browser.seen(report), "findings": "f" * 8_000 + "END"}),
         (report, {**browser.seen(report), "impression": "i" * 8_000 + "END"}),
-        ("/account", {"full_name": "A" * 201, "profession": "other", "institution": "I", "consent": "no"}),
-        ("/account", {"full_name": "A", "profession": "other", "institution": "I" * 201, "consent": "no"}),
+        (
+            "/account",
+            {
+                **browser.seen("/account"),
+                "full_name": "A" * 201,
+                "profession": "other",
+                "institution": "I",
+                "consent": "no",
+            },
+        ),
+        (
+            "/account",
+            {
+                **browser.seen("/account"),
+                "full_name": "A",
+                "profession": "other",
+                "institution": "I" * 201,
+                "consent": "no",
+            },
+        ),
     ):
         answer = browser.post(address, **form)
         assert answer.status_code == 400 and "characters: shorten" in answer.text, (address, form.keys())
@@ -547,3 +565,58 @@ def test_numbers_that_are_none(serve_sqlite, sqlite_settings, monkeypatch):
     answer = browser.post("/analyze", files=[("files", (name, picture(), "image/png")) for name in names])
     assert answer.status_code == 200
     browser.wait(answer.url.path.rpartition("/")[2])
+
+
+def test_forms_of_a_page_that_is_stale_overwrite_nothing(serve):
+    browser = serve().begin()
+    case, examination = browser.case(pseudonym="P-1", examined_on="2026-01-01")
+    for address, field, first, second in (
+        (f"/cases/{case}/rename", "pseudonym", "P-2", "P-3"),
+        (f"/examinations/{examination}/day", "examined_on", "2026-02-02", "2026-03-03"),
+    ):
+        form = re.search(rf'action="{address}">(.*?)</form>', browser.get(f"/cases/{case}").text, re.DOTALL)[1]
+        stale = seen_by(form)
+        assert browser.post(address, **stale, **{field: first}).status_code == 200
+        for marks in (stale, {}):
+            answer = browser.post(address, **marks, **{field: second})
+            assert answer.status_code == 409 and "in another window" in answer.text
+        assert browser.post(address, **stale, **{field: first}).status_code == 200  # the same again
+        page = browser.get(f"/cases/{case}").text
+        assert f'value="{first}"' in page and second not in page
+    # The page of an examination that was saved meanwhile, under another label.
+    answer = browser.post(f"/examinations/{examination}/save", pseudonym="P-9")
+    assert answer.status_code == 409 and "saved already, in the case P-2" in answer.text
+    assert "P-9" not in browser.get("/cases").text
+    # The profile: above all, whether cases may be used for research.
+    stale = browser.seen("/account")
+    profile = {"full_name": "Ada", "profession": "surgeon", "institution": "Clinic"}
+    assert browser.write("/account", **profile, consent="no").status_code == 200
+    answer = browser.post("/account", **stale, **profile | {"institution": "Elsewhere"}, consent="yes")
+    assert answer.status_code == 409 and "in another window" in answer.text and 'value="Elsewhere"' in answer.text
+    assert browser.post("/welcome", **stale, **profile, consent="yes").status_code == 409
+    page = browser.get("/account").text
+    assert re.search(r'value="no"[^>]* checked', page) and "Elsewhere" not in page
+
+
+def test_a_correction_of_a_page_that_is_stale_replaces_no_other(serve):
+    browser = serve().begin()
+    case, _ = browser.case()
+    (stale,) = slices_of(browser, f"/cases/{case}")
+    masks = [np.zeros((64, 64), np.uint8) for _ in range(2)]
+    masks[0][:10], masks[1][:20] = 255, 255
+
+    def correct(mask, before, what="correction"):
+        headers = {"x-form-token": browser.token("/cases"), "accept": "application/json", "x-before": before}
+        content = None if mask is None else png(mask)
+        return browser.client.post(f"/slices/{stale['id']}/{what}", content=content, headers=headers)
+
+    assert correct(masks[0], stale["address"]).json()["area_px"] == 640
+    for answer in (
+        correct(masks[1], stale["address"]),
+        correct(None, stale["address"], "revert"),
+        correct(masks[1], ""),
+    ):
+        assert answer.status_code == 409 and "in another window" in answer.json()["error"]
+    (fresh,) = slices_of(browser, f"/cases/{case}")
+    assert fresh["area_px"] == 640
+    assert correct(masks[1], fresh["address"]).json()["area_px"] == 1280

@@ -81,6 +81,7 @@ def spoken() -> set[str]:
                 "_FORGED",
                 "_CHANGED",
                 "_OVERTAKEN",
+                "OVERTAKEN",
                 "_LACKING",
                 "texts",
                 "text",

@@ -261,11 +261,18 @@ class Accounts:
             )
         self._set_password(account.id, password)
 
-    def complete(self, account_id: str, profession: str, institution: str, consent: str, full_name: str = "") -> None:
-        """Answer the questions of first use.
+    def complete(
+        self, account_id: str, profession: str, institution: str, consent: str, full_name: str = "", *, seen: str
+    ) -> None:
+        """Answer the questions of first use, or answer them anew.
+
+        Args:
+            account_id: whose.
+            profession, institution, consent, full_name: the answers.
+            seen: `profile_mark` of the answers that the form was loaded with.
 
         Raises:
-            Refusal: one is missing.
+            Refusal: one is missing or too long, or they were changed meanwhile.
         """
         institution, full_name = clean(institution), _full_name(full_name)
         check_length("The institution has {length} characters: shorten it to at most {most}.", institution, 200)
@@ -276,6 +283,13 @@ class Accounts:
         if consent not in ("yes", "no"):
             raise Refusal("Choose whether your cases may be used for research: yes or no.")
         with self._database.write() as session:
+            account = session.get_one(Account, account_id, with_for_update=True)
+            if account.complete and profile_mark(account) != seen:
+                raise Refusal(
+                    "Your answers were changed in another window after you opened them here, and nothing was saved: "
+                    "check them, then save again.",
+                    409,
+                )
             values = {
                 "profession": profession,
                 "institution": institution,
@@ -393,6 +407,12 @@ class Accounts:
                     Examination.case_id.is_(None), Examination.created_at < moment - timedelta(hours=24)
                 )
             )
+
+
+def profile_mark(account: Account) -> str:
+    """What an account says of its person, as a digest: a form bears that of the answers that it was loaded with."""
+    answers = (account.full_name, account.profession, account.institution, account.consent)
+    return hashlib.sha256(repr(answers).encode()).hexdigest()
 
 
 def _named(session: Session, name: str) -> Account:

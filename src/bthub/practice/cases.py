@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from sqlalchemy import ColumnElement, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from bthub.inference.result import TUMOR, measure
@@ -41,6 +41,10 @@ from bthub.practice.texts import Refusal
 
 PAGE = 25
 MAX_FILES = 2000
+OVERTAKEN = (
+    "This was changed in another window after you opened it here, and nothing was saved: go back, reload the page and "
+    "change it there."
+)
 TOO_MANY = "These are too many files for one examination: at most {most}."
 LONGEST_NOTE = 20_000
 LONGEST_LABEL = 80
@@ -212,25 +216,24 @@ class Cases:
 
         Raises:
             NotFound: it isn't the account's.
-            Refusal: the label is empty, the first-use questions are open.
+            Refusal: the label is empty or too long, it is saved in another case, the first-use questions are open.
         """
         if not account.complete:
             raise Refusal("First answer the questions about you: until then nothing is saved.", 403)
         check_day(examined_on)
         with self._writing() as session:
             examination = access.get(session, Examination, account.id, examination_id)
-            before = examination.case_id
             case = self._case(session, account.id, pseudonym)
+            if examination.case_id not in (None, case.id):
+                there = session.get_one(Case, examination.case_id).pseudonym
+                raise Refusal("This examination is saved already, in the case {label}.", 409, label=there)
             if keep:
                 case.keep_identifiers = True
             examination.case_id = case.id
             examination.examined_on = examined_on or examination.examined_on
-            session.execute(update(Report).where(Report.examination_id == examination.id).values(case_id=case.id))
             session.flush()
             drop_uploads(session, examination)
             refresh(session, case.id)
-            if before and before != case.id:
-                refresh(session, before)
             audit(session, account.id, "save", examination.id)
         return case.id
 
@@ -243,25 +246,49 @@ class Cases:
             session.flush()
         return case
 
-    def set_day(self, account_id: str, examination_id: str, examined_on: date | None) -> None:
+    def set_day(self, account_id: str, examination_id: str, examined_on: date | None, before: date | None) -> None:
+        """Change the scan date.
+
+        Args:
+            account_id: whose.
+            examination_id: which.
+            examined_on: the new one; None where it isn't known.
+            before: the one that is changed.
+
+        Raises:
+            NotFound: it isn't the account's.
+            Refusal: it is no date of a scan, or the date is another by now.
+        """
         check_day(examined_on)
         with self._writing() as session:
             examination = access.get(session, Examination, account_id, examination_id)
+            session.refresh(examination, with_for_update=True)
+            if examination.examined_on not in (before, examined_on):
+                raise Refusal(OVERTAKEN, 409)
             examination.examined_on = examined_on
             if examination.case_id:
                 session.flush()
                 refresh(session, examination.case_id)
 
-    def rename(self, account_id: str, case_id: str, pseudonym: str) -> None:
+    def rename(self, account_id: str, case_id: str, pseudonym: str, before: str) -> None:
         """Give a case another label.
+
+        Args:
+            account_id: whose.
+            case_id: which.
+            pseudonym: the new label.
+            before: the one that is changed.
 
         Raises:
             NotFound: it isn't the account's.
-            Refusal: the label is empty or another case's.
+            Refusal: the label is empty, too long or another case's, or the case has another by now.
         """
         label, folded = _label(pseudonym)
         with self._writing() as session:
             case = access.get(session, Case, account_id, case_id)
+            session.refresh(case, with_for_update=True)
+            if case.pseudonym not in (before, label):
+                raise Refusal(OVERTAKEN, 409)
             other = session.scalar(access.own(Case, account_id).where(Case.folded == folded, Case.id != case_id))
             if other is not None:
                 raise Refusal("Another case already has this label: choose a different label.", 409)
@@ -269,17 +296,19 @@ class Cases:
 
     # -- masks by hand
 
-    def correct(self, account: Account, slice_id: str, png: bytes | None) -> int:
+    def correct(self, account: Account, slice_id: str, png: bytes | None, before: str | None = None) -> int:
         """Keep a mask drawn by hand beside the model's, or go back to the model's; returns the area that counts now.
 
         Args:
             account: whose.
             slice_id: which slice.
             png: the mask, gray or RGBA of the slice's size, marked where above half; None: back to the model's.
+            before: address of the mask that was changed into it, "" where there was none; None: whatever there is, for
+                programs that have read none. Earlier corrections are kept in any case.
 
         Raises:
             NotFound: it isn't the account's.
-            Refusal: it isn't a PNG of the slice's size.
+            Refusal: it isn't a PNG of the slice's size, or another mask counts by now.
         """
         with self._database.read() as session:
             found = access.get(session, Slice, account.id, slice_id)
@@ -294,6 +323,13 @@ class Cases:
                 address = self._files.stage(account.id, content)
         with self._writing() as session:
             found = access.get(session, Slice, account.id, slice_id)
+            session.refresh(found, with_for_update=True)
+            if before is not None and (masks_that_count(session, [found])[slice_id][0] or "") != before:
+                raise Refusal(
+                    "This outline was changed in another window after you opened it here: yours wasn't saved. Save "
+                    "again to replace the other one, or cancel to see it.",
+                    409,
+                )
             examination = access.get(session, Examination, account.id, found.examination_id)
             if content is not None and address is not None:
                 self._files.attach(session, account.id, address, len(content), "image/png")

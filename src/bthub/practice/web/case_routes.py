@@ -139,8 +139,8 @@ def again(visit: Checked, id: str, scan: Field = "", anyway: Field = "", sure: F
 
 
 @router.post("/examinations/{id}/day")
-def set_day(visit: Checked, id: str, examined_on: Field = "") -> Response:
-    visit.practice.cases.set_day(visit.account.id, id, read_day(examined_on))
+def set_day(visit: Checked, id: str, examined_on: Field = "", before: Field = "") -> Response:
+    visit.practice.cases.set_day(visit.account.id, id, read_day(examined_on), read_day(before))
     return visit.to(f"/examinations/{id}")
 
 
@@ -184,6 +184,7 @@ def _slice_entry(visit: Visit, found: Slice, counting: tuple[str | None, bool]) 
         "width": result["width"],
         "height": result["height"],
         "picture": f"/slices/{found.id}/picture.png",
+        "address": address or "",
         "mask": f"/slices/{found.id}/mask.png{mark}" if address else None,
         "heat": f"/slices/{found.id}/heat.png",
         "label": found.label or "skipped",
@@ -286,7 +287,8 @@ def revert(visit: Checked, id: str) -> JSONResponse:
 
 
 def _correct(visit: Visit, id: str, png: bytes | None) -> dict[str, Any]:
-    visit.practice.cases.correct(visit.account, id, png)
+    # The address of the mask that the page began with, as its viewer was given it.
+    visit.practice.cases.correct(visit.account, id, png, visit.request.headers.get("x-before"))
     with visit.practice.database.read() as session:
         found = access.get(session, Slice, visit.account.id, id)
         return _slice_entry(visit, found, masks_that_count(session, [found])[id])
@@ -376,8 +378,8 @@ def _examinations(session: Any, account: Account, case_id: str) -> Sequence[Exam
 
 
 @router.post("/cases/{id}/rename")
-def rename(visit: Checked, id: str, pseudonym: Field = "") -> Response:
-    visit.practice.cases.rename(visit.account.id, id, pseudonym)
+def rename(visit: Checked, id: str, pseudonym: Field = "", before: Field = "") -> Response:
+    visit.practice.cases.rename(visit.account.id, id, pseudonym, before)
     return visit.to(f"/cases/{id}")
 
 
