@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from html import unescape
 
 import numpy as np
 from light_stages import MODELS
@@ -96,6 +97,11 @@ def served(settings) -> Iterator[str]:
         thread.join(timeout=30)
 
 
+def seen_by(page: str) -> dict[str, str]:
+    """The hidden fields of a page's forms but for the token."""
+    return {name: unescape(v) for name, v in re.findall(r'type="hidden" name="((?!token)\w+)" value="([^"]*)"', page)}
+
+
 class Browser:
     """Drives the pages as a browser does: cookies, forms, redirects."""
 
@@ -114,6 +120,14 @@ class Browser:
 
     def post(self, path: str, *, files=None, **form):
         return self.client.post(path, data={"token": self.token(), **form}, files=files)
+
+    def seen(self, page: str) -> dict[str, str]:
+        """What the form of a page says of what it was loaded with."""
+        return seen_by(self.get(page).text)
+
+    def write(self, page: str, **form):
+        """Send a form whose page has the same address, such as a report, as it is now."""
+        return self.post(page, **self.seen(page), **form)
 
     def register(self, name: str = "ada@example.org", password: str = "correct horse battery", **form):
         return self.post("/register", name=name, password=password, full_name=form.get("full_name", "Ada Lovelace"))

@@ -47,7 +47,7 @@ def work(folder: str, confirmed: str, round_: int) -> None:
             )
             step()
             report = browser.post(f"/examinations/{examination}/reports").url.path
-            browser.post(report, impression="As before.", findings="", action="sign")
+            browser.write(report, impression="As before.", findings="", action="sign")
             step()
             backup(settings, app.state.practice.database, Path(f"{confirmed}-{label}.zip"))
             step()

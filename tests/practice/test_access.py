@@ -66,7 +66,7 @@ def filled(serve):
     ada.post(f"/cases/{case}/notes", text="Adas note")
     note = re.search(r'action="/notes/(\w+)"', ada.get(f"/cases/{case}").text)[1]
     report = ada.post(f"/examinations/{examination}/reports").url.path.rpartition("/")[2]
-    ada.post(f"/reports/{report}", impression="Adas impression", findings="", action="sign")
+    ada.write(f"/reports/{report}", impression="Adas impression", findings="", action="sign")
     slice_ = re.search(r'"/slices/(\w+)/picture.png"', ada.get(f"/cases/{case}").text)[1]
     ids = {"cases": case, "examinations": examination, "notes": note, "reports": report, "slices": slice_}
     return serve, ada, ids

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def test_a_backup_taken_while_others_write_restores_whole(serve, settings, datab
     browser = serve().begin()
     case, examination = browser.case()
     report = browser.post(f"/examinations/{examination}/reports").url.path
-    browser.post(report, findings="", impression="As before.", action="sign")
+    browser.write(report, findings="", impression="As before.", action="sign")
     over = threading.Event()
 
     def write(number: int) -> None:
@@ -156,7 +157,7 @@ def test_the_check_finds_what_is_wrong(serve_sqlite, sqlite_settings, capsys):
     browser = serve_sqlite().begin()
     case, examination = browser.case()
     report = browser.post(f"/examinations/{examination}/reports").url.path
-    browser.post(report, findings="", impression="As before.", action="sign")
+    browser.write(report, findings="", impression="As before.", action="sign")
     database = Database(sqlite_settings.database_url)
     FileStore(sqlite_settings, database).sweep()
     assert check(sqlite_settings, database).problems == []
@@ -271,18 +272,18 @@ def test_a_signed_report_is_checked_by_a_command(serve_sqlite, tmp_path, capsys)
     browser = serve_sqlite().begin()
     _, examination = browser.case()
     report = browser.post(f"/examinations/{examination}/reports").url.path
-    assert browser.post(report, findings="x", impression="", action="sign").status_code == 409
+    assert browser.write(report, findings="x", impression="", action="sign").status_code == 409
     draft = tmp_path / "draft.json"
     draft.write_bytes(browser.get(f"{report}/report.json").content)
     with pytest.raises(BthubError, match="not a signed report"):
         main(["verify", str(draft)])
-    browser.post(report, findings="Häufig <b>", impression="As before.", action="sign")
+    browser.write(report, findings="Häufig <b>", impression="As before.", action="sign")
     file = tmp_path / "report.json"
     file.write_bytes(browser.get(f"{report}/report.json").content)
     main(["verify", str(file)])
     assert json.loads(file.read_text())["sha256"] in capsys.readouterr().out
     # Frozen: neither the form nor a changed note or mask gets into it.
-    assert browser.post(report, findings="changed", impression="changed").status_code == 409
+    assert browser.write(report, findings="changed", impression="changed").status_code == 409
     once = browser.get(f"{report}/report.pdf").content
     assert once == browser.get(f"{report}/report.pdf").content and once[:5] == b"%PDF-"
     for old, new in (("As before.", "All well."), ('"label":"tumor"', '"label":"no_tumor"')):
@@ -290,6 +291,35 @@ def test_a_signed_report_is_checked_by_a_command(serve_sqlite, tmp_path, capsys)
         changed.write_text(file.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
         with pytest.raises(BthubError, match="was changed"):
             main(["verify", str(changed)])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        '{"format":"bthub-report-1","sha256":"x","notes":' + "[" * 100_000 + "]" * 100_000 + "}",
+        '{"format":"bthub-report-1","sha256":"x","notes":"\\ud800"}',
+        '{"format":"bthub-report-1","sha256":"x","notes":' + "9" * 5000 + "}",
+        "[]",
+        "",
+    ],
+    ids=["list", "object", "report", "surrogate", "number", "no object", "empty"],
+)
+def test_verify_of_what_is_no_report_is_a_sentence(content, tmp_path):
+    file = tmp_path / "report.json"
+    file.write_text(content, encoding="utf-8")
+    with pytest.raises(BthubError, match="expected"):
+        main(["verify", str(file)])
+    archive = tmp_path / "backup.zip"
+    with zipfile.ZipFile(archive, "w") as zipped:
+        zipped.writestr("backup.json", content)
+    made = settings_module.load(tmp_path / "new", {})
+    database = Database(made.database_url)
+    database.migrate()
+    with pytest.raises(BthubError, match="not a backup of a practice"):
+        restore(made, database, archive)
+    database.close()
 
 
 KILLED = Path(__file__).with_name("killed.py")

@@ -5,17 +5,21 @@ import io
 import json
 import re
 import zipfile
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 from PIL import Image
-from practice_help import BOX, picture, png
+from practice_help import BOX, picture, png, seen_by
 
+from bthub.errors import BthubError
 from bthub.practice import cases as cases_module
-from bthub.practice.cases import Cases, Search
+from bthub.practice.cases import Cases, Search, decode_mask, file_name
+from bthub.practice.commands import main
 from bthub.practice.database import Database
 from bthub.practice.files import FileStore
 from bthub.practice.models import Case, StoredFile, Upload, now
+from bthub.practice.web import context
 
 
 def slices_of(browser, page: str) -> list[dict]:
@@ -80,7 +84,7 @@ def test_what_is_no_slice_is_refused_and_can_be_analyzed_all_the_same(serve_sqli
     id = browser.analyze(png(pixels))
     page = browser.get(f"/examinations/{id}")
     assert "look like a slice" in page.text and "Analyze anyway" in page.text
-    browser.post(f"/examinations/{id}/again")
+    browser.post(f"/examinations/{id}/again", **seen_by(page.text))
     browser.wait(id)
     page = browser.get(f"/examinations/{id}").text
     assert "Tumor suspected" in page and "were not checked" in page
@@ -93,6 +97,13 @@ def test_a_broken_file_leaves_the_others(serve_sqlite):
     assert "1 of 3 files could not be analyzed" in page and "slice_2.png: this is not a picture" in page
     assert len(slices_of(browser, f"/examinations/{id}")) == 2
     assert "/tmp" not in page
+    # Where nothing is left, only another file helps; unless some of it was refused by the check.
+    id = browser.analyze(b"no picture at all")
+    assert "Analyze anyway" not in browser.get(f"/examinations/{id}").text
+    pixels = np.asarray(Image.open(io.BytesIO(picture()))).copy()
+    pixels[0, 0] = 200  # the check of these models looks at the corner
+    id = browser.analyze(b"no picture at all", png(pixels))
+    assert "Analyze anyway" in browser.get(f"/examinations/{id}").text
 
 
 @pytest.mark.parametrize(
@@ -110,6 +121,72 @@ def test_saving_says_what_is_wrong(serve_sqlite, form, words):
     assert answer.status_code == 400 and words in answer.text
 
 
+def test_a_scan_date_lies_in_the_past(serve_sqlite, monkeypatch):
+    browser = serve_sqlite().begin()
+    id = browser.analyze(picture())
+    monkeypatch.setattr(cases_module, "now", lambda: datetime(2026, 3, 1, 23, tzinfo=UTC))
+    # East of Greenwich the second has begun.
+    for day, status in (("1899-12-31", 400), ("2026-03-03", 400), ("2027-12-31", 400), ("2026-03-02", 200)):
+        answer = browser.post(f"/examinations/{id}/save", pseudonym="P", examined_on=day)
+        assert answer.status_code == status and (status == 200 or "between 1900 and today" in answer.text), day
+
+
+def test_a_mask_marks_nothing_where_it_is_transparent():
+    marked = np.array([[0, 127, 128, 255]], np.uint8)
+    white = np.full((1, 4, 3), 255, np.uint8)
+    for pixels in (marked, marked.astype(np.uint16) * 257, np.dstack([white[..., 0], marked])) + (
+        np.dstack([white, marked]),
+        np.dstack([marked, marked, marked, np.full_like(marked, 255)]),
+    ):
+        assert decode_mask(png(pixels), (4, 1)).tolist() == [[False, False, True, True]], pixels.shape
+
+
+def test_what_is_too_long_is_refused_and_never_cut(serve):
+    browser = serve().begin()
+    case, examination = browser.case(pseudonym="L" * 80)
+    report = browser.post(f"/examinations/{examination}/reports").url.path
+    # Cut to 80 characters, this label would be the other case's.
+    for label in ("L" * 80 + "2", "ß" * 41):
+        for address, form in (
+            ("/analyze", {"files": [("files", ("a.png", picture(), "image/png"))]}),
+            (f"/examinations/{examination}/save", {}),
+            (f"/cases/{case}/rename", {}),
+        ):
+            answer = browser.post(address, pseudonym=label, **form)
+            assert answer.status_code == 400 and f"label has {len(label.replace('ß', 'ss'))}" in answer.text, address
+    for address, form in (
+        (f"/cases/{case}/notes", {"text": "n" * 20_000 + "END"}),
+        (report, {**browser.seen(report), "findings": "f" * 8_000 + "END"}),
+        (report, {**browser.seen(report), "impression": "i" * 8_000 + "END"}),
+        (
+            "/account",
+            {
+                **browser.seen("/account"),
+                "full_name": "A" * 201,
+                "profession": "other",
+                "institution": "I",
+                "consent": "no",
+            },
+        ),
+        (
+            "/account",
+            {
+                **browser.seen("/account"),
+                "full_name": "A",
+                "profession": "other",
+                "institution": "I" * 201,
+                "consent": "no",
+            },
+        ),
+    ):
+        answer = browser.post(address, **form)
+        assert answer.status_code == 400 and "characters: shorten" in answer.text, (address, form.keys())
+    assert browser.post(f"/cases/{case}/notes", text="n" * 20_000 + "\r\n ").status_code == 200
+    # A file's name loses its middle: the number and the suffix stay, which sort and tell what it is.
+    name = file_name("folder/" + "x" * 400 + "_0007.nii.gz")
+    assert len(name) == 120 and name.endswith("x_0007.nii.gz")
+
+
 def test_no_file_and_too_many(serve_sqlite, monkeypatch):
     browser = serve_sqlite().begin()
     assert "No file came" in browser.post("/analyze", files=[("files", ("", b"", ""))]).text
@@ -117,6 +194,12 @@ def test_no_file_and_too_many(serve_sqlite, monkeypatch):
     files = [("files", (f"{i}.png", picture(), "image/png")) for i in range(3)]
     answer = browser.post("/analyze", files=files)
     assert answer.status_code == 400 and "at most 2" in answer.text
+    # More than the form's reader takes, whether the token is in a header or in the form.
+    monkeypatch.setattr(context, "MAX_FILES", 2)
+    for headers in ({}, {"x-form-token": browser.token("/cases")}):
+        token = {} if headers else {"token": browser.token("/cases")}
+        answer = browser.client.post("/analyze", files=files * 3, data=token, headers=headers)
+        assert answer.status_code == 400 and "at most 2" in answer.text
 
 
 def test_notes_keep_what_they_said(serve):
@@ -363,7 +446,7 @@ def test_hostile_names_and_notes_are_shown_as_text(serve_sqlite):
         for path in (case, "/", "/cases"):
             assert not re.search("<script>alert|<img src=x|<b>|\x1b", browser.get(path).text)
     report = browser.post(f"/examinations/{id}/reports").url.path
-    browser.post(report, findings="\n".join(evil), impression="\n".join(evil), action="sign")
+    browser.write(report, findings="\n".join(evil), impression="\n".join(evil), action="sign")
     for path in (report, f"{report}/report.html"):
         assert not re.search("<script>alert|<img src=x|<b>|\x1b", browser.get(path).text)
     assert browser.get(f"{report}/report.pdf").content[:5] == b"%PDF-"
@@ -393,3 +476,147 @@ def test_a_report_says_how_good_the_models_are_on_this_kind_of_input(serve_sqlit
     browser.post("/language", language="de")
     report = browser.post(f"/examinations/{examination}/reports").url.path
     assert "findet der Detektor 93 von 100" in browser.get(report).text
+
+
+def test_a_report_is_never_overwritten_from_a_page_that_is_stale(serve):
+    one = serve().begin()
+    _, examination = one.case()
+    report = one.post(f"/examinations/{examination}/reports").url.path
+    stale = one.seen(report)
+    one.write(report, findings="Written in the first window.", impression="First.")
+    for action in ("save", "sign"):
+        answer = one.post(report, **stale, findings="Typed <i>elsewhere</i>.", impression="Second.", action=action)
+        assert answer.status_code == 409 and "changed in another window" in answer.text
+        # Nothing is lost: what was typed is in the form, and what is saved stands below it.
+        assert (
+            ">Typed &lt;i&gt;elsewhere&lt;/i&gt;.</textarea>" in answer.text and 'data-guard="unsaved"' in answer.text
+        )
+        assert ">Written in the first window.</p>" in answer.text
+        content = one.get(f"{report}/report.json").json()
+        assert (content["findings"], content["state"]) == ("Written in the first window.", "draft")
+    # Sent again from there it replaces the other on purpose, and the same text over itself is no conflict.
+    marks = seen_by(answer.text)
+    for _ in range(2):
+        answer = one.post(report, **marks, findings="Typed.", impression="Second.", action="save")
+        assert answer.status_code == 200 and answer.url.path == report
+        marks = one.seen(report)
+    # A form without the marks, and one that a script of yesterday sends.
+    for marks in ({}, {"text": "", "rest": "0" * 64}):
+        assert one.post(report, **marks, findings="Lost?", impression="Lost?", action="sign").status_code == 409
+    stale = one.seen(report)
+    assert "sha256" in one.write(report, findings="Typed.", impression="Second.", action="sign").text
+    answer = one.post(report, **stale, findings="Too late.", impression="Second.")
+    assert answer.status_code == 409 and "is signed" in answer.text and ">Too late.</p>" in answer.text
+
+
+def test_what_is_signed_is_what_the_page_showed(serve_sqlite):
+    browser = serve_sqlite().begin()
+    case, examination = browser.case()
+    report = browser.post(f"/examinations/{examination}/reports").url.path
+    stale = browser.seen(report)
+    browser.post(f"/cases/{case}/notes", text="Seen on another day.")
+    answer = browser.post(report, **stale, findings="As typed.", impression="As before.", action="sign")
+    assert answer.status_code == 409 and "read it, then sign" in answer.text and "Seen on another day." in answer.text
+    # The text is saved, and the page that says so can be signed.
+    assert ">As typed.</textarea>" in answer.text and 'data-guard="unsaved"' not in answer.text
+    answer = browser.write(report, findings="As typed.", impression="As before.", action="sign")
+    assert "sha256" in answer.text and "Seen on another day." in answer.text
+
+
+def test_what_the_pdf_cant_show_is_told_before_it_is_signed(serve_sqlite, caplog):
+    import pypdfium2
+
+    browser = serve_sqlite().begin()
+    _, examination = browser.case()
+    report = browser.post(f"/examinations/{examination}/reports").url.path
+    text = {"findings": "Befund: 漢字 😀 é\tα", "impression": "\N{HEBREW LETTER ALEF}"}
+    answer = browser.write(report, **text, action="sign")
+    assert answer.status_code == 409 and "sign again" in answer.text
+    assert "have them: \N{HEBREW LETTER ALEF} 字 漢" in answer.text
+    # Not of others than it named.
+    answer = browser.post(report, **{**seen_by(answer.text), "lacking": "字"}, **text, action="sign")
+    assert answer.status_code == 409
+    answer = browser.post(report, **seen_by(answer.text), **text, action="sign")
+    assert answer.status_code == 200 and "sha256" in answer.text
+    pages = pypdfium2.PdfDocument(browser.get(f"{report}/report.pdf").content)
+    shown = " ".join("".join(page.get_textpage().get_text_range() for page in pages).split())
+    assert "can't show some characters" in shown and "Befund:" in shown and "é α" in shown
+    assert "漢字 😀" in browser.get(f"{report}/report.html").text
+    # What the log would say quotes the report.
+    assert not caplog.records
+
+
+def test_numbers_that_are_none(serve_sqlite, sqlite_settings, monkeypatch):
+    """`str.isdigit` accepts the first ones, which `int` refuses; it refuses more than 4,300 digits too."""
+    browser = serve_sqlite().begin()
+    id = browser.analyze(picture())
+    numbers = ["²", "1²", "①", "9" * 5000, "-1", "1e3", ""]
+    for number in numbers:
+        assert browser.get("/cases", params={"page": number}).status_code == 200
+        assert browser.post(f"/examinations/{id}/again", scan=number).status_code == 200
+        browser.wait(id)
+        headers = {"content-length": number.encode("latin-1", "replace"), "x-form-token": browser.token()}
+        assert browser.client.post("/undo", headers=headers).status_code == 413
+        monkeypatch.setenv("PORT", number or "0")
+        with pytest.raises(BthubError, match="PORT must be a number from 1 to 65535"):
+            main(["--folder", str(sqlite_settings.folder), "serve"])
+    # As parts of files' names, by which slices are sorted.
+    names = [f"a1{number[:9]}2.png" for number in numbers] + ["²", "1"]
+    answer = browser.post("/analyze", files=[("files", (name, picture(), "image/png")) for name in names])
+    assert answer.status_code == 200
+    browser.wait(answer.url.path.rpartition("/")[2])
+
+
+def test_forms_of_a_page_that_is_stale_overwrite_nothing(serve):
+    browser = serve().begin()
+    case, examination = browser.case(pseudonym="P-1", examined_on="2026-01-01")
+    for address, field, first, second in (
+        (f"/cases/{case}/rename", "pseudonym", "P-2", "P-3"),
+        (f"/examinations/{examination}/day", "examined_on", "2026-02-02", "2026-03-03"),
+    ):
+        form = re.search(rf'action="{address}">(.*?)</form>', browser.get(f"/cases/{case}").text, re.DOTALL)[1]
+        stale = seen_by(form)
+        assert browser.post(address, **stale, **{field: first}).status_code == 200
+        for marks in (stale, {}):
+            answer = browser.post(address, **marks, **{field: second})
+            assert answer.status_code == 409 and "in another window" in answer.text
+        assert browser.post(address, **stale, **{field: first}).status_code == 200  # the same again
+        page = browser.get(f"/cases/{case}").text
+        assert f'value="{first}"' in page and second not in page
+    # The page of an examination that was saved meanwhile, under another label.
+    answer = browser.post(f"/examinations/{examination}/save", pseudonym="P-9")
+    assert answer.status_code == 409 and "saved already, in the case P-2" in answer.text
+    assert "P-9" not in browser.get("/cases").text
+    # The profile: above all, whether cases may be used for research.
+    stale = browser.seen("/account")
+    profile = {"full_name": "Ada", "profession": "surgeon", "institution": "Clinic"}
+    assert browser.write("/account", **profile, consent="no").status_code == 200
+    answer = browser.post("/account", **stale, **profile | {"institution": "Elsewhere"}, consent="yes")
+    assert answer.status_code == 409 and "in another window" in answer.text and 'value="Elsewhere"' in answer.text
+    assert browser.post("/welcome", **stale, **profile, consent="yes").status_code == 409
+    page = browser.get("/account").text
+    assert re.search(r'value="no"[^>]* checked', page) and "Elsewhere" not in page
+
+
+def test_a_correction_of_a_page_that_is_stale_replaces_no_other(serve):
+    browser = serve().begin()
+    case, _ = browser.case()
+    (stale,) = slices_of(browser, f"/cases/{case}")
+    masks = [np.zeros((64, 64), np.uint8) for _ in range(2)]
+    masks[0][:10], masks[1][:20] = 255, 255
+
+    def correct(mask, before, what="correction"):
+        headers = {"x-form-token": browser.token("/cases"), "accept": "application/json", "x-before": before}
+        content = None if mask is None else png(mask)
+        return browser.client.post(f"/slices/{stale['id']}/{what}", content=content, headers=headers)
+
+    assert correct(masks[0], stale["address"]).json()["area_px"] == 640
+    for answer in (
+        correct(masks[1], stale["address"]),
+        correct(None, stale["address"], "revert"),
+        correct(masks[1], ""),
+    ):
+        assert answer.status_code == 409 and "in another window" in answer.json()["error"]
+    (fresh,) = slices_of(browser, f"/cases/{case}")
+    assert fresh["area_px"] == 640
+    assert correct(masks[1], fresh["address"]).json()["area_px"] == 1280

@@ -11,8 +11,11 @@ import pytest
 from practice_help import picture, png
 from sqlalchemy import create_engine, make_url, text
 
+from bthub.errors import BthubError, report_errors
 from bthub.practice import models
 from bthub.practice.backup import check
+from bthub.practice.commands import main
+from bthub.practice.files import Remote
 
 
 @pytest.fixture
@@ -55,7 +58,7 @@ def test_a_clock_that_jumps_loses_nothing_and_locks_nobody_out(serve, settings, 
     sign_in(browser)
     browser.post(f"/notes/{note}", text="changed in the past")
     report = browser.post(f"/examinations/{examination}/reports").url.path
-    browser.post(report, findings="", impression="Signed in the past.", action="sign")
+    browser.write(report, findings="", impression="Signed in the past.", action="sign")
     page = browser.get(f"/cases/{case}").text
     for words in ("changed in the past", "changed in the future", "before the jump", "in the future"):
         assert words in page
@@ -81,6 +84,38 @@ def test_undo_brings_back_what_was_deleted_last_whatever_the_clock_says(serve, c
     browser.post(f"/notes/{second}/delete")
     assert ">second<" in browser.post("/undo").text
     assert ">first<" in browser.post("/undo").text
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://user:p@ssSECRET@127.0.0.1:1/db",
+        "postgresql://user:p@ss:SECRET@127.0.0.1:1/db",
+        "postgresql://user:p/ss:SECRET@127.0.0.1:1/db",
+        "postgresql://user:SECRET@127.0.0.1:99999/db",
+        "postgresql://user:SECRET@127.0.0.1:1/db",
+        "postgresql://user:SECRET@[::1/db",
+        "postgresql://user:SECRET@é..x/db",
+        "postgresql://user@127.0.0.1:1/db?connect_timeout=SECRET",
+        "postgresql://user@127.0.0.1:1/db?sslmode=SECRET",
+        "postgresql:/user:SECRET@127.0.0.1",
+        "SECRET",
+    ],
+)
+def test_a_wrong_database_url_is_a_sentence_without_any_of_it(url, sqlite_settings, monkeypatch, capsys):
+    monkeypatch.setenv("DATABASE_URL", url)
+    assert report_errors(lambda: main(["--folder", str(sqlite_settings.folder), "accounts"])) == 2
+    told = capsys.readouterr()
+    assert not told.out and told.err.count("\n") == 1 and "DATABASE_URL" in told.err and "%40" in told.err
+    for part in ("SECRET", "ss@", "127.0.0.1", "99999", "x/db"):
+        assert part not in told.err
+
+
+@pytest.mark.parametrize("url", ["nope://user:SECRET@host/x", "ftp://user:p@ss:SECRET@host:SECRET/x"])
+def test_a_wrong_file_url_is_a_sentence_without_any_of_it(url):
+    with pytest.raises(BthubError, match="expected an fsspec URL") as raised:
+        Remote(url)
+    assert "SECRET" not in str(raised.value) and raised.value.__cause__ is None
 
 
 @pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
@@ -134,7 +169,7 @@ def test_a_disk_that_fills_at_every_step(serve_sqlite, sqlite_settings, monkeypa
     headers = {"x-form-token": browser.token("/cases"), "accept": "application/json"}
     answer = browser.client.post(f"/slices/{slice_['id']}/correction", content=mask, headers=headers)
     assert answer.status_code == 507 and "disk is full" in answer.json()["error"]
-    answer = browser.post(report, findings="x", impression="Not yet signed.", action="sign")
+    answer = browser.write(report, findings="x", impression="Not yet signed.", action="sign")
     assert answer.status_code == 507 and "disk is full" in answer.text
     # What needs no file goes on.
     assert "a note" in browser.post(f"/cases/{case}/notes", text="a note").text
@@ -151,14 +186,15 @@ def test_a_disk_that_fills_at_every_step(serve_sqlite, sqlite_settings, monkeypa
     monkeypatch.setattr(place, "write", filling)
     id = browser.analyze(picture(seed=9))
     page = browser.get(f"/examinations/{id}").text
-    assert ready.is_set() and "disk is full" in page and "Analyze anyway" in page
+    assert ready.is_set() and "disk is full" in page and "Try again" in page and "without the check" not in page
     monkeypatch.undo()
     # Room again: everything can be done that could not be done before.
     browser.post(f"/examinations/{id}/again")
     browser.wait(id)
-    assert "Tumor suspected" in browser.get(f"/examinations/{id}").text
+    page = browser.get(f"/examinations/{id}").text
+    assert "Tumor suspected" in page and "were not checked" not in page
     assert browser.client.post(f"/slices/{slice_['id']}/correction", content=mask, headers=headers).status_code == 200
-    answer = browser.post(report, findings="x", impression="Not yet signed.", action="sign")
+    answer = browser.write(report, findings="x", impression="Not yet signed.", action="sign")
     assert answer.status_code == 200 and "sha256" in answer.text
     practice.files.sweep()
     assert check(sqlite_settings, practice.database).problems == []

@@ -30,7 +30,7 @@ def test_real_slices_with_the_shipped_models(sqlite_settings, monkeypatch):
         heat = browser.get(slice_["heat"])
         assert heat.status_code == 200 and heat.content[:4] == b"\x89PNG"
         report = browser.post(f"/examinations/{id}/reports").url.path
-        answer = browser.post(report, findings="x", impression="As before.", action="sign")
+        answer = browser.write(report, findings="x", impression="As before.", action="sign")
         # How good the models are, from the evaluation in their folders.
         assert "Tumor slices found" in answer.text and "15 patients" in answer.text
         content = browser.get(f"{report}/report.json").json()

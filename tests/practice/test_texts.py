@@ -14,7 +14,7 @@ from bthub.practice.web.context import TEMPLATES
 
 PACKAGE = Path(texts.__file__).parent
 # Functions whose first argument is shown, here or by whoever reports the error.
-SPEAKING = {"t", "Refusal", "MissingFile", "translate", "markup", "__init__", "_fail", "plain"}
+SPEAKING = {"t", "Refusal", "check_length", "MissingFile", "translate", "markup", "__init__", "_fail", "plain"}
 # Names, units and formats, the same in both languages.
 SAME = {
     "bthub",
@@ -74,10 +74,15 @@ def spoken() -> set[str]:
                 "FAILED",
                 "AWAY",
                 "TOO_LARGE",
+                "TOO_MANY",
                 "DISCLAIMER",
                 "WRONG",
                 "WAIT",
                 "_FORGED",
+                "_CHANGED",
+                "_OVERTAKEN",
+                "OVERTAKEN",
+                "_LACKING",
                 "texts",
                 "text",
             ):

@@ -69,6 +69,21 @@ def test_a_zip_of_two_scans_offers_the_other(serve_sqlite, tmp_path):
     browser.wait(id)
     assert "32.0 ml" in browser.get(f"/examinations/{id}").text
     assert browser.post(f"/examinations/{id}/again", scan="7").status_code == 404
+    # What was drawn by hand goes only if somebody says so.
+    assert 'name="sure"' not in browser.get(f"/examinations/{id}").text
+    drawn = browser.slices(f"/examinations/{id}")[2]
+    headers = {"x-form-token": browser.token("/cases"), "accept": "application/json"}
+    mask = png(np.full((64, 64), 255, np.uint8))
+    assert browser.client.post(f"/slices/{drawn['id']}/correction", content=mask, headers=headers).status_code == 200
+    answer = browser.post(f"/examinations/{id}/again", scan="0")
+    assert answer.status_code == 409 and "corrected by hand" in answer.text
+    assert browser.slices(f"/examinations/{id}")[2]["by_hand"]
+    browser.client.post(f"/slices/{drawn['id']}/revert", headers=headers)  # the history is what was drawn, too
+    assert 'name="sure"' in browser.get(f"/examinations/{id}").text
+    assert browser.post(f"/examinations/{id}/again", scan="0").status_code == 409
+    assert browser.post(f"/examinations/{id}/again", scan="0", sure="yes").status_code == 200
+    browser.wait(id)
+    assert "8.0 ml" in browser.get(f"/examinations/{id}").text
 
 
 def test_pictures_have_no_grid(serve_sqlite):
@@ -92,6 +107,8 @@ def test_a_broken_study_is_a_sentence(serve_sqlite, sqlite_settings, name, conte
     page = browser.get(f"/examinations/{id}").text
     assert "could not be analyzed" in page and str(sqlite_settings.folder) not in page and "/tmp" not in page
     assert name in page
+    # Another analysis of it, without the check or with it, would end the same.
+    assert "/again" not in page and "Choose other files" in page
 
 
 def test_an_archive_that_climbs_writes_nothing(serve_sqlite, sqlite_settings, tmp_path):

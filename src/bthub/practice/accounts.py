@@ -74,7 +74,7 @@ class Accounts:
             Refusal: the name is taken or unusable, the password too weak, the invitation missing, too many.
         """
         folded = fold_name(name)
-        full_name = clean(full_name, 200)
+        full_name = _full_name(full_name)
         if not full_name:
             raise Refusal("Give your name, as reports should show it.")
         check_password(password, folded)
@@ -105,7 +105,8 @@ class Accounts:
             if account is None:
                 if invite_only(session):
                     raise Refusal("Registration is by invitation here: ask the administrator.", 403)
-                account = Account(name=f"oauth:{subject}", full_name=clean(full_name or name, 200), oauth=subject)
+                # Cut, since the Hub gives it and nobody here can shorten it; the account's page can set another.
+                account = Account(name=f"oauth:{subject}", full_name=clean(full_name or name)[:200], oauth=subject)
                 session.add(account)
                 session.flush()
                 audit(session, account.id, "register")
@@ -260,13 +261,21 @@ class Accounts:
             )
         self._set_password(account.id, password)
 
-    def complete(self, account_id: str, profession: str, institution: str, consent: str, full_name: str = "") -> None:
-        """Answer the questions of first use.
+    def complete(
+        self, account_id: str, profession: str, institution: str, consent: str, full_name: str = "", *, seen: str
+    ) -> None:
+        """Answer the questions of first use, or answer them anew.
+
+        Args:
+            account_id: whose.
+            profession, institution, consent, full_name: the answers.
+            seen: `profile_mark` of the answers that the form was loaded with.
 
         Raises:
-            Refusal: one is missing.
+            Refusal: one is missing or too long, or they were changed meanwhile.
         """
-        institution = clean(institution, 200)
+        institution, full_name = clean(institution), _full_name(full_name)
+        check_length("The institution has {length} characters: shorten it to at most {most}.", institution, 200)
         if profession not in PROFESSIONS:
             raise Refusal("Choose your profession.")
         if not institution:
@@ -274,14 +283,21 @@ class Accounts:
         if consent not in ("yes", "no"):
             raise Refusal("Choose whether your cases may be used for research: yes or no.")
         with self._database.write() as session:
+            account = session.get_one(Account, account_id, with_for_update=True)
+            if account.complete and profile_mark(account) != seen:
+                raise Refusal(
+                    "Your answers were changed in another window after you opened them here, and nothing was saved: "
+                    "check them, then save again.",
+                    409,
+                )
             values = {
                 "profession": profession,
                 "institution": institution,
                 "consent": consent == "yes",
                 "consent_at": now(),
             }
-            if clean(full_name, 200):
-                values["full_name"] = clean(full_name, 200)
+            if full_name:
+                values["full_name"] = full_name
             session.execute(update(Account).where(Account.id == account_id).values(values))
             audit(session, account_id, "profile", consent)
 
@@ -393,6 +409,12 @@ class Accounts:
             )
 
 
+def profile_mark(account: Account) -> str:
+    """What an account says of its person, as a digest: a form bears that of the answers that it was loaded with."""
+    answers = (account.full_name, account.profession, account.institution, account.consent)
+    return hashlib.sha256(repr(answers).encode()).hexdigest()
+
+
 def _named(session: Session, name: str) -> Account:
     account = session.scalar(select(Account).where(Account.name == fold(name)))
     if account is None:
@@ -415,16 +437,42 @@ def fold(text: str) -> str:
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
-def clean(text: str, longest: int) -> str:
-    """One line as it is stored: no control codes, spaces folded, cut."""
-    line = "".join(c if c.isprintable() else " " for c in unicodedata.normalize("NFC", text[: 4 * longest]))
-    return re.sub(r"\s+", " ", line).strip()[:longest]
+def clean(text: str) -> str:
+    """One line as it is stored: no control codes, spaces folded."""
+    line = "".join(c if c.isprintable() else " " for c in unicodedata.normalize("NFC", text))
+    return re.sub(r"\s+", " ", line).strip()
 
 
-def clean_text(text: str, longest: int) -> str:
+def clean_text(text: str) -> str:
     """Several lines as they are stored: no control codes but line ends."""
-    lines = unicodedata.normalize("NFC", text[: 4 * longest]).replace("\r\n", "\n").replace("\r", "\n")
-    return "".join(c for c in lines if c == "\n" or c == "\t" or c.isprintable()).strip()[:longest]
+    lines = unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\r", "\n")
+    return "".join(c for c in lines if c == "\n" or c == "\t" or c.isprintable()).strip()
+
+
+def check_length(sentence: str, text: str, most: int) -> None:
+    """Refuse what is too long to be stored whole: cut, two labels would be one, and the end of a text would be lost.
+
+    Args:
+        sentence: what is said then, with {length} and {most}.
+        text: as it is stored.
+        most: characters that are stored.
+
+    Raises:
+        Refusal: it is longer.
+    """
+    if len(text) > most:
+        raise Refusal(sentence, length=len(text), most=most)
+
+
+def _full_name(text: str) -> str:
+    """A person's name as it is stored.
+
+    Raises:
+        Refusal: it is too long.
+    """
+    text = clean(text)
+    check_length("Your name has {length} characters: shorten it to at most {most}.", text, 200)
+    return text
 
 
 def fold_name(name: str) -> str:
@@ -433,7 +481,7 @@ def fold_name(name: str) -> str:
     Raises:
         Refusal: it can't be used.
     """
-    folded = fold(clean(name, 200))
+    folded = fold(clean(name))
     if not re.fullmatch(r"[\w.@+-]{3,100}", folded):
         raise Refusal("The sign-in name must have 3 to 100 letters, digits and . @ + - _, such as an e-mail address.")
     return folded

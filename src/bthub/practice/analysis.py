@@ -19,7 +19,7 @@ from PIL import Image
 from sqlalchemy import delete, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
-from bthub.errors import BthubError
+from bthub.errors import BthubError, NotASliceError
 from bthub.imaging.intake import Study
 from bthub.inference.pipeline import Pipeline, ReadPicture
 from bthub.inference.result import Result
@@ -37,6 +37,8 @@ BATCH = 8
 AT_ONCE = 4
 """Examinations that take turns; the others wait."""
 PAUSE = 2.0
+UNCHECKED, RETRY = "unchecked", "retry"
+"""What helps where an examination failed, as its facts say: no input check, or another try."""
 TOO_LARGE = "The pictures are too large for this server: save them smaller and upload them again."
 FAILURE = (
     "Something went wrong on the server. Try again, or try another file. If it keeps failing, tell the administrator: "
@@ -56,6 +58,8 @@ class _Work:
     study: Study | None = None
     scan: int | None = None
     done: int = 0
+    refused: bool = False
+    """Whether the input check refused any of it."""
 
 
 class Engine:
@@ -219,7 +223,7 @@ class Engine:
                 folder.cleanup()
                 raise
             except Exception as error:
-                self._fail(work.id, self._why(error, work))
+                self._fail(work.id, self._why(error, work), _mend(error))
                 folder.cleanup()
                 continue
             begun.append(work)
@@ -270,6 +274,7 @@ class Engine:
                 self._analyze_study(work, work.study)
             else:
                 batch = list(islice(work.answers, BATCH))
+                work.refused = work.refused or any(isinstance(answer, NotASliceError) for _, _, answer in batch)
                 if batch and self._keep(work, [self._row(*answer) for answer in batch]):
                     return True
                 self._finish(work)
@@ -277,7 +282,7 @@ class Engine:
             self._works.append(work)  # to be put back with the others
             raise
         except Exception as error:
-            self._fail(work.id, self._why(error, work))
+            self._fail(work.id, self._why(error, work), _mend(error))
         work.folder.cleanup()
         return False
 
@@ -387,6 +392,7 @@ class Engine:
             examination.state = FAILED if all(problems) else DONE
             if examination.state == FAILED:
                 examination.problem = problems[0] if problems else FAILURE
+                _say_mend(examination, UNCHECKED if work.refused else None)
             for column, value in told.items():
                 setattr(examination, column, value)
             summarize(session, examination)
@@ -395,11 +401,24 @@ class Engine:
             if examination.case_id:
                 refresh(session, examination.case_id)
 
-    def _fail(self, id: str, problem: str) -> None:
+    def _fail(self, id: str, problem: str, mend: str | None) -> None:
         with self._database.write() as session:
-            session.execute(
-                update(Examination).where(Examination.id == id).values(state=FAILED, problem=problem[:2000])
-            )
+            examination = session.get(Examination, id)
+            if examination is not None:
+                examination.state, examination.problem = FAILED, problem[:2000]
+                _say_mend(examination, mend)
+
+
+def _mend(error: Exception) -> str | None:
+    """What helps against a failure: UNCHECKED, RETRY, or None where only another file does."""
+    if isinstance(error, NotASliceError):
+        return UNCHECKED
+    of_the_server = error.status >= 500 if isinstance(error, Refusal) else not isinstance(error, BthubError)
+    return RETRY if of_the_server and not isinstance(error, MemoryError) else None
+
+
+def _say_mend(examination: Examination, mend: str | None) -> None:
+    examination.facts = {**(examination.facts or {}), "mend": mend}
 
 
 def _named(stage: str) -> str:

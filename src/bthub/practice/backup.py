@@ -104,7 +104,7 @@ def restore(settings: Settings, database: Database, source: Path) -> tuple[int, 
     try:
         with Locks(settings.folder).serving(), zipfile.ZipFile(source) as archive:
             head = json.loads(archive.read("backup.json"))
-            if head.get("format") != FORMAT:
+            if not isinstance(head, dict) or head.get("format") != FORMAT:
                 raise BthubError(f"{source}: is not a backup of a practice")
             if head["revision"] not in database.heads():
                 raise BthubError(f"{source}: was written by a later bthub: update bthub, then restore")
@@ -127,7 +127,7 @@ def restore(settings: Settings, database: Database, source: Path) -> tuple[int, 
                 _set_counters(session, database)
             _replace_secret(settings.folder / "secret", head["secret"])
             database.migrate()
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+    except (zipfile.BadZipFile, KeyError, ValueError, RecursionError) as error:
         raise BthubError(f"{source}: is not a backup of a practice, or is damaged") from error
     except OSError as error:
         raise BthubError(f"{source}: cannot be restored ({error.strerror or error})") from error
@@ -258,7 +258,7 @@ def _frozen(report: Report) -> Iterator[str]:
     try:
         content = json.loads(report.frozen or "")
         sound = digest(content) == report.digest == content[DIGEST] and canonical(content) == report.frozen
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         sound = False
     if not sound:
         yield f"report {report.id}: was changed after it was signed"

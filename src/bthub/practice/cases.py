@@ -6,18 +6,18 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from sqlalchemy import ColumnElement, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from bthub.inference.result import TUMOR, measure
 from bthub.practice import access
-from bthub.practice.accounts import audit, clean, clean_text, fold
+from bthub.practice.accounts import audit, check_length, clean, clean_text, fold
 from bthub.practice.database import Database
 from bthub.practice.files import FileStore
 from bthub.practice.models import (
@@ -41,7 +41,14 @@ from bthub.practice.texts import Refusal
 
 PAGE = 25
 MAX_FILES = 2000
+OVERTAKEN = (
+    "This was changed in another window after you opened it here, and nothing was saved: go back, reload the page and "
+    "change it there."
+)
+TOO_MANY = "These are too many files for one examination: at most {most}."
 LONGEST_NOTE = 20_000
+LONGEST_LABEL = 80
+LONGEST_FILE_NAME = 120
 SORTS = {
     "changed": Case.changed_at,
     "date": Case.examined_on,
@@ -126,7 +133,7 @@ class Cases:
                 if not name and not content:
                     continue
                 if len(staged) == MAX_FILES:
-                    raise Refusal("These are too many files for one examination: at most {most}.", most=MAX_FILES)
+                    raise Refusal(TOO_MANY, most=MAX_FILES)
                 staged.append((file_name(name), self._files.stage(account.id, content), len(content)))
         if not staged:
             raise Refusal("No file came with the request: choose one or more.")
@@ -153,17 +160,27 @@ class Cases:
             audit(session, account.id, "upload", examination.id)
         return examination.id
 
-    def again(self, account_id: str, examination_id: str, scan: int | None = None) -> None:
-        """Analyze an examination once more: whatever it shows, or another scan of its study.
+    def again(
+        self,
+        account_id: str,
+        examination_id: str,
+        scan: int | None = None,
+        *,
+        unchecked: bool = False,
+        sure: bool = False,
+    ) -> None:
+        """Analyze an examination once more: as before, whatever it shows, or another scan of its study.
 
         Args:
             account_id: whose.
             examination_id: which.
-            scan: which of the scans; None: the same, without the check.
+            scan: which of the scans; None: the same.
+            unchecked: also what doesn't look like a slice.
+            sure: delete the outlines that were corrected by hand, which belong to slices that are made anew.
 
         Raises:
             NotFound: it isn't the account's.
-            Refusal: it is at work, or its files are gone.
+            Refusal: it is at work, its files are gone, or it has corrections and nobody said that they may go.
         """
         with self._writing() as session:
             examination = access.get(session, Examination, account_id, examination_id)
@@ -171,11 +188,17 @@ class Cases:
                 raise Refusal("It is being analyzed: wait until it is done.", 409)
             if not session.scalar(select(func.count()).where(Upload.examination_id == examination_id)):
                 raise Refusal("The uploaded files are gone: upload them again.", 409)
+            if not sure and has_corrections(session, examination_id):
+                raise Refusal(
+                    "Outlines of this examination were corrected by hand, and another analysis deletes them: go back, "
+                    "reload the page and tick the box there if you want that.",
+                    409,
+                )
             session.execute(delete(Slice).where(Slice.examination_id == examination_id))
             examination.state, examination.problem, examination.done = QUEUED, None, 0
-            if scan is None:
+            if unchecked:
                 examination.check_input = False
-            else:
+            if scan is not None:
                 known = (examination.geometry or {}).get("scans", [])
                 if not 0 <= scan < len(known):
                     raise access.NotFound
@@ -193,33 +216,29 @@ class Cases:
 
         Raises:
             NotFound: it isn't the account's.
-            Refusal: the label is empty, the first-use questions are open.
+            Refusal: the label is empty or too long, it is saved in another case, the first-use questions are open.
         """
         if not account.complete:
             raise Refusal("First answer the questions about you: until then nothing is saved.", 403)
         check_day(examined_on)
         with self._writing() as session:
             examination = access.get(session, Examination, account.id, examination_id)
-            before = examination.case_id
             case = self._case(session, account.id, pseudonym)
+            if examination.case_id not in (None, case.id):
+                there = session.get_one(Case, examination.case_id).pseudonym
+                raise Refusal("This examination is saved already, in the case {label}.", 409, label=there)
             if keep:
                 case.keep_identifiers = True
             examination.case_id = case.id
             examination.examined_on = examined_on or examination.examined_on
-            session.execute(update(Report).where(Report.examination_id == examination.id).values(case_id=case.id))
             session.flush()
             drop_uploads(session, examination)
             refresh(session, case.id)
-            if before and before != case.id:
-                refresh(session, before)
             audit(session, account.id, "save", examination.id)
         return case.id
 
     def _case(self, session: Session, account_id: str, pseudonym: str) -> Case:
-        label = clean(pseudonym, 80)
-        folded = fold(label)
-        if not folded:
-            raise Refusal("Give the patient a label, such as a study number; never a real name.")
+        label, folded = _label(pseudonym)
         case = session.scalar(access.own(Case, account_id).where(Case.folded == folded).limit(1))
         if case is None:
             case = Case(account_id=account_id, pseudonym=label, folded=folded)
@@ -227,45 +246,69 @@ class Cases:
             session.flush()
         return case
 
-    def set_day(self, account_id: str, examination_id: str, examined_on: date | None) -> None:
+    def set_day(self, account_id: str, examination_id: str, examined_on: date | None, before: date | None) -> None:
+        """Change the scan date.
+
+        Args:
+            account_id: whose.
+            examination_id: which.
+            examined_on: the new one; None where it isn't known.
+            before: the one that is changed.
+
+        Raises:
+            NotFound: it isn't the account's.
+            Refusal: it is no date of a scan, or the date is another by now.
+        """
         check_day(examined_on)
         with self._writing() as session:
             examination = access.get(session, Examination, account_id, examination_id)
+            session.refresh(examination, with_for_update=True)
+            if examination.examined_on not in (before, examined_on):
+                raise Refusal(OVERTAKEN, 409)
             examination.examined_on = examined_on
             if examination.case_id:
                 session.flush()
                 refresh(session, examination.case_id)
 
-    def rename(self, account_id: str, case_id: str, pseudonym: str) -> None:
+    def rename(self, account_id: str, case_id: str, pseudonym: str, before: str) -> None:
         """Give a case another label.
+
+        Args:
+            account_id: whose.
+            case_id: which.
+            pseudonym: the new label.
+            before: the one that is changed.
 
         Raises:
             NotFound: it isn't the account's.
-            Refusal: the label is empty or another case's.
+            Refusal: the label is empty, too long or another case's, or the case has another by now.
         """
-        label = clean(pseudonym, 80)
-        if not fold(label):
-            raise Refusal("Give the patient a label, such as a study number; never a real name.")
+        label, folded = _label(pseudonym)
         with self._writing() as session:
             case = access.get(session, Case, account_id, case_id)
-            other = session.scalar(access.own(Case, account_id).where(Case.folded == fold(label), Case.id != case_id))
+            session.refresh(case, with_for_update=True)
+            if case.pseudonym not in (before, label):
+                raise Refusal(OVERTAKEN, 409)
+            other = session.scalar(access.own(Case, account_id).where(Case.folded == folded, Case.id != case_id))
             if other is not None:
                 raise Refusal("Another case already has this label: choose a different label.", 409)
-            case.pseudonym, case.folded, case.changed_at = label, fold(label), now()
+            case.pseudonym, case.folded, case.changed_at = label, folded, now()
 
     # -- masks by hand
 
-    def correct(self, account: Account, slice_id: str, png: bytes | None) -> int:
+    def correct(self, account: Account, slice_id: str, png: bytes | None, before: str | None = None) -> int:
         """Keep a mask drawn by hand beside the model's, or go back to the model's; returns the area that counts now.
 
         Args:
             account: whose.
             slice_id: which slice.
             png: the mask, gray or RGBA of the slice's size, marked where above half; None: back to the model's.
+            before: address of the mask that was changed into it, "" where there was none; None: whatever there is, for
+                programs that have read none. Earlier corrections are kept in any case.
 
         Raises:
             NotFound: it isn't the account's.
-            Refusal: it isn't a PNG of the slice's size.
+            Refusal: it isn't a PNG of the slice's size, or another mask counts by now.
         """
         with self._database.read() as session:
             found = access.get(session, Slice, account.id, slice_id)
@@ -280,6 +323,13 @@ class Cases:
                 address = self._files.stage(account.id, content)
         with self._writing() as session:
             found = access.get(session, Slice, account.id, slice_id)
+            session.refresh(found, with_for_update=True)
+            if before is not None and (masks_that_count(session, [found])[slice_id][0] or "") != before:
+                raise Refusal(
+                    "This outline was changed in another window after you opened it here: yours wasn't saved. Save "
+                    "again to replace the other one, or cancel to see it.",
+                    409,
+                )
             examination = access.get(session, Examination, account.id, found.examination_id)
             if content is not None and address is not None:
                 self._files.attach(session, account.id, address, len(content), "image/png")
@@ -506,6 +556,12 @@ def masks_that_count(session: Session, slices: Sequence[Slice]) -> dict[str, tup
     }
 
 
+def has_corrections(session: Session, examination_id: str) -> bool:
+    """Whether anything was drawn by hand in an examination, even where the model's outlines count again."""
+    drawn = select(Correction.number).join(Slice, Correction.slice_id == Slice.id)
+    return session.scalar(drawn.where(Slice.examination_id == examination_id).limit(1)) is not None
+
+
 def drop_uploads(session: Session, examination: Examination) -> None:
     """Forget the files of a saved examination as they came, unless its case keeps them."""
     case = session.get(Case, examination.case_id) if examination.case_id else None
@@ -529,7 +585,8 @@ def full_disk() -> Iterator[None]:
 
 
 def check_day(day: date | None) -> None:
-    if day is not None and not date(1900, 1, 1) <= day <= date(now().year + 1, 12, 31):
+    # A day more than here in UTC: where the day begins earlier, today may be tomorrow.
+    if day is not None and not date(1900, 1, 1) <= day <= now().date() + timedelta(days=1):
         raise Refusal("The scan date must be between 1900 and today.")
 
 
@@ -548,21 +605,43 @@ def read_day(text: str) -> date | None:
 
 
 def file_name(name: str) -> str:
-    """The last part of what a browser calls a file, fit to be shown and stored."""
-    return clean(PurePosixPath(name.replace("\\", "/")).name, 120) or "file"
+    """The last part of what a browser calls a file, fit to be shown and stored.
+
+    Of a long one the beginning and the end, which has the slice's number and tells readers what kind of file it is.
+    """
+    name = clean(PurePosixPath(name.replace("\\", "/")).name)
+    return (name if len(name) <= LONGEST_FILE_NAME else f"{name[:59]}…{name[-60:]}") or "file"
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
     """For sorting as people count: slice 2 before slice 10."""
     return [
-        (0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"\d{1,18}|\D+", name.casefold())
+        (0, int(part), "") if part.isdecimal() else (1, 0, part)
+        for part in re.findall(r"\d{1,18}|\D+", name.casefold())
     ]
 
 
+def _label(text: str) -> tuple[str, str]:
+    """A patient's label as it is stored and as it is compared.
+
+    Raises:
+        Refusal: it is empty or too long.
+    """
+    label = clean(text)
+    folded = fold(label)
+    if not folded:
+        raise Refusal("Give the patient a label, such as a study number; never a real name.")
+    # Folding makes some letters several, such as ß.
+    longer = max(label, folded, key=len)
+    check_length("The patient label has {length} characters: shorten it to at most {most}.", longer, LONGEST_LABEL)
+    return label, folded
+
+
 def _note(text: str) -> str:
-    text = clean_text(text, LONGEST_NOTE)
+    text = clean_text(text)
     if not text:
         raise Refusal("The note is empty: write something, or leave the page.")
+    check_length("The note has {length} characters: shorten it to at most {most}.", text, LONGEST_NOTE)
     return text
 
 
@@ -596,7 +675,11 @@ def decode_mask(png: bytes, size: tuple[int, int]) -> np.ndarray:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
             if image.size != size:
                 raise wrong
-            return np.asarray(image.convert("L")) >= 128
+            if image.mode.startswith("I"):  # 16 bit: to 8 it would be cut off, not scaled
+                return np.asarray(image) >= 1 << 15
+            rgba = np.asarray(image.convert("RGBA"), np.float32)
+            # What is transparent marks nothing: a program may leave any color there.
+            return np.asarray(image.convert("L")) * (rgba[..., 3] / 255) >= 128
     except Refusal:
         raise
     except Exception as error:  # a broken file makes a decoder raise nearly anything

@@ -15,6 +15,7 @@ from bthub.practice import settings as settings_module
 from bthub.practice.accounts import RECOVERY, Accounts
 from bthub.practice.backup import backup, check, restore
 from bthub.practice.database import Database
+from bthub.practice.log import quiet_libraries
 from bthub.practice.models import Account, Audit, Case
 from bthub.practice.settings import Settings
 
@@ -83,7 +84,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 
 def _port(args: argparse.Namespace) -> int:
     text = str(args.port) if args.port is not None else os.environ.get("PORT") or str(PORT)
-    if not (text.isdigit() and 0 < int(text) < 65536):
+    if not (text.isdecimal() and len(text) < 6 and 0 < int(text) < 65536):
         raise BthubError(f"PORT must be a number from 1 to 65535, not {text!r}")
     return int(text)
 
@@ -105,6 +106,7 @@ def _serve(args: argparse.Namespace, settings: Settings) -> None:
     incoming = settings.folder / "tmp"
     incoming.mkdir(exist_ok=True, mode=0o700)
     tempfile.tempdir = str(incoming)
+    quiet_libraries()
     app = create_app(settings)
     print(
         f"bthub: the practice is on http://127.0.0.1:{port}, its data in {settings.folder} (Ctrl-C stops it)",

@@ -23,6 +23,18 @@ BUSY_SECONDS = 60
 FILE_LOCK = 7_861_001
 """Of PostgreSQL: shared by those who add files, held alone by who removes them. SQLite has one writer anyway."""
 
+_ENCODED = "in a password @ : / ? # and % must be percent-encoded (%40 %3A %2F %3F %23 %25)"
+_REASONS = (
+    ("password authentication failed", "it refuses the user or the password"),
+    ("does not exist", "it has no such database or user"),
+    ("resolve host", "there is no such host"),
+    ("refused", "nothing answers at the host and port"),
+    ("No such file", "nothing answers at the host and port"),
+    ("timeout expired", "it doesn't answer in time"),
+    ("timed out", "it doesn't answer in time"),
+)
+"""What a driver's message has in it, and what is said of it."""
+
 
 class Turns:
     """A lock that is given in the order in which it was asked for.
@@ -87,10 +99,17 @@ class Database:
             self.engine = create_engine(
                 url, hide_parameters=True, pool_pre_ping=True, pool_size=20, max_overflow=60, **options
             )
-        except (SQLAlchemyError, ModuleNotFoundError) as error:
+        except ModuleNotFoundError as error:
             raise BthubError(
-                f"DATABASE_URL: {type(error).__name__}, expected sqlite:///FILE or postgresql://..."
+                f"DATABASE_URL names a database that needs the package {error.name}: give sqlite:///FILE or "
+                'postgresql://..., and install what that needs with pip install "bthub[practice]"'
             ) from error
+        except (SQLAlchemyError, ValueError):
+            # Without its cause, which quotes the URL with what it took for a port: often a part of the password.
+            raise BthubError(
+                "DATABASE_URL can't be read, expected sqlite:///FILE or postgresql://USER:PASSWORD@HOST:PORT/NAME; "
+                + _ENCODED
+            ) from None
         self.is_sqlite = self.engine.dialect.name == "sqlite"
         # Of this process; with others, such as the administrator's commands, SQLite's own lock decides.
         self._turns = Turns() if self.is_sqlite else None
@@ -131,7 +150,7 @@ class Database:
         """
         config = self._config()
         try:
-            with self.engine.connect() as connection:
+            with self._reached() as connection:
                 connection = connection.execution_options(bthub_write=True)
                 config.attributes["connection"] = connection
                 current = MigrationContext.configure(connection).get_current_revision()
@@ -142,7 +161,26 @@ class Database:
                 (command.downgrade if back else command.upgrade)(config, revision)
                 connection.commit()
         except OperationalError as error:
-            raise BthubError(f"the database can't be reached: {_reason(error)}") from error
+            raise BthubError(self._unreachable(error)) from None
+
+    def _reached(self) -> Connection:
+        """The first connection, which shows whether the URL is right.
+
+        Raises:
+            BthubError: it isn't, or the database is away.
+        """
+        try:
+            return self.engine.connect()
+        except Exception as error:  # a wrong URL makes a driver raise nearly anything
+            raise BthubError(self._unreachable(error)) from None
+
+    def _unreachable(self, error: Exception) -> str:
+        """Why there is no connection, in words of ours: a driver's own quote the URL, and with it the password."""
+        text = str(error)
+        if self.is_sqlite:  # no password; the driver's words name no file either
+            return "the database can't be reached: " + str(getattr(error, "orig", error)).partition("\n")[0]
+        reason = next((words for sign, words in _REASONS if sign in text), "the connection failed")
+        return f"the database can't be reached: {reason}; check DATABASE_URL: {_ENCODED}"
 
     def revision(self) -> str | None:
         """The revision of the tables; None before the first."""
@@ -161,10 +199,6 @@ class Database:
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
         return config
-
-
-def _reason(error: OperationalError) -> str:
-    return str(error.orig).partition("\n")[0]
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:

@@ -105,8 +105,14 @@ class Remote:
             from fsspec.core import url_to_fs
 
             self.system, self.root = url_to_fs(url)
-        except (ImportError, ValueError) as error:
+        except ImportError as error:  # names the package that such a place needs
             raise BthubError(f"BTHUB_PRACTICE_FILES: {error}") from error
+        except ValueError:
+            # Without its cause, which may quote the URL, and with it a password.
+            raise BthubError(
+                "BTHUB_PRACTICE_FILES can't be read, expected an fsspec URL such as s3://BUCKET/FOLDER; in a password "
+                "@ : / ? # and % must be percent-encoded"
+            ) from None
         self.system.makedirs(self.root, exist_ok=True)
 
     def _of(self, address: str) -> str:

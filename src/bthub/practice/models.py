@@ -213,7 +213,7 @@ class Examination(Deletable, Base):
     spacing_mm: Mapped[list[Any] | None]  # between slices, rows, columns; the first None for pictures
     geometry: Mapped[dict[str, Any] | None]  # what places a mask in the scan's own grid
     remarks: Mapped[list[Any] | None]  # what the person should know of a stack, a sentence each
-    facts: Mapped[dict[str, Any] | None]  # models, and how good they were measured to be
+    facts: Mapped[dict[str, Any] | None]  # models, and how good they were measured to be; what mends a failure
 
 
 class Upload(Base):

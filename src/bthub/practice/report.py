@@ -3,9 +3,12 @@
 import hashlib
 import io
 import json
+import logging
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from bthub.errors import BthubError
 from bthub.imaging.kinds import TITLES
 from bthub.inference.result import DISCLAIMER, TUMOR
 from bthub.practice import access
-from bthub.practice.accounts import audit, clean_text
+from bthub.practice.accounts import audit, check_length, clean_text
 from bthub.practice.cases import decode, full_disk, masks_that_count, measured, refresh
 from bthub.practice.database import Database
 from bthub.practice.files import FileStore
@@ -41,6 +44,12 @@ from bthub.practice.texts import Refusal, number, percent, translate
 FORMAT = "bthub-report-1"
 DIGEST = "sha256"
 LONGEST = 8_000
+_CHANGED = "The report was changed meanwhile: read it, then sign."
+_LACKING = "The PDF can't show some characters of this report: see which, then sign again, or write them otherwise."
+_OVERTAKEN = (
+    "This report was changed in another window after you opened it here: your text wasn't saved. It is still in the "
+    "form, and what was saved meanwhile is below it: compare them, then save again to replace that text with yours."
+)
 _PICTURE_SIDE = 900
 
 
@@ -75,26 +84,47 @@ class Reports:
             audit(session, account.id, "create report", report.id)
         return report.id
 
-    def save(self, account_id: str, report_id: str, findings: str, impression: str) -> None:
-        """
+    def save(self, account_id: str, report_id: str, findings: str, impression: str, seen: str) -> str:
+        """Keep a draft's text.
+
+        Args:
+            account_id: whose.
+            report_id: which.
+            findings, impression: the new text.
+            seen: `text_mark` of the draft that was changed into it.
+
+        Returns:
+            The new `text_mark`.
+
         Raises:
             NotFound: it isn't the account's.
-            Refusal: it is signed.
+            Refusal: it is signed, its text is another by now, or the new one is too long.
         """
+        findings, impression = clean_text(findings), clean_text(impression)
         with full_disk(), self._database.write() as session:
-            report = access.get(session, Report, account_id, report_id)
-            if report.state == SIGNED:
-                raise Refusal("This report is signed: write another.", 409)
-            report.findings, report.impression = clean_text(findings, LONGEST), clean_text(impression, LONGEST)
+            report = _locked(session, account_id, report_id)
+            if text_mark(report) != seen:
+                raise Refusal(_OVERTAKEN, 409)
+            check_length("The findings have {length} characters: shorten them to at most {most}.", findings, LONGEST)
+            check_length("The impression has {length} characters: shorten it to at most {most}.", impression, LONGEST)
+            report.findings, report.impression = findings, impression
             report.changed_at = now()
             audit(session, account_id, "edit report", report_id)
+            return text_mark(report)
 
-    def sign(self, account: Account, report_id: str) -> str:
+    def sign(self, account: Account, report_id: str, text: str, rest: str, lacking: str = "") -> str:
         """Freeze a report as it is now; returns its digest.
+
+        Args:
+            account: whose.
+            report_id: which.
+            text, rest: `text_mark` and `rest_mark` of what the person saw, which is what is signed.
+            lacking: the characters of which the person was told that the PDF can't show them.
 
         Raises:
             NotFound: it isn't the account's.
-            Refusal: it is signed, or has no impression.
+            Refusal: it is signed, has no impression, isn't what the person saw, or has a PDF that lacks more
+                characters than the person knows.
         """
         # Drawn before the transaction that keeps it: meanwhile others may write.
         with self._database.read() as session:
@@ -103,8 +133,12 @@ class Reports:
                 raise Refusal("This report is signed: write another.", 409)
             if not report.impression.strip():
                 raise Refusal("Write an impression before you sign: the model's words alone are no report.", 409)
-            seen, signed_at = report.changed_at, now()
+            signed_at = now()
             content, picture = build(session, self._files, account, report, signed_at)
+            if text_mark(report) != text or rest_mark(content) != rest:
+                raise Refusal(_CHANGED, 409)
+        if set(not_in_pdf(content)) - set(lacking):
+            raise Refusal(_LACKING, 409)
         sealed = digest(content)
         frozen = {**content, DIGEST: sealed}
         pdf = to_pdf(frozen, picture, report.language)
@@ -112,9 +146,9 @@ class Reports:
             pdf_address = self._files.stage(account.id, pdf)
             picture_address = None if picture is None else self._files.stage(account.id, picture)
         with full_disk(), self._database.write() as session:
-            report = access.get(session, Report, account.id, report_id)
-            if report.changed_at != seen or report.state == SIGNED:
-                raise Refusal("The report was changed meanwhile: read it, then sign.", 409)
+            report = _locked(session, account.id, report_id)
+            if text_mark(report) != text:
+                raise Refusal(_CHANGED, 409)
             report.digest, report.frozen = sealed, canonical(frozen)
             if picture is not None and picture_address is not None:
                 report.picture = self._files.attach(session, account.id, picture_address, len(picture), "image/png")
@@ -144,6 +178,35 @@ class Reports:
         if report.pdf is not None:
             return report, self._files.read(report.pdf)
         return report, to_pdf(content, picture, report.language)
+
+
+def _locked(session: Session, account_id: str, report_id: str) -> Report:
+    """A draft that nobody else changes until the transaction ends.
+
+    Raises:
+        NotFound: it isn't the account's.
+        Refusal: it is signed.
+    """
+    report = access.get(session, Report, account_id, report_id)
+    # SQLite has one writer anyway; in PostgreSQL another may have changed it since it was read.
+    session.refresh(report, with_for_update=True)
+    if report.state == SIGNED:
+        raise Refusal("This report is signed: write another.", 409)
+    return report
+
+
+def text_mark(report: Report) -> str:
+    """What a draft says in the author's words, as a digest: a form bears that of the text that it was loaded with.
+
+    Not a time or a counter: clocks jump, and who overwrites a text with itself loses nothing.
+    """
+    return digest({"findings": report.findings, "impression": report.impression})
+
+
+def rest_mark(content: dict[str, Any]) -> str:
+    """What a report shows beside the author's words and its signature: figures, outlines, notes; as a digest."""
+    own = {"findings", "impression", "state", "signed_at", DIGEST}
+    return digest({key: value for key, value in content.items() if key not in own})
 
 
 def build(
@@ -302,11 +365,12 @@ def check_file(path: Path) -> str:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found = digest(content) if isinstance(content, dict) else None
+    except (OSError, ValueError, RecursionError) as error:  # the last where it is nested without end
         raise BthubError(f"{path}: is not a report that can be read, expected the JSON of a signed report") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT or not content.get(DIGEST):
+    if found is None or content.get("format") != FORMAT or not content.get(DIGEST):
         raise BthubError(f"{path}: is not a signed report, expected its JSON as the practice gives it")
-    if digest(content) != content[DIGEST]:
+    if found != content[DIGEST]:
         raise BthubError(f"{path}: was changed after it was signed; the file in the practice holds what was signed")
     return str(content[DIGEST])
 
@@ -449,6 +513,9 @@ def to_pdf(content: dict[str, Any], picture: bytes | None, language: str) -> byt
     from fpdf import FPDF
     from fpdf.enums import XPos, YPos
 
+    # It would write characters of the report into the server's log. `not_in_pdf` tells the author instead.
+    logging.getLogger("fpdf").setLevel(logging.CRITICAL)
+
     def t(text: str, **values: object) -> str:
         return translate(text, language, **values)
 
@@ -486,7 +553,7 @@ def to_pdf(content: dict[str, Any], picture: bytes | None, language: str) -> byt
 
     def body(text: str) -> None:
         pdf.set_font("sans", size=9)
-        pdf.multi_cell(0, 4.4, text, align="L", **new_line)
+        pdf.multi_cell(0, 4.4, text.expandtabs(4), align="L", **new_line)  # no font has a glyph of the tab
 
     pdf.set_font("sans", "B", 15)
     pdf.cell(110, 8, t("Report"))
@@ -558,6 +625,8 @@ def to_pdf(content: dict[str, Any], picture: bytes | None, language: str) -> byt
         heading(t("Notes"))
         for note in content["notes"]:
             body(f"{when(note['at'], language)}, {note['author']}: {note['text']}")
+    if not_in_pdf(content):
+        body(t("This PDF can't show some characters of the report; its HTML and its JSON have them."))
     heading(t("How good the models are"))
     pdf.set_font("sans", size=8)
     if words["kind"]:
@@ -571,6 +640,30 @@ def to_pdf(content: dict[str, Any], picture: bytes | None, language: str) -> byt
         pdf.cell(30, 4.4, term)
         pdf.multi_cell(0, 4.4, value, **new_line)
     return bytes(pdf.output())
+
+
+def not_in_pdf(content: dict[str, Any]) -> str:
+    """The characters of a report that its PDF can't show as they are written, each once, in order.
+
+    The font has none of East Asia's, and fpdf neither turns nor joins the letters of Hebrew and Arabic.
+    """
+    written = [content["patient_label"], content["examination"]["title"], content["findings"], content["impression"]]
+    written += [part or "" for part in content["author"].values()]
+    written += [part for note in content["notes"] for part in (note["author"], note["text"])]
+    return "".join(
+        c
+        for c in sorted(set("".join(written)) - set("\n\t"))
+        if ord(c) not in _drawable() or unicodedata.bidirectional(c) in ("R", "AL")
+    )
+
+
+@cache
+def _drawable() -> frozenset[int]:
+    """The characters that the font has."""
+    from fontTools.ttLib import TTFont
+
+    with TTFont(_fonts() / "DejaVuSans.ttf", lazy=True) as font:
+        return frozenset(font.getBestCmap())
 
 
 def _fonts() -> Path:

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Form
 from starlette.responses import Response
 
-from bthub.practice.accounts import SESSION, invite_only
+from bthub.practice.accounts import SESSION, invite_only, profile_mark
 from bthub.practice.models import LANGUAGES
 from bthub.practice.texts import Refusal, sentence
 from bthub.practice.web.context import Visit, checked_visit, visit_of
@@ -122,32 +122,66 @@ def welcome_page(visit: Seen) -> Response:
     account = visit.account
     if account.complete:
         return visit.to("/")
-    return visit.page("welcome.html", given={}, problem=None)
+    return _welcome(visit)
+
+
+def _welcome(visit: Visit, status: int = 200, problem: str | None = None, **given: str) -> Response:
+    return visit.page("welcome.html", status, given=given, problem=problem, seen=profile_mark(visit.account))
 
 
 @router.post("/welcome")
-def welcome(visit: Checked, profession: Field = "", institution: Field = "", consent: Field = "") -> Response:
+def welcome(
+    visit: Checked, profession: Field = "", institution: Field = "", consent: Field = "", seen: Field = ""
+) -> Response:
     try:
-        visit.practice.accounts.complete(visit.account.id, profession, institution, consent)
+        visit.practice.accounts.complete(visit.account.id, profession, institution, consent, seen=seen)
     except Refusal as error:
         given = {"profession": profession, "institution": institution, "consent": consent}
-        return visit.page("welcome.html", error.status, given=given, problem=sentence(error, visit.language))
+        return _welcome(visit, error.status, sentence(error, visit.language), **given)
     return visit.to("/")
 
 
 @router.get("/account")
 def account_page(visit: Seen) -> Response:
-    return visit.page("account.html", problem=None, saved=None)
+    return _account(visit)
+
+
+def _account(
+    visit: Visit, status: int = 200, problem: str | None = None, saved: str | None = None, **given: str
+) -> Response:
+    """The account's page.
+
+    Args:
+        visit: who asks.
+        status: of the answer.
+        problem, saved: why a form wasn't taken, or what came of it.
+        given: what was sent and not saved, in the place of what is saved.
+    """
+    account = visit.account
+    answers = {
+        "full_name": account.full_name,
+        "profession": account.profession or "",
+        "institution": account.institution or "",
+        "consent": "yes" if account.consent else "no",
+    }
+    seen = profile_mark(account)
+    return visit.page("account.html", status, problem=problem, saved=saved, given=answers | given, seen=seen)
 
 
 @router.post("/account")
 def profile(
-    visit: Checked, full_name: Field = "", profession: Field = "", institution: Field = "", consent: Field = ""
+    visit: Checked,
+    full_name: Field = "",
+    profession: Field = "",
+    institution: Field = "",
+    consent: Field = "",
+    seen: Field = "",
 ) -> Response:
     try:
-        visit.practice.accounts.complete(visit.account.id, profession, institution, consent, full_name)
+        visit.practice.accounts.complete(visit.account.id, profession, institution, consent, full_name, seen=seen)
     except Refusal as error:
-        return visit.page("account.html", error.status, problem=sentence(error, visit.language), saved=None)
+        given = {"full_name": full_name, "profession": profession, "institution": institution, "consent": consent}
+        return _account(visit, error.status, sentence(error, visit.language), **given)
     return visit.to("/account")
 
 
@@ -157,9 +191,8 @@ def password(visit: Checked, old: Field = "", new: Field = "") -> Response:
     try:
         visit.practice.accounts.change_password(visit.account, old, new, visit.address, visit.session_id)
     except Refusal as error:
-        return visit.page("account.html", error.status, problem=sentence(error, visit.language), saved=None)
-    saved = visit.t("Your password is changed; all other sessions have ended.")
-    return visit.page("account.html", problem=None, saved=saved)
+        return _account(visit, error.status, sentence(error, visit.language))
+    return _account(visit, saved=visit.t("Your password is changed; all other sessions have ended."))
 
 
 @router.post("/account/delete")
@@ -170,9 +203,10 @@ def delete(visit: Checked, password: Field = "", sure: Field = "") -> Response:
             raise Refusal("Tick the box if you are sure: nothing can be restored.")
         visit.practice.accounts.delete(visit.account, password)
     except Refusal as error:
-        template = "account.html" if visit.account.complete else "error.html"
         text = sentence(error, visit.language)
-        return visit.page(template, error.status, problem=text, text=text, saved=None)
+        if not visit.account.complete:
+            return visit.page("error.html", error.status, text=text)
+        return _account(visit, error.status, text)
     visit.practice.files.sweep()
     answer = visit.to("/register")
     visit.clear_session(answer)

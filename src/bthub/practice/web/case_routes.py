@@ -11,9 +11,9 @@ from starlette.responses import Response
 
 from bthub.practice import access, quality
 from bthub.practice.cases import (
-    MAX_FILES,
     SORTS,
     Search,
+    has_corrections,
     masks_that_count,
     read_day,
 )
@@ -34,7 +34,7 @@ from bthub.practice.models import (
 from bthub.practice.plots import Point, bars, timeline
 from bthub.practice.report import area_text, day_text
 from bthub.practice.texts import Refusal, number, percent, sentence
-from bthub.practice.web.context import Visit, checked_visit, script_visit, visit_of
+from bthub.practice.web.context import Visit, checked_visit, form_of, script_visit, visit_of
 from bthub.practice.web.lanes import lane, run
 
 router = APIRouter()
@@ -70,7 +70,7 @@ def home(visit: Seen) -> Response:
 
 @router.post("/analyze")
 async def analyze(request: Request, visit: Checked) -> Response:
-    form = await request.form(max_files=MAX_FILES + 1, max_fields=200)
+    form = await form_of(request)
     sent = [part for part in form.getlist("files") if isinstance(part, UploadFile)]
 
     def files() -> Iterator[tuple[str, bytes]]:
@@ -131,16 +131,16 @@ def save(visit: Checked, id: str, pseudonym: Field = "", examined_on: Field = ""
 
 
 @router.post("/examinations/{id}/again")
-def again(visit: Checked, id: str, scan: Field = "") -> Response:
+def again(visit: Checked, id: str, scan: Field = "", anyway: Field = "", sure: Field = "") -> Response:
     chosen = int(scan) if scan.isdecimal() and len(scan) < 5 else None
-    visit.practice.cases.again(visit.account.id, id, chosen)
+    visit.practice.cases.again(visit.account.id, id, chosen, unchecked=anyway == "yes", sure=sure == "yes")
     visit.practice.engine.wake()
     return visit.to(f"/examinations/{id}")
 
 
 @router.post("/examinations/{id}/day")
-def set_day(visit: Checked, id: str, examined_on: Field = "") -> Response:
-    visit.practice.cases.set_day(visit.account.id, id, read_day(examined_on))
+def set_day(visit: Checked, id: str, examined_on: Field = "", before: Field = "") -> Response:
+    visit.practice.cases.set_day(visit.account.id, id, read_day(examined_on), read_day(before))
     return visit.to(f"/examinations/{id}")
 
 
@@ -167,6 +167,7 @@ def _shown(visit: Visit, session: Any, examination: Examination) -> dict[str, An
         "start": largest,
         "refused": [found for found in slices if found.problem],
         "uploads": uploads,
+        "drawn": has_corrections(session, examination.id),
         "engine": visit.practice.engine,
         "chart": bars([found.area_px or 0 for found in readable], largest) if len(readable) > 1 else None,
         "viewer": viewer_words(visit),
@@ -183,6 +184,7 @@ def _slice_entry(visit: Visit, found: Slice, counting: tuple[str | None, bool]) 
         "width": result["width"],
         "height": result["height"],
         "picture": f"/slices/{found.id}/picture.png",
+        "address": address or "",
         "mask": f"/slices/{found.id}/mask.png{mark}" if address else None,
         "heat": f"/slices/{found.id}/heat.png",
         "label": found.label or "skipped",
@@ -285,7 +287,8 @@ def revert(visit: Checked, id: str) -> JSONResponse:
 
 
 def _correct(visit: Visit, id: str, png: bytes | None) -> dict[str, Any]:
-    visit.practice.cases.correct(visit.account, id, png)
+    # The address of the mask that the page began with, as its viewer was given it.
+    visit.practice.cases.correct(visit.account, id, png, visit.request.headers.get("x-before"))
     with visit.practice.database.read() as session:
         found = access.get(session, Slice, visit.account.id, id)
         return _slice_entry(visit, found, masks_that_count(session, [found])[id])
@@ -317,7 +320,7 @@ def history(
         until=days[1],
         sort=sort if sort in SORTS else "changed",
         ascending=order == "up",
-        page=int(page) if page.isdigit() and len(page) < 9 else 1,
+        page=int(page) if page.isdecimal() and len(page) < 9 else 1,
     )
     found = visit.practice.cases.search(visit.account.id, search)
     given = {"q": q[:200], "kind": kind, "since": since, "until": until, "sort": search.sort, "order": order}
@@ -375,8 +378,8 @@ def _examinations(session: Any, account: Account, case_id: str) -> Sequence[Exam
 
 
 @router.post("/cases/{id}/rename")
-def rename(visit: Checked, id: str, pseudonym: Field = "") -> Response:
-    visit.practice.cases.rename(visit.account.id, id, pseudonym)
+def rename(visit: Checked, id: str, pseudonym: Field = "", before: Field = "") -> Response:
+    visit.practice.cases.rename(visit.account.id, id, pseudonym, before)
     return visit.to(f"/cases/{id}")
 
 

@@ -13,6 +13,8 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from bthub.inference.result import DISCLAIMER
@@ -20,7 +22,7 @@ from bthub.practice import report as report_words
 from bthub.practice import texts
 from bthub.practice.accounts import Accounts
 from bthub.practice.analysis import Engine
-from bthub.practice.cases import MAX_FILES, Cases
+from bthub.practice.cases import MAX_FILES, TOO_MANY, Cases
 from bthub.practice.database import Database
 from bthub.practice.export import Exports
 from bthub.practice.files import FileStore
@@ -179,11 +181,25 @@ async def checked_visit(request: Request) -> Visit:
     visit = Visit(request)
     token = request.headers.get("x-form-token", "")
     if not token:
-        form = await request.form(max_files=MAX_FILES + 1, max_fields=200)
-        sent = form.get("token")
+        sent = (await form_of(request)).get("token")
         token = sent if isinstance(sent, str) else ""
     visit.check_form(token)
     return visit
+
+
+async def form_of(request: Request) -> FormData:
+    """What a form sent, with files too.
+
+    Raises:
+        Refusal: it has more files than an examination may.
+        HTTPException: it is no form.
+    """
+    try:
+        return await request.form(max_files=MAX_FILES + 1, max_fields=200)
+    except HTTPException as error:
+        if error.detail.startswith("Too many files"):  # Starlette's words for it, who stops reading there
+            raise Refusal(TOO_MANY, most=MAX_FILES) from error
+        raise
 
 
 async def script_visit(request: Request) -> Visit:

@@ -82,7 +82,7 @@ class Guard:
             return
         limit = self._limit(path)
         length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > limit:
+        if not (length.isdecimal() and len(length) < 20) or int(length) > limit:
             await plain(headers, TOO_LARGE, 413, limit=limit >> 20)(scope, receive, send_with_headers)
             return
         await self._app(scope, _counted(receive, limit), send_with_headers)

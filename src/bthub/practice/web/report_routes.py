@@ -7,8 +7,10 @@ from fastapi import APIRouter, Depends, Form
 from markupsafe import Markup
 from starlette.responses import Response
 
+from bthub.practice.accounts import clean_text
 from bthub.practice.models import Report
-from bthub.practice.report import canonical, lines
+from bthub.practice.report import canonical, lines, not_in_pdf, rest_mark, text_mark
+from bthub.practice.texts import Refusal, sentence
 from bthub.practice.web.context import HERE, Visit, checked_visit, visit_of
 from bthub.practice.web.lanes import lane
 
@@ -27,19 +29,54 @@ def create(visit: Checked, id: str) -> Response:
 @router.get("/reports/{id}")
 @lane("documents")
 def page(visit: Seen, id: str) -> Response:
+    return _page(visit, id)
+
+
+def _page(visit: Visit, id: str, refusal: Refusal | None = None, typed: tuple[str, str] | None = None) -> Response:
+    """A report to read, and a draft to change.
+
+    Args:
+        visit: who asks.
+        id: of the report.
+        refusal: why its form wasn't taken.
+        typed: findings and impression as they were sent; shown where they weren't saved, so that nothing is lost.
+    """
     report, content, picture = visit.practice.reports.content(visit.account, id)
+    saved, lacking = (report.findings, report.impression), not_in_pdf(content)
     return visit.page(
-        "report.html", report=report, content=content, words=lines(content, visit.language), picture=_data(picture)
+        "report.html",
+        refusal.status if refusal else 200,
+        report=report,
+        content=content,
+        words=lines(content, visit.language),
+        picture=_data(picture),
+        problem=refusal and sentence(refusal, visit.language),
+        typed=saved if typed is None else typed,
+        unsaved=typed is not None and tuple(map(clean_text, typed)) != saved,
+        lacking=lacking,
+        seen={"text": text_mark(report), "rest": rest_mark(content), "lacking": lacking},
     )
 
 
 @router.post("/reports/{id}")
 @lane("documents")
-def save(visit: Checked, id: str, findings: Field = "", impression: Field = "", action: Field = "") -> Response:
+def save(
+    visit: Checked,
+    id: str,
+    findings: Field = "",
+    impression: Field = "",
+    action: Field = "",
+    text: Field = "",
+    rest: Field = "",
+    lacking: Field = "",
+) -> Response:
     reports = visit.practice.reports
-    reports.save(visit.account.id, id, findings, impression)
-    if action == "sign":
-        reports.sign(visit.account, id)
+    try:
+        saved = reports.save(visit.account.id, id, findings, impression, text)
+        if action == "sign":
+            reports.sign(visit.account, id, saved, rest, lacking)
+    except Refusal as refusal:
+        return _page(visit, id, refusal, (findings, impression))
     return visit.to(f"/reports/{id}")
 
 

@@ -24,7 +24,7 @@ window.addEventListener("pageshow", (event) => {
 });
 // What was typed and not sent is not lost by a stray click.
 for (const form of document.querySelectorAll("form[data-guard]")) {
-  let changed = false;
+  let changed = form.dataset.guard === "unsaved";
   form.addEventListener("input", () => { changed = true; });
   form.addEventListener("submit", () => { changed = false; });
   window.addEventListener("beforeunload", (event) => { if (changed) event.preventDefault(); });

@@ -413,10 +413,11 @@ class Viewer {
     try {
       const answer = await fetch(`/slices/${this.slices[at].id}/${what}`, {
         method: "POST",
-        headers: { "X-Form-Token": this.token, Accept: "application/json", ...(body ? { "Content-Type": "image/png" } : {}) },
+        headers: { "X-Form-Token": this.token, "X-Before": this.slices[at].address, Accept: "application/json", ...(body ? { "Content-Type": "image/png" } : {}) },
         body,
       });
       const told = await answer.json();
+      if (answer.status === 409) await this.refresh(at);
       if (!answer.ok) throw new Error(told.error);
       this.slices[at] = told;
       if (mask) this.masks.set(at, mask); else { this.masks.delete(at); await this.load(at); }
@@ -432,13 +433,19 @@ class Viewer {
   }
 
   // Numbers beside the picture change with a correction: they are taken from the page anew.
-  async refresh() {
+  // After a conflict also the slice itself: what is drawn stays, and a second save replaces what is there now.
+  async refresh(at = null) {
     const answer = await fetch(window.location.href, { headers: { Accept: "text/html" } });
     if (!answer.ok) return;
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     for (const part of document.querySelectorAll("[data-live]")) {
       const fresh = page.querySelector(`[data-live="${part.dataset.live}"]`);
       if (fresh) part.replaceChildren(...document.importNode(fresh, true).childNodes);
+    }
+    const data = page.querySelector(`#${this.root.id} > script`);
+    if (at !== null && data) {
+      const fresh = JSON.parse(data.textContent).slices.find((one) => one.id === this.slices[at].id);
+      if (fresh) { this.slices[at] = fresh; this.masks.delete(at); await this.load(at); }
     }
     bindCharts();
     this.tell();
