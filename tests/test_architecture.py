@@ -61,16 +61,24 @@ def test_imports_run_one_way(path):
 
 
 def test_the_page_on_architecture_names_every_module():
-    """Each module beside the remote code, in the tree of docs/architecture.md, below its package."""
-    told: dict[str, set[str]] = {}
+    """Each module beside the remote code, in the tree of docs/architecture.md, below its package, as it names itself."""
+    told: dict[str, dict[str, str]] = {}
     for line in (REPOSITORY / "docs" / "architecture.md").read_text().splitlines():
         if package := re.match(r"  (\w+)/", line):
-            modules = told.setdefault(package[1], set())
-        elif module := re.match(r"    (\w+\.py) ", line):
-            modules.add(module[1])
+            modules = told.setdefault(package[1], {})
+        elif module := re.match(r"    (\w+\.py) +(.+)", line):
+            modules[module[1]] = module[2]
     assert {path.name for path in SOURCE.glob("*.py")} == {"__init__.py", "cli.py", "errors.py", "project.py"}
-    there = {name: {path.name for path in (SOURCE / name).glob("*.py")} - {"__init__.py"} for name in STATIONS}
+    there = {
+        name: {path.name: summary(path) for path in (SOURCE / name).glob("*.py") if path.name != "__init__.py"}
+        for name in STATIONS
+    }
     assert {name: told[name] for name in STATIONS} == there
+
+
+def summary(path: Path) -> str:
+    """The first paragraph of a module's docstring, in one line."""
+    return (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n\n")[0].replace("\n", " ")
 
 
 def test_remote_code_needs_no_bthub():

@@ -152,7 +152,7 @@ def download(url: str, name: str) -> bytes:
         reason = _reason(getattr(error, "reason", "") or error or type(error).__name__)
         # Its text may repeat the address with its password: the chain ends here.
         raise BthubError(f"{name}: the download failed ({reason})") from None
-    if expected is not None and expected.isdigit() and size < int(expected):
+    if expected is not None and expected.isdecimal() and size < int(expected):
         raise BthubError(f"{name}: the download broke off after {size} of {expected} bytes")
     return check_bytes(b"".join(chunks), name)
 

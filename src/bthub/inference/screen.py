@@ -180,7 +180,7 @@ def _work(
     entries = mine()
     start = time.monotonic()
     with (
-        progress_bar(unit="item", smoothing=0.05, mininterval=1) as progress,
+        progress_bar(desc="screening", unit="item", smoothing=0.05, mininterval=1) as progress,
         counting(inputs, shard, progress),
         ThreadPoolExecutor(workers, thread_name_prefix="screen") as pool,
     ):

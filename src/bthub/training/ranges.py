@@ -128,7 +128,7 @@ def check_processes(processes: int, batch_size: int) -> None:
         batch_size: images of a batch, over all of them together.
     """
     started = os.environ.get("WORLD_SIZE", "1")
-    if started.isdigit() and int(started) > processes:
+    if started.isdecimal() and int(started) > processes:
         raise BthubError(
             f"{started} processes were started, and each of them sees {processes}: on a CPU set ACCELERATE_USE_CPU=1, "
             "or start with `accelerate launch --cpu --num_processes ...`"
