@@ -61,7 +61,7 @@ def test_imports_run_one_way(path):
 
 
 def test_the_page_on_architecture_names_every_module():
-    """Each module beside the remote code, in the tree of docs/architecture.md, below its package, as it names itself."""
+    """Each module beside the remote code, in the tree of docs/architecture.md, as it names itself."""
     told: dict[str, dict[str, str]] = {}
     for line in (REPOSITORY / "docs" / "architecture.md").read_text().splitlines():
         if package := re.match(r"  (\w+)/", line):
