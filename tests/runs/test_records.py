@@ -284,3 +284,9 @@ def test_networks_from_different_initial_weights(detector: RunFolder, localizer:
 
 def test_the_shipped_runs_are_listed():
     assert {"resnet18-lgg", "resunet18-lgg"} <= {run.name for run in project.shipped_runs()}
+
+
+def test_an_interval_beside_its_verdict_does_not_read_as_the_other_one():
+    row = {"metric": "roc_auc", "best": "a", "model": "b", "difference": 0.0127, "high": 0.03}
+    lines = tables.difference_table([row | {"low": 0.0002, "apart": True}, row | {"low": -0.0002, "apart": False}])
+    assert "| 0.0127 (0.0002 to 0.0300) | worse |" in lines and "| 0.013 (-0.000 to 0.030) | may be chance |" in lines

@@ -263,7 +263,9 @@ def difference_table(rows: Sequence[Row]) -> str:
     for row in rows:
         value = Interval(row["difference"], row["low"], row["high"])
         name = readable(row["metric"])
-        lines.append(f"| {name} | {row['best']} | {row['model']} | {value:.3f} | {verdicts[row['apart']]} |")
+        # An end that only rounds to 0 would read as the other verdict.
+        digits = 4 if row["apart"] and 0 in (round(value.low, 3), round(value.high, 3)) else 3
+        lines.append(f"| {name} | {row['best']} | {row['model']} | {value:.{digits}f} | {verdicts[row['apart']]} |")
     return "\n".join(lines) + "\n"
 
 
