@@ -569,36 +569,34 @@ def _levels(slices: list[_Decoded], name: str) -> tuple[np.ndarray, list[str]]:
     if is_mask(array):
         raise BthubError(f"{name}: this is a mask and not a scan, it holds the same few values over whole areas")
     notes: list[str] = []
-    levels = _windowed(array, [one.window for one in slices if one.window is not None])
-    if levels is None or not _is_filled(levels):
+    windows = [one.window for one in slices if one.window is not None]
+    levels = _windowed(array, windows) if windows else None
+    if levels is None:
         low, high = (0.0, 255.0) if is_8_bit(array) else percentile_window(array)
-        if levels is not None:
-            notes.append("The file's window hardly shows its values, so brightness is set from the values instead.")
         levels = to_levels(array, low, high)
+        if windows:
+            notes.append("The file's window hardly shows its values, so brightness is set from the values instead.")
     levels[inverted] = 255 - levels[inverted]
     if levels.min() == levels.max():
         raise BthubError(f"{name}: the scan is blank, all its pixels have the same value")
     return levels, notes
 
 
-def _is_filled(levels: np.ndarray) -> bool:
-    """Whether a window leaves something to see: pixels that aren't black or white, and contrast among all."""
-    low, high = percentile_window(levels)
-    return bool(((levels > 0) & (levels < 255)).mean() > 0.01 and high - low >= _FILLED * 255)
-
-
 def _windowed(array: np.ndarray, windows: list[tuple[float, float, str]]) -> np.ndarray | None:
-    """The array through the median of the slices' windows; None where there is none."""
-    if not windows:
-        return None
+    """The array through the median of the slices' windows; None where that leaves nothing to see."""
     center, width = (float(np.median([window[part] for window in windows])) for part in (0, 1))
     function = windows[0][2]
     if function == "SIGMOID":
         scaled = 1 / (1 + np.exp(np.clip(-4 * (array - np.float32(center)) / np.float32(width), -80, 80)))
-        return to_levels(scaled, 0, 1)
-    if function == "LINEAR_EXACT":
-        return to_levels(array, center - width / 2, center + width / 2)
-    return to_levels(array, center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2)
+        levels = to_levels(scaled, 0, 1)
+    elif function == "LINEAR_EXACT":
+        levels = to_levels(array, center - width / 2, center + width / 2)
+    else:
+        levels = to_levels(array, center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2)
+    low, high = percentile_window(levels)
+    between = ((levels > 0) & (levels < 255)).mean()
+    # A window of 8 bits is a picture's own range, however dark it is.
+    return levels if between > 0.01 and (width <= 256 or high - low >= _FILLED * 255) else None
 
 
 def _placed(levels: np.ndarray, frames: Sequence[Frame], name: str, plane: str | None, notes: list[str]) -> Volume:
