@@ -168,7 +168,6 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     # The run folder.
     if accelerator.is_main_process:
         freezing.train_last(best, layers_to_train(config, progress.epoch - 1))  # resumed after the last epoch, none was
-        best = best.half().float()  # as it is saved: what is fitted should hold for those weights
         calibration = calibrate_classifier(Classifier(best, transform, labels, "cpu"), rows["validation"])
         run.finish(
             progress,
