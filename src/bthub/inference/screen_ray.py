@@ -10,6 +10,7 @@ Inputs and the folder for the parts lie on storage that all machines see under t
 import logging
 import os
 import re
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -158,13 +159,14 @@ def _connect(address: str) -> Any:
             f'bthub screen --ray needs {error.name}, which isn\'t installed: pip install "bthub[ray]"'
         ) from error
     try:
+        _knock(address)
         ray.init(
             address=address,
             log_to_driver=False,
             logging_level="ERROR",
             include_dashboard=False if address == "local" else None,
         )
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+    except (OSError, OverflowError, ValueError, RuntimeError) as error:
         raise BthubError(
             f"there is no Ray cluster at {address!r} ({error}): start one with `ray start --head`, and name it as "
             "HOST:PORT, or auto on one of its machines"
@@ -173,6 +175,13 @@ def _connect(address: str) -> Any:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # there is one of our own, which knows entries
     return ray
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nothing listens at HOST:PORT or ray://HOST:PORT; Ray would go on trying for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _any_relative(names: list[str | None]) -> bool:
