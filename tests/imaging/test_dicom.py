@@ -91,6 +91,17 @@ def test_files_with_one_identifier_are_all_there(read, pixels, lacking):
     assert sorted(one.sum() for one in read([*files, files[1]]).slices) == sorted(one.sum() for one in pixels)
 
 
+@pytest.mark.parametrize("instance", ["1.2.3", ""])
+def test_two_series_of_one_place_are_both_there(tmp_path, pixels, instance):
+    """Two sequences of one head have the same positions and numbers; and so have two echoes of one series."""
+    files = series(pixels, uid="1.2.7") + series(255 - pixels, uid="1.2.8")
+    echoes = series(pixels, uid="1.2.9", EchoTime=20) + series(pixels // 2, uid="1.2.9", EchoTime=90)
+    for file in (*files, *echoes):
+        file.SOPInstanceUID = instance
+    study = open_study(write_series(tmp_path / "s", [*files, *echoes]))
+    assert [len(study.read(scan)) for scan in range(len(study.scans))] == [5, 5, 5, 5]
+
+
 def test_frames_that_share_one_place_are_one_stack(read, pixels):
     """A file with several frames and one position: that of the first."""
     (file,) = series(pixels[:1])

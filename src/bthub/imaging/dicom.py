@@ -135,7 +135,7 @@ class Frame:
 
         The instance's identifier isn't enough: some anonymizers write the same one into all files.
         """
-        return self.instance, self.index, self.number, self.position
+        return self.instance, self.index, self.number, self.position, self.times, self.series
 
     @property
     def normal(self) -> np.ndarray | None:
@@ -205,7 +205,8 @@ def read_frames(content: bytes, name: str, file: int = 0) -> list[Frame]:
         rows, columns = int(header.Rows), int(header.Columns)
         check_stack(frames, rows, columns, name)
         found = [_frame(header, file, index) for index in range(frames)]
-        if any(not frame.number and frame.position is None for frame in found):  # the identifier alone says too little
+        # Without an identifier, or with nothing beside it, only the same bytes are a copy.
+        if any(not frame.instance or (not frame.number and frame.position is None) for frame in found):
             same = hashlib.sha256(content).hexdigest()
             found = [dataclasses.replace(frame, instance=same) for frame in found]
         return found
