@@ -94,28 +94,32 @@ def test_the_open_routes_are_those_that_are_meant(serve_sqlite):
     assert found == {(m, p) for m, p in OPEN_ROUTES if (m, p) in set(routes(serve_sqlite().client.app))}
 
 
-@pytest.mark.parametrize("who", ["stranger", "signed out", "forged", "locked"])
-def test_without_a_session_there_is_only_the_sign_in(filled, who):
+def test_without_a_session_there_is_only_the_sign_in(filled):
     serve, ada, ids = filled
-    browser, cookie = serve(), None
-    if who == "signed out":
-        cookie = ada.client.cookies["bthub_session"]
-        ada.post("/sign-out")
-    elif who == "forged":
-        cookie = secrets.token_urlsafe(32)
-    elif who == "locked":
-        cookie = ada.client.cookies["bthub_session"]
-        ada.client.app.state.practice.accounts.lock("ada@example.org", True)
-    walked = 0
-    for method, path, answer in walk(browser, ids, cookie=cookie):
-        if (method, path) in OPEN_ROUTES:
-            continue
-        walked += 1
-        refused = answer.status_code == 401 or (answer.status_code == 303 and answer.headers["location"] == "/sign-in")
-        assert refused, (method, path, answer.status_code)
-        assert not any(words in answer.text for words in SECRETS)
-        assert answer.headers["content-security-policy"].startswith("default-src 'none'")
-    assert walked > 60
+
+    def refused_everywhere(cookie: str | None) -> None:
+        walked = 0
+        for method, path, answer in walk(serve(), ids, cookie=cookie):
+            if (method, path) in OPEN_ROUTES:
+                continue
+            walked += 1
+            to_sign_in = answer.status_code == 303 and answer.headers["location"] == "/sign-in"
+            assert answer.status_code == 401 or to_sign_in, (method, path, answer.status_code)
+            assert not any(words in answer.text for words in SECRETS)
+            assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+        assert walked > 60
+
+    refused_everywhere(None)  # a stranger
+    refused_everywhere(secrets.token_urlsafe(32))  # a forged cookie
+    signed_out = ada.client.cookies["bthub_session"]
+    assert serve().client.get("/cases", headers={"cookie": f"bthub_session={signed_out}"}).status_code == 200
+    ada.post("/sign-out")
+    refused_everywhere(signed_out)
+    ada.post("/sign-in", name="ada@example.org", password="correct horse battery")
+    locked = ada.client.cookies["bthub_session"]
+    assert serve().client.get("/cases", headers={"cookie": f"bthub_session={locked}"}).status_code == 200
+    ada.client.app.state.practice.accounts.lock("ada@example.org", True)
+    refused_everywhere(locked)
 
 
 def test_another_account_sees_what_nobody_has(filled):

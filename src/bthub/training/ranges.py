@@ -40,6 +40,8 @@ _RANGES: dict[str, tuple[float, bool, float | None]] = {
     "resample": (0, True, 1),
     "jpeg": (0, True, 1),
     "overlay": (0, True, 1),
+    "paste_tumor": (0, True, 1),
+    "cover_tumor": (0, True, 1),
     "epoch_samples": (1, True, 2**31),
     "average_decay": (0, True, 0.99999),
 }

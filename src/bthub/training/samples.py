@@ -20,14 +20,17 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from bthub.data.lgg import LABELS
 from bthub.data.progress import progress_bar
 from bthub.data.views import FLAIR, View, show
 from bthub.errors import BthubError
 from bthub.imaging.image_io import upright_rgb
 from bthub.models.resunet import letterbox_box
+from bthub.training.copy_paste import Tumor, cover_tumor, cut_tumor, ellipse_of, paste_tumor
 
 UNKNOWN = 128
 """Value of a training mask where it isn't known whether there is tumor; 0 is none, 255 tumor."""
+TUMOR = LABELS.index("tumor")
 CORE = 0.8
 """Of a box without an outline, the inscribed ellipse shrunk by this is tumor, the rest of the box is UNKNOWN."""
 
@@ -50,6 +53,10 @@ class Augmentation:
         resample: probability of fewer pixels, down to a third of the side.
         jpeg: probability of JPEG compression, quality 30 to 95.
         overlay: probability of burned-in text or a frame.
+        paste_tumor: probability for a tumor-free picture to get the tumor of another, see `bthub.training.copy_paste`.
+            Not for slices of a patient that the data name: the same scan is there with and without tumor.
+        cover_tumor: probability for a picture with a tumor, and with a box or an outline, to have it covered.
+            Not for slices of a patient either.
     """
 
     flip: float = 0.5
@@ -63,6 +70,8 @@ class Augmentation:
     resample: float = 0.0
     jpeg: float = 0.0
     overlay: float = 0.0
+    paste_tumor: float = 0.0
+    cover_tumor: float = 0.0
 
 
 class Draw(NamedTuple):
@@ -202,19 +211,42 @@ class TrainingImages(Dataset):
         self.canvas = canvas
         self.images: list[np.ndarray] = []  # uint8 (3, S, S), gray ones (1, S, S)
         self.masks: list[np.ndarray] | None = [] if masks else None  # uint8 (S, S): 0, 255 or UNKNOWN
-        columns = [
-            name for name in ("image", "mask", "box") if name in rows.column_names and (masks or name == "image")
-        ]
+        patients = rows["patient_id"][:] if "patient_id" in rows.column_names else [None] * len(rows)
+        self.lone = [patient is None for patient in patients]
+        self.tumors: list[Tumor] = []  # to be pasted
+        self.coverable: dict[int, np.ndarray] = {}  # bool (S, S): where the tumor is, or may be
+        exchanges = augmentation.paste_tumor > 0 or augmentation.cover_tumor > 0
+        wanted = ("image", "mask", "box") if masks or exchanges else ("image",)
+        columns = [name for name in wanted if name in rows.column_names]
         encoded = rows.select_columns(columns)
         for name in columns:
             if name != "box":
                 encoded = encoded.cast_column(name, ImageFeature(decode=False))
-        for row in progress_bar(encoded, desc="reading pictures", unit="row", disable=not show_progress):
+        pictures = progress_bar(encoded, desc="reading pictures", unit="row", disable=not show_progress)
+        for index, row in enumerate(pictures):
             image = upright_rgb(Image.open(io.BytesIO(row["image"]["bytes"])))
             self.images.append(letterboxed(image, canvas))
+            if len(columns) == 1:
+                continue
+            outline = row.get("mask") and Image.open(io.BytesIO(row["mask"]["bytes"])).convert("L")
+            mask = training_mask(image.size, outline, row.get("box"), canvas)
             if self.masks is not None:
-                outline = row.get("mask") and Image.open(io.BytesIO(row["mask"]["bytes"])).convert("L")
-                self.masks.append(training_mask(image.size, outline, row.get("box"), canvas))
+                self.masks.append(mask)
+            if exchanges and mask.any():
+                within = mask > 0
+                if self.lone[index]:
+                    self.coverable[index] = within
+                tumor = cut_tumor(self.images[-1], within if outline is not None else ellipse_of(within))
+                if tumor is not None:
+                    self.tumors.append(tumor)
+        names = rows.features["label"].names
+        if exchanges and names != LABELS:
+            raise BthubError(
+                f"paste_tumor and cover_tumor need the labels {', '.join(LABELS)}, these rows have {', '.join(names)}: "
+                "set both to 0"
+            )
+        if augmentation.paste_tumor > 0 and not self.tumors:
+            raise BthubError("paste_tumor needs training rows with a mask or a box, these have none: set it to 0")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -233,7 +265,7 @@ class TrainingImages(Dataset):
 
     def _sample(self, draw: Draw) -> dict[str, np.ndarray]:
         rng, a = np.random.default_rng(draw.seed), self.augmentation
-        pixels = self.images[draw.index]
+        pixels, label, mask = self._exchanged(draw)
         if len(pixels) == 3:
             alone = rng.choice(4, p=[*a.single_sequence, 1 - sum(a.single_sequence)])
             missing = rng.random(2) < a.missing_sequence
@@ -246,14 +278,31 @@ class TrainingImages(Dataset):
         gain, gamma = 1 + a.intensity * rng.uniform(-1, 1, (2, channels))
         sample = {
             "pixel_values": np.broadcast_to(pixels, (3, *pixels.shape[1:])),
-            "labels": np.int64(self.labels[draw.index]),
+            "labels": np.int64(label),
             "theta": random_affine(rng, a).astype(np.float32),  # (2, 3)
             "gain": np.broadcast_to(gain, 3).astype(np.float32),
             "gamma": np.broadcast_to(gamma, 3).astype(np.float32),
         }
-        if self.masks is not None:
-            sample["mask"] = self.masks[draw.index][None]
+        if mask is not None:
+            sample["mask"] = mask[None]
         return sample
+
+    def _exchanged(self, draw: Draw) -> tuple[np.ndarray, int, np.ndarray | None]:
+        """Picture, label and mask of a row, perhaps with a tumor more or less than it had."""
+        a, index = self.augmentation, draw.index
+        pixels, label, mask = self.images[index], self.labels[index], self.masks and self.masks[index]
+        chance = a.cover_tumor if label == TUMOR else a.paste_tumor
+        rng = np.random.default_rng((draw.seed, 1))  # of its own, so that the other draws stay what they are without it
+        if not (chance > 0 and self.lone[index] and rng.random() < chance):
+            return pixels, label, mask
+        if label != TUMOR:
+            if (found := paste_tumor(rng, pixels, self.tumors)) is not None:
+                pixels, label = found[0], TUMOR
+                mask = self.masks and np.where(found[1], 255, 0).astype(np.uint8)
+        elif index in self.coverable and (covered := cover_tumor(pixels, self.coverable[index])) is not None:
+            pixels, label = covered, 1 - TUMOR
+            mask = self.masks and np.zeros_like(self.masks[index])
+        return pixels, label, mask
 
 
 def letterboxed(image: Image.Image, size: int) -> np.ndarray:
