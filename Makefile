@@ -13,7 +13,7 @@ RUNS = $(dir $(wildcard runs/*/metrics.json runs/comparison/*/metrics.json))
 PAIR = runs/lite0-mri runs/resunet18-mri
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
 demo: $(VENV)/.demo  ## serve the app on http://127.0.0.1:7860 (PORT= changes it)
 	@echo "bthub: loading the models; the app will be on http://127.0.0.1:$(PORT) (Ctrl-C stops it)"

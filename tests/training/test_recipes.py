@@ -110,11 +110,8 @@ def data(tiny_lgg, tmp_path_factory) -> dict[str, Path]:
 EACH_WAY = {
     "lite0-mri",
     "resunet18-mri",
-    "resunet18-lgg",
-    "resnet18-lgg",
     "localization-service-detector",
     "resnet-efficientnet-efficientnet_b0",
-    "resnet-resunet-detector",
     "fastai-resnets-34",
     "fastai-resnets-50",
     "vgg-densenet-resnet-simple_cnn",

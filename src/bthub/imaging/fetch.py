@@ -26,6 +26,8 @@ def read_file(path: str, name: str) -> bytes:
     Raises:
         BthubError: it is missing, no regular file, unreadable, empty or too large.
     """
+    if not path:  # `Path` takes it for the current folder
+        raise BthubError("the path is empty, perhaps that of a variable that isn't set: give a picture file")
     try:
         info = Path(path).stat()
         if stat.S_ISDIR(info.st_mode):

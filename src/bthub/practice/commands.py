@@ -143,9 +143,10 @@ def _accounts(args: argparse.Namespace, settings: Settings) -> None:
         counts = dict(session.execute(select(Case.account_id, func.count()).group_by(Case.account_id)).tuples().all())
         for account in session.scalars(select(Account).order_by(Account.created_at)):
             state = "locked" if account.locked_at else "" if account.complete else "profile incomplete"
+            cases = counts.get(account.id, 0)
             print(
                 f"{account.name}\t{account.full_name}\t{account.profession or '-'}\t{account.institution or '-'}\t"
-                f"{counts.get(account.id, 0)} cases\tsince {account.created_at:%Y-%m-%d}\t{state}".rstrip()
+                f"{cases} {'case' if cases == 1 else 'cases'}\tsince {account.created_at:%Y-%m-%d}\t{state}".rstrip()
             )
 
 
