@@ -1,8 +1,8 @@
-"""Tumors moved between training pictures: a tumor-free one gets a tumor, a tumor is covered with the other hemisphere.
+"""Copy-paste augmentation: a tumor-free picture gets a tumor, or a tumor is covered with the other hemisphere.
 
 In many picture sets the tumor-free pictures come from other scanners and sequences than those with a tumor, and a
-network can tell them apart without having seen a tumor. After the exchange each look has both labels. The first half
-is known as copy-paste augmentation (Ghiasi and others, CVPR 2021; for tumors "TumorCP", Yang and others, MICCAI 2021).
+network can tell them apart without having seen a tumor. After the exchange each look has both labels. Pasting is from
+Ghiasi and others (CVPR 2021), and for tumors from "TumorCP" (Yang and others, MICCAI 2021).
 """
 
 from collections.abc import Iterable
