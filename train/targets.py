@@ -63,7 +63,7 @@ def render(runs: Path, results: Path) -> str:
         sign = "under " if bar.get("below") else ""
         lines.append(
             f"| {bar['what']} | {published(bar)} | {sign}{plain(bar['goal'])} | {sign}{plain(bar['least'])} "
-            f"| {one.test:.3f} | {one.source} | {f'{margin:+.3f}' if margin >= 0 else f'**{margin:+.3f}**'} |"
+            f"| {one.test:.3f} | {one.source} | {f'{margin:+.3f}' if margin >= 0 else f'**-{missed_by(margin)}**'} |"
         )
     lines.append(f"\n{len(bars) - len(missed)} of {len(bars)} targets are met.\n")
     lines += [f"- {bar['what']}: {bar['note'].strip()}" for bar in bars if "note" in bar]
@@ -72,7 +72,7 @@ def render(runs: Path, results: Path) -> str:
             one = measure(bar | bar["also"], opened, results)
             lines.append(f"- {bar['what']}: {bar['also']['said'].strip()} {one.test:.3f} ({one.source}).")
     for bar, one, margin in missed:
-        lines += [f"\n## Missed by {-margin:.3f}: {bar['what']}\n", tried(bar)]
+        lines += [f"\n## Missed by {missed_by(margin)}: {bar['what']}\n", tried(bar)]
         if one.candidates:
             lines += ["\n| run, best on validation first | validation | test |", "| --- | --- | --- |"]
             lines += [f"| {name} | {known:.3f} | {test:.3f} |" for name, known, test in one.candidates]
@@ -119,6 +119,11 @@ def measure(bar: dict, runs: list[RunFolder], results: Path) -> Measured:
 def published(bar: dict) -> str:
     """A published value and whose it is."""
     return f"{plain(bar['anchor'])} ({bar['by']})" if "anchor" in bar else ""
+
+
+def missed_by(margin: float) -> str:
+    """A negative margin without its sign; with a fourth digit where three would be zeros."""
+    return f"{-margin:.3f}" if round(-margin, 3) else f"{-margin:.4f}"
 
 
 def plain(value: float) -> str:
