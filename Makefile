@@ -1,5 +1,7 @@
 # `make demo` and `make test` are all a new clone needs: each makes .venv when it is missing or outdated.
 PYTHON ?= python3.11
+# Where this is set, every new process compiles all that it imports once more: PyTorch takes seconds longer.
+unexport PYTHONDONTWRITEBYTECODE
 PORT ?= 7860
 VENV := .venv
 BIN := $(VENV)/bin

@@ -20,7 +20,7 @@ from filelock import FileLock
 from fresh import Fresh, fresh_processes
 
 from bthub.project import DEFAULTS, SHIPPED_RUNS
-from bthub.runs.folder import CALIBRATION, CONFIG, RunFolder, write_json
+from bthub.runs.folder import CALIBRATION, CONFIG, INPUT_CHECK, INPUT_CHECK_WEIGHTS, RunFolder, write_json
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -158,18 +158,33 @@ def localizer(shipped_runs: tuple[Path, Path]) -> RunFolder:
 
 @pytest.fixture(scope="session")
 def exported_runs(
-    shipped_runs: tuple[Path, Path], tiny_lgg: Path, shared: Callable[[str, Callable[[Path], None]], Path]
+    tiny_runs: tuple[Path, Path], shipped_runs: tuple[Path, Path], tiny_lgg: Path, tmp_path_factory
 ) -> tuple[Path, Path]:
-    """Copies of the shipped pair with ONNX files, exported here with a few pictures; only to be read."""
+    """Complete copies of the untrained pair, and the shipped input check, with ONNX files; only to be read."""
+    from records import complete_run
+
     from bthub.models.export import export
 
-    def make(folder: Path) -> None:
-        ignored = shutil.ignore_patterns("checkpoint", "logs", "figures", "onnx")
-        for run in shipped_runs:
-            export(Path(shutil.copytree(run, folder / run.name, ignore=ignored)), tiny_lgg, pictures=6)
+    folder = tmp_path_factory.mktemp("exported")
+    detector, localizer = (complete_run(run, folder / run.name, tiny_lgg) for run in tiny_runs)
+    for file in (INPUT_CHECK, INPUT_CHECK_WEIGHTS):
+        shutil.copy(shipped_runs[0] / file, detector)
+    for run in (detector, localizer):
+        export(run, tiny_lgg, pictures=6)
+    return detector, localizer
 
-    folder = shared("exported", make)
-    return folder / shipped_runs[0].name, folder / shipped_runs[1].name
+
+@pytest.fixture(scope="session")
+def exported_pair(shipped_runs: tuple[Path, Path], tiny_lgg: Path, tmp_path_factory) -> tuple[Path, Path]:
+    """Copies of the shipped pair, exported here, which takes a minute; only to be read."""
+    from bthub.models.export import export
+
+    folder = tmp_path_factory.mktemp("exported")
+    ignored = shutil.ignore_patterns("checkpoint", "logs", "figures", "onnx")
+    pair = [Path(shutil.copytree(run, folder / run.name, ignore=ignored)) for run in shipped_runs]
+    for run in pair:
+        export(run, tiny_lgg, pictures=6)
+    return pair[0], pair[1]
 
 
 @pytest.fixture(scope="module")

@@ -128,6 +128,7 @@ def test_a_link_opens_exactly_this_view(browser: Browser, address: str, shipped_
         expect(page.locator("p.shown")).to_have_text("1 model on LGG, validation patients", timeout=DRAWN)
 
 
+@pytest.mark.slow
 def test_every_page_on_a_phone_in_the_dark(browser: Browser, address: str) -> None:
     walk(browser, address, "dark-390", [page for page in PAGES if page not in NEED_MODELS])
 

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+import shutil
 from itertools import chain, repeat
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from bthub.data.build import build
 from bthub.data.dataset import load_split
 from bthub.data.fingerprint import describe_rows, identified
 from bthub.errors import BthubError
-from bthub.evaluation import cost, scoring
+from bthub.evaluation import cost, plots, scoring
 from bthub.evaluation import evaluate as module
 from bthub.evaluation.evaluate import evaluate, summary
 from bthub.evaluation.scoring import measure
@@ -40,14 +41,28 @@ from bthub.runs.folder import (
 )
 
 
-@pytest.fixture
-def detector(tiny_runs, tiny_lgg, tmp_path):
-    return complete_run(tiny_runs[0], tmp_path / "tiny-detector", tiny_lgg)
+@pytest.fixture(autouse=True)
+def no_gallery(monkeypatch):
+    """Drawing takes longer than all else here; the tests of the model cards look at what is drawn."""
+    monkeypatch.setattr(plots, "draw_gallery", lambda *_, **__: None)
+
+
+@pytest.fixture(scope="module")
+def complete_runs(tiny_runs, tiny_lgg, tmp_path_factory):
+    """A complete detector and localizer, to be copied."""
+    folder = tmp_path_factory.mktemp("complete")
+    names = ("tiny-detector", "tiny-localizer")
+    return [complete_run(run, folder / name, tiny_lgg) for run, name in zip(tiny_runs, names, strict=True)]
 
 
 @pytest.fixture
-def localizer(tiny_runs, tiny_lgg, tmp_path):
-    return complete_run(tiny_runs[1], tmp_path / "tiny-localizer", tiny_lgg)
+def detector(complete_runs, tmp_path):
+    return Path(shutil.copytree(complete_runs[0], tmp_path / "tiny-detector"))
+
+
+@pytest.fixture
+def localizer(complete_runs, tmp_path):
+    return Path(shutil.copytree(complete_runs[1], tmp_path / "tiny-localizer"))
 
 
 def change_json(path: Path, **changes):

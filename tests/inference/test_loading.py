@@ -1,7 +1,7 @@
 """Everything that is published, loaded with the stock clients: each line in a fresh process with an empty cache.
 
-All repos of the project are published to a Hub on loopback with `bthub publish all`, as a maintainer would. The code
-below is what a user types; where bthub must not be needed, it can't be imported.
+The shipped pair is published to a Hub on loopback with `bthub publish`, as a maintainer would; for the slow tests, all
+repos of the project are. The code below is what a user types; where bthub must not be needed, it can't be imported.
 """
 
 import json
@@ -39,14 +39,31 @@ def hub():
 
 
 @pytest.fixture(scope="module")
-def published(hub, fresh: Fresh, shipped_runs, tiny_lgg, simple_cnn, tmp_path_factory) -> HubServer:
-    """The Hub after `bthub publish all`; and the simple CNN, which isn't among the runs of the clone."""
+def publish(hub, fresh: Fresh, tmp_path_factory):
+    """`bthub publish`, in a fresh process."""
     environment = hub.environment(tmp_path_factory.mktemp("publisher"), hub.write_token)
-    for what in (["all", "--data", str(tiny_lgg)], [str(simple_cnn)]):
+
+    def run(*arguments: str) -> None:
         code = "import sys\nfrom bthub.cli import main\nsys.exit(main())"
-        done = fresh.run(code, "publish", *what, folder=REPOSITORY, environment=environment)
+        done = fresh.run(code, "publish", *arguments, folder=REPOSITORY, environment=environment)
         assert done.returncode == 0, done.stderr
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def published(hub, publish, shipped_runs) -> HubServer:
+    """The Hub with the shipped pair: its two repos, and that of both stages."""
+    publish(*map(str, shipped_runs), "two-stage")
     return hub
+
+
+@pytest.fixture(scope="module")
+def everything(published, publish, tiny_lgg, simple_cnn) -> HubServer:
+    """The Hub after `bthub publish all`; and the simple CNN, which isn't among the runs of the clone."""
+    publish("all", "--data", str(tiny_lgg))
+    publish(str(simple_cnn))
+    return published
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +149,7 @@ def test_classifier_with_timm(load, expected):
 
 
 @pytest.mark.slow
-def test_simple_cnn(load, simple_cnn):
+def test_simple_cnn(everything, load, simple_cnn):
     from PIL import Image
 
     from bthub.models.classifier import load_classifier
@@ -243,7 +260,8 @@ def test_bthub_from_the_hub_and_offline_from_the_cache(load, expected, tmp_path,
     assert len(published.requests) == requests
 
 
-def test_dataset_whole_and_streaming(load, tiny_lgg):
+@pytest.mark.slow
+def test_dataset_whole_and_streaming(everything, load, tiny_lgg):
     from bthub.data.dataset import load_split
 
     found = load(
@@ -272,8 +290,9 @@ def test_dataset_whole_and_streaming(load, tiny_lgg):
     assert found["labels"] == ["no_tumor", "tumor"]
 
 
-def test_dataset_pixels_are_stored_once(published):
-    files = published.files("dataset", "bthub/lgg-mri-segmentation")
+@pytest.mark.slow
+def test_dataset_pixels_are_stored_once(everything):
+    files = everything.files("dataset", "bthub/lgg-mri-segmentation")
     parquet = [path for path in files if path.endswith(".parquet")]
     assert parquet and all("patient-" in path and "slice-" in path for path in parquet)
 
@@ -307,7 +326,8 @@ def test_revisions(load, published, shipped_runs):
     assert found == [["clear", "tumor"]] * 2 + [["no_tumor", "tumor"]] * 5
 
 
-def test_what_is_missing_is_told_in_a_sentence(load):
+@pytest.mark.slow
+def test_what_is_missing_is_told_in_a_sentence(everything, load):
     cases = {
         'bthub.load_pipeline("bthub/nothing")': "neither a folder here nor a repo on the Hub",
         'bthub.load_pipeline("bthub/lite0-mri", revision="nothing")': "no revision 'nothing'",
@@ -334,19 +354,20 @@ def test_what_is_missing_is_told_in_a_sentence(load):
         assert words in message and "\n" not in message.strip(), code
 
 
-def test_the_space_runs_from_its_published_files(published, expected, tmp_path):
+@pytest.mark.slow
+def test_the_space_runs_from_its_published_files(everything, expected, tmp_path):
     """Its files in a folder of their own, an empty cache: the app finds its package beside it and its models online."""
     from gradio_client import Client, handle_file
 
     folder = tmp_path / "space"
-    for path, data in published.files("space", "bthub/brain-tumor-mri").items():
+    for path, data in everything.files("space", "bthub/brain-tumor-mri").items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(data)
     # A mark in the package of the Space, to see that it is the one that runs, not the one installed here.
     module = folder / "bthub" / "inference" / "result.py"
     module.write_text(module.read_text().replace('DISCLAIMER = "Research', 'DISCLAIMER = "From the Space: research'))
     port = free_port()
-    environment = published.environment(tmp_path / "cache") | {"PORT": str(port), "TMPDIR": str(tmp_path)}
+    environment = everything.environment(tmp_path / "cache") | {"PORT": str(port), "TMPDIR": str(tmp_path)}
     log = tmp_path / "log"
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -363,10 +384,11 @@ def test_the_space_runs_from_its_published_files(published, expected, tmp_path):
     assert result["models"]["detector"]["id"] == "bthub/lite0-mri"
 
 
-def test_the_dashboard_runs_from_its_published_files(published, load, tmp_path):
+@pytest.mark.slow
+def test_the_dashboard_runs_from_its_published_files(everything, load, tmp_path):
     """Likewise: no clone. It shows the models that its card names, from the Hub, and the other runs' records."""
     folder = tmp_path / "dashboard"
-    for path, data in published.files("space", "bthub/brain-tumor-dashboard").items():
+    for path, data in everything.files("space", "bthub/brain-tumor-dashboard").items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(data)
     code = f"""
@@ -425,11 +447,20 @@ def _wait_for(words: str, log: Path, process: subprocess.Popen) -> None:
 
 def test_card_snippets_run(load, published):
     """The Python of each model card, as it stands on the Hub, on a real slice."""
+    codes = []
     for name in ("lite0-mri", "resunet18-mri", "detect-and-localize-lgg"):
         card = published.files("model", f"bthub/{name}")["README.md"].decode()
         blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
         assert blocks
-        code = "\n".join(blocks).replace("slice.tif", TUMOR).replace("slice.png", TUMOR)
+        codes.append("\n".join(blocks).replace("slice.tif", TUMOR).replace("slice.png", TUMOR))
+    ran = load(
+        f"""
+        import bthub.project
         # The second stage of a half-named pair is the project's own, here from the Hub as well.
-        code = "import bthub.project; bthub.project.SHIPPED_RUNS /= 'nowhere'\n" + code
-        assert load(code + "\nanswer = True") is True
+        bthub.project.SHIPPED_RUNS /= "nowhere"
+        for code in {codes!r}:
+            exec(code, {{}})
+        answer = True
+        """
+    )
+    assert ran is True

@@ -27,7 +27,9 @@ def pictures(kaggle):
 
 
 @pytest.mark.parametrize(
-    "architecture", ["resnet18", "resnet50", "efficientnet_b0", "vgg16", "densenet121", "simple_cnn"]
+    "architecture",
+    ["resnet18", "efficientnet_b0", "simple_cnn"]
+    + [pytest.param(name, marks=pytest.mark.slow) for name in ("resnet50", "vgg16", "densenet121")],
 )
 def test_any_architecture_by_name(architecture, tmp_path):
     """Saving and loading changes nothing but the precision of the weights."""

@@ -94,6 +94,11 @@ def test_the_open_routes_are_those_that_are_meant(serve_sqlite):
     assert found == {(m, p) for m, p in OPEN_ROUTES if (m, p) in set(routes(serve_sqlite().client.app))}
 
 
+# Who may see what doesn't depend on the database.
+BOTH = pytest.mark.parametrize("settings", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True)
+
+
+@BOTH
 def test_without_a_session_there_is_only_the_sign_in(filled):
     serve, ada, ids = filled
 
@@ -122,6 +127,7 @@ def test_without_a_session_there_is_only_the_sign_in(filled):
     refused_everywhere(locked)
 
 
+@BOTH
 def test_another_account_sees_what_nobody_has(filled):
     serve, ada, ids = filled
     eve = serve().begin("eve@example.org", full_name="Eve")

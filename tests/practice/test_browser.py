@@ -134,8 +134,15 @@ def test_too_much_is_refused_before_it_is_sent(browser, sqlite_settings):
         context.close()
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("scheme", "width"),
+    [
+        ("light", 390),
+        pytest.param("light", 1280, marks=pytest.mark.slow),
+        pytest.param("dark", 390, marks=pytest.mark.slow),
+        pytest.param("dark", 1280, marks=pytest.mark.slow),
+    ],
+)
 def test_no_page_scrolls_sideways(browser, sqlite_settings, width, scheme):
     with served(sqlite_settings) as base:
         context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, locale="de-DE")
@@ -334,7 +341,8 @@ SHIFTS = """() => new Promise((done) => {
 })"""
 
 
-@pytest.mark.parametrize("width", [390, pytest.param(1280, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1280])
 def test_nothing_moves_under_the_pointer(browser, sqlite_settings, width):
     with served(sqlite_settings) as base:
         context = browser.new_context(viewport={"width": width, "height": 800}, locale="en-US")

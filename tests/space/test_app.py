@@ -369,7 +369,7 @@ class Slow:
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium here: apt-get install chromium")
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [390, pytest.param(1280, marks=pytest.mark.slow)])
 def test_who_waits_sees_the_place_and_the_wait(app: ModuleType, cache: Path, tmp_path: Path, width: int) -> None:
     """Also where nothing has run since the start, and on a phone, where the result lies below the examples."""
     api = pytest.importorskip("playwright.sync_api")

@@ -229,7 +229,7 @@ def test_the_first_800_pixels(browser: Browser, address: str) -> None:
         context.close()
 
 
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [390, pytest.param(1280, marks=pytest.mark.slow)])
 def test_an_example_brings_its_result_into_view(browser: Browser, address: str, width: int) -> None:
     context = browser.new_context(viewport={"width": width, "height": 800}, reduced_motion="reduce", locale="en-US")
     page = context.new_page()

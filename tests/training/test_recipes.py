@@ -105,15 +105,12 @@ def data(tiny_lgg, tmp_path_factory) -> dict[str, Path]:
     } | built
 
 
-# One row for each way to train, with a small network where there is one: a mixture, dense layers, the learning-rate
-# finder, a frozen encoder, SGD. The others differ in the network or in a few values.
+# One row for each way to train a classifier, with a small network: a mixture, dense layers over a frozen encoder, the
+# learning-rate finder, SGD. The others differ in the network or in a few values; test_scripts.py trains localizers.
 EACH_WAY = {
     "lite0-mri",
-    "resunet18-mri",
-    "localization-service-detector",
     "resnet-efficientnet-efficientnet_b0",
     "fastai-resnets-34",
-    "fastai-resnets-50",
     "vgg-densenet-resnet-simple_cnn",
 }
 assert EACH_WAY <= ROWS.keys()
@@ -265,6 +262,7 @@ def again(scripts, monkeypatch, tmp_path) -> Callable[[str, Path, Path], list[li
     return again
 
 
+@pytest.mark.slow
 def test_a_trained_row_is_measured_once(again, tiny_runs, tiny_lgg, tmp_path):
     """Evaluation on both splits, cost, Grad-CAM and card; started again, only what isn't there."""
     output = complete_run(tiny_runs[0], tmp_path / "runs" / "tiny", tiny_lgg)
@@ -315,7 +313,10 @@ def test_the_head_of_the_paper_has_the_weights_of_the_paper():
     assert drops == [0.5, 0.5, 0.0] and last_linear(model).out_features == 4
 
 
-@pytest.mark.parametrize("architecture", ["resnet18", "efficientnet_b0", "densenet121", "vgg16"])
+@pytest.mark.parametrize(
+    "architecture",
+    ["resnet18", "efficientnet_b0", *(pytest.param(name, marks=pytest.mark.slow) for name in ("densenet121", "vgg16"))],
+)
 def test_dense_layers_load_with_the_stock_clients(architecture, tmp_path):
     torch.manual_seed(0)
     model = create_classifier(architecture, 3, head_widths=[32, 16], head_dropout=[0.5, 0.5]).eval()
