@@ -312,6 +312,19 @@ def test_a_picture_that_unpacks_to_more_than_its_header_says_is_refused(read, pi
         read(files)
 
 
+def test_more_pictures_than_the_header_says_are_refused(read, pixels):
+    scan = enhanced(pixels)
+    scan.NumberOfFrames -= 1
+    (one,) = series(pixels[:1])
+    one.PixelData *= 2
+    for file in (scan, one):
+        with pytest.raises(BthubError, match="truncated or damaged"):
+            read([file])
+    (padded,) = series(pixels[:1])
+    padded.PixelData += bytes(100)
+    assert read([padded]).slices.shape == pixels[:1].shape
+
+
 def test_a_missing_decoder_names_the_extra(read, pixels, monkeypatch):
     from pydicom.pixels.decoders.base import Decoder
 

@@ -488,17 +488,20 @@ def _window(dataset: "Dataset", index: int) -> tuple[float, float, str] | None:
 
 
 def _check_pixels(dataset: "Dataset", syntax: Any) -> None:
-    """Raise ValueError where the compressed pictures aren't of the size that the header says.
+    """Raise ValueError where there are more pictures than the header says, or compressed ones of another size.
 
     The decoders believe the compressed data, which may unpack to gigabytes.
     """
-    if not syntax.is_encapsulated:
-        return  # pydicom compares the length with the header
-    from pydicom.encaps import generate_frames
-
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     pixel_bytes = rows * columns * (int(dataset.BitsAllocated) // 8)
     frames = int(dataset.get("NumberOfFrames") or 1)
+    if not syntax.is_encapsulated:
+        # pydicom sees to it that there are not fewer.
+        if pixel_bytes and len(dataset.PixelData) >= (frames + 1) * pixel_bytes:
+            raise ValueError("more pictures than its header says")
+        return
+    from pydicom.encaps import generate_frames
+
     for count, frame in enumerate(generate_frames(dataset.PixelData, number_of_frames=frames)):
         if count >= frames:
             raise ValueError("more pictures than its header says")
