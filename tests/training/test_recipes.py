@@ -214,9 +214,10 @@ def test_a_reproduced_row_is_trained_by_its_script(scripts, data, monkeypatch, t
     scripts["reproduce"].main()
     looked_for, training, measuring = commands
     assert looked_for == "data/lgg"
-    launched = ("-m", "accelerate.commands.launch", "--module", "bthub.training.classifier")
-    assert training[:4] == launched and "--resume" in training
-    config, args = parse_config(scripts["classifier"].Config, "x", training[4:])
+    threads = str(torch.get_num_threads())  # all of them, not the one that accelerate gives by default
+    launched = ("-m", "accelerate.commands.launch", "--num_cpu_threads_per_process", threads)
+    assert training[:6] == (*launched, "--module", "bthub.training.classifier") and "--resume" in training
+    config, args = parse_config(scripts["classifier"].Config, "x", training[6:])
     assert (config.architecture, config.encoder_from, config.seed) == ("resnet50", None, 1)
     assert args.output == output and measuring == (ROWS["resnet50-lgg-scratch"], "data/lgg", output)
     monkeypatch.setattr(sys, "argv", ["reproduce.py", "nothing"])
