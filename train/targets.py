@@ -8,9 +8,13 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import yaml
 
+from bthub.data.views import View
 from bthub.errors import BthubError, report_errors
+from bthub.evaluation.source_metrics import MIX
+from bthub.metrics.classification import calibration_error_by_chance
 from bthub.metrics.interval import Interval
 from bthub.project import SHIPPED_RUNS
 from bthub.runs import records
@@ -72,7 +76,7 @@ def render(runs: Path, results: Path) -> str:
             one = measure(bar | bar["also"], opened, results)
             lines.append(f"- {bar['what']}: {bar['also']['said'].strip()} {one.test:.3f} ({one.source}).")
     for bar, one, margin in missed:
-        lines += [f"\n## Missed by {missed_by(margin)}: {bar['what']}\n", tried(bar)]
+        lines += [f"\n## Missed by {missed_by(margin)}: {bar['what']}\n", tried(bar) + by_chance(bar, opened)]
         if one.candidates:
             lines += ["\n| run, best on validation first | validation | test |", "| --- | --- | --- |"]
             lines += [f"| {name} | {known:.3f} | {test:.3f} |" for name, known, test in one.candidates]
@@ -84,6 +88,21 @@ def tried(bar: dict) -> str:
     if "tried" not in bar:
         raise BthubError(f"{TARGETS}: {bar['what']!r} misses its target: say under `tried` what was tried")
     return bar["tried"].strip()
+
+
+def by_chance(bar: dict, runs: list[RunFolder]) -> str:
+    """For the calibration error on a source: what part of it the small number of pictures explains."""
+    if bar["metric"] != "ece" or "source" not in bar:
+        return ""
+    (run,) = (run for run in runs if records.name(run) == bar["run"])
+    points = run.detector_calibration.points
+    lines = [line for line in run.predictions(f"{MIX}/test") if View(0, line["source"], line["view"]).key == bar["source"]]
+    probabilities = [points.get(line["kind"], points[None]).calibrate(float(line["p_tumor"])) for line in lines]
+    chance = calibration_error_by_chance(np.array(probabilities))
+    return (
+        f" Even a perfectly calibrated detector would have {chance:.3f} on average here, because there are only "
+        f"{len(lines)} pictures."
+    )
 
 
 def measure(bar: dict, runs: list[RunFolder], results: Path) -> Measured:

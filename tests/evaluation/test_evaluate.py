@@ -43,7 +43,7 @@ from bthub.runs.folder import (
 
 @pytest.fixture(autouse=True)
 def no_gallery(monkeypatch):
-    """Drawing takes longer than all else here; the tests of the model cards look at what is drawn."""
+    """Drawing takes longer than all else here; test_publish.py wants what is drawn."""
     monkeypatch.setattr(plots, "draw_gallery", lambda *_, **__: None)
 
 

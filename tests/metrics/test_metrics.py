@@ -14,6 +14,7 @@ from bthub.metrics.classification import (
     _classification_resamples,
     _classification_values,
     classification_metrics,
+    calibration_error_by_chance,
     expected_calibration_error,
     positive_class,
     referred,
@@ -224,6 +225,13 @@ def test_distances_must_be_where_both_masks_are():
     assert found["metrics"]["hd95_px"].value == 2.5
     with pytest.raises(ValueError, match="distance for each slice"):
         segmentation_metrics(*counts, hd95_px=np.array([2.5, np.nan, 1.0]))
+
+
+def test_calibration_error_by_chance():
+    # Of four outcomes with probability 1/2, k are positive in 1, 4, 6, 4, 1 of 16 cases: |k/4 - 1/2| is 3/16 on average.
+    assert calibration_error_by_chance(np.full(4, 0.5), draws=20_000) == pytest.approx(3 / 16, abs=0.003)
+    assert calibration_error_by_chance(np.full(10_000, 0.5), draws=100) < 0.01
+    assert calibration_error_by_chance(np.array([0.0, 1.0])) == 0
 
 
 def test_calibration_error_is_small_for_honest_probabilities():

@@ -325,12 +325,11 @@ def test_verify_of_what_is_no_report_is_a_sentence(content, tmp_path):
 KILLED = Path(__file__).with_name("killed.py")
 
 
-@pytest.mark.slow
-def test_a_killed_server_loses_nothing_that_was_confirmed(sqlite_settings, tmp_path):
+@pytest.mark.parametrize("rounds", [3, pytest.param(100, marks=pytest.mark.slow)])
+def test_a_killed_server_loses_nothing_that_was_confirmed(sqlite_settings, tmp_path, rounds):
     """A process that uploads, saves, notes, corrects, reports and backs up, killed at random points."""
     import random
 
-    rounds = 100
     confirmed = tmp_path / "confirmed"
     confirmed.touch()
     rng = random.Random(0)

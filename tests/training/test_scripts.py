@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import io
 import json
 import re
 import signal
@@ -17,7 +18,8 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features
+from datasets import Image as ImageFeature
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
@@ -417,6 +419,29 @@ def test_one_sequence_alone_is_gray(tiny_lgg):
     assert sum(torch.allclose(one, sequences, atol=1e-3) for one in shown) == 60 - sum(counts)
 
 
+@pytest.mark.parametrize(("kind", "options"), [("JPEG", {"quality": 60}), ("WEBP", {"quality": 80})])
+def test_a_gray_picture_that_was_compressed_stays_gray(kaggle, kind, options):
+    """Saved in color, its channels differ by a little; they change together all the same."""
+    path = next(iter(sorted(kaggle.glob("*/*_11.tif"))))
+    gray = Image.open(path).getchannel(1)
+    # A trace of color, as a compressor that works on blocks of color leaves.
+    pixels = np.stack([np.asarray(gray).astype(int) + shift for shift in (0, 1, 2)], axis=-1).clip(0, 255)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(buffer, kind, **options)
+    read = np.asarray(Image.open(buffer).convert("RGB"))
+    assert (read[..., 0] != read[..., 2]).any()
+    rows = Dataset.from_dict(
+        {"image": [{"bytes": buffer.getvalue(), "path": None}], "label": [0]},
+        features=Features({"image": ImageFeature(), "label": ClassLabel(names=["no_tumor", "tumor"])}),
+    )
+    images = TrainingImages(rows, Augmentation(), show_progress=False)
+    assert images.images[0].shape == (1, 256, 256)
+    assert np.abs(images.images[0][0].astype(int) - read.mean(axis=-1)).max() <= 2
+    for seed in range(3):
+        red, green, blue = images[Draw(0, seed, 128)]["pixel_values"]
+        assert torch.equal(red, green) and torch.equal(green, blue)
+
+
 def test_passing_a_picture_on_worsens_it_a_little(tiny_lgg):
     """JPEG, fewer pixels and burned-in text: gray stays gray, the mask stays, and a seed gives the same again."""
     rows = load_split(tiny_lgg, "train")
@@ -458,6 +483,11 @@ def test_sources_are_balanced_in_what_is_drawn():
     sampler.start_epoch(0, 64)
     drawn = Counter((rows[d.index]["source"], rows[d.index]["label"]) for d in sampler)
     assert drawn == {("a", 0): 20, ("a", 1): 20, ("b", 0): 10, ("b", 1): 10, ("c", 0): 20}
+    fewer = sampler_of(rows, 1, {"a": 2, "b": 1, "c": 1}, 0.25, length=80)
+    fewer.start_epoch(0, 64)
+    assert Counter((rows[d.index]["source"], rows[d.index]["label"]) for d in fewer) == {
+        ("a", 0): 30, ("a", 1): 10, ("b", 0): 15, ("b", 1): 5, ("c", 0): 20,
+    }  # fmt: skip
     with pytest.raises(BthubError, match="the data have a, b, c"):
         sampler_of(rows, 1, {"d": 1})
     with pytest.raises(BthubError, match="bthub data mix"):

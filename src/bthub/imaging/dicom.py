@@ -445,7 +445,7 @@ def _decoded(dataset: "Dataset", frames: list[int], name: str) -> Iterator[_Deco
         )
     if "PixelData" not in dataset:
         raise BthubError(f"{name}: the DICOM file holds no gray picture")
-    _check_pixels(dataset, syntax)
+    _check_pixels(dataset, syntax, name)
     inverted = str(dataset.PhotometricInterpretation).strip() == "MONOCHROME1"
     padding_value = dataset.get("PixelPaddingValue")
     many = int(dataset.get("NumberOfFrames") or 1) > 1
@@ -487,8 +487,8 @@ def _window(dataset: "Dataset", index: int) -> tuple[float, float, str] | None:
     return None
 
 
-def _check_pixels(dataset: "Dataset", syntax: Any) -> None:
-    """Raise ValueError where there are more pictures than the header says, or compressed ones of another size.
+def _check_pixels(dataset: "Dataset", syntax: Any, name: str) -> None:
+    """Raise BthubError where there are more pictures than the header says, ValueError at compressed ones of another size.
 
     The decoders believe the compressed data, which may unpack to gigabytes.
     """
@@ -498,13 +498,13 @@ def _check_pixels(dataset: "Dataset", syntax: Any) -> None:
     if not syntax.is_encapsulated:
         # pydicom sees to it that there are not fewer.
         if pixel_bytes and len(dataset.PixelData) >= (frames + 1) * pixel_bytes:
-            raise ValueError("more pictures than its header says")
+            raise BthubError(MORE_PICTURES.format(name=name))
         return
     from pydicom.encaps import generate_frames
 
     for count, frame in enumerate(generate_frames(dataset.PixelData, number_of_frames=frames)):
         if count >= frames:
-            raise ValueError("more pictures than its header says")
+            raise BthubError(MORE_PICTURES.format(name=name))
         if len(frame) > 2 * pixel_bytes + 2**16:
             raise ValueError("compressed to more than its size")
         if syntax.name == "RLE Lossless":

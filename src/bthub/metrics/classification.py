@@ -124,6 +124,22 @@ def expected_calibration_error(y_true: np.ndarray, probabilities: np.ndarray, po
     return float(_calibration_errors(outcome, confidence, np.ones((1, len(y))))[0])
 
 
+def calibration_error_by_chance(probabilities: np.ndarray, draws: int = 1000, seed: int = 0) -> float:
+    """What `expected_calibration_error` would be on average if these probabilities were exactly right.
+
+    Not 0: the fewer images a bin holds, the further their share of positives is from their mean probability by chance.
+
+    Args:
+        probabilities: (N,) of the positive class, 0 to 1.
+        draws: how many sets of N outcomes are drawn.
+        seed: of what is drawn.
+    """
+    p = np.asarray(probabilities, dtype=np.float64)
+    outcomes = np.random.default_rng(seed).random((draws, len(p))) < p
+    weights = np.ones((1, len(p)))
+    return float(np.mean([_calibration_errors(outcome, p, weights)[0] for outcome in outcomes]))
+
+
 def positive_class(labels: Sequence[str]) -> int:
     """The class that figures of two classes are about: tumor, or the last that isn't a healthy one's name."""
     if "tumor" in labels:

@@ -1,5 +1,6 @@
 """The model card: a pure function of the run folder's files. No number is typed in."""
 
+import functools
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -565,6 +566,7 @@ def _rows(folder: RunFolder, name: str) -> list[dict[str, str]]:
     return rows
 
 
+@functools.cache  # compiling a template takes longer than filling it in
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("bthub.reports"),

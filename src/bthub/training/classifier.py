@@ -65,6 +65,8 @@ class Config(BaseConfig):
         lr_finder: null, or valley: the learning rate is what fastai's range test suggests, `learning_rate` isn't used.
         lr_finder_steps: batches that the range test trains a copy of the model on.
         class_weights: weigh classes in the loss by how rare they are.
+        positive_share: share of tumor pictures in an epoch, of a mixture in each source; null for half in each source of
+            a mixture, else for the data's own. Less than half makes up for tumors that `paste_tumor` adds.
     """
 
     architecture: str = "resnet18"
@@ -78,6 +80,7 @@ class Config(BaseConfig):
     drop_rate: float = 0.0
     label_smoothing: float = 0.0
     class_weights: bool = True
+    positive_share: float | None = None
 
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
@@ -91,6 +94,9 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     labels = rows["train"].features["label"].names
     # Of two classes that of tumor, of more the mean.
     f1_options = {"pos_label": positive_class(labels)} if len(labels) == 2 else {"average": "macro"}
+
+    if config.positive_share is not None and len(labels) != 2:
+        raise BthubError(f"positive_share is for two classes, these data have {', '.join(labels)}: set it to null")
 
     # Model. Before all pictures are read: initial weights that don't fit are told at once.
     model = create_classifier(
@@ -113,7 +119,9 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     images = TrainingImages(rows["train"], config.augmentation, not run.quiet, canvas=max(config.image_sizes.values()))
     transform = eval_transform(preprocessing(size))
     shown = views(rows["validation"]) if "source" in rows["validation"].column_names else None
-    sampler = sampler_of(rows["train"], config.seed, config.source_shares, length=config.epoch_samples)
+    sampler = sampler_of(
+        rows["train"], config.seed, config.source_shares, config.positive_share, length=config.epoch_samples
+    )
     loaders = run.loaders(images, EvaluationImages(rows["validation"], transform, views=shown), sampler)
     steps = steps_of(loaders[0], config.accumulation)
 

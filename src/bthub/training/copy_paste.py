@@ -92,10 +92,10 @@ def paste_tumor(
         difference = contrast * (patch - tumor.around[:, None, None])
         if np.abs(difference[:, mask]).mean() < LEAST_DIFFERENCE:
             continue
-        share = _blurred(mask, rng.uniform(0.7, 2.0))
+        share = _blurred(mask, rng.uniform(0.7, 2.0)) * head[place]
         pasted, pasted_mask = pixels.copy(), np.zeros(head.shape, dtype=bool)
         pasted[:, *place] = ((1 - share) * region + share * (level + difference)).clip(0, 255).astype(np.uint8)
-        pasted_mask[place] = mask
+        pasted_mask[place] = mask & head[place]
         return pasted, pasted_mask
     return None
 

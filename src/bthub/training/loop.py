@@ -44,8 +44,7 @@ class BaseConfig:
         image_sizes: {first epoch: side}; the last side is the one the model is saved and used with.
         batch_size: images of one optimizer step are batch_size * accumulation, over all processes together.
         gradient_clip: longest gradient; null for no limit.
-        source_shares: of a mixture, the share of each source in an epoch; empty for plain draws. A classifier's draws
-            are tumor and no tumor equally often within each source.
+        source_shares: of a mixture, the share of each source in an epoch; empty for plain draws.
         epoch_samples: draws in an epoch; null for as many as there are rows.
         average_decay: measure and keep a moving average of the weights with this decay; null for none.
     """

@@ -16,7 +16,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 import yaml
 
 from bthub.data.dataset import BuiltDataset
@@ -95,6 +94,8 @@ def train(row: dict, data: str, output: Path, changes: list[str], *flags: str) -
     """Run the row's script."""
     BuiltDataset(data)  # what isn't there is told before accelerate is, which adds a traceback
     arguments = training_arguments(row, data, output) + [part for change in changes for part in ("--set", change)]
+    import torch
+
     # Left to itself, accelerate gives each process one thread, on a machine without a GPU too.
     threads = max(1, torch.get_num_threads() // max(1, torch.cuda.device_count()))
     launch = ("-m", "accelerate.commands.launch", "--num_cpu_threads_per_process", str(threads))

@@ -25,6 +25,7 @@ from bthub.data.progress import progress_bar
 from bthub.data.views import FLAIR, View, show
 from bthub.errors import BthubError
 from bthub.imaging.image_io import upright_rgb
+from bthub.imaging.kinds import has_color
 from bthub.models.resunet import letterbox_box
 from bthub.training.copy_paste import Tumor, cover_tumor, cut_tumor, ellipse_of, paste_tumor
 
@@ -216,6 +217,12 @@ class TrainingImages(Dataset):
         self.tumors: list[Tumor] = []  # to be pasted
         self.coverable: dict[int, np.ndarray] = {}  # bool (S, S): where the tumor is, or may be
         exchanges = augmentation.paste_tumor > 0 or augmentation.cover_tumor > 0
+        names = rows.features["label"].names
+        if exchanges and names != LABELS:
+            raise BthubError(
+                f"paste_tumor and cover_tumor need the labels {', '.join(LABELS)}, these rows have {', '.join(names)}: "
+                "set both to 0"
+            )
         wanted = ("image", "mask", "box") if masks or exchanges else ("image",)
         columns = [name for name in wanted if name in rows.column_names]
         encoded = rows.select_columns(columns)
@@ -239,12 +246,6 @@ class TrainingImages(Dataset):
                 tumor = cut_tumor(self.images[-1], within if outline is not None else ellipse_of(within))
                 if tumor is not None:
                     self.tumors.append(tumor)
-        names = rows.features["label"].names
-        if exchanges and names != LABELS:
-            raise BthubError(
-                f"paste_tumor and cover_tumor need the labels {', '.join(LABELS)}, these rows have {', '.join(names)}: "
-                "set both to 0"
-            )
         if augmentation.paste_tumor > 0 and not self.tumors:
             raise BthubError("paste_tumor needs training rows with a mask or a box, these have none: set it to 0")
 
@@ -290,7 +291,8 @@ class TrainingImages(Dataset):
     def _exchanged(self, draw: Draw) -> tuple[np.ndarray, int, np.ndarray | None]:
         """Picture, label and mask of a row, perhaps with a tumor more or less than it had."""
         a, index = self.augmentation, draw.index
-        pixels, label, mask = self.images[index], self.labels[index], self.masks and self.masks[index]
+        pixels, label = self.images[index], self.labels[index]
+        mask = None if self.masks is None else self.masks[index]
         chance = a.cover_tumor if label == TUMOR else a.paste_tumor
         rng = np.random.default_rng((draw.seed, 1))  # of its own, so that the other draws stay what they are without it
         if not (chance > 0 and self.lone[index] and rng.random() < chance):
@@ -298,20 +300,23 @@ class TrainingImages(Dataset):
         if label != TUMOR:
             if (found := paste_tumor(rng, pixels, self.tumors)) is not None:
                 pixels, label = found[0], TUMOR
-                mask = self.masks and np.where(found[1], 255, 0).astype(np.uint8)
+                mask = None if mask is None else np.where(found[1], 255, 0).astype(np.uint8)
         elif index in self.coverable and (covered := cover_tumor(pixels, self.coverable[index])) is not None:
             pixels, label = covered, 1 - TUMOR
-            mask = self.masks and np.zeros_like(self.masks[index])
+            mask = None if mask is None else np.zeros_like(mask)
         return pixels, label, mask
 
 
 def letterboxed(image: Image.Image, size: int) -> np.ndarray:
-    """An RGB image in a black square: uint8 (3, size, size), or (1, size, size) where all channels are the same."""
+    """An RGB image in a black square: uint8 (3, size, size), or (1, size, size) where it has no colors.
+
+    The channels of a gray picture that was compressed differ by a level or two.
+    """
     top, left, height, width = letterbox_box(image.height, image.width, size)
-    pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-    gray = (pixels == pixels[:1]).all()
-    canvas = np.zeros((1 if gray else 3, size, size), dtype=np.uint8)
-    canvas[:, top : top + height, left : left + width] = pixels[: len(canvas)]
+    resized = image.resize((width, height), Image.Resampling.BILINEAR)
+    pixels = np.asarray(resized if has_color(image) else resized.convert("L")).reshape(height, width, -1)
+    canvas = np.zeros((pixels.shape[2], size, size), dtype=np.uint8)
+    canvas[:, top : top + height, left : left + width] = pixels.transpose(2, 0, 1)
     return canvas
 
 
