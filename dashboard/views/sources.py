@@ -54,7 +54,8 @@ def main() -> None:
         "scanner, margins and gray values. In a test with the same places it looks as if it recognized tumors; in a "
         "new hospital this is useless. So only results within one source count. The sources: **LGG** is the data set "
         "of the other pages (lower-grade gliomas, The Cancer Imaging Archive), the **4-class set** and the **253 set** "
-        "are collections of pictures from the web, and the **T1 set** has contrast-enhanced T1 slices."
+        "are collections of pictures from the web, and the **T1 set** has contrast-enhanced T1 slices with tumors, and "
+        "tumor-free slices of other sequences."
     )
     inside(view, model, within, pooled)
     left, right = st.columns(2, gap="large")

@@ -326,17 +326,29 @@ def test_revisions(load, published, shipped_runs):
     assert found == [["clear", "tumor"]] * 2 + [["no_tumor", "tumor"]] * 5
 
 
+MISSING = {
+    'bthub.load_pipeline("bthub/nothing")': "neither a folder here nor a repo on the Hub",
+    'bthub.load_pipeline("bthub/lite0-mri", revision="nothing")': "no revision 'nothing'",
+    'bthub.load_pipeline("bthub/detect-and-localize-lgg")': "has no model.safetensors",
+    'bthub.load_pipeline("no such thing")': "neither a folder here nor a Hub id",
+    'load_split("bthub/nothing", "test")': "cannot be read as a data set",
+}
+MISSING_IN_A_DATA_SET = {
+    'load_split("bthub/lgg-mri-segmentation", "test", revision="nothing")': "cannot be read as a data set",
+    'load_split("bthub/lgg-mri-segmentation", "nothing")': "no split 'nothing'",
+}
+
+
+def test_what_is_missing_is_told_in_a_sentence(load):
+    told_in_a_sentence(load, MISSING)
+
+
 @pytest.mark.slow
-def test_what_is_missing_is_told_in_a_sentence(everything, load):
-    cases = {
-        'bthub.load_pipeline("bthub/nothing")': "neither a folder here nor a repo on the Hub",
-        'bthub.load_pipeline("bthub/lite0-mri", revision="nothing")': "no revision 'nothing'",
-        'bthub.load_pipeline("bthub/detect-and-localize-lgg")': "has no model.safetensors",
-        'bthub.load_pipeline("no such thing")': "neither a folder here nor a Hub id",
-        'load_split("bthub/nothing", "test")': "cannot be read as a data set",
-        'load_split("bthub/lgg-mri-segmentation", "test", revision="nothing")': "cannot be read as a data set",
-        'load_split("bthub/lgg-mri-segmentation", "nothing")': "no split 'nothing'",
-    }
+def test_what_is_missing_in_a_data_set_is_told_in_a_sentence(everything, load):
+    told_in_a_sentence(load, MISSING_IN_A_DATA_SET)
+
+
+def told_in_a_sentence(load, cases: dict[str, str]) -> None:
     messages = load(
         f"""
         import bthub

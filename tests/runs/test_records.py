@@ -97,6 +97,12 @@ def test_a_reduced_budget_is_said(detector_copy: Path):
     assert records.row(run, TEST)["budget"] == "reduced" and records.budget(run).endswith(", reduced budget")
     write_json(detector_copy / TRAINING, training | {"recipe": {"file": "a.yaml", "changed": {"epochs": 1}}})
     assert records.row(RunFolder.open(detector_copy), TEST)["budget"] == "full"
+    # Stopped by somebody, or by its patience.
+    for patience, budget in ((more, "reduced"), (0, "full")):
+        cut = training["best"] | {"epochs_trained": more - 2}
+        config = training["config"] | {"patience": patience}
+        write_json(detector_copy / TRAINING, training | {"config": config, "best": cut})
+        assert records.row(RunFolder.open(detector_copy), TEST)["budget"] == budget
 
 
 def test_a_broken_connection_is_told_in_a_sentence(monkeypatch):

@@ -143,11 +143,17 @@ def budget(run: RunFolder) -> str:
 
 
 def reduced(run: RunFolder) -> bool:
-    """Whether a run was trained for less than its recipe asks for: fewer epochs, or smaller pictures at the end."""
+    """Whether a run was trained for less than its recipe asks for: fewer epochs, or smaller pictures at the end.
+
+    Fewer were asked for, or it was stopped before its patience was at an end.
+    """
     with reading(run, TRAINING):
         config, asked = run.training.config, run.training.recipe.changed if run.training.recipe else {}
+        best = run.training.best
         fewer = "epochs" in asked and config["epochs"] < asked["epochs"]
-        return fewer or ("image_sizes" in asked and _last_side(config) < _last_side(asked))
+        patient = best.epochs_trained - 1 - best.epoch < config.get("patience", 0)
+        stopped = best.epochs_trained < config.get("epochs", 0) and patient
+        return fewer or stopped or ("image_sizes" in asked and _last_side(config) < _last_side(asked))
 
 
 def _last_side(config: dict[str, Any]) -> int:
