@@ -96,12 +96,15 @@ def by_chance(bar: dict, runs: list[RunFolder]) -> str:
         return ""
     (run,) = (run for run in runs if records.name(run) == bar["run"])
     points = run.detector_calibration.points
-    lines = [line for line in run.predictions(f"{MIX}/test") if View(0, line["source"], line["view"]).key == bar["source"]]
-    probabilities = [points.get(line["kind"], points[None]).calibrate(float(line["p_tumor"])) for line in lines]
+    probabilities = [
+        points.get(line["kind"], points[None]).calibrate(float(line["p_tumor"]))
+        for line in run.predictions(f"{MIX}/test")
+        if View(0, line["source"], line["view"]).key == bar["source"]
+    ]
     chance = calibration_error_by_chance(np.array(probabilities))
     return (
         f" Even a perfectly calibrated detector would have {chance:.3f} on average here, because there are only "
-        f"{len(lines)} pictures."
+        f"{len(probabilities)} pictures."
     )
 
 

@@ -13,8 +13,8 @@ from bthub.metrics.bootstrap import mean_and_median
 from bthub.metrics.classification import (
     _classification_resamples,
     _classification_values,
-    classification_metrics,
     calibration_error_by_chance,
+    classification_metrics,
     expected_calibration_error,
     positive_class,
     referred,
@@ -228,7 +228,7 @@ def test_distances_must_be_where_both_masks_are():
 
 
 def test_calibration_error_by_chance():
-    # Of four outcomes with probability 1/2, k are positive in 1, 4, 6, 4, 1 of 16 cases: |k/4 - 1/2| is 3/16 on average.
+    # Of four outcomes with probability 1/2, k are positive in 1, 4, 6, 4, 1 of 16 cases: |k/4 - 1/2| has mean 3/16.
     assert calibration_error_by_chance(np.full(4, 0.5), draws=20_000) == pytest.approx(3 / 16, abs=0.003)
     assert calibration_error_by_chance(np.full(10_000, 0.5), draws=100) < 0.01
     assert calibration_error_by_chance(np.array([0.0, 1.0])) == 0

@@ -95,7 +95,9 @@ def test_the_open_routes_are_those_that_are_meant(serve_sqlite):
 
 
 # Who may see what doesn't depend on the database.
-BOTH = pytest.mark.parametrize("settings", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True)
+BOTH = pytest.mark.parametrize(
+    "settings", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
+)
 
 
 @BOTH

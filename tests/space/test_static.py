@@ -74,8 +74,9 @@ def page(context, server):
 BASE64 = """
   const decoded = text => Uint8Array.from(atob(text), character => character.charCodeAt(0));
   const encoded = array => {
+    const bytes = new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
     let text = "";
-    for (const byte of new Uint8Array(array.buffer, array.byteOffset, array.byteLength)) text += String.fromCharCode(byte);
+    for (const byte of bytes) text += String.fromCharCode(byte);
     return btoa(text);
   };
 """

@@ -488,7 +488,7 @@ def _window(dataset: "Dataset", index: int) -> tuple[float, float, str] | None:
 
 
 def _check_pixels(dataset: "Dataset", syntax: Any, name: str) -> None:
-    """Raise BthubError where there are more pictures than the header says, ValueError at compressed ones of another size.
+    """Raise BthubError at more pictures than the header says, ValueError at compressed ones of another size.
 
     The decoders believe the compressed data, which may unpack to gigabytes.
     """
@@ -498,13 +498,13 @@ def _check_pixels(dataset: "Dataset", syntax: Any, name: str) -> None:
     if not syntax.is_encapsulated:
         # pydicom sees to it that there are not fewer.
         if pixel_bytes and len(dataset.PixelData) >= (frames + 1) * pixel_bytes:
-            raise BthubError(MORE_PICTURES.format(name=name))
+            raise BthubError(f"{name}: the DICOM file holds more pictures than its header says")
         return
     from pydicom.encaps import generate_frames
 
     for count, frame in enumerate(generate_frames(dataset.PixelData, number_of_frames=frames)):
         if count >= frames:
-            raise BthubError(MORE_PICTURES.format(name=name))
+            raise BthubError(f"{name}: the DICOM file holds more pictures than its header says")
         if len(frame) > 2 * pixel_bytes + 2**16:
             raise ValueError("compressed to more than its size")
         if syntax.name == "RLE Lossless":

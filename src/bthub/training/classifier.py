@@ -65,8 +65,8 @@ class Config(BaseConfig):
         lr_finder: null, or valley: the learning rate is what fastai's range test suggests, `learning_rate` isn't used.
         lr_finder_steps: batches that the range test trains a copy of the model on.
         class_weights: weigh classes in the loss by how rare they are.
-        positive_share: share of tumor pictures in an epoch, of a mixture in each source; null for half in each source of
-            a mixture, else for the data's own. Less than half makes up for tumors that `paste_tumor` adds.
+        positive_share: share of tumor pictures in an epoch, of a mixture in each source; null for half in each source
+            of a mixture, else for the data's own. Less than half makes up for tumors that `paste_tumor` adds.
     """
 
     architecture: str = "resnet18"

@@ -1,10 +1,10 @@
 """Copy-paste augmentation: a tumor-free picture gets a tumor, or a tumor is covered with its mirror image.
 
 In many picture sets the tumor-free pictures come from other scanners and sequences than those with a tumor, and a
-network can tell them apart without having seen a tumor. Pasting gives the look of the tumor-free pictures both labels;
-covering does so for the others, where a mask or a box says where the tumor is. What a covered tumor did outside its box,
-such as edema or a shifted midline, stays. Pasting is from Ghiasi and others (CVPR 2021), and for tumors from "TumorCP"
-(Yang and others, MICCAI 2021).
+network can tell them apart without having seen a tumor. Pasting gives the look of the tumor-free pictures both labels.
+Covering does so for the others, where a mask or a box says where the tumor is; what it did outside, such as edema or a
+shifted midline, stays. Pasting is from Ghiasi and others (CVPR 2021), and for tumors from "TumorCP" (Yang and others,
+MICCAI 2021).
 """
 
 from collections.abc import Iterable
