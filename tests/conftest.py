@@ -20,7 +20,7 @@ from filelock import FileLock
 from fresh import Fresh, fresh_processes
 
 from bthub.project import DEFAULTS, SHIPPED_RUNS
-from bthub.runs.folder import CALIBRATION, CONFIG, INPUT_CHECK, INPUT_CHECK_WEIGHTS, RunFolder, write_json
+from bthub.runs.folder import CALIBRATION, CONFIG, RunFolder, write_json
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -158,24 +158,24 @@ def localizer(shipped_runs: tuple[Path, Path]) -> RunFolder:
 
 @pytest.fixture(scope="session")
 def exported_runs(
-    tiny_runs: tuple[Path, Path], shipped_runs: tuple[Path, Path], tiny_lgg: Path, tmp_path_factory
+    tiny_runs: tuple[Path, Path], tiny_lgg: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path]:
-    """Complete copies of the untrained pair, and the shipped input check, with ONNX files; only to be read."""
+    """Complete copies of the untrained pair with ONNX files; only to be read."""
     from records import complete_run
 
     from bthub.models.export import export
 
     folder = tmp_path_factory.mktemp("exported")
     detector, localizer = (complete_run(run, folder / run.name, tiny_lgg) for run in tiny_runs)
-    for file in (INPUT_CHECK, INPUT_CHECK_WEIGHTS):
-        shutil.copy(shipped_runs[0] / file, detector)
     for run in (detector, localizer):
         export(run, tiny_lgg, pictures=6)
     return detector, localizer
 
 
 @pytest.fixture(scope="session")
-def exported_pair(shipped_runs: tuple[Path, Path], tiny_lgg: Path, tmp_path_factory) -> tuple[Path, Path]:
+def exported_pair(
+    shipped_runs: tuple[Path, Path], tiny_lgg: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
     """Copies of the shipped pair, exported here, which takes a minute; only to be read."""
     from bthub.models.export import export
 

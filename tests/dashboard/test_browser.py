@@ -159,6 +159,7 @@ def walk(browser: Browser, address: str, look: str, names: list[str]) -> None:
                 page.set_viewport_size(dict(zip(("width", "height"), SIZES[look], strict=True)))
 
 
+@pytest.mark.slow
 def test_the_box_shows_the_models_of_the_table(browser: Browser, address: str) -> None:
     """After a click on another data set, too."""
     with opened(browser, address) as page:

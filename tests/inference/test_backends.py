@@ -114,14 +114,21 @@ def test_single_precision_gives_what_torch_gives(request, pair, tiny_lgg, backen
     assert any(mask.any() for mask in masks)
     for one, other in zip(masks, light.masks(images), strict=True):
         assert not one.any() and not other.any() or 2 * (one & other).sum() / (one.sum() + other.sum()) >= 0.999
-    eager, light = (
-        backends.open_check(run_[0], name, "cpu" if name == "torch" else None) for name in ("torch", backend)
-    )
-    odd = [
+
+
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+def test_the_input_check_says_what_it_says_in_torch(shipped_runs, tiny_lgg, backend):
+    if backend == "openvino":
+        pytest.importorskip("openvino")
+    images = [Image.open(path).convert("RGB") for path in EXAMPLES]
+    images += [upright_rgb(image) for image in load_split(tiny_lgg, "test")["image"]]
+    images += [
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 70, 3), np.uint8)),
         Image.new("RGB", (64, 64)),
     ]
-    assert eager.inspect(images + odd) == light.inspect(images + odd)
+    run = RunFolder.open(shipped_runs[0])
+    eager, light = (backends.open_check(run, name, "cpu" if name == "torch" else None) for name in ("torch", backend))
+    assert eager.inspect(images) == light.inspect(images)
 
 
 def test_eight_bits_stay_near(shipped_runs):

@@ -186,6 +186,7 @@ def test_what_is_deleted_is_gone_with_all_that_is_in_it(filled):
         assert ada.get(path).status_code == 404, path
 
 
+@BOTH
 def test_answers_bear_the_headers_and_stay_out_of_caches(filled):
     _, ada, ids = filled
     for path in ("/", "/cases", f"/slices/{ids['slices']}/picture.png", "/nowhere", "/health"):

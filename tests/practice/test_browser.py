@@ -245,6 +245,7 @@ def tab_to(page, selector: str) -> None:
     raise AssertionError(f"Tab never comes to {selector}")
 
 
+@pytest.mark.slow
 def test_a_folder_of_dicom_by_keyboard_alone(browser, sqlite_settings, tmp_path):
     """From sign-in to the signed report, and back what was deleted, without a mouse."""
     study = tmp_path / "study" / "series 4"

@@ -300,6 +300,7 @@ def load_model(repo_id):
     return {answer["label"]: answer["score"] for answer in answers}, scores
 
 
+@pytest.mark.slow  # test_loading.py does it with the shipped detector
 def test_timm_and_transformers(hub, client, tiny_runs):
     hub.add("model", MODEL, content(tiny_runs[0]))
     answers, scores = client(load_model, MODEL)

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.browser
 
 @contextmanager
 def serve(folder: Path, runs: tuple[Path, Path] | None) -> Iterator[str]:
-    """Run the app as `make demo` does; yields its address.
+    """Run the app as `make demo` does, on the backend that every installation has; yields its address.
 
     Args:
         folder: an empty one, for the app's temporary files.
@@ -43,6 +43,7 @@ def serve(folder: Path, runs: tuple[Path, Path] | None) -> Iterator[str]:
     """
     port = free_port()
     environment = os.environ | {"PORT": str(port), "TMPDIR": str(folder)}
+    environment["BTHUB_BACKEND"] = "torch" if runs else "int8"
     if runs:
         environment |= {"BTHUB_DETECTOR": str(runs[0]), "BTHUB_LOCALIZER": str(runs[1])}
     log = folder.parent / f"{folder.name}.log"
