@@ -11,6 +11,7 @@ written to disk; the API's overlay is, because the client downloads it as a file
 
 import base64
 import html
+import inspect
 import json
 import os
 import re
@@ -34,7 +35,29 @@ spare_loopback()
 if problem := report_errors(check_network):
     sys.exit(problem)
 
-import gradio as gr
+
+@contextmanager
+def without_type_stubs() -> Iterator[None]:
+    """While it is imported, Gradio writes type stubs for editors into its own folder, from each component's source.
+
+    That takes a third of the time until the page answers. Components whose file isn't found are passed over.
+    """
+    getfile = inspect.getfile
+
+    def no_file(thing: object) -> str:
+        if isinstance(thing, type) and thing.__module__.startswith("gradio."):
+            raise OSError
+        return getfile(thing)
+
+    inspect.getfile = no_file
+    try:
+        yield
+    finally:
+        inspect.getfile = getfile
+
+
+with without_type_stubs():
+    import gradio as gr
 import numpy as np
 from gradio_client import handle_file
 from PIL import Image
