@@ -182,6 +182,7 @@ def test_both_stages_must_belong_together(pair, tmp_path):
 
 def test_the_page_has_each_run_and_both_stages(pair):
     page = by_source.page(pair, "test")
+    assert page == by_source.page(list(reversed(pair)), "test")
     assert page is not None
     assert [line for line in page.splitlines() if line.startswith("## ")] == [
         "## gate (mix)",

@@ -39,11 +39,13 @@ def page(runs: Sequence[RunFolder], split: str) -> str | None:
         runs: of any kind.
         split: of the mixture.
     """
-    measured = [run for run in runs if split in run.sources]
+    # Detectors first. The page is the same in whatever order the runs are given.
+    ordered = sorted(runs, key=lambda run: (run.task != CLASSIFICATION, run.id))
+    measured = [run for run in ordered if split in run.sources]
     if not measured:
         return None
     sections = [INTRODUCTION.format(split=split)]
-    for run in sorted(measured, key=lambda run: (run.task != CLASSIFICATION, run.id)):
+    for run in measured:
         entry = run.sources[split]
         sections.append(
             f"## {run.id} ({entry.dataset.name})\n\n{table(entry.task, entry.by_source)}\n\n`{entry.command}`\n"
