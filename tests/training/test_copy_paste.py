@@ -82,6 +82,10 @@ def test_tumors_that_cannot_be_covered():
     assert cover_tumor(pixels, disk(50, 40, 30, 30)) is None  # too large
     assert cover_tumor(pixels, np.zeros((SIDE, SIDE), bool)) is None
     assert cover_tumor(np.zeros_like(pixels), disk(50, 45, 10, 8)) is None
+    pixels, mask = with_tumor()
+    assert cover_tumor(pixels, mask) is not None
+    pixels[:, 64:, 64:] = 0  # no longer the same on both sides, as a face and the back of a head
+    assert cover_tumor(pixels, mask) is None
 
 
 def test_the_ellipse_of_a_box():

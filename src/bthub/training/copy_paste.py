@@ -21,6 +21,11 @@ FEWEST = 60
 """Pixels of the smallest tumor that is pasted."""
 LEAST_DIFFERENCE = 12
 """Mean difference, in gray levels, from which a pasted tumor can be seen in its new surroundings."""
+SYMMETRIC = 0.85
+"""Overlap of a head with its mirror image (intersection over union) from which one side can cover the other.
+
+Most sagittal pictures, where that would put the back of the head on the face, have less, and so have oblique ones.
+"""
 ATTEMPTS = 10
 
 
@@ -110,7 +115,8 @@ def cover_tumor(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
         mask: bool (S, S); too large rather than too small.
 
     Returns:
-        None where the other side can't be used: the tumor reaches across the middle, is large, or lies at the edge.
+        None where the other side can't be used: the head isn't symmetric, or the tumor reaches across the middle, is
+        large, or lies at the edge.
     """
     head = pixels.max(axis=0) > HEAD
     if not mask.any() or not head.any():
@@ -120,6 +126,8 @@ def cover_tumor(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
     mirrored, mirrored_mask, mirrored_head = pixels.copy(), mask.copy(), head.copy()
     for flipped, source in ((mirrored, pixels), (mirrored_mask, mask), (mirrored_head, head)):
         flipped[..., left:right] = source[..., left:right][..., ::-1]
+    if (head & mirrored_head).sum() < SYMMETRIC * (head | mirrored_head).sum():
+        return None
     size = mask.sum()
     if (mirrored_mask & covered).sum() > 0.1 * size or size > 0.15 * head.sum() or mirrored_head[mask].mean() < 0.9:
         return None
