@@ -11,12 +11,11 @@ os.environ["BTHUB_BACKEND"] = "torch"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from filelock import FileLock
 from fresh import Fresh, fresh_processes
 
 from bthub.project import DEFAULTS, SHIPPED_RUNS
@@ -52,26 +51,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, else in the order of their names."""
     place = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: place.get(item.path, len(place)))
-
-
-@pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callable[[str, Callable[[Path], None]], Path]:
-    """Makes a folder once for all workers, whoever asks first; only to be read."""
-    base = tmp_path_factory.getbasetemp()
-    place = base if worker_id == "master" else base.parent
-
-    def made(name: str, make: Callable[[Path], None]) -> Path:
-        folder = place / "shared" / name
-        folder.parent.mkdir(exist_ok=True)
-        with FileLock(f"{folder}.lock"):
-            if not folder.is_dir():
-                unfinished = folder.with_name(f"{name}-unfinished")
-                unfinished.mkdir()
-                make(unfinished)
-                unfinished.rename(folder)
-        return folder
-
-    return made
 
 
 @pytest.fixture(scope="session")

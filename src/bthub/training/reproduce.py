@@ -92,10 +92,10 @@ def _default_output(name: str) -> Path:
 
 def train(row: dict, data: str, output: Path, changes: list[str], *flags: str) -> None:
     """Run the row's script."""
-    BuiltDataset(data)  # what isn't there is told before accelerate is, which adds a traceback
-    arguments = training_arguments(row, data, output) + [part for change in changes for part in ("--set", change)]
     import torch
 
+    BuiltDataset(data)  # what isn't there is told before accelerate is, which adds a traceback
+    arguments = training_arguments(row, data, output) + [part for change in changes for part in ("--set", change)]
     # Left to itself, accelerate gives each process one thread, on a machine without a GPU too.
     threads = max(1, torch.get_num_threads() // max(1, torch.cuda.device_count()))
     launch = ("-m", "accelerate.commands.launch", "--num_cpu_threads_per_process", str(threads))
