@@ -640,3 +640,9 @@ def test_the_finder_is_asked_once(scripts, tiny_lgg, tmp_path):
     plots.draw_lr_finder(RunFolder.open(whole))
     assert (whole / "figures" / "lr_finder.webp").is_file()
     assert LR_FINDER in publish.RUN_FILES
+
+
+def test_a_share_of_tumors_needs_two_classes(scripts, data, tmp_path):
+    arguments = scripts["reproduce"].training_arguments(ROWS["lite0-4class"], str(data["4class"]), tmp_path / "run")
+    with pytest.raises(BthubError, match="positive_share is for two classes, these data have glioma, meningioma, none"):
+        scripts["classifier"].main([*arguments, "--dry-run", "--set", "positive_share=0.35"])

@@ -41,6 +41,7 @@ from bthub.training.samples import (
     EpochSampler,
     EvaluationImages,
     TrainingImages,
+    rows_of_sources,
     sampler_of,
     training_mask,
 )
@@ -488,10 +489,12 @@ def test_sources_are_balanced_in_what_is_drawn():
     assert Counter((rows[d.index]["source"], rows[d.index]["label"]) for d in fewer) == {
         ("a", 0): 30, ("a", 1): 10, ("b", 0): 15, ("b", 1): 5, ("c", 0): 20,
     }  # fmt: skip
+    assert set(rows_of_sources(rows, {"a": 1, "c": 1})["source"]) == {"a", "c"}
+    assert rows_of_sources(rows, None) is rows
     with pytest.raises(BthubError, match="the data have a, b, c"):
-        sampler_of(rows, 1, {"d": 1})
+        rows_of_sources(rows, {"d": 1})
     with pytest.raises(BthubError, match="bthub data mix"):
-        sampler_of(rows.remove_columns(["source"]), 1, {"a": 1})
+        rows_of_sources(rows.remove_columns(["source"]), {"a": 1})
 
 
 @pytest.mark.parametrize("name", losses.LOSSES)

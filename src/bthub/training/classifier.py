@@ -31,7 +31,7 @@ from bthub.training.initialization import load_encoder, load_weights
 from bthub.training.loop import BaseConfig, Run, Task, steps_of
 from bthub.training.losses import balanced_class_weights
 from bthub.training.optimization import create_optimizer, create_schedule
-from bthub.training.samples import EvaluationImages, TrainingImages, augment, sampler_of
+from bthub.training.samples import EvaluationImages, TrainingImages, augment, rows_of_sources, sampler_of
 
 
 @dataclass
@@ -91,6 +91,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)] if freezes else []
     run = Run(config, args, *handlers)
     rows, accelerator = run.rows, run.accelerator
+    train = rows_of_sources(rows["train"], config.source_shares)
     labels = rows["train"].features["label"].names
     # Of two classes that of tumor, of more the mean.
     f1_options = {"pos_label": positive_class(labels)} if len(labels) == 2 else {"average": "macro"}
@@ -116,12 +117,10 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     model = model.to(memory_format=torch.channels_last)
 
     # Batches.
-    images = TrainingImages(rows["train"], config.augmentation, not run.quiet, canvas=max(config.image_sizes.values()))
+    images = TrainingImages(train, config.augmentation, not run.quiet, canvas=max(config.image_sizes.values()))
     transform = eval_transform(preprocessing(size))
     shown = views(rows["validation"]) if "source" in rows["validation"].column_names else None
-    sampler = sampler_of(
-        rows["train"], config.seed, config.source_shares, config.positive_share, length=config.epoch_samples
-    )
+    sampler = sampler_of(train, config.seed, config.source_shares, config.positive_share, length=config.epoch_samples)
     loaders = run.loaders(images, EvaluationImages(rows["validation"], transform, views=shown), sampler)
     steps = steps_of(loaders[0], config.accumulation)
 

@@ -28,7 +28,7 @@ from bthub.training.initialization import load_encoder, load_imagenet, load_weig
 from bthub.training.loop import BaseConfig, Run, Task, steps_of
 from bthub.training.losses import LOSSES, known_loss
 from bthub.training.optimization import create_optimizer, create_schedule
-from bthub.training.samples import UNKNOWN, EvaluationImages, TrainingImages, sampler_of, training_mask
+from bthub.training.samples import UNKNOWN, EvaluationImages, TrainingImages, rows_of_sources, sampler_of, training_mask
 
 MEASURED = (THREE_SEQUENCES, FLAIR_ALONE)
 """Views of LGG that a localizer of a mixture is measured on: the outlines are those of FLAIR."""
@@ -65,6 +65,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         raise BthubError(f"loss {config.loss!r}: expected {', '.join(LOSSES)}")
     run = Run(config, args)
     run.rows = rows = {name: outlined(split) for name, split in run.rows.items()}
+    train = rows_of_sources(rows["train"], config.source_shares)
 
     # Model. Before all pictures are read: initial weights that don't fit are told at once.
     try:
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
 
     # Batches.
     images = TrainingImages(
-        rows["train"], config.augmentation, not run.quiet, canvas=max(config.image_sizes.values()), masks=True
+        train, config.augmentation, not run.quiet, canvas=max(config.image_sizes.values()), masks=True
     )
     processor = ResUNetImageProcessor(size={"height": size, "width": size})
     mixed = "source" in rows["train"].column_names
@@ -93,9 +94,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     validation = EvaluationImages(
         rows["validation"], partial(pixel_values, processor), partial(letterbox_mask, size=size), shown
     )
-    sampler = sampler_of(
-        rows["train"], config.seed, config.source_shares, config.positive_share, length=config.epoch_samples
-    )
+    sampler = sampler_of(train, config.seed, config.source_shares, config.positive_share, length=config.epoch_samples)
     loaders = run.loaders(images, validation, sampler)
     steps = steps_of(loaders[0], config.accumulation)
 

@@ -142,6 +142,23 @@ class EpochSampler(Sampler[Draw]):
         return np.concatenate([np.tile(rows, whole), rng.choice(rows, rest, replace=False)])
 
 
+def rows_of_sources(rows: Rows, source_shares: Mapping[str, float] | None) -> Rows:
+    """The rows of the sources that `source_shares` names; all where it is None or empty.
+
+    Raises:
+        BthubError: a source isn't there.
+    """
+    if not source_shares:
+        return rows
+    sources = rows["source"][:] if "source" in rows.column_names else []
+    if unknown := set(source_shares) - set(sources):
+        raise BthubError(
+            f"source_shares names {', '.join(sorted(unknown))}, the data have "
+            f"{', '.join(sorted(set(sources))) or 'no sources: give a mixture of `bthub data mix`'}"
+        )
+    return rows.select([index for index, source in enumerate(sources) if source in source_shares])
+
+
 def sampler_of(
     rows: Rows,
     seed: int,
@@ -154,25 +171,15 @@ def sampler_of(
     Args:
         rows: of `load_split`.
         seed: of the run.
-        source_shares: of a mixture, the share of each source in an epoch, in any unit; rows of a source that isn't
-            named are not drawn. Tumor and no tumor are drawn by `positive_share` within each source that has both, None
-            for half.
+        source_shares: of a mixture, the share of each source in an epoch, in any unit. Tumor and no tumor are drawn by
+            `positive_share` within each source that has both, None for half.
         positive_share: share of tumor rows (label 1) in an epoch; None for the share they have.
         length: draws in an epoch; None for as many as there are rows.
-
-    Raises:
-        BthubError: a source isn't there.
     """
     labels = rows["label"][:]
     if not source_shares:
         shares = None if positive_share is None else {0: 1 - positive_share, 1: positive_share}
         return EpochSampler(labels, seed, shares, length)
-    there = set(rows["source"][:]) if "source" in rows.column_names else set()
-    if unknown := set(source_shares) - there:
-        raise BthubError(
-            f"source_shares names {', '.join(sorted(unknown))}, the data have "
-            f"{', '.join(sorted(there)) or 'no sources: give a mixture of `bthub data mix`'}"
-        )
     strata = list(zip(rows["source"][:], labels, strict=True))
     total, tumor = sum(source_shares.values()), 0.5 if positive_share is None else positive_share
     shares = {}
