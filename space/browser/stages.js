@@ -55,6 +55,10 @@ export function calibrate(p, temperature) {
 }
 
 const COLORFUL = 0.04;
+// See bthub.imaging.kinds.
+const CONTRAST = 3 * 64;
+const FLAT_LEVELS = 8;
+const BLACK_AND_WHITE = 0.8;
 
 /** Whether a picture has colors, as three sequences in one have; toned and JPEG-gray ones haven't. */
 export function hasColor(image) {
@@ -72,6 +76,22 @@ export function hasColor(image) {
     lit++;
   }
   return lit > 0 && sum / lit > COLORFUL * most;
+}
+
+/** Whether a picture is a mask, a map of labels or a drawing: a few flat levels, where a scan has many. */
+export function isDrawing({ data }) {
+  const counts = new Uint32Array(3 * 255 + 1);
+  for (let i = 0; i < data.length; i += 3) counts[data[i] + data[i + 1] + data[i + 2]]++;
+  const levels = [...counts.keys()].filter((level) => counts[level]);
+  const [low, high] = [levels[0], levels[levels.length - 1]];
+  if (high - low < CONTRAST) return false;
+  if (levels.length <= FLAT_LEVELS) return true;
+  const near = Math.floor((high - low) / 16);
+  const sum = (part) => part.reduce((a, b) => a + b, 0);
+  const dark = sum(counts.slice(0, low + near + 1));
+  const light = sum(counts.slice(high - near));
+  const size = data.length / 3;
+  return dark >= BLACK_AND_WHITE * (size - light) && light >= BLACK_AND_WHITE * (size - dark);
 }
 
 /**

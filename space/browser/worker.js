@@ -8,6 +8,7 @@ import {
   checkPixels,
   detectorPixels,
   hasColor,
+  isDrawing,
   localizerPixels,
   maskOf,
   softmax,
@@ -71,7 +72,7 @@ async function analyze(buffer, checkInput) {
   let gray = null; // the kind, were the picture gray
   if (check) {
     const [[distance], toward] = await run(networks.check, checkPixels(image, check.size), check.size);
-    if (checkInput && distance > check.threshold) {
+    if (checkInput && (distance > check.threshold || isDrawing(image))) {
       throw new NotASliceError("This doesn't look like a slice of a brain MRI, the only kind of picture the models know.");
     }
     if (check.kinds.length && toward) gray = toward[0] > 0 ? check.kinds[0] : check.kinds[1];

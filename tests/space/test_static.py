@@ -162,6 +162,7 @@ def test_what_is_refused(page):
         ((SPACE / "examples" / "TCGA_DU_5871_19941206_22.png").read_bytes()[:9000], "truncated"),
         (png(np.full((64, 64), 80, np.uint8)), "blank"),
         (png(np.random.default_rng(0).integers(0, 255, (8, 64), np.uint8)), "too small"),
+        (png(np.pad(np.full((20, 30), 255, np.uint8), 60)), "doesn't look like a slice"),
     ):
         message = page.evaluate(
             "bytes => window.bthub.analyze(Uint8Array.from(bytes).buffer).then(() => '', error => error.message)",

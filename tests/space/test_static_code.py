@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 
 from bthub.imaging.image_io import read_image
-from bthub.imaging.kinds import has_color
+from bthub.imaging.kinds import has_color, is_drawing
 from bthub.inference.backends import stages
 
 SPACE = Path(__file__).parents[2] / "space"
 CODE = """
 import fs from "node:fs";
 import { readPicture } from "./picture.js";
-import { checkPixels, detectorPixels, hasColor, localizerPixels, maskOf } from "./stages.js";
+import { checkPixels, detectorPixels, hasColor, isDrawing, localizerPixels, maskOf } from "./stages.js";
 const bytes = (name) => new Uint8Array(fs.readFileSync(name)).buffer;
 const found = {};
 for (const name of JSON.parse(fs.readFileSync("names.json"))) {
@@ -30,6 +30,7 @@ for (const name of JSON.parse(fs.readFileSync("names.json"))) {
   const { mask, area } = maskOf(logits, 64, image, { threshold: 0.5, min_area_share: 0.001 });
   fs.writeFileSync(`${name}.mask`, mask);
   found[name] = { width: image.width, height: image.height, color: hasColor(image), area };
+  found[name].drawing = isDrawing(image);
 }
 console.log(JSON.stringify(found));
 """
@@ -51,6 +52,8 @@ def pictures() -> dict[str, Image.Image]:
         "alpha": Image.merge("RGBA", [*image.split(), Image.fromarray(gray)]),
         "gray-alpha": Image.merge("LA", [Image.fromarray(gray), Image.fromarray(255 - gray)]),
         "bit": Image.fromarray(gray > 90),
+        "mask": Image.fromarray(np.pad(np.full((30, 40), 255, np.uint8), 80)).resize((150, 150)),
+        "labels": Image.fromarray(gray // 86 * 80),
     }
 
 
@@ -86,4 +89,5 @@ def test_the_same_digits(pictures, tmp_path):
         other = np.fromfile(tmp_path / f"{name}.mask", np.uint8).reshape(mask.shape) > 0
         assert (mask != other).mean() < 2e-4 and abs(int(mask.sum()) - found[name]["area"]) <= 2e-4 * mask.size
         assert found[name]["color"] == has_color(picture), name
+        assert found[name]["drawing"] == is_drawing(image) == (name in ("bit", "labels", "mask")), name
         assert (found[name]["width"], found[name]["height"]) == picture.size

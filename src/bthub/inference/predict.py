@@ -273,7 +273,8 @@ def _describe(file: str, result: Result) -> str:
         x0, y0, x1, y1 = result.bbox
         parts += [size, f"box {x0},{y0}-{x1},{y1}"]
     elif result.mask is not None:
-        parts.append("no area outlined")
+        suspected = result.label != NO_TUMOR
+        parts.append("no area outlined" + (", what is suspected is too small or too faint" if suspected else ""))
     return "  ".join(parts)
 
 

@@ -31,7 +31,7 @@ from bthub.data.progress import progress_bar
 from bthub.data.views import FLAIR_ALONE, THREE_SEQUENCES, View, show, views
 from bthub.errors import BthubError, named_path, report_errors
 from bthub.imaging.image_io import upright_rgb
-from bthub.imaging.kinds import FLAIR_LIKE, OTHER_MRI
+from bthub.imaging.kinds import FLAIR_LIKE, OTHER_MRI, accept
 from bthub.models.input_check import InputCheck, describe, load_input_check, save_input_check
 from bthub.runs.folder import INPUT_CHECK, INPUT_CHECK_WEIGHTS, RunFolder, provenance, write_json
 from bthub.training.ood_images import Outside, outside_pictures
@@ -197,9 +197,9 @@ def refused(check: InputCheck, found: Tensor) -> dict[str, int]:
 
 def measure_outside(check: InputCheck, outside: list[Outside], described: Tensor) -> dict:
     """How many outside pictures of each half and kind are refused, and which are not."""
-    accepted = check.distances(described) <= check.threshold
+    accepted = accept([one.image for one in outside], check.distances(described), check.threshold)
     halves: dict[str, dict[str, dict[str, int]]] = {}
-    for one, passes in zip(outside, accepted.tolist(), strict=True):
+    for one, passes in zip(outside, accepted, strict=True):
         count = halves.setdefault(one.half, {}).setdefault(one.kind, {"samples": 0, "refused": 0})
         count["samples"] += 1
         count["refused"] += not passes
