@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from html import unescape
 
 import numpy as np
+import pytest
 from light_stages import MODELS
 from PIL import Image
 from ports import free_port
@@ -56,6 +57,12 @@ class Brightness:
     def predict(self, images: Sequence[Image.Image]) -> np.ndarray:
         tumor = np.array([0.9 if np.asarray(image).max() > 128 else 0.1 for image in images])
         return np.stack([1 - tumor, tumor], axis=1)
+
+
+# What the pages do hardly depends on the database; what does is tested on both in test_faults, test_backup and others.
+BOTH = pytest.mark.parametrize(
+    "settings", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
+)
 
 
 class BrightPixels:

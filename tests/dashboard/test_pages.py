@@ -56,10 +56,9 @@ default_pair, shipped_runs = lgg_pair.default_pair, lgg_pair.shipped_runs
 
 @pytest.fixture(autouse=True)
 def modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The dashboard's own modules, importable as where streamlit runs it, and gone afterwards; charts are checked."""
+    """The dashboard's own modules, importable as where streamlit runs it, and gone afterwards."""
     monkeypatch.syspath_prepend(DASHBOARD)
     monkeypatch.delenv("BTHUB_DATA", raising=False)
-    monkeypatch.setattr("charts.CHECKED", True)
     yield
     for name in (path.stem for path in DASHBOARD.glob("*.py")):
         sys.modules.pop(name, None)
@@ -74,9 +73,9 @@ def show(shipped_runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Op
         app = AppTest.from_file(DASHBOARD / "app.py", default_timeout=120)
         for key, value in query.items():
             app.query_params[key] = value
-        app.run()
         if page != "start":
-            app.switch_page(f"views/{page}.py").run()
+            app.switch_page(f"views/{page}.py")
+        app.run()
         assert not app.exception, app.exception[0].message
         return app
 
@@ -116,7 +115,8 @@ def grid(app: AppTest, column: str) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_page_opens_and_says_what_it_is_not(show: Open, page: str):
+def test_every_page_opens_and_says_what_it_is_not(show: Open, page: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("charts.CHECKED", True)
     app = show(page)
     assert len(app.title) == 1
     assert words(app).count(DISCLAIMER) == 2

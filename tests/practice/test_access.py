@@ -5,7 +5,7 @@ import secrets
 
 import pytest
 from fastapi.routing import APIRoute
-from practice_help import picture
+from practice_help import BOTH, picture
 from starlette.routing import Mount
 
 from bthub.practice.web.guard import OPEN
@@ -92,12 +92,6 @@ def walk(browser, ids: dict[str, str], *, token: str | None = None, cookie: str 
 def test_the_open_routes_are_those_that_are_meant(serve_sqlite):
     found = {(m, p) for m, p in routes(serve_sqlite().client.app) if OPEN.fullmatch(p)}
     assert found == {(m, p) for m, p in OPEN_ROUTES if (m, p) in set(routes(serve_sqlite().client.app))}
-
-
-# Who may see what doesn't depend on the database.
-BOTH = pytest.mark.parametrize(
-    "settings", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
-)
 
 
 @BOTH

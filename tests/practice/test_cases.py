@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 from PIL import Image
-from practice_help import BOX, picture, png, seen_by
+from practice_help import BOTH, BOX, picture, png, seen_by
 
 from bthub.errors import BthubError
 from bthub.practice import cases as cases_module
@@ -46,6 +46,7 @@ def test_an_upload_becomes_a_case(serve):
     assert history.count('href="/cases/') >= 1 and "2026-06-01" in history and ">900<" in history.replace(",", "")
 
 
+@BOTH
 def test_the_uploaded_file_is_gone_once_saved(serve, settings):
     browser = serve().begin()
     with Image.open(io.BytesIO(picture())) as image:
@@ -141,6 +142,7 @@ def test_a_mask_marks_nothing_where_it_is_transparent():
         assert decode_mask(png(pixels), (4, 1)).tolist() == [[False, False, True, True]], pixels.shape
 
 
+@BOTH
 def test_what_is_too_long_is_refused_and_never_cut(serve):
     browser = serve().begin()
     case, examination = browser.case(pseudonym="L" * 80)
@@ -202,6 +204,7 @@ def test_no_file_and_too_many(serve_sqlite, monkeypatch):
         assert answer.status_code == 400 and "at most 2" in answer.text
 
 
+@BOTH
 def test_notes_keep_what_they_said(serve):
     browser = serve().begin()
     case, _ = browser.case()
@@ -216,6 +219,7 @@ def test_notes_keep_what_they_said(serve):
     assert "No cases match" in browser.get("/cases", params={"q": "left"}).text
 
 
+@BOTH
 def test_a_correction_counts_and_the_models_mask_stays(serve):
     browser = serve().begin()
     case, examination = browser.case(picture(), picture(None, seed=1))
@@ -296,6 +300,7 @@ def test_the_history_finds_filters_and_sorts(serve):
     assert labels(q="' or 1=1 --") == [] and labels(page="99999999999") != []
 
 
+@BOTH
 def test_the_history_stays_fast_with_ten_thousand_cases(settings):
     import time
 
@@ -343,6 +348,7 @@ def _timed(cases, search, time) -> float:
     return time.perf_counter() - start
 
 
+@BOTH
 def test_the_export_opens_without_bthub(serve):
     browser = serve().begin()
     browser.case(picture(), picture(None, seed=1), pseudonym="=1+1 / ../x")
@@ -398,6 +404,7 @@ def test_corrected_masks_are_a_data_set_that_the_builder_reads(serve_sqlite, tmp
         assert len(masks.namelist()) == 8
 
 
+@BOTH
 def test_follow_up_tells_noise_from_growth(serve):
     browser = serve().begin()
     case, _ = browser.case(picture((20, 20, 40, 40)), examined_on="2026-01-01")
@@ -478,6 +485,7 @@ def test_a_report_says_how_good_the_models_are_on_this_kind_of_input(serve_sqlit
     assert "findet der Detektor 93 von 100" in browser.get(report).text
 
 
+@BOTH
 def test_a_report_is_never_overwritten_from_a_page_that_is_stale(serve):
     one = serve().begin()
     _, examination = one.case()
@@ -567,6 +575,7 @@ def test_numbers_that_are_none(serve_sqlite, sqlite_settings, monkeypatch):
     browser.wait(answer.url.path.rpartition("/")[2])
 
 
+@BOTH
 def test_forms_of_a_page_that_is_stale_overwrite_nothing(serve):
     browser = serve().begin()
     case, examination = browser.case(pseudonym="P-1", examined_on="2026-01-01")
@@ -598,6 +607,7 @@ def test_forms_of_a_page_that_is_stale_overwrite_nothing(serve):
     assert re.search(r'value="no"[^>]* checked', page) and "Elsewhere" not in page
 
 
+@BOTH
 def test_a_correction_of_a_page_that_is_stale_replaces_no_other(serve):
     browser = serve().begin()
     case, _ = browser.case()

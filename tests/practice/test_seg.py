@@ -7,7 +7,7 @@ import highdicom
 import numpy as np
 import pytest
 from PIL import Image
-from practice_help import picture, png
+from practice_help import BOTH, picture, png
 from pydicom.uid import generate_uid
 from scans import AXIAL, CORONAL, OBLIQUE, PATIENT, PATIENT_ID, SAGITTAL, data, enhanced, series
 
@@ -140,6 +140,7 @@ def test_frames_of_one_file_are_referred_to(serve_sqlite):
     assert (got.astype(bool) == (stack[::-1] > 128)).all()  # the file's frames lie in reverse
 
 
+@BOTH
 def test_it_is_made_while_the_upload_is_at_hand_or_was_kept(serve):
     browser = serve().begin()
     files = series(pixels(BOXES), FrameOfReferenceUID=FRAME)

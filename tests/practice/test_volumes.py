@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 from PIL import Image
-from practice_help import picture, png
+from practice_help import BOTH, picture, png
 
 
 def scan(tmp_path, spacing=(1.0, 1.0, 5.0)) -> bytes:
@@ -30,6 +30,7 @@ def upload(browser, name: str, content: bytes) -> str:
     return browser.wait(re.search(r"/examinations/(\w+)", str(answer.url))[1])
 
 
+@BOTH
 def test_a_nifti_from_the_upload_to_a_corrected_mask_in_its_own_grid(serve, tmp_path):
     browser = serve().begin()
     content = scan(tmp_path)
