@@ -327,6 +327,20 @@ def test_test_images_that_the_run_was_chosen_on_are_refused(detector, tiny_lgg):
     evaluate(detector, tiny_lgg, "validation")  # these it was chosen on by design
 
 
+def test_test_images_that_the_initial_weights_were_trained_on_are_refused(detector, tiny_lgg):
+    """The run itself has seen none of them, but what it started from has."""
+    start = shutil.copytree(detector, detector.parent / "start")
+    training = json.loads((detector / TRAINING).read_text())
+    training["initial_weights"] = [{"source": "start", "weights": None, "lgg": True}]
+    write_json(detector / TRAINING, training)
+    evaluate(detector, tiny_lgg, "test")
+    test = load_split(tiny_lgg, "test")
+    ids = zip(test["patient_id"], test["slice_index"], strict=True)
+    write_split(start, [{"patient_id": patient, "slice_index": index, "split": "train"} for patient, index in ids])
+    with pytest.raises(BthubError, match="start, whose weights .* started from, was trained on .* of split test"):
+        evaluate(detector, tiny_lgg, "test")
+
+
 def test_another_protocol_leaks(detector, tiny_lgg):
     # Slices of the training patients are in protocol slice's test split.
     with pytest.raises(BthubError, match="was trained on .* of split test"):

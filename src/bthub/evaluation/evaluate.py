@@ -25,6 +25,7 @@ from bthub.imaging.image_io import upright_rgb
 from bthub.metrics.info import readable
 from bthub.models.classifier import load_classifier
 from bthub.models.localizer import load_localizer
+from bthub.project import place_of
 from bthub.runs.folder import (
     CLASSIFICATION,
     LOSING,
@@ -35,6 +36,7 @@ from bthub.runs.folder import (
     ONNX_QUANTIZED,
     PREDICTIONS,
     SPLIT,
+    TRAINING,
     RunFolder,
     provenance,
     write_rows,
@@ -234,18 +236,40 @@ def summary(entry: Measured | MeasuredSources | MeasuredBackend) -> str:
 
 
 def refuse_known_images(folder: RunFolder, rows: Rows, split: str) -> None:
-    """Raise where rows of a split were seen in training; for a test, also where the run was chosen on them."""
+    """Raise where rows of a split were seen in training; for a test, also where the run was chosen on them.
+
+    The same holds for the runs whose weights it started from, where their folders are at hand.
+    """
+    _refuse_known_to(folder, folder, rows, split)
+    for ancestor in ancestors(folder):
+        if ancestor.split_file.is_file():
+            _refuse_known_to(folder, ancestor, rows, split)
+
+
+def ancestors(folder: RunFolder) -> Iterator[RunFolder]:
+    """The runs that a run's initial weights are from, and theirs, beside its folder or in the clone."""
+    for origin in folder.training.initial_weights:
+        for place in (folder.path.parent / origin.source, place_of(origin.source)):
+            if place.resolve() != folder.path.resolve() and (place / TRAINING).is_file():
+                found = RunFolder.open(place)
+                yield found
+                yield from ancestors(found)
+                break
+
+
+def _refuse_known_to(folder: RunFolder, known_to: RunFolder, rows: Rows, split: str) -> None:
     forbidden = {"train": (), "validation": ("train",)}.get(split, ("train", "validation"))
-    seen = folder.rows(SPLIT)
+    seen = known_to.rows(SPLIT)
     if not seen:
         raise BthubError(
-            f"{folder.path / SPLIT} lists no images, so what the run was trained on isn't known: restore it"
+            f"{known_to.path / SPLIT} lists no images, so what the run was trained on isn't known: restore it"
         )
     for name in forbidden:
         if known := listed(rows, seen, name):
             purpose = "trained" if name == "train" else "chosen and calibrated"
+            who = folder.id if known_to is folder else f"{known_to.id}, whose weights {folder.id} started from,"
             raise BthubError(
-                f"{folder.id} was {purpose} on {len(known)} of the {len(rows)} images of split {split} "
+                f"{who} was {purpose} on {len(known)} of the {len(rows)} images of split {split} "
                 f"(the first is {' '.join(min(known))}, see {SPLIT}): its results there would be too good; "
                 "evaluate under the protocol that it was trained under"
             )
