@@ -36,7 +36,6 @@ FEATURES = Features(
         "slice_index": Value("int32"),
         "file": Value("string"),
         "group": Value("int32"),
-        "also_in": Value("string"),
     }
 )
 """Columns of a mixture: `mask` and `patient_id` where LGG gives them, `box` where a set has boxes, else null."""
@@ -103,16 +102,15 @@ def mix(sets: Sequence[Path], out: Path, test_only: Sequence[Path] = ()) -> Mixt
 
     with whole_or_nothing(out) as folder:
         counted: Counter[tuple[str, str, str]] = Counter()
-        elsewhere = image_folder.also_in([split or "train" for split in mixture.splits], mixture.group)
-        decided = zip(looked_at, mixture.splits, mixture.group, elsewhere, strict=True)
+        decided = zip(looked_at, mixture.splits, mixture.group, strict=True)
         with ParquetFiles(folder, FEATURES) as parquet:
             for row in progress_bar(_raw(parts), "Writing", len(looked_at), unit="image"):
-                about, split, group, also_in = next(decided)
+                about, split, group = next(decided)
                 if split is None:
                     continue
                 label = lgg.LABELS[0] if is_healthy(about.label) else lgg.LABELS[1]
                 row |= {"label": lgg.LABELS.index(label), "class": about.label, "source": about.source}
-                parquet.add(f"data/{split}.parquet", {**row, "group": group, "also_in": also_in})
+                parquet.add(f"data/{split}.parquet", {**row, "group": group})
                 counted[about.source, split, label] += 1
         name = out.resolve().name
         text = card.mixture_card(name, counted, mixture.left_out, sorted(tested), content_digest(folder))
