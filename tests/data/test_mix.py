@@ -1,6 +1,7 @@
 """Sets with boxes, and mixtures of several sets."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,15 @@ def test_a_wrong_line_of_boxes_is_named(tmp_path, line, told):
     with pytest.raises(BthubError, match="line 2") as error:
         build(source, tmp_path / "out")
     assert told in str(error.value) and not (tmp_path / "out").exists()
+
+
+def test_a_boxed_picture_that_resembles_another_set_is_left_out_with_its_box(tmp_path):
+    source = boxed_set(tmp_path / "set")
+    build(flat_set(tmp_path / "other", first_seed=5000), tmp_path / "other-built")
+    shutil.copyfile(tmp_path / "other" / "yes" / "yes-0.png", source / "glioma_tumor" / "0070.png")
+    build(source, tmp_path / "out", unlike=tmp_path / "other-built")
+    built = [file for split in ("train", "validation", "test") for file in load_split(tmp_path / "out", split)["file"]]
+    assert built and "glioma_tumor/0070.png" not in built
 
 
 def test_a_class_too_small_for_runs_is_refused():

@@ -188,6 +188,7 @@ def _build_lgg(files: Source, slices: list[lgg.Slice], splits: list[tuple[str, s
 def _build_folders(
     files: Source, pictures: list[image_folder.Picture], folder: Path, held_out: dict[str, float], unlike: Path | None
 ) -> None:
+    boxes = image_folder.read_boxes(files, pictures)
     # Read first: it may not be there.
     others = _thumbnails(unlike) if unlike else []
     thumbnails = []
@@ -203,7 +204,6 @@ def _build_folders(
             "leave out --exclude-similar-to"
         )
     groups = image_folder.same_pictures(thumbnails)
-    boxes = image_folder.read_boxes(files, pictures)
     in_gaps = 0
     if boxes:
         numbers = image_folder.numbers_of(pictures, str(files.path))
@@ -235,7 +235,7 @@ def _build_folders(
         content=content_digest(folder),
         unlike=name_of(unlike) if unlike else None,
         left_out=left_out,
-        boxes=len(boxes),
+        boxes=sum(picture.file in boxes for picture in pictures),
         in_gaps=in_gaps,
     )
     (folder / CARD).write_text(text, encoding="utf-8")
