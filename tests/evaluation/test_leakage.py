@@ -46,6 +46,14 @@ def test_a_run_from_random_weights_is_paired_with_such_a_one_or_none(detector: R
     assert pair.patient is random and pair.differences == ["epochs"] and pair.comparable
 
 
+def test_runs_of_different_data_sets_are_no_pair(detector: RunFolder, tmp_path: Path):
+    sliced = variant(detector.path, tmp_path / "a-slice", protocol="slice")
+    training = json.loads((sliced.path / TRAINING).read_text())
+    training["dataset"]["name"] = "mix"
+    write_json(sliced.path / TRAINING, training)
+    assert leakage.leakage_pairs([detector, records.open_run(sliced.path)]) == []
+
+
 def test_an_image_folder_run_is_in_no_leakage_pair(detector: RunFolder, tmp_path: Path):
     sliced = variant(detector.path, tmp_path / "a-slice", protocol="slice")
     pictures = image_folder_run(detector.path, tmp_path / "pictures")

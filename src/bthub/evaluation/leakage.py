@@ -29,7 +29,8 @@ class Pair(NamedTuple):
 def leakage_pairs(runs: Iterable[RunFolder]) -> list[Pair]:
     """Each run split by slice with the run split by patient that has the most similar recipe.
 
-    Both are of one network and start from random weights, or neither does; a run without such a partner is in no pair.
+    Both are of one network, were trained on one data set, and start from random weights, or neither does; a run without
+    such a partner is in no pair.
     """
     by_protocol: dict[str, list[RunFolder]] = {"patient": [], "slice": []}
     for run in runs:
@@ -43,8 +44,8 @@ def leakage_pairs(runs: Iterable[RunFolder]) -> list[Pair]:
     return pairs
 
 
-def _kind(run: RunFolder) -> tuple[str, str, bool]:
-    return run.task, network(run), initialization(run) == "random"
+def _kind(run: RunFolder) -> tuple[str, str, str, bool]:
+    return run.task, trained_on(run)[1], network(run), initialization(run) == "random"
 
 
 def _differences(one: RunFolder, other: RunFolder) -> list[str]:
