@@ -16,22 +16,21 @@ def facts(detector: RunFolder, localizer: RunFolder) -> dict[str, Any]:
     """What a report says of the models: figures of the test split, each with its interval, and the error of areas.
 
     Args:
-        detector, localizer: the runs; those without an evaluation on a test split have no figures.
+        detector, localizer: the runs; those whose weights were not evaluated on the test split have no figures.
     """
     found: dict[str, Any] = {}
     for stage, run, names in (
         ("detector", detector, ("recall", "specificity")),
         ("localizer", localizer, ("dice_tumor_slices", "dice_volume_mean")),
     ):
-        key = next((key for key in run.metrics if key.endswith("/test")), None)
-        if key is None:
+        key = f"{run.training.protocol}/test"
+        entry = run.metrics.get(key)
+        if entry is None or not run.same_weights(entry.weights):
             continue
-        entry = run.metrics[key]
         found[stage] = {
             "split": key,
             "samples": entry.samples,
             "patients": entry.groups,
-            "data": run.training.dataset.name,
             "figures": {name: entry.metrics[name].as_row() for name in names if name in entry.metrics},
         }
         if stage == "localizer":
