@@ -59,7 +59,7 @@ def draw_history(run: RunFolder) -> None:
         label = name.removeprefix("validation_").replace("_", " ")
         scores.plot(epochs, _column(rows, name), label=label)
     scores.set(xlabel="epoch", ylim=(0, 1), title="On validation")
-    best = run.training.best.epoch
+    best = run.training.best.epoch + 1
     for axes in (losses, scores):
         axes.axvline(best, color=_GRAY, linestyle=":", label="kept epoch")
         axes.legend()
