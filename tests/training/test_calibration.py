@@ -47,12 +47,12 @@ def test_what_is_a_mask_in_other_mri_is_chosen_on_boxes():
         pictures.append(Image.fromarray(levels))
     boxes = [[60.0, 10.0 + shift, 70.0, 20.0 + shift] for shift in range(3)]
     rows = Rows.from_dict({"image": pictures, "box": boxes, "patient_id": [None] * 3, "source": ["t1"] * 3})
-    found = _choose_for_boxes(Levels(), rows.cast_column("image", ImageFeature()), folded=0.5)["other_mri"]
+    found = _choose_for_boxes(Levels(), rows.cast_column("image", ImageFeature()), folded=0.5, share=0.001)["other_mri"]
     assert 0.12 < found.threshold < 0.24 and found.samples == 3
-    assert (found.center_in_box, found.box_iou) == (1.0, 1.0)
-    shifted = _choose_for_boxes(Levels(), rows.cast_column("image", ImageFeature()), folded=0.8)["other_mri"]
+    assert (found.center_in_box, found.box_iou, found.min_area_share) == (1.0, 1.0, 0.001)
+    shifted = _choose_for_boxes(Levels(), rows.cast_column("image", ImageFeature()), folded=0.8, share=0.0)["other_mri"]
     plain, saved = (math.log(one.threshold / (1 - one.threshold)) for one in (found, shifted))
     assert saved == pytest.approx(plain - math.log(4))
     points = LocalizerCalibration(0.8, 0.0, kinds={"other_mri": shifted}).points
     assert points["other_mri"].threshold == shifted.threshold
-    assert _choose_for_boxes(Levels(), rows.remove_columns("box"), folded=0.5) == {}
+    assert _choose_for_boxes(Levels(), rows.remove_columns("box"), folded=0.5, share=0.0) == {}

@@ -156,20 +156,22 @@ def choose_operating_point(localizer: Localizer, rows: Rows) -> LocalizerCalibra
         criterion="mean Dice over patient volumes",
         validation_dice=shares[share],
         sweep=list(sweep.values()),
-        kinds=_choose_for_boxes(localizer, everything, threshold),
+        kinds=_choose_for_boxes(localizer, everything, threshold, share),
     )
 
 
-def _choose_for_boxes(localizer: Localizer, rows: Rows, folded: float) -> dict[str, KindMasks]:
+def _choose_for_boxes(localizer: Localizer, rows: Rows, folded: float, share: float) -> dict[str, KindMasks]:
     """What is a mask in a gray picture that isn't FLAIR: chosen on the pictures that have a box.
 
     The best in the sum of two shares of the boxes: whether the center of the mask lies in it, and the IoU of the mask's
-    bounding box with it. The first alone doesn't mind masks that are too large.
+    bounding box with it. The first alone doesn't mind masks that are too large. Tumor-free pictures don't count: the
+    localizer gets only what the detector calls a tumor.
 
     Args:
         localizer: with the plain head.
         rows: the validation split.
         folded: the threshold that the saved head carries; what is returned comes on top of it.
+        share: the smallest share of a picture that is a mask. Where all pictures have a tumor, none could be better.
 
     Returns:
         What was chosen for gray pictures that aren't FLAIR; nothing where no row has a box.
@@ -178,16 +180,15 @@ def _choose_for_boxes(localizer: Localizer, rows: Rows, folded: float) -> dict[s
     chosen = [i for i, box in enumerate(boxes) if box]
     if not chosen:
         return {}
-    candidates = [(float(t), a) for t in THRESHOLDS for a in MIN_AREA_SHARES]
-    hits = np.zeros((len(candidates), 2))
+    hits = np.zeros((len(THRESHOLDS), 2))
     for batch in view_batches(rows.select(chosen), views(rows.select(chosen)), BATCH, DOING):
         for (view, _), probability in zip(batch, localizer.predict([picture for _, picture in batch]), strict=True):
-            for k, (threshold, share) in enumerate(candidates):
+            for k, threshold in enumerate(THRESHOLDS):
                 mask = clean_mask(probability, share, threshold)
                 hits[k] += _against_box(mask, boxes[chosen[view.row]])
     hits /= len(chosen)
     best = int(hits.sum(axis=1).argmax())
-    threshold, share = candidates[best]
+    threshold = float(THRESHOLDS[best])
     odds = threshold / (1 - threshold) * (1 - folded) / folded
     return {
         input_kinds.OTHER_MRI: KindMasks(
