@@ -1,6 +1,7 @@
 """Figures of a mixture's sources, against counts that can be checked by hand."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -22,16 +23,16 @@ POINTS = {
 }
 
 
-def detected(source: str, view: str, file: str, label: str, p: float, kind: str, refused: int = 0) -> dict[str, str]:
+def detected(source: str, view: str, file: str, label: str, p: float, kind: str, refused: str = "0") -> dict[str, str]:
     shown = {"source": source, "view": view, "file": file, "group": file, "label": label}
-    return shown | {"p_tumor": repr(p), "kind": kind, "refused": str(refused)}
+    return shown | {"p_tumor": repr(p), "kind": kind, "refused": refused}
 
 
 DETECTED = [
     detected("lgg", "three sequences", "a", "tumor", 0.9, THREE_SEQUENCES),
     detected("lgg", "three sequences", "b", "no_tumor", 0.45, THREE_SEQUENCES),
     detected("lgg", "FLAIR", "a", "tumor", 0.3, FLAIR_LIKE),
-    detected("lgg", "FLAIR", "b", "no_tumor", 0.2, FLAIR_LIKE, refused=1),
+    detected("lgg", "FLAIR", "b", "no_tumor", 0.2, FLAIR_LIKE, refused="1"),
     detected("t1", "as it is", "c", "tumor", 0.9, OTHER_MRI),
     detected("t1", "as it is", "d", "no_tumor", 0.1, OTHER_MRI),
     detected("t1", "as it is", "e", "tumor", 0.97, OTHER_MRI),
@@ -70,6 +71,12 @@ def test_each_picture_is_judged_at_the_threshold_of_its_kind():
     assert found["lgg, FLAIR"]["refused"] == 1 and found["t1"]["kinds"][OTHER_MRI] == 3
 
 
+def test_without_an_input_check_nothing_is_said_of_refusals():
+    found = measure_detector([line | {"refused": "", "kind": ""} for line in DETECTED], POINTS)
+    assert [one["refused"] for one in found.values()] == [None, None, None]
+    assert found["lgg, FLAIR"]["metrics"]["recall"].value == 0  # 0.3 at the threshold of no kind
+
+
 def test_auc_is_of_one_source_and_the_calibrated_probability():
     found = measure_detector(DETECTED, POINTS)
     assert {key: one["metrics"]["roc_auc"].value for key, one in found.items()} == {
@@ -98,7 +105,8 @@ def test_masks_are_measured_by_outline_or_by_box():
     assert flair["dice_tumor_slices"].value == pytest.approx(100 / 150)
     assert boxes["center_in_box"].value == pytest.approx(2 / 3)
     # Nobody outlined these tumors, so there is no Dice; the healthy picture still counts.
-    assert boxes["tumor_free_slices_with_mask"].value == 1 and "dice_tumor_slices" not in boxes
+    assert set(boxes) == {"center_in_box", "tumor_free_slices_with_mask", "tumor_free_mask_px"}
+    assert (boxes["tumor_free_slices_with_mask"].value, boxes["tumor_free_mask_px"].value) == (1, 40)
 
 
 def with_kind(line: dict[str, str], kind: str, predicted: int, in_box: str) -> dict[str, str]:
@@ -190,3 +198,11 @@ def test_the_page_has_each_run_and_both_stages(pair):
         "## gate, then masks",
     ]
     assert by_source.page(pair, "validation") is None
+
+
+def test_two_runs_measured_on_different_pictures_are_not_joined(pair):
+    entry = json.loads((pair[1].path / SOURCES).read_text())
+    entry["test"]["dataset"] |= {"name": "other-mix", "sha256": "0" * 64}
+    write_json(pair[1].path / SOURCES, entry)
+    page = by_source.page([pair[0], RunFolder(pair[1].path, "masks", "masks")], "test")
+    assert "## masks (other-mix)" in page and "then" not in page

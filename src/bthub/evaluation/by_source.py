@@ -48,7 +48,8 @@ def evaluate_sources(
     Writes `predictions/mix-<split>.csv` and the entry of that split in `sources.json`.
 
     Args:
-        folder: a detector's run, whose input check decides the kind of input, or a localizer's.
+        folder: a detector's run, whose input check tells the kinds of gray pictures apart, or a localizer's. Without a
+            check, gray pictures get the threshold of an unknown kind, as they do in its pipeline.
         rows: of the split.
         split: its name.
         name: of the data set, `command` what wrote this, both for the record.
@@ -114,10 +115,10 @@ def _detect(folder: RunFolder, rows: Rows, shown: Sequence[View], batch_size: in
     for batch in view_batches(rows, shown, batch_size, "evaluating"):
         pictures = [picture for _, picture in batch]
         probabilities = classifier.predict(pictures)[:, 1]
-        seen = check.inspect(pictures) if check else [(True, None)] * len(pictures)
+        seen = check.inspect(pictures) if check else [(None, None)] * len(pictures)
         for picture, p, (accepted, gray) in zip(pictures, probabilities, seen, strict=True):
-            kind = kind_of(picture, gray) or ""
-            next(rest).update({"refused": str(int(not accepted)), "kind": kind, "p_tumor": repr(float(p))})
+            refused = "" if accepted is None else str(int(not accepted))
+            next(rest).update({"refused": refused, "kind": kind_of(picture, gray) or "", "p_tumor": repr(float(p))})
     return lines
 
 

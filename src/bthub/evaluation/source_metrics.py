@@ -18,6 +18,7 @@ MIX = "mix"
 """Stands for the protocol in the names of files and entries."""
 LABELS = ["no_tumor", "tumor"]
 COUNTS = ("tumor_px", "predicted_px", "intersection_px", "pixels")
+OF_HEALTHY = ("tumor_free_slices_with_mask", "tumor_free_mask_px")
 MASKED = ("predicted_px", "intersection_px", "in_box")
 """Columns that depend on what is a mask: as they are for a picture of unknown kind, after a kind's name for that."""
 _DECISIONS = ("accuracy", "balanced_accuracy", "precision", "recall", "specificity", "f1")
@@ -29,7 +30,7 @@ def measure_detector(predictions: Sequence[dict[str, str]], points: dict[str | N
 
     Args:
         predictions: rows with `source`, `view`, `label`, `p_tumor`, `kind` (what it is taken for, or empty), `refused`
-            (1 where the input check refuses it; it is measured all the same) and `group`.
+            (1 where the input check refuses it; it is measured all the same; empty without a check) and `group`.
         points: by kind what is done to the probability, and from where on it is called tumor.
 
     Returns:
@@ -54,7 +55,7 @@ def measure_detector(predictions: Sequence[dict[str, str]], points: dict[str | N
             "samples": len(lines),
             "groups": of_p["groups"],
             "tumor": int(y.sum()),
-            "refused": sum(line["refused"] == "1" for line in lines),
+            "refused": sum(line["refused"] == "1" for line in lines) if lines[0]["refused"] else None,
             "kinds": {kind: sum(line["kind"] == kind for line in lines) for kind in KINDS},
             "uncertain": float(np.mean([point.is_uncertain(v) for point, v in zip(used, p, strict=True)])),
             "confusion_matrix": of_calls["confusion_matrix"],
@@ -105,11 +106,13 @@ def measure_localizer(predictions: Sequence[dict[str, str]]) -> dict[str, Any]:
     measured = {}
     for key, lines in _by_view(predictions).items():
         healthy = [line for line in lines if line["label"] == LABELS[0]]
-        outlined = [line for line in lines if line["outlined"] == "1"] or healthy
+        outlined = [line for line in lines if line["outlined"] == "1"]  # healthy ones too
         metrics: dict[str, Interval] = {}
         if outlined:
             counts = (np.array([int(line[n]) for line in outlined]) for n in COUNTS)
             metrics |= segmentation_metrics(*counts, groups=[line["group"] for line in outlined])["metrics"]
+        if len(outlined) == len(healthy):  # no tumor has an outline: a Dice would be of false masks alone
+            metrics = {name: value for name, value in metrics.items() if name in OF_HEALTHY}
         boxed = [line for line in lines if line["in_box"]]
         if boxed:
             hits = np.array([float(line["in_box"]) for line in boxed])

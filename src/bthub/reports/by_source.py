@@ -7,6 +7,7 @@ from msgspec import convert
 
 from bthub.evaluation.two_stage import two_stage_by_source
 from bthub.metrics.info import CENTER_IN_BOX, readable
+from bthub.project import DEFAULTS
 from bthub.runs.folder import CLASSIFICATION, SEGMENTATION, RunFolder
 from bthub.runs.schema import SourcePart
 
@@ -51,7 +52,11 @@ def page(runs: Sequence[RunFolder], split: str) -> str | None:
             f"## {run.id} ({entry.dataset.name})\n\n{table(entry.task, entry.by_source)}\n\n`{entry.command}`\n"
         )
     detectors = [run for run in measured if run.task == CLASSIFICATION]
-    for detector, localizer in product(detectors, [run for run in measured if run not in detectors]):
+    pairs = list(product(detectors, [run for run in measured if run not in detectors]))
+    shipped = [pair for pair in pairs if (pair[0].id, pair[1].id) == (DEFAULTS["detector"], DEFAULTS["localizer"])]
+    for detector, localizer in shipped or pairs:
+        if detector.sources[split].dataset.sha256 != localizer.sources[split].dataset.sha256:
+            continue
         joined = convert(two_stage_by_source(detector, localizer, split)["by_source"], dict[str, SourcePart])
         rows = table(SEGMENTATION, joined)
         sections.append(f"## {detector.id}, then {localizer.id}\n\n{BOTH_STAGES}\n\n{rows}\n")
@@ -70,6 +75,7 @@ def table(task: str, by_source: Mapping[str, SourcePart]) -> str:
         cells = [key, f"{found.samples:,}", f"{found.tumor:,}"]
         cells += [f"{found.metrics[name]:.3f}" if name in found.metrics else "" for name in names]
         if detects:
-            cells += ["" if found.uncertain is None else f"{found.uncertain:.1%}", f"{found.refused:,}"]
+            cells.append("" if found.uncertain is None else f"{found.uncertain:.1%}")
+            cells.append("" if found.refused is None else f"{found.refused:,}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -24,7 +24,7 @@ class Split(msgspec.Struct, frozen=True):
 
     Attributes:
         rows: how many.
-        sha256: digest of their images, masks and labels.
+        sha256: digest of what names them (patient and slice, or the file) and of their labels.
         patients: how many; None where the data set doesn't name them.
     """
 
@@ -352,7 +352,7 @@ class SourcePart(msgspec.Struct, frozen=True):
         samples, tumor: pictures, and those with a tumor.
         metrics: those that are defined.
         groups: patients, or pictures with their copies.
-        refused: pictures that the input check refuses.
+        refused: pictures that the input check refuses; None where there was no check.
         uncertain: share of pictures in the referral band; None where that wasn't measured.
     """
 
@@ -360,7 +360,7 @@ class SourcePart(msgspec.Struct, frozen=True):
     tumor: int
     metrics: dict[str, Interval]
     groups: int | None = None
-    refused: int = 0
+    refused: int | None = None
     uncertain: float | None = None
 
 

@@ -21,13 +21,14 @@ import yaml
 from bthub.data.dataset import BuiltDataset
 from bthub.errors import BthubError, named_path, report_errors
 from bthub.project import SHIPPED_RUNS, place_of, shipped_runs
-from bthub.runs.folder import CARD, COST, GRADCAM, METRICS, SOURCES, WEIGHTS, RunFolder
+from bthub.runs.folder import CARD, COST, GRADCAM, INPUT_CHECK, METRICS, SOURCES, WEIGHTS, RunFolder
 from bthub.training.config import EXPERIMENTS
 
 CARDS = SHIPPED_RUNS.parent / "model_cards"
 
 
 MIX, LGG = "mix", "data/lgg"
+CHECK_WEIGHTS = "data/imagenet-tf_efficientnet_lite0.safetensors"  # of `bthub imagenet-weights`
 
 
 def rows() -> dict[str, dict]:
@@ -104,13 +105,17 @@ def train(row: dict, data: str, output: Path, changes: list[str], *flags: str) -
 
 def measure(row: dict, data: str, output: Path) -> None:
     """Evaluate a trained run, count and time it, look where it looks, and write its card: what isn't done yet."""
+    mixed = row["data"].startswith(MIX)
+    if mixed and row["script"] == "classifier" and not (output / INPUT_CHECK).is_file():
+        # By which a gray picture gets the threshold of its kind.
+        bthub("ood-check", "--data", data, "--run", str(output), "--weights", CHECK_WEIGHTS)
     # The thresholds that the dashboard moves are chosen on validation.
     for split in ("test", "validation"):
-        if row["data"] == MIX and not measured(output, SOURCES, split):
+        if mixed and not measured(output, SOURCES, split):
             bthub("evaluate", str(output), "--data", data, "--split", split)
         if not measured(output, METRICS, split):
             # What is trained on a mixture is compared with the others on LGG.
-            bthub("evaluate", str(output), "--data", LGG if row["data"] == MIX else data, "--split", split)
+            bthub("evaluate", str(output), "--data", LGG if mixed else data, "--split", split)
     # The folder may be a clone's, with the measurements of weights that aren't in it.
     folder = RunFolder.open(output)
     if not (output / COST).is_file() or folder.cost.weights != folder.revision:
