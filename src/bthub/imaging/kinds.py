@@ -68,14 +68,9 @@ def is_drawing(pixels: np.ndarray) -> bool:
     return dark >= _BLACK_AND_WHITE * (size - light) and light >= _BLACK_AND_WHITE * (size - dark)
 
 
-def accept(images: Sequence[Image.Image], distances: np.ndarray, threshold: float) -> list[bool]:
-    """Of each RGB image whether the input check takes it for a slice of a brain MRI.
+def drawings(images: Sequence[Image.Image]) -> np.ndarray:
+    """Of each RGB image whether it is a mask or a drawing: bool (N,).
 
-    Args:
-        images: N of them.
-        distances: (N,) to the slices that are known.
-        threshold: the largest distance that is accepted.
+    The input check asks, besides its network: a mask is as dark and empty as the first and last slices of a head.
     """
-    near = (distances <= threshold).tolist()
-    # A mask isn't left to the network: it is as dark and empty as the first and last slices of a head, which are known.
-    return [ok and not is_drawing(np.asarray(image)) for image, ok in zip(images, near, strict=True)]
+    return np.array([is_drawing(np.asarray(image)) for image in images], bool)

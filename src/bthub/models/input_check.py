@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from bthub.errors import BthubError
-from bthub.imaging.kinds import accept
+from bthub.imaging.kinds import drawings
 
 _NETWORK = "network."
 _REFERENCES = "references"
@@ -74,8 +74,8 @@ class InputCheck:
     def inspect(self, images: Sequence[Image.Image]) -> list[tuple[bool, str | None]]:
         """Of each RGB image whether it looks like a slice of a brain MRI, and, were it gray, its kind."""
         features = describe(self.network, images, self.size)
-        accepted = accept(images, self.distances(features), self.threshold)
-        return list(zip(accepted, self.kinds_of(features), strict=True))
+        accepted = (self.distances(features) <= self.threshold) & ~drawings(images)
+        return list(zip(accepted.tolist(), self.kinds_of(features), strict=True))
 
     @torch.inference_mode()
     def kinds_of(self, features: Tensor) -> list[str | None]:

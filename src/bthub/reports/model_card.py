@@ -507,7 +507,7 @@ def _result(result: Result, folder: RunFolder, figures: bool) -> dict[str, Any]:
         "gallery": _figure(folder, f"{name}-gallery") if figures else None,
         "metrics": [(_name(metric, entry), found) for metric, found in entry.metrics.items()],
         "gradcam": _gradcam(folder, result.key),
-        "guess": auc is not None and (auc.low or 1) <= 0.5,
+        "guess": auc is not None and auc.low is not None and auc.low <= 0.5,
         "counts": [(readable(name), count) for name, count in entry.counts.items()],
         "size_metrics": [readable(metric) for metric in SIZE_METRICS[task]],
         "sizes": parts(entry.by_tumor_size, SIZE_METRICS[task]),

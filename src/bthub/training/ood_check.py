@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import timm
@@ -31,7 +32,7 @@ from bthub.data.progress import progress_bar
 from bthub.data.views import FLAIR_ALONE, THREE_SEQUENCES, View, show, views
 from bthub.errors import BthubError, named_path, report_errors
 from bthub.imaging.image_io import upright_rgb
-from bthub.imaging.kinds import FLAIR_LIKE, OTHER_MRI, accept
+from bthub.imaging.kinds import FLAIR_LIKE, OTHER_MRI, drawings
 from bthub.models.input_check import InputCheck, describe, load_input_check, save_input_check
 from bthub.runs.folder import INPUT_CHECK, INPUT_CHECK_WEIGHTS, RunFolder, provenance, write_json
 from bthub.training.ood_images import Outside, outside_pictures
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
                 for shown_as, shown in by_view.items():
                     images = (show(upright_rgb(rows[view.row]["image"]), shown_as) for view in shown)
                     key = (name, split, shown_as)
-                    slices[key] = features(network, images, " ".join(key), len(shown))
+                    slices[key] = described(network, images, " ".join(key), len(shown))
     check = fit(network, slices)
     save_input_check(check, run.path / INPUT_CHECK_WEIGHTS)
     record = {
@@ -93,13 +94,14 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
             "dataset": data,
             "split": split,
             "colors": view,
-            **(refused(saved, found) if view == THREE_SEQUENCES else told(saved, found)),
+            **refused(saved, found),
+            **({} if view == THREE_SEQUENCES else told(saved, found)),
         }
         for (data, split, view), found in slices.items()
         if split != "train"
     ]
-    described = features(network, (p.image for p in outside), "outside pictures", len(outside))
-    record |= measure_outside(saved, outside, described)
+    found = described(network, (p.image for p in outside), "outside pictures", len(outside))
+    record |= measure_outside(saved, outside, found)
     names = " ".join(Path(data).name for data in args.data)
     command = f"bthub ood-check --data {names} --weights {args.weights.name} --run {run.id}"
     record |= provenance(command, VERSIONS)
@@ -141,17 +143,27 @@ def by_source(name: str, rows: Rows) -> Iterator[tuple[str, Rows]]:
         yield one, rows.select([i for i, each in enumerate(source) if each == one])
 
 
-def features(network: nn.Module, images: Iterable[Image.Image], name: str, count: int) -> Tensor:
-    """(N, F), each of unit length."""
+class Described(NamedTuple):
+    """What the check sees of N images: `features` (N, F), each of unit length, and `drawn`, bool (N,)."""
+
+    features: Tensor
+    drawn: np.ndarray
+
+
+def described(network: nn.Module, images: Iterable[Image.Image], name: str, count: int) -> Described:
     rest = iter(progress_bar(images, desc=name, total=count))
-    return torch.cat([describe(network, batch, SIZE) for batch in iter(lambda: list(islice(rest, BATCH)), [])])
+    features, drawn = [], []
+    while batch := list(islice(rest, BATCH)):
+        features.append(describe(network, batch, SIZE))
+        drawn.append(drawings(batch))
+    return Described(torch.cat(features), np.concatenate(drawn))
 
 
-def fit(network: nn.Module, slices: dict[Slices, Tensor]) -> InputCheck:
+def fit(network: nn.Module, slices: dict[Slices, Described]) -> InputCheck:
     """References and the linear layer from the train splits, the threshold from the validation splits."""
-    train = {key: found for key, found in slices.items() if key[1] == "train"}
+    train = {key: found.features for key, found in slices.items() if key[1] == "train"}
     check = InputCheck(network, SIZE, spread(torch.cat(list(train.values())), REFERENCES), NEIGHBORS, threshold=0.0)
-    validation = [check.distances(found) for (_, split, _), found in slices.items() if split == "validation"]
+    validation = [check.distances(found.features) for (_, split, _), found in slices.items() if split == "validation"]
     # Each by itself: a large split of slices that are easy to know must not hide what a small one loses.
     threshold = float(max(np.quantile(found, PASSED) for found in validation))
     gray = {key: found for key, found in train.items() if key[2] != THREE_SEQUENCES}
@@ -172,10 +184,10 @@ def fit(network: nn.Module, slices: dict[Slices, Tensor]) -> InputCheck:
     )
 
 
-def told(check: InputCheck, found: Tensor) -> dict[str, int]:
-    """How many of some slices are refused, and how many are taken for each kind of gray picture."""
-    kinds = check.kinds_of(found)
-    return refused(check, found) | {kind: kinds.count(kind) for kind in check.kinds}
+def told(check: InputCheck, found: Described) -> dict[str, int]:
+    """How many of some slices are taken for each kind of gray picture."""
+    kinds = check.kinds_of(found.features)
+    return {kind: kinds.count(kind) for kind in check.kinds}
 
 
 def spread(features: Tensor, count: int) -> Tensor:
@@ -191,21 +203,26 @@ def spread(features: Tensor, count: int) -> Tensor:
     return features[taken]
 
 
-def refused(check: InputCheck, found: Tensor) -> dict[str, int]:
-    return {"samples": len(found), "refused": int((check.distances(found) > check.threshold).sum())}
+def accepted(check: InputCheck, found: Described) -> np.ndarray:
+    return (check.distances(found.features) <= check.threshold) & ~found.drawn
 
 
-def measure_outside(check: InputCheck, outside: list[Outside], described: Tensor) -> dict:
+def refused(check: InputCheck, found: Described) -> dict[str, int]:
+    """How many of some slices are refused."""
+    return {"samples": len(found.drawn), "refused": int((~accepted(check, found)).sum())}
+
+
+def measure_outside(check: InputCheck, outside: list[Outside], found: Described) -> dict:
     """How many outside pictures of each half and kind are refused, and which are not."""
-    accepted = accept([one.image for one in outside], check.distances(described), check.threshold)
+    passed = accepted(check, found).tolist()
     halves: dict[str, dict[str, dict[str, int]]] = {}
-    for one, passes in zip(outside, accepted, strict=True):
+    for one, passes in zip(outside, passed, strict=True):
         count = halves.setdefault(one.half, {}).setdefault(one.kind, {"samples": 0, "refused": 0})
         count["samples"] += 1
         count["refused"] += not passes
     return {
         "outside": halves,
-        "outside_accepted": [one.name for one, passes in zip(outside, accepted, strict=True) if passes],
+        "outside_accepted": [one.name for one, passes in zip(outside, passed, strict=True) if passes],
     }
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from bthub.imaging.kinds import accept
+from bthub.imaging.kinds import drawings
 from bthub.imaging.labels import tumor_index
 from bthub.runs.operating_point import MaskPoint
 
@@ -110,8 +110,8 @@ class LightInputCheck:
         """Of each RGB image whether it looks like a slice of a brain MRI, and, were it gray, its kind."""
         distances, first = self.network(np.stack([check_pixels(image, self.size) for image in images]))
         kinds = [(self.kinds[0] if one > 0 else self.kinds[1]) if self.kinds else None for one in first.tolist()]
-        accepted = accept(images, distances, self.threshold)
-        return list(zip(accepted, kinds, strict=True))
+        accepted = (distances <= self.threshold) & ~drawings(images)
+        return list(zip(accepted.tolist(), kinds, strict=True))
 
 
 # -- before the network
