@@ -56,42 +56,82 @@ export function calibrate(p, temperature) {
 
 const COLORFUL = 0.04;
 // See bthub.imaging.kinds.
-const CONTRAST = 3 * 64;
-const FLAT_LEVELS = 8;
-const BLACK_AND_WHITE = 0.8;
+const SIDE = 96;
+const CONTRAST = 3 * 32;
+const FEWEST_PAIRS = 20;
+const FLAT = 0.9;
 
-/** Whether a picture has colors, as three sequences in one have; toned and JPEG-gray ones haven't. */
+/** Whether a picture has colors, as three sequences in one have; a tint all over is none. */
 export function hasColor(image) {
   const scale = Math.min(1, 128 / Math.max(image.width, image.height));
   const side = (length) => Math.max(1, roundHalfEven(length * scale));
   const { data } = resize(image, side(image.width), side(image.height), "bilinear");
   let most = 1;
   for (const value of data) most = Math.max(most, value);
-  let sum = 0;
-  let lit = 0;
+  const lit = [];
+  const means = [0, 0, 0];
   for (let i = 0; i < data.length; i += 3) {
-    const bright = Math.max(data[i], data[i + 1], data[i + 2]);
-    if (bright <= 0.1 * most) continue;
-    sum += bright - Math.min(data[i], data[i + 1], data[i + 2]);
-    lit++;
+    if (Math.max(data[i], data[i + 1], data[i + 2]) <= 0.1 * most) continue;
+    lit.push(i);
+    for (let c = 0; c < 3; c++) means[c] += data[i + c];
   }
-  return lit > 0 && sum / lit > COLORFUL * most;
+  if (lit.length === 0) return false;
+  for (let c = 0; c < 3; c++) means[c] = Math.max(means[c] / lit.length, 1);
+  const mean = (means[0] + means[1] + means[2]) / 3;
+  let [sum, brightest] = [0, 0];
+  for (const i of lit) {
+    const even = means.map((one, c) => (data[i + c] * mean) / one);
+    sum += Math.max(...even) - Math.min(...even);
+    brightest = Math.max(brightest, ...even);
+  }
+  return sum / lit.length > COLORFUL * brightest;
 }
 
-/** Whether a picture is a mask, a map of labels or a drawing: a few flat levels, where a scan has many. */
-export function isDrawing({ data }) {
+/** Whether a picture is a mask, a map of labels or a drawing: flat areas, where a scan has noise. */
+export function isDrawing({ data, width, height }) {
+  const step = Math.max(1, Math.floor(Math.max(width, height) / SIDE));
+  const [columns, rows] = [Math.ceil(width / step), Math.ceil(height / step)];
+  const level = (x, y) => {
+    const i = 3 * (y * step * width + x * step);
+    return data[i] + data[i + 1] + data[i + 2];
+  };
+  let [low, high] = [3 * 255, 0];
+  for (let y = 0; y < rows; y++) {
+    for (let x = 0; x < columns; x++) {
+      low = Math.min(low, level(x, y));
+      high = Math.max(high, level(x, y));
+    }
+  }
+  const contrast = high - low;
+  if (contrast < CONTRAST) return false;
+  // Without the page that a scan may lie on.
+  let [left, top, right, bottom] = [columns, rows, -1, -1];
+  for (let y = 0; y < rows; y++) {
+    for (let x = 0; x < columns; x++) {
+      if (Math.abs(level(x, y) - level(0, 0)) <= contrast / 16) continue;
+      [left, top] = [Math.min(left, x), Math.min(top, y)];
+      [right, bottom] = [Math.max(right, x), Math.max(bottom, y)];
+    }
+  }
   const counts = new Uint32Array(3 * 255 + 1);
-  for (let i = 0; i < data.length; i += 3) counts[data[i] + data[i + 1] + data[i + 2]]++;
-  const levels = [...counts.keys()].filter((level) => counts[level]);
-  const [low, high] = [levels[0], levels[levels.length - 1]];
-  if (high - low < CONTRAST) return false;
-  if (levels.length <= FLAT_LEVELS) return true;
-  const near = Math.floor((high - low) / 16);
-  const sum = (part) => part.reduce((a, b) => a + b, 0);
-  const dark = sum(counts.slice(0, low + near + 1));
-  const light = sum(counts.slice(high - near));
-  const size = data.length / 3;
-  return dark >= BLACK_AND_WHITE * (size - light) && light >= BLACK_AND_WHITE * (size - dark);
+  for (let y = top; y <= bottom; y++) for (let x = left; x <= right; x++) counts[level(x, y)]++;
+  const background = counts.indexOf(Math.max(...counts));
+  const shown = (x, y) => Math.abs(level(x, y) - background) > contrast / 16;
+  let [pairs, same] = [0, 0];
+  for (let y = top; y <= bottom; y++) {
+    for (let x = left; x <= right; x++) {
+      if (!shown(x, y)) continue;
+      for (const [u, v] of [
+        [x + 1, y],
+        [x, y + 1],
+      ]) {
+        if (u > right || v > bottom || !shown(u, v)) continue;
+        pairs++;
+        same += level(u, v) === level(x, y);
+      }
+    }
+  }
+  return pairs >= FEWEST_PAIRS && same >= FLAT * pairs;
 }
 
 /**

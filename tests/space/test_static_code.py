@@ -53,7 +53,8 @@ def pictures() -> dict[str, Image.Image]:
         "gray-alpha": Image.merge("LA", [Image.fromarray(gray), Image.fromarray(255 - gray)]),
         "bit": Image.fromarray(gray > 90),
         "mask": Image.fromarray(np.pad(np.full((30, 40), 255, np.uint8), 80)).resize((150, 150)),
-        "labels": Image.fromarray(gray // 86 * 80),
+        "labels": Image.fromarray(np.repeat(np.repeat(np.arange(0, 250, 50, dtype=np.uint8)[None], 90, 0), 30, 1)),
+        "toned": Image.merge("RGB", [Image.fromarray((gray * tint).astype(np.uint8)) for tint in (1.0, 0.9, 0.7)]),
     }
 
 
