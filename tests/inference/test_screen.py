@@ -123,6 +123,19 @@ def test_dicom_frames(tmp_path):
     assert done["entries"] == 1 and [row["frame"] for row in rows(tmp_path / "out")] == [0, 1]
 
 
+def test_a_blank_frame_costs_only_itself(tmp_path):
+    pydicom = pytest.importorskip("pydicom")
+    scan = pydicom.dcmread(pydicom.data.get_testdata_file("MR_small.dcm"))
+    pixels = scan.pixel_array
+    scan.PixelData, scan.NumberOfFrames = np.stack([pixels, 0 * pixels, pixels[::-1]]).tobytes(), 3
+    scan.save_as(tmp_path / "IM1")
+    screen([str(tmp_path / "IM1")], tmp_path / "out", pipeline=make_pipeline(), workers=1)
+    merge(tmp_path / "out")
+    assert [row["frame"] for row in rows(tmp_path / "out")] == [0, 2]
+    (bad,) = rows(tmp_path / "out", BAD)
+    assert bad["frame"] == 1 and bad["reason"].startswith(f"{tmp_path}/IM1, frame 2: the picture is blank")
+
+
 def test_a_frame_has_the_number_that_its_file_gives_it(tmp_path):
     """Also where the frames lie in another order, and run another way than the slices of an upright volume."""
     pydicom = pytest.importorskip("pydicom")
@@ -344,6 +357,7 @@ def test_what_is_refused(archive, tmp_path, capsys):
     Image.fromarray(blob(60, 50, (10, 10, 30, 30))).save(archive / "aa.png")
     with pytest.raises(BthubError, match="other inputs"):
         screen([str(archive)], out, pipeline=make_pipeline())
+    merge(out)  # what is finished stays so
     (tmp_path / "empty").mkdir()
     for arguments, words in (
         ([], "expected at least one input"),

@@ -147,7 +147,9 @@ def screen(
             _same_screening(folder, record)
             for leftover in folder.glob("*.tmp"):
                 leftover.unlink()
-            write_json(folder / RECORD, record)
+            # A finished one stays so where nothing is done again, or its inputs turn out to have changed.
+            if not (folder / RECORD).is_file() or not read_record(folder / RECORD)["complete"]:
+                write_json(folder / RECORD, record)
             done = _work(pipe, inputs, folder, shard, batch_size, check_input, workers)
             write_json(folder / RECORD, record | done)
     except OSError as error:
@@ -248,6 +250,9 @@ def _batch(
                 bad.append({"index": index, "key": item.key, "frame": 0, "reason": _reason(error)})
                 continue
             for frame, image in pictures:
+                if isinstance(image, BthubError):
+                    bad.append({"index": index, "key": item.key, "frame": frame, "reason": _reason(image)})
+                    continue
                 places.append((index, item.key, frame))
                 yield ReadPicture(item.key, image, 0.0)
 

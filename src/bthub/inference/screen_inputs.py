@@ -18,7 +18,7 @@ from bthub.errors import BthubError
 from bthub.imaging import dicom
 from bthub.imaging.checks import MAX_FILE_BYTES, printable
 from bthub.imaging.folders import is_hidden, left_out, look_below
-from bthub.imaging.image_io import SUFFIXES, read_image, read_picture_bytes
+from bthub.imaging.image_io import SUFFIXES, name_of, read_image, read_picture_bytes
 from bthub.imaging.zips import open_zip
 
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
@@ -40,8 +40,10 @@ class Item:
     key: str
     content: Callable[[], bytes]
 
-    def pictures(self) -> list[tuple[int, np.ndarray]]:
+    def pictures(self) -> list[tuple[int, np.ndarray | BthubError]]:
         """Its pictures, uint8 RGB (H, W, 3), each with the number of its frame, from 0: one, or those of a DICOM file.
+
+        In the place of a frame that can't be analyzed, such as a blank one, is why.
 
         Raises:
             BthubError: it can't be read.
@@ -51,7 +53,9 @@ class Item:
         if len(content) > MAX_FILE_BYTES:
             raise BthubError(f"{name}: the file is too large, at most {MAX_FILE_BYTES >> 20} MB are read")
         if dicom.is_dicom(content[:132]):
-            return [(number, read_image(frame)) for number, frame in _dicom_frames(content, name)]
+            return [
+                (number, _frame(frame, f"{name}, frame {number + 1}")) for number, frame in _dicom_frames(content, name)
+            ]
         image = read_picture_bytes(content, name)
         if np.ptp(image) <= 1:
             raise BthubError(f"{name}: the picture is blank, all its pixels have the same value")
@@ -299,6 +303,14 @@ def _hub(name: str) -> Iterator[Item]:
                 yield Item(key, partial(_encoded, row.get("image"), key))
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
         raise BthubError(f"{name}: neither a file or folder here nor a data set on the Hub ({error})") from error
+
+
+def _frame(pixels: np.ndarray, name: str) -> np.ndarray | BthubError:
+    """A frame, uint8 (H, W), as a picture, or why it isn't analyzed."""
+    try:
+        return read_image(pixels)
+    except BthubError as error:
+        return BthubError(str(error).replace(name_of(pixels), name, 1))
 
 
 def _dicom_frames(content: bytes, name: str) -> list[tuple[int, np.ndarray]]:
