@@ -248,6 +248,22 @@ def test_a_zip_of_volumes_leaves_the_masks_out(tmp_path, pixels):
     assert study.notes == ("Left out: 1 file: a file named as a mask.",)
 
 
+def test_a_zip_of_pictures_leaves_masks_and_overlays_out(tmp_path, pixels):
+    def png(picture: np.ndarray) -> bytes:
+        buffer = io.BytesIO()
+        Image.fromarray(picture).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    members = {f"{i}{kind}.png": png(picture) for kind in ("", "_overlay", "_mask") for i, picture in enumerate(pixels)}
+    study = open_study(write_zip(tmp_path / "all.zip", members))
+    assert len(study.read()) == len(pixels)
+    many = f"{len(pixels)} files"
+    assert study.notes == (f"Left out: {many}: a file named as a mask; {many}: a file named as an overlay.",)
+    masks = {name: content for name, content in members.items() if "_mask" in name}
+    with pytest.raises(BthubError, match=f"this holds no scan, but {many}: a file named as a mask"):
+        open_study(write_zip(tmp_path / "masks.zip", masks))
+
+
 def test_a_folder_of_pictures_in_their_order(tmp_path, kaggle):
     source = kaggle / "TCGA_CS_6188_20010812"
     study = open_study(source)

@@ -378,6 +378,20 @@ def test_a_folder_with_a_dicom_series_is_one_study(tmp_path, capsys):
     assert np.asarray(nibabel.load(tmp_path / "out" / "study-2_mask.nii.gz").dataobj).sum() == 2436
 
 
+def test_a_folder_with_a_dicom_series_and_other_files(tmp_path, capsys):
+    """Each is analyzed, once: the series, and what is a picture, a volume or a zip by its name."""
+    folder = write_series(tmp_path / "study", series(STACK))
+    Image.fromarray(TUMOR).save(folder / "plain.png")
+    (folder / "flair.nii.gz").write_bytes(nifti(STACK.transpose(2, 1, 0)))
+    write_zip(folder / "other.zip", {f"{i}": data(file) for i, file in enumerate(series(STACK[:3]))})
+    assert predict(folder, "--json") == 0
+    out, err = capsys.readouterr()
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [Path(row["file"]).name for row in rows] == ["study", "flair.nii.gz", "other.zip", "plain.png"]
+    assert [row.get("kind") for row in rows] == ["DICOM", "NIfTI", "DICOM", None]
+    assert [len(row.get("areas_px", [])) for row in rows] == [5, 5, 3, 0] and "Left out" not in err
+
+
 def test_a_volume_a_zip_and_pictures_together(tmp_path, pictures, capsys):
     (tmp_path / "volume.nii.gz").write_bytes(nifti(STACK.transpose(2, 1, 0)))
     study = [data(file) for file in series(STACK)]

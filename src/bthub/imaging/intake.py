@@ -141,11 +141,12 @@ def holds_dicom(paths: Sequence[str]) -> bool:
     return False
 
 
-def open_study(source: str | Path | Sequence[str | Path]) -> Study:
+def open_study(source: str | Path | Sequence[str | Path], *, skip: Callable[[str], bool] | None = None) -> Study:
     """Find the scans in a file, a zip, a folder, or several files.
 
     Args:
         source: a DICOM or NIfTI file, a TIFF, any other picture (a stack of one), or a zip or folder of one study.
+        skip: of a folder, which paths aren't part of the study.
 
     Raises:
         BthubError: missing, empty, too large, truncated, damaged, or without a scan: one sentence.
@@ -159,7 +160,7 @@ def open_study(source: str | Path | Sequence[str | Path]) -> Study:
     with _reading(name):
         is_folder = path.is_dir()
     if is_folder:
-        return _collected(_Folder(path, name), name)
+        return _collected(_Folder(path, name, skip), name)
     content = read_bytes(path, name)
     kind = _kind(content[:_HEAD], str(source))
     if kind == "zip":
@@ -227,18 +228,19 @@ class _One:
 class _Folder:
     """The regular files below a folder, also below linked ones, hidden ones left out."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, skip: Callable[[str], bool] | None = None) -> None:
         self._name = name
         with _reading(name):
             tree = look_below(str(folder))
             if tree.unreadable:
                 raise tree.unreadable[0]
-            there = [file for file in tree.files if os.path.exists(file) or not os.path.islink(file)]
+            files = [file for file in tree.files if skip is None or not skip(file)]
+            there = [file for file in files if os.path.exists(file) or not os.path.islink(file)]
             found = [file for file in there if stat.S_ISREG(os.stat(file).st_mode)]
         self.left_out = {
             "hidden": len(tree.hidden),
             "a link to a file already included": len(tree.repeated),
-            "a link that leads nowhere": len(tree.files) - len(there),
+            "a link that leads nowhere": len(files) - len(there),
             "no regular file": len(there) - len(found),
         }
         if len(found) > MAX_FILES:
@@ -413,12 +415,14 @@ def _scans(files: "_Files", name: str) -> tuple[list[Scan], list[str]]:
         *_stack_scans(stacks, files, name),
     ]
     outlines = [index for index in pictures if _stem(files.names[index]).endswith("_mask")]
+    overlays = [index for index in pictures if _stem(files.names[index]).endswith("_overlay")]
     if scans:
         left_out["a single picture"] += len(pictures)
-    elif len(pictures) > len(outlines):
-        shown = [index for index in pictures if index not in outlines]
+    else:
+        shown = [index for index in pictures if index not in {*outlines, *overlays}]
         left_out["a file named as a mask"] += len(outlines)
-        scans = [_picture_scan(shown, files, name)]
+        left_out["a file named as an overlay"] += len(overlays)
+        scans = [_picture_scan(shown, files, name)] if shown else []
     if not scans:
         raise BthubError(_nothing(name, left_out, alone))
     return scans, [f"Left out: {_counted(left_out)}."] if left_out.total() else []
@@ -446,7 +450,7 @@ def _check_promise(file: str, kind: str, called: str) -> None:
 
 
 def _nothing(name: str, left_out: Counter[str], alone: bool) -> str:
-    what = left_out.copy()
+    what = +left_out
     others = what.pop("no file that can be read", 0)
     if what:
         return f"{name}: this holds no scan, but {_counted(what)}; expected slices of an MR scan"

@@ -38,7 +38,11 @@ class _Input:
     read: ReadPicture | Study | None = field(default=None, repr=False)
 
     def open(self) -> None:
-        self.read = open_study(self.file) if self.is_study else read_picture(self.file)
+        self.read = self.study() if self.is_study else read_picture(self.file)
+
+    def study(self) -> Study:
+        # Pictures, volumes and zips in a folder of DICOM files are inputs of their own.
+        return open_study(self.file, skip=_is_named)
 
 
 def run(
@@ -162,7 +166,7 @@ def _answers(
             told = _Told(progress)
             found: StudyResult | BthubError
             try:
-                study = one.read if isinstance(one.read, Study) else open_study(one.file)
+                study = one.read if isinstance(one.read, Study) else one.study()
                 one.read = study
                 found = analyze_study(pipe, study, progress=told, **options, **chosen)
             except BthubError as error:
@@ -224,9 +228,9 @@ def _inside(folder: str) -> tuple[list[_Input], int]:
         else:
             found.append(path)
     others = [path for path in others if os.path.basename(path) != RESULTS]
-    is_series = holds_dicom(others)
-    if is_series:
-        others = tree.hidden = tree.repeated = []  # the study itself says what it leaves out
+    series = [_Input(folder, True)] if holds_dicom(others) else []
+    if series:
+        others = []  # the study itself says what it leaves out
     note = left_out(
         {
             "files named as masks": masks,
@@ -236,7 +240,7 @@ def _inside(folder: str) -> tuple[list[_Input], int]:
             "files of other kinds": others,
         }
     )
-    nothing = not found and not is_series and not tree.unreadable
+    nothing = not found and not series and not tree.unreadable
     if nothing:
         kinds = ", ".join([*sorted(SUFFIXES), *_VOLUMES, "DICOM"])
         say(
@@ -245,7 +249,6 @@ def _inside(folder: str) -> tuple[list[_Input], int]:
         )
     elif note:
         say(f"{display_name(folder)}: left out {note}")
-    series = [_Input(folder, True)] if is_series else []
     pictures = [_Input(path, path.lower().endswith(_VOLUMES) or is_study(path)) for path in sorted(found, key=natural)]
     return series + pictures, len(tree.unreadable) + nothing
 
