@@ -157,6 +157,15 @@ def test_a_window_that_shows_nothing_is_not_used(read, pixels):
     assert volume.slices.std() > 20
 
 
+@pytest.mark.parametrize(("center", "width"), [(900, 300), (300, 2000)])
+def test_a_window_in_which_most_is_white_is_not_used(read, pixels, center, width):
+    """The head would be a white area, and what is in it lost."""
+    deep = pixels.astype(np.uint16) * 40 + 1200 * (pixels > 20)
+    volume = read(series(deep, WindowCenter=str(center), WindowWidth=str(width)))
+    assert np.array_equal(volume.slices, read(series(deep)).slices)
+    assert "hardly shows its values" in volume.notes[0]
+
+
 @pytest.mark.parametrize("width", [8192, 65535, 1e12])
 def test_a_window_far_wider_than_the_values_is_not_used(read, pixels, width):
     """Through it a tumor would be a gray among grays."""
@@ -309,6 +318,15 @@ def test_a_picture_that_unpacks_to_more_than_its_header_says_is_refused(read, pi
     files[0].compress(RLELossless, generate_instance_uid=False)
     files[0].Rows, files[0].Columns = 64, 64
     with pytest.raises(BthubError, match="truncated or damaged"):
+        read(files)
+
+
+def test_samples_in_the_upper_bits_are_refused(read, pixels):
+    """Their lower bits would be taken for them."""
+    files = series(pixels.astype(np.uint16) * 16)
+    for file in files:
+        file.BitsStored, file.HighBit = 12, 15
+    with pytest.raises(BthubError, match="its samples lie in the upper bits"):
         read(files)
 
 

@@ -96,6 +96,8 @@ _UNEVEN = 0.02  # of the distance between slices
 # Of the gray levels, what a scan fills at least, without its extremes, through a window that is used. The values of
 # MR scans have no unit, and some files have the window of all 16 bits.
 _FILLED = 0.4
+# Of the pixels that such a window doesn't show in black, how many it shows in white at most.
+_WHITE = 0.5
 
 
 @dataclass(frozen=True)
@@ -488,13 +490,16 @@ def _window(dataset: "Dataset", index: int) -> tuple[float, float, str] | None:
 
 
 def _check_pixels(dataset: "Dataset", syntax: Any, name: str) -> None:
-    """Raise BthubError at more pictures than the header says, ValueError at compressed ones of another size.
+    """Raise BthubError at samples in the upper bits and more pictures than the header says, ValueError at compressed
+    ones of another size.
 
     The decoders believe the compressed data, which may unpack to gigabytes.
     """
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     pixel_bytes = rows * columns * (int(dataset.BitsAllocated) // 8)
     frames = int(dataset.get("NumberOfFrames") or 1)
+    if int(dataset.get("HighBit", dataset.BitsStored - 1)) != int(dataset.BitsStored) - 1:
+        raise BthubError(f"{name}: its samples lie in the upper bits, as old devices wrote them; save it anew")
     if not syntax.is_encapsulated:
         # pydicom sees to it that there are not fewer.
         if pixel_bytes and len(dataset.PixelData) >= (frames + 1) * pixel_bytes:
@@ -598,9 +603,11 @@ def _windowed(array: np.ndarray, windows: list[tuple[float, float, str]]) -> np.
     else:
         levels = to_levels(array, center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2)
     low, high = percentile_window(levels)
-    between = ((levels > 0) & (levels < 255)).mean()
+    lit, white = (levels > 0).mean(), (levels == 255).mean()
+    if lit - white <= 0.01 or white > _WHITE * lit:
+        return None
     # A window of 8 bits is a picture's own range, however dark it is.
-    return levels if between > 0.01 and (width <= 256 or high - low >= _FILLED * 255) else None
+    return levels if width <= 256 or high - low >= _FILLED * 255 else None
 
 
 def _placed(levels: np.ndarray, frames: Sequence[Frame], name: str, plane: str | None, notes: list[str]) -> Volume:
