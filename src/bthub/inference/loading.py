@@ -40,7 +40,7 @@ def load_pipeline(
         device: a torch device such as `cpu` or `cuda:1`; by default the GPU if there is one. Backends other than torch
             run on the CPU.
         check_input: refuse pictures that don't look like a slice of a brain MRI, if the detector's run has an input
-            check.
+            check; False analyzes them too, each at the threshold of its kind.
         backend: "torch", "onnx", "int8", "openvino" or "openvino-int8" for both stages, or "auto": for each stage the
             fastest on this machine without torch, see `bthub.inference.backends`. By default the environment variable
             BTHUB_BACKEND, or "auto".
@@ -84,7 +84,8 @@ def load_pipeline(
         points=points,
         figures=_figures(detector_run, "by_kind"),
         sources=_figures(detector_run, "by_source"),
-        input_check=backends.open_check(detector_run, taken["detector"], device, threads) if check_input else None,
+        input_check=backends.open_check(detector_run, taken["detector"], device, threads),
+        refuses=check_input,
         models={
             stage: {"id": run.id, "revision": run.revision, "backend": taken[stage]} for stage, run in runs.items()
         },

@@ -102,6 +102,7 @@ class Pipeline:
         points: Mapping[str | None, OperatingPoint] | None = None,
         figures: Mapping[str, Mapping[str, float]] | None = None,
         sources: Mapping[str, Mapping[str, float]] | None = None,
+        refuses: bool = True,
     ) -> None:
         """
         Args:
@@ -117,6 +118,7 @@ class Pipeline:
             figures: `recall` and `specificity` on test by kind of input, for apps to show beside the verdict.
             sources: the same by source of the pictures, with `groups`, the number of patients or groups, and where it
                 was measured `uncertain`, the share of pictures in the referral band.
+            refuses: whether the input check may refuse a picture; if not, it still recognizes kinds.
         """
         self.detector = detector
         self.localizer = localizer
@@ -124,6 +126,7 @@ class Pipeline:
         self.models = models
         self.referral_band = referral_band
         self.input_check = input_check
+        self.refuses = refuses
         self.points: dict[str | None, OperatingPoint] = dict(points or {}) or {
             None: OperatingPoint(threshold, referral_band=referral_band)
         }
@@ -199,7 +202,8 @@ class Pipeline:
             raise BthubError(f"on_error is {on_error!r}, expected 'raise' or 'yield'")
         check_count("batch size", batch_size)
         check_spacing(spacing_mm)
-        return self._stream(iter(inputs), on_error == "raise", always_localize, batch_size, spacing_mm, check_input)
+        refuse = check_input and self.refuses
+        return self._stream(iter(inputs), on_error == "raise", always_localize, batch_size, spacing_mm, refuse)
 
     def check(self, images: Sequence[np.ndarray], names: Sequence[str]) -> None:
         """Run the input check, if the pipeline has one.
@@ -211,7 +215,7 @@ class Pipeline:
         Raises:
             NotASliceError: the first picture that doesn't look like a slice of a brain MRI.
         """
-        for refusal, _ in self._inspect(images, names):
+        for refusal, _ in self._inspect(images, names) if self.refuses else ():
             if refusal is not None:
                 raise refusal
 
