@@ -7,6 +7,7 @@ from msgspec import convert
 
 from bthub.evaluation.two_stage import two_stage_by_source
 from bthub.metrics.info import CENTER_IN_BOX, readable
+from bthub.project import as_named
 from bthub.runs.folder import CLASSIFICATION, SEGMENTATION, RunFolder
 from bthub.runs.schema import SourcePart
 
@@ -48,7 +49,7 @@ def page(runs: Sequence[RunFolder], split: str) -> str | None:
     for run in measured:
         entry = run.sources[split]
         sections.append(
-            f"## {run.id} ({entry.dataset.name})\n\n{table(entry.task, entry.by_source)}\n\n`{entry.command}`\n"
+            f"## {run.id} ({entry.dataset.name})\n\n{table(entry.task, entry.by_source)}\n\n`{command(run, split)}`\n"
         )
     detectors = [run for run in measured if run.task == CLASSIFICATION]
     for detector, localizer in product(detectors, [run for run in measured if run not in detectors]):
@@ -56,6 +57,11 @@ def page(runs: Sequence[RunFolder], split: str) -> str | None:
         rows = table(SEGMENTATION, joined)
         sections.append(f"## {detector.id}, then {localizer.id}\n\n{BOTH_STAGES}\n\n{rows}\n")
     return "\n".join(sections)
+
+
+def command(run: RunFolder, split: str) -> str:
+    """What measures a run on a mixture, as it is typed at the root of a clone."""
+    return f"bthub evaluate {as_named(run.path)} --data data/{run.sources[split].dataset.name} --split {split}"
 
 
 def table(task: str, by_source: Mapping[str, SourcePart]) -> str:
