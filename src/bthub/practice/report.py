@@ -46,7 +46,8 @@ DIGEST = "sha256"
 LONGEST = 8_000
 _CHANGED = "The report was changed meanwhile: read it, then sign."
 _LACKING = (
-    "The PDF can't show some characters of this report. The page lists them. Sign again to accept this, or replace them."
+    "The PDF can't show some characters of this report. The page lists them. Sign again to accept this, or replace "
+    "them."
 )
 _OVERTAKEN = (
     "This report was changed in another window after you opened it here: your text wasn't saved. It is still in the "
