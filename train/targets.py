@@ -53,7 +53,7 @@ def render(runs: Path, results: Path) -> str:
         "The targets were set beforehand. Below the table is what was tried for each that was missed.\n",
         "Written by `train/targets.py` from `train/targets.yaml` and the files of the runs. All results are on "
         "test splits, with 95% intervals that resample patients, or pictures where "
-        " a set doesn't name patients. Where several runs could meet a target, the one that is best on "
+        "a set doesn't name patients. Where several runs could meet a target, the one that is best on "
         "validation counts, not the one that is best on test. The margin is the distance to the target; negative "
         "means missed. Research software, not a medical device.\n",
         "| | published | ambition | target | result | run or file | margin |",
