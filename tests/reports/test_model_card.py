@@ -565,7 +565,7 @@ def test_where_it_looks_is_told_where_it_was_measured(detector, tiny_lgg):
         "0.250 of the Grad-CAM heat",
         "0.125 to 0.375",
         "median 0.188",
-        "7 tumor slices of 3 patients. 2 of them",
+        "7 tumor slices of 3 patients. On 2 slices the map is empty",
         "0.062",
     ):
         assert figure in line.replace("\n", " ")
