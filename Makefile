@@ -99,7 +99,7 @@ reproduce: $(VENV)/.test  ## train and evaluate an experiment again: RUN=resnet5
 # One environment; the stamps say what has been put into it. uv installs in seconds what pip takes minutes for.
 $(VENV)/.uv:
 	@echo "bthub: making the environment in $(VENV)"
-	@command -v $(PYTHON) >/dev/null || { echo "bthub: Python 3.11 is needed: install it, or name one with PYTHON="; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "bthub: $(PYTHON) isn't there: install Python 3.11, or name a newer one with PYTHON="; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	@touch $@

@@ -25,7 +25,7 @@ import charts
 from bthub.errors import BthubError
 from bthub.evaluation import published
 from bthub.metrics.info import readable
-from bthub.project import DEFAULTS, SHIPPED_RUNS, hub_id, shipped_runs
+from bthub.project import DEFAULTS, SHIPPED_RUNS, as_named, hub_id, shipped_runs
 from bthub.reports import tables
 from bthub.runs import records
 from bthub.runs.folder import CLASSIFICATION, PREDICTIONS, SEGMENTATION, RunFolder
@@ -310,8 +310,9 @@ def _chosen(
             "color on every page.",
         )
         if others := [name for name in runs if name not in options and could_be_measured(runs[name], evaluation)]:
+            folders = [f"{name} in `{as_named(runs[name].path)}`" for name in others]
             st.caption(
-                f"Not measured on {names.evaluation(evaluation)}: {', '.join(others)}. "
+                f"Not measured on {names.evaluation(evaluation)}: {', '.join(folders)}. "
                 f"`bthub evaluate runs/NAME --data data/{chosen_data} --split {split}` measures them."
             )
     with st.session_state["bar"]:

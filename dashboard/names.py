@@ -14,7 +14,7 @@ from bthub.runs.records import Evaluation
 DATA = {
     "lgg": "LGG",
     "4class": "the 4-class set",
-    "4class-unlike-253": "the 4-class set without the 253 set's",
+    "4class-unlike-253": "the 4-class set, without pictures that are also in the 253 set",
     "253": "the 253 set",
     "t1": "the T1 set",
     "mix": "the mixture of sets",

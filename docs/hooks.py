@@ -39,5 +39,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links out of docs/ to results/ lead to the pages that are made of them."""
+    """Links between docs/ and results/ lead to the pages that are made of them."""
+    if page.file.src_uri.startswith("results/"):
+        return markdown.replace("](../docs/", "](../")
     return re.sub(r"\]\(\.\./results/", "](results/", markdown) if "/" not in page.file.src_uri else markdown

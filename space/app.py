@@ -73,7 +73,7 @@ from bthub.inference.study import analyze_study
 from bthub.project import DATASET, DEFAULTS, hub_id
 from parts import (
     LAYERS,
-    UNLEARNED,
+    ROUGH,
     area_in_words,
     data_address,
     download_html,
@@ -175,8 +175,9 @@ ABOUT = f"""
   other gray pictures. Both are less reliable on other scanners and other tumors.</p></section>
   <section><h2>Your picture or scan</h2>
   <p>It is analyzed on the computer that serves this page, deleted within {(DELETE_EVERY + DELETE_AGE) // 60} minutes
-  (or, if many are waiting, after it has been analyzed) and used for nothing else. Names and other identifying tags in
-  DICOM and NIfTI files are dropped at once. There is no tracking and no history.
+  (or, if many are waiting, after it has been analyzed) and used for nothing else. Names and other identifying
+  tags inside DICOM and NIfTI files are not kept. The name of the file is shown: choose one that identifies nobody.
+  There is no tracking and no history.
   <a href="{IN_BROWSER}">Another page</a>
   analyzes a picture in your own browser, without an upload.</p></section>
   <section><h2>The examples</h2>
@@ -363,7 +364,7 @@ def build(pipe: Pipeline) -> gr.Blocks:
                 upload = gr.File(
                     label="Slice or scan", show_label=False, height=124, file_count="multiple", elem_id="upload"
                 )
-                gr.HTML("<h2>Or an example of each kind</h2><p>The names say what experts found.</p>")
+                gr.HTML("<h2>Or an example of each kind</h2><p>Each name says what experts found on that slice.</p>")
                 buttons = {}
                 with gr.Column(elem_id="examples"):
                     for title, sources, names in KINDS:
@@ -699,7 +700,7 @@ def result_html(
         verdict = "Uncertain"
         remark = (
             "The result leans toward a tumor" if tumor else "The result leans toward no tumor"
-        ) + ", but this close to the threshold the model is wrong too often. A person should look."
+        ) + ". The probability is so close to the threshold that the model is often wrong. A specialist should look."
     elif not tumor:
         verdict = "No tumor found"
         remark = (
@@ -713,7 +714,7 @@ def result_html(
         verdict = "Tumor suspected"
         remark = "The marked area is an estimate by a model, not a diagnosis."
     if result.bbox is not None and result.input_kind == OTHER_MRI:
-        remark += f" {UNLEARNED}"
+        remark += f" {ROUGH}"
 
     unchecked = ""
     if not checked:
@@ -743,16 +744,18 @@ def result_html(
     details["Time"] = f"{result.milliseconds['total']:.0f} ms <small>{stages}</small>"
     details["Models"] = models_html(result.models)
 
-    explained = f"A tumor is suspected if the probability is {threshold} or more (the threshold)."
+    explained = [f"A tumor is suspected if the probability is {threshold} or more (the threshold)."]
+    shown_band = explained.copy()
     if result.referral_band is not None:
         low, high = (percent(end) for end in result.referral_band)
-        explained += f" In the hatched part, from {low} to {high}, the result is “uncertain” instead."
+        explained.append(f"From {low} to {high} the result is “uncertain” instead.")
+        shown_band.append(f"In the hatched part, from {low} to {high}, the result is “uncertain” instead.")
     kind = kind_html(result.input_kind, figures) if checked else ""
     overlay = result.overlay()
     stem = re.sub(r"[^\w.-]+", "_", Path(name).stem)
     said = [
         f"{probability} probability of a tumor on this slice.",
-        explained,
+        *explained,
         remark,
         re.sub("<[^>]*>", "", kind),
     ]
@@ -784,7 +787,7 @@ def result_html(
     {unchecked}
     <p class="probability"><strong>{probability}</strong> probability of a tumor on this slice</p>
     {meter_html(result.tumor_probability, result.threshold, result.referral_band)}
-    <p class="explain">{explained}</p>
+    <p class="explain">{" ".join(shown_band)}</p>
     <p class="remark">{remark}</p>
   </div>
   {picture_html(result, experts)}
@@ -831,8 +834,9 @@ def kind_html(kind: str | None, figures: Mapping[str, Mapping[str, float]] | Non
     if figures and kind in figures:
         found, flagged = (round(100 * share) for share in (figures[kind]["recall"], 1 - figures[kind]["specificity"]))
         good = (
-            f" On test pictures of this kind from all data sets together, the detector finds {found} of 100 with a"
-            f" tumor and raises a false alarm on {flagged} of 100 without one."
+            f" On test pictures that were read as this kind, the detector finds {found} of 100 with a tumor and raises"
+            f" a false alarm on {flagged} of 100 without one. They come from all data sets: the page can’t know which"
+            " of them your picture resembles."
         )
     return f'<p class="kind">Read as: {TITLES[kind]}.{good}</p>'
 

@@ -17,7 +17,7 @@ FRACTIONS = ("half", "a third", "a quarter", "a fifth", "a sixth", "a seventh", 
 LAYERS = {"fill": "Fill", "outline": "Outline", "box": "Box", "experts": "Experts' outline"}
 """What can be shown over a picture; `viewer.js` and `style.css` know them by these names."""
 
-UNLEARNED = "The outline is a rough guess: the model learned experts' outlines on color and FLAIR slices only."
+ROUGH = "The outline is a rough guess: on gray slices other than FLAIR the model is much less accurate."
 """Said beside the outline of a gray slice that isn't like FLAIR."""
 
 

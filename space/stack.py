@@ -13,7 +13,7 @@ from bthub.inference.result import DISCLAIMER, NO_TUMOR, TUMOR, UNCERTAIN
 from bthub.inference.study import EMPTY, StudyResult, listed
 from parts import (
     LAYERS,
-    UNLEARNED,
+    ROUGH,
     area_in_words,
     data_address,
     download_html,
@@ -57,11 +57,11 @@ def study_html(result: StudyResult, name: str, *, checked: bool = True, unchecke
     if result.uncertain:
         verdict = "Uncertain"
         if result.label == TUMOR:
-            remark = "On every outlined slice the probability is close to the threshold. A person should look."
+            remark = "On every outlined slice the probability is close to the threshold. A specialist should look."
         else:
             remark = (
                 "Nothing is outlined in the whole scan, but on at least one slice the model saw a tumor or was unsure."
-                " A person should look."
+                " A specialist should look."
             )
     elif result.label == TUMOR:
         verdict = "Tumor suspected"
@@ -77,7 +77,7 @@ def study_html(result: StudyResult, name: str, *, checked: bool = True, unchecke
         # Whatever the model says of pictures that may show anything, it isn't good news.
         notice, state = f'<p class="notice">{unchecked}</p>', "tumor" if state == "tumor" else "unsure"
     if result.tumor_slices and any(one is not None and one.input_kind == OTHER_MRI for one in result.results):
-        remark += f" {UNLEARNED}"
+        remark += f" {ROUGH}"
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in result.notes)
     size = _size(result)
     report = report_html(

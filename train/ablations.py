@@ -92,10 +92,23 @@ def read(file: Path) -> list[dict]:
         return list(csv.DictReader(lines))
 
 
+def finding(part: str, lines: list[dict]) -> str:
+    """Which variants of a part differ from its recipe by more than another seed does, in a sentence."""
+    (_, base), *others = [(line["tried"], float(line["validation"])) for line in lines if line["part"] == part]
+    changes = {name: value - base for name, value in others}
+    noise = abs(changes.pop("another seed", 0.0))
+    worse = [name for name, change in changes.items() if change < -noise]
+    better = [name for name, change in changes.items() if change > noise]
+    loss = f"The {part} loses more than the noise with: {'; '.join(worse)}." if worse else ""
+    gain = f"The {part} gains more than the noise with: {'; '.join(better)}." if better else ""
+    return " ".join(said for said in (loss, gain) if said) or f"Nothing changes the {part} by more than the noise."
+
+
 def markdown(lines: list[dict]) -> str:
     """The table as a page: each part's variants, and how far each is from the recipe."""
     text = [
         "# Ablations\n",
+        " ".join(finding(part, lines) for part in dict.fromkeys(line["part"] for line in lines)) + "\n",
         "Written by `train/ablations.py`. Each row changes one thing in the recipe; all have the same small budget. "
         'Results are for the validation patients at the best epoch, with a threshold of 0.5. The row "another seed" '
         "shows the noise: differences of that size mean nothing. A small budget favors whatever learns fast, such as "

@@ -50,9 +50,10 @@ def render(runs: Path, results: Path) -> str:
     found = [measure(bar, opened, results) for bar in bars]
     lines = [
         "# Targets and results\n",
-        "Written by `train/targets.py` from `train/targets.yaml` and the files of the runs. The targets were set "
-        "beforehand. All results are on test splits, with 95% intervals that resample patients, or pictures "
-        "where a set doesn't name patients. Where several runs could meet a target, the one that is best on "
+        "The targets were set beforehand. Below the table is what was tried for each that was missed.\n",
+        "Written by `train/targets.py` from `train/targets.yaml` and the files of the runs. All results are on "
+        "test splits, with 95% intervals that resample patients, or pictures where "
+        "a set doesn't name patients. Where several runs could meet a target, the one that is best on "
         "validation counts, not the one that is best on test. The margin is the distance to the target; negative "
         "means missed. Research software, not a medical device.\n",
         "| | published | ambition | target | result | run or file | margin |",
@@ -69,14 +70,15 @@ def render(runs: Path, results: Path) -> str:
             f"| {bar['what']} | {published(bar)} | {sign}{plain(bar['goal'])} | {sign}{plain(bar['least'])} "
             f"| {one.test:.3f} | {one.source} | {f'{margin:+.3f}' if margin >= 0 else f'**-{missed_by(margin)}**'} |"
         )
-    lines.append(f"\n{len(bars) - len(missed)} of {len(bars)} targets are met.\n")
+    lines[1] = f"{len(bars) - len(missed)} of {len(bars)} targets are met. {lines[1]}"
+    lines.append("")
     lines += [f"- {bar['what']}: {bar['note'].strip()}" for bar in bars if "note" in bar]
     for bar in bars:
         if "also" in bar:
             one = measure(bar | bar["also"], opened, results)
             lines.append(f"- {bar['what']}: {bar['also']['said'].strip()} {one.test:.3f} ({one.source}).")
     for bar, one, margin in missed:
-        lines += [f"\n## Missed by {missed_by(margin)}: {bar['what']}\n", tried(bar) + by_chance(bar, opened)]
+        lines += [f"\n## {bar['what']} (missed by {missed_by(margin)})\n", tried(bar) + by_chance(bar, opened)]
         if one.candidates:
             lines += ["\n| run, best on validation first | validation | test |", "| --- | --- | --- |"]
             lines += [f"| {name} | {known:.3f} | {test:.3f} |" for name, known, test in one.candidates]

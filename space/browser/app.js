@@ -121,7 +121,7 @@ function draw(name, found, checked) {
   ];
   if (found.uncertain) {
     const [low, high] = found.referral_band.map(percent);
-    parts.push(text("p", `Between ${low} and ${high} the model is wrong too often: a person should look.`, "notice"));
+    parts.push(text("p", `Between ${low} and ${high} the model is often wrong: a specialist should look.`, "notice"));
   }
   if (!checked) parts.push(text("p", "This doesn't look like a slice of a brain MRI. If it isn't one, the result means nothing.", "notice"));
   if (!tumor) parts.push(text("p", "This is not an all-clear: only one slice was analyzed, the models know only a few kinds of tumor, and they miss some tumors. A tumor may be on another slice."));

@@ -376,7 +376,8 @@ def _parser() -> argparse.ArgumentParser:
 
     train = _add(commands, "train", help="train a classifier or a ResUNet; writes a run folder")
     train.description = (
-        "Trains on one device. For several: accelerate launch --module bthub.training.classifier (or resunet)."
+        "Train a network on a built data set, and write its run folder: weights, calibration, records. Trains on one "
+        "device. For several: accelerate launch --module bthub.training.classifier (or resunet)."
     )
     networks = train.add_subparsers(required=True, metavar="NETWORK")
     for parent, command, name, words in (
@@ -471,14 +472,14 @@ def _parser() -> argparse.ArgumentParser:
         commands,
         "publish",
         help="publish runs, data set, apps and docs on the Hugging Face Hub",
-        description="Bring repos on the Hub up to date with this clone, each in one commit. First run: hf auth login.",
+        description="Bring repos on the Hub up to date with this clone, each in one commit. Run `hf auth login` first.",
     )
     publish.add_argument(
         "what",
         metavar="WHAT",
         nargs="+",
         help="run folders, or parts: dataset, two-stage, space, dashboard, browser, docs, collection; or all, for "
-        "every part and the runs of this clone",
+        "every part and the runs of the comparison that have weights here",
     )
     publish.add_argument("--org", help="organization or user; default: the project's, or BTHUB_ORG")
     publish.add_argument(

@@ -8,9 +8,15 @@ PAGE = Path(__file__).parents[2] / "docs" / "pictures.md"
 
 TEXT = """# Pictures that are read
 
-This page says what `bthub predict`, `bthub.load_pipeline()`, the app and `bthub data build` do with a file. The
-content of a file decides, never its name. `python tests/corpus/table.py` writes this page from
-`tests/corpus/cases.py`, and the tests check every row. Research software, not a medical device.
+This page says what `bthub.load_pipeline()` and `bthub data build` do with a single picture file. `bthub predict` and
+the app read the same pictures, and also scans: DICOM, NIfTI, zips and TIFFs of several pages. See
+[Scans](inputs.md) for those.
+
+The content of a picture decides, not its name: a PNG named `.jpg` or `.txt` is read. `predict` and the app make one
+exception: a picture named like a scan, such as `.dcm`, `.nii.gz` or `.zip`, is refused.
+
+`python tests/corpus/table.py` writes this page from `tests/corpus/cases.py`, and the tests check every row. Research
+software, not a medical device.
 
 In short: PNG, TIFF, JPEG, BMP, WebP and GIF are read if they hold one gray or color picture with sides of 16 pixels or
 more, at most 67 million pixels and 64 MB. 8-bit samples are used as they are; deeper ones are windowed from the 0.1th

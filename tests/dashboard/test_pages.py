@@ -647,7 +647,7 @@ def test_a_choice_that_a_split_has_in_part_is_kept_in_part(show: Open, shipped_r
     app.multiselect(key="models").set_value([called("b-lgg"), called("d-lgg")]).run()
     app.selectbox(key="split").set_value("validation").run()
     assert app.multiselect(key="models").value == [called("d-lgg")]
-    assert "Not measured on LGG, validation patients: ResNet-18 (b-lgg)." in words(app)
+    assert "Not measured on LGG, validation patients: ResNet-18 (b-lgg) in `runs/b-lgg`." in words(app)
     app.multiselect(key="models").set_value([]).run()
     assert app.multiselect(key="models").value == [] and "Choose at least one model" in words(app)
 

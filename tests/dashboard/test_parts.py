@@ -36,6 +36,8 @@ def test_every_page_is_a_step_with_one_question():
         path.stem for path in (DASHBOARD / "views").glob("*.py")
     )
     assert all(step.question.endswith("?") and step.question.count("?") == 1 for step in lesson.STEPS)
+    page = (DASHBOARD.parent / "docs" / "teaching.md").read_text(encoding="utf-8")
+    assert all(f"| {i}. {step.title} | {step.question} |" in page for i, step in enumerate(lesson.STEPS) if i)
     assert lesson.after("Start") == lesson.STEPS[1] and lesson.after(lesson.STEPS[-1].title) is None
 
 

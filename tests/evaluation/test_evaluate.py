@@ -91,7 +91,7 @@ def test_detector(detector, tiny_lgg):
     assert entry.threshold == json.loads((detector / CALIBRATION).read_text())["threshold"]
     assert structs.asdict(entry.dataset) == {"name": tiny_lgg.name, **describe_rows(rows)}
     assert entry.weights == RunFolder.open(detector).revision
-    assert entry.command == f"bthub evaluate tiny-detector --data {tiny_lgg.name} --split test"
+    assert entry.command == f"bthub evaluate runs/tiny-detector --data data/{tiny_lgg.name} --split test"
     assert str(tiny_lgg.parent) not in (detector / METRICS).read_text()
 
 

@@ -166,7 +166,7 @@ def test_a_split_is_measured_slice_by_slice(detector: Path, tiny_lgg: Path, monk
     assert entry.pointing_game.median.value == pytest.approx(np.median(shares))
     assert entry.chance.picture == pytest.approx(np.mean([mask.mean() for mask in masks]))
     assert entry.layer == "layer4" and entry.weights == RunFolder.open(detector).revision
-    assert entry.command == "bthub explain tiny-detector --data lgg --split test"
+    assert entry.command == "bthub explain runs/tiny-detector --data data/lgg --split test"
     assert f"{np.mean(shares):.3f} of the heat" in gradcam.summary(entry)
 
 

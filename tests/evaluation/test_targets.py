@@ -61,7 +61,7 @@ def test_the_best_on_validation_counts_not_the_best_on_test(found):
     text = found(BAR, one=(0.7, 0.95), two=(0.75, 0.79))
     assert "| 0.790 (0.690 to 0.890) | two | **-0.010** |" in text
     assert "0 of 1 targets are met" in text
-    assert "## Missed by 0.010: Detection\n\nEverything.\n" in text
+    assert "## Detection (missed by 0.010)\n\nEverything.\n" in text
     # All that competed are shown, in the order of validation.
     assert re.findall(r"^\| (one|two) \| (0.\d+)", text, re.MULTILINE) == [("two", "0.750"), ("one", "0.700")]
 
@@ -69,7 +69,7 @@ def test_the_best_on_validation_counts_not_the_best_on_test(found):
 def test_a_target_that_is_met_needs_no_words(found):
     text = found({key: value for key, value in BAR.items() if key != "tried"}, one=(0.7, 0.85))
     assert "| 0.850 (0.750 to 0.950) | one | +0.050 |" in text and "1 of 1 targets are met" in text
-    assert "## Missed" not in text
+    assert "(missed by" not in text
 
 
 def test_lower_can_be_better(found):

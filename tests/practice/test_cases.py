@@ -539,7 +539,7 @@ def test_what_the_pdf_cant_show_is_told_before_it_is_signed(serve_sqlite, caplog
     report = browser.post(f"/examinations/{examination}/reports").url.path
     text = {"findings": "Befund: 漢字 😀 é\tα", "impression": "\N{HEBREW LETTER ALEF}"}
     answer = browser.write(report, **text, action="sign")
-    assert answer.status_code == 409 and "sign again" in answer.text
+    assert answer.status_code == 409 and "Sign again" in answer.text
     assert "have them: \N{HEBREW LETTER ALEF} 字 漢" in answer.text
     # Not of others than it named.
     answer = browser.post(report, **{**seen_by(answer.text), "lacking": "字"}, **text, action="sign")

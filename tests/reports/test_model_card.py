@@ -258,7 +258,7 @@ def test_initial_weights(detector):
     assert ModelCard(model_card.render(detector)).data.base_model == "bthub/resnet-x"
     # A file is nothing that a Hub id can be made of.
     for file, words in (
-        ("data/imagenet-vgg16.safetensors", "ImageNet, `imagenet-vgg16.safetensors` of train/imagenet.py"),
+        ("data/imagenet-vgg16.safetensors", "ImageNet, `imagenet-vgg16.safetensors`, made by `bthub imagenet-weights`"),
         ("data/mine.safetensors", "`mine.safetensors`"),
     ):
         for key, part in (("weights_from", ""), ("encoder_from", "the encoder of ")):
@@ -377,7 +377,7 @@ def test_metrics_of_other_weights_are_refused(detector):
         last = file.read(1)[0]
         file.seek(-1, 2)
         file.write(bytes([last ^ 1]))
-    with pytest.raises(BthubError, match="measured with the weights .* bthub evaluate tiny-detector"):
+    with pytest.raises(BthubError, match="measured with the weights .* bthub evaluate runs/tiny-detector"):
         model_card.render(detector)
 
 
@@ -565,7 +565,7 @@ def test_where_it_looks_is_told_where_it_was_measured(detector, tiny_lgg):
         "0.250 of the Grad-CAM heat",
         "0.125 to 0.375",
         "median 0.188",
-        "7 tumor slices of 3 patients. 2 of them",
+        "7 tumor slices of 3 patients. On 2 slices the map is empty",
         "0.062",
     ):
         assert figure in line.replace("\n", " ")

@@ -571,11 +571,11 @@ def test_the_page_of_a_tumor(app: ModuleType, pipe: Recorder, kaggle: Path) -> N
 
 def test_the_page_of_an_uncertain_slice(app: ModuleType, pipe: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     file = SPACE / "examples" / app.EXAMPLES["Faint tumor"]
-    assert "A person should look" not in app.result_html(pipe.pipe(file), "mine.png")
+    assert "A specialist should look" not in app.result_html(pipe.pipe(file), "mine.png")
     band = OperatingPoint(pipe.pipe.threshold, referral_band=(0.0004, 1.0))
     monkeypatch.setattr(pipe.pipe, "points", {None: band})
     page = app.result_html(pipe.pipe(file), "mine.png")
-    assert ">Uncertain</h2>" in page and "A person should look" in page and 'class="result unsure"' in page
+    assert ">Uncertain</h2>" in page and "A specialist should look" in page and 'class="result unsure"' in page
     assert "In the hatched part, from under 1% to 100%, the result is “uncertain” instead." in page
     assert "Tumor suspected" not in page and "No tumor found" not in page
 

@@ -74,6 +74,18 @@ PUBLISHED = {
 }
 
 
+# What the sets of the shipped models are, by the names that docs/data.md gives to the built sets: titles and links.
+SOURCES: dict[str, tuple[tuple[str, str | None], ...]] = {
+    "lgg": ((LGG.title, LGG.link),),
+    "4class": (PUBLISHED["glioma_tumor", "meningioma_tumor", "no_tumor", "pituitary_tumor"],),
+    "253": (PUBLISHED["no", "yes"],),
+    "t1": (
+        ("Jun Cheng's brain tumor dataset", "https://doi.org/10.6084/m9.figshare.1512427"),
+        ("healthy pictures of Br35H", "https://www.kaggle.com/datasets/ahmedhamada0/brain-tumor-detection"),
+    ),
+}
+
+
 def of_pictures(name: str, labels: Collection[str], boxes: bool = False) -> Facts:
     """The facts of an image-folder set: the terms of none are known."""
     title, link = (name, None) if boxes else PUBLISHED.get(tuple(sorted(labels)), (name, None))

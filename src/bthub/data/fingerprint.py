@@ -76,3 +76,8 @@ def _key(line: dict[str, str]) -> tuple[str, ...]:
 def name_of(data: str | Path) -> str:
     """What a data set is called in a run's files: the name of its folder, wherever that lies, or its Hub id."""
     return Path(data).name if Path(data).exists() else str(data)
+
+
+def typed(data: str | Path) -> str:
+    """How a command at the root of a clone names a data set: `data/NAME`, or its Hub id."""
+    return f"data/{Path(data).name}" if Path(data).exists() else str(data)

@@ -16,7 +16,7 @@ from datasets import Dataset as Rows
 
 from bthub.data.dataset import batches, facts_of, load_split
 from bthub.data.facts import DEFAULT
-from bthub.data.fingerprint import describe_rows, listed, name_of
+from bthub.data.fingerprint import describe_rows, listed, name_of, typed
 from bthub.errors import BthubError
 from bthub.evaluation import by_source, plots
 from bthub.evaluation.by_source import evaluate_sources
@@ -25,7 +25,7 @@ from bthub.imaging.image_io import upright_rgb
 from bthub.metrics.info import readable
 from bthub.models.classifier import load_classifier
 from bthub.models.localizer import load_localizer
-from bthub.project import place_of
+from bthub.project import as_named, place_of
 from bthub.runs.folder import (
     CLASSIFICATION,
     LOSING,
@@ -92,7 +92,7 @@ def evaluate(
     if len(rows) == 0:
         raise BthubError(f"{data} has no images in split {split} of protocol {protocol}: choose another split")
     name, facts = name_of(data), facts_of(data)
-    command = f"bthub evaluate {folder.id} --data {name} --split {split}"
+    command = f"bthub evaluate {as_named(folder.path)} --data {typed(data)} --split {split}"
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     refuse_known_images(folder, rows, split)
     if facts.sources:

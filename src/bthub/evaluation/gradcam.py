@@ -18,6 +18,7 @@ from bthub.errors import BthubError
 from bthub.imaging.head import head_mask
 from bthub.metrics.bootstrap import mean_and_median
 from bthub.models.classifier import Classifier, load_classifier
+from bthub.project import as_named
 from bthub.runs.folder import CLASSIFICATION, GRADCAM, PREDICTIONS, RunFolder, provenance, write_rows
 from bthub.runs.schema import GradCam
 
@@ -56,7 +57,7 @@ def explain(
     """
     # Here, because the dashboard draws maps and shouldn't wait for what reads data sets.
     from bthub.data.dataset import batches, facts_of, load_split
-    from bthub.data.fingerprint import describe_rows, name_of
+    from bthub.data.fingerprint import describe_rows, name_of, typed
     from bthub.evaluation.evaluate import refuse_known_images
 
     folder = RunFolder.local(run)
@@ -90,7 +91,7 @@ def explain(
         for row, (image, heatmap) in zip(slices.select_columns([*IDS, "mask"]), pictures, strict=True)
     ]
     name = name_of(data)
-    command = f"bthub explain {folder.id} --data {name} --split {split}"
+    command = f"bthub explain {as_named(folder.path)} --data {typed(data)} --split {split}"
     entry = {
         **measure(lines),
         "layer": _name_of(last_convolutional_stage(classifier.model), classifier.model),

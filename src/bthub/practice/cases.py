@@ -57,8 +57,8 @@ SORTS = {
     "probability": Case.probability,
 }
 FILTERS: dict[str, ColumnElement[bool]] = {
-    "tumor": Case.label == TUMOR,
-    "no_tumor": Case.label == "no_tumor",
+    "tumor": (Case.label == TUMOR) & Case.uncertain.is_(False),
+    "no_tumor": (Case.label == "no_tumor") & Case.uncertain.is_(False),
     "uncertain": Case.uncertain.is_(True),
     "corrected": Case.corrected.is_(True),
     "reported": Case.reports > 0,

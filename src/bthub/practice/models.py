@@ -1,4 +1,4 @@
-"""The tables. Everything that belongs to a person hangs on an account, and goes with it.
+"""The tables. Everything that belongs to a person belongs to an account and is deleted with it.
 
 Ids are random, so that none can be guessed from another. Times are UTC. The order of what happened is that of `number`,
 which a clock that jumps doesn't change.

@@ -45,7 +45,10 @@ FORMAT = "bthub-report-1"
 DIGEST = "sha256"
 LONGEST = 8_000
 _CHANGED = "The report was changed meanwhile: read it, then sign."
-_LACKING = "The PDF can't show some characters of this report: see which, then sign again, or write them otherwise."
+_LACKING = (
+    "The PDF can't show some characters of this report. The page lists them. Sign again to accept this, or replace "
+    "them."
+)
 _OVERTAKEN = (
     "This report was changed in another window after you opened it here: your text wasn't saved. It is still in the "
     "form, and what was saved meanwhile is below it: compare them, then save again to replace that text with yours."

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from bthub.data.facts import LGG, Facts, of_pictures
+from bthub.data.facts import LGG, SOURCES, Facts, of_pictures
 from bthub.data.splits import FOLD_PROTOCOLS
 from bthub.errors import BthubError
 from bthub.evaluation import plots, published, two_stage
 from bthub.metrics.bootstrap import COVERAGE, FEWEST_GROUPS
 from bthub.metrics.info import METRIC_TABLE, readable
 from bthub.metrics.interval import Interval
-from bthub.project import DATASET, DEFAULTS, TWO_STAGE, hub_id
+from bthub.project import COMPARISON, DATASET, DEFAULTS, TWO_STAGE, as_named, hub_id, place_of
 from bthub.reports import by_source
 from bthub.runs.folder import (
     CALIBRATION,
@@ -143,6 +143,8 @@ def render(run: str | Path, org: str | None = None, *, figures: bool = True) -> 
     config = folder.detector_config if folder.task == CLASSIFICATION else folder.localizer_config
     training = folder.training
     start, base = _start(folder)
+    # The runs of the comparison ship without weights; who publishes one has trained it.
+    weights = org is not None or folder.path.resolve().parent.name != COMPARISON
     facts = data_facts(folder)
     lgg = facts.patients
     # The weights carry on the license of LGG, whatever data they are trained on.
@@ -156,6 +158,10 @@ def render(run: str | Path, org: str | None = None, *, figures: bool = True) -> 
         .render(
             name=name,
             repo_id=hub_id(name, org),
+            place=as_named(folder.path),
+            weights=weights,
+            source=hub_id(name, org) if weights else as_named(folder.path),
+            first=_first(_configuration(folder)),
             dataset_id=hub_id(DATASET, org),
             article="An" if folder.config.get("architecture", "")[:1] in ("a", "e", "i", "o", "u") else "A",
             task=folder.task,
@@ -182,10 +188,10 @@ def render(run: str | Path, org: str | None = None, *, figures: bool = True) -> 
             onnx=_onnx(folder),
             splits=_splits(folder, protocol, results),
             sources=[
-                (split, by_source.table(entry.task, entry.by_source), entry.command)
+                (split, by_source.table(entry.task, entry.by_source), by_source.command(folder, split))
                 for split, entry in folder.sources.items()
             ],
-            mixed=bool(facts.sources),
+            mixed=_mixed(folder, facts) if facts.sources else [],
             best_epoch=_best_epoch(folder, training.best.epoch),
             results=[_result(result, folder, figures) for result in results],
             history=_figure(folder, "history") if figures else None,
@@ -358,11 +364,30 @@ def _start(folder: RunFolder) -> tuple[str, str | None]:
     if source is None:
         return "ImageNet, from timm" if kind == "ImageNet" else kind, None
     if kind == "ImageNet":
-        return f"ImageNet, `{source}` of train/imagenet.py", None
+        return f"ImageNet, `{source}`, made by `bthub imagenet-weights`", None
     words = f"the encoder of `{source}`" if kind == "encoder" else f"`{source}`"
     digests = [first.weights for first in training.initial_weights if first.weights]
     words += f", weights `{digests[-1]}`" if digests else ""
     return words, None if source.endswith(".safetensors") else source
+
+
+def _first(config: dict[str, Any]) -> str | None:
+    """What a clone has to make before it can train a run; None for nothing."""
+    source = config.get("encoder_from") or config.get("weights_from")
+    if source is None:
+        return None
+    if source.endswith(".safetensors"):
+        return f"make `{source}` with `bthub imagenet-weights`"
+    name = Path(source).name
+    return f"train `{name}` in the same way" if place_of(name).parent.name == COMPARISON else None
+
+
+def _mixed(folder: RunFolder, facts: Facts) -> list[tuple[str, str]]:
+    """The sets of a mixture that a run was trained on, and what they are."""
+    names = _configuration(folder).get("source_shares") or facts.sources
+    return [
+        (name, " and ".join(f"[{title}]({link})" for title, link in SOURCES.get(name, ())) or name) for name in names
+    ]
 
 
 def _recipe(folder: RunFolder) -> dict:

@@ -76,7 +76,9 @@ def write(runs: Sequence[RunFolder], out: Path, split: str = "test") -> str:
         raise BthubError(f"none of {', '.join(run.id for run in runs)} was evaluated on split {split}")
     files: dict[str, str] = {}
     sections = [
-        f"# Runs compared, split {split}\n\nWritten by `bthub compare`. Intervals cover {COVERAGE:.0%} and "
+        f"# Runs compared, split {split}\n\nIn each table the best run comes first; the list of differences below "
+        "it says which of the others are clearly worse.\n\n"
+        f"Written by `bthub compare`. Intervals cover {COVERAGE:.0%} and "
         "resample patients where the data set names them, else pictures with their near-duplicates. The interval of "
         "the calibration error may lie above its value, because resampling increases this error. Each run was trained "
         "once, so intervals do not include seed variance. Budgets differ (epochs, and the side of the pictures in the "

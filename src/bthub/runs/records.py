@@ -97,7 +97,7 @@ def initial_weights(config: dict[str, Any]) -> tuple[str, str | None]:
 
 
 def imagenet_file(source: str) -> bool:
-    """Whether `encoder_from` or `weights_from` names a file of train/imagenet.py."""
+    """Whether `encoder_from` or `weights_from` names a file of `bthub imagenet-weights`."""
     return Path(source).match("imagenet-*.safetensors")
 
 

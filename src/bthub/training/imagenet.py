@@ -77,7 +77,7 @@ NETWORKS = {"tf_efficientnet_lite0": efficientnet_lite0, "vgg16": vgg16_base}
 
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
-    parser = argparse.ArgumentParser(prog, description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("network", choices=NETWORKS)
     parser.add_argument("output", type=named_path, help="the .safetensors file to write")
     args = parser.parse_args(arguments)
