@@ -26,9 +26,9 @@ INTRODUCTION = """# Results by source and kind of picture, split {split}
 {finding}[Data sets](../docs/data.md) says what the sources are. Each row is one source by itself: across sources, a
 network could separate tumor from tumor-free pictures by where they come from. "lgg, FLAIR" is the FLAIR sequence of the
 LGG slices alone, in gray, and so on. Intervals cover 95% and resample patients, or pictures with their near-duplicates.
-A prediction is uncertain if the probability lies in the referral band; the other metrics count it by the threshold
-alone. Written by `bthub compare` from the `sources.json` of the runs (`bthub evaluate RUN --data data/mix`). Research
-software, not a medical device.
+The t1 set doesn't name its patients, so its intervals are too narrow. A prediction is uncertain if the probability lies
+in the referral band; the other metrics count it by the threshold alone. Written by `bthub compare` from the
+`sources.json` of the runs (`bthub evaluate RUN --data data/mix`). Research software, not a medical device.
 """
 
 BOTH_STAGES = "Masks count only where the detector calls the picture tumor. A tumor that it misses counts as Dice 0."
