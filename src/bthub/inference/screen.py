@@ -66,6 +66,14 @@ class Shard:
         return f"shard-{self.number:04d}-of-{self.of:04d}"
 
 
+def shards_begun(out: Path) -> int | None:
+    """Into how many shards a screening was cut that is there already."""
+    for folder in out.glob("shard-*-of-*"):
+        if found := re.fullmatch(r"shard-\d+-of-(\d+)", folder.name):
+            return int(found[1])
+    return None
+
+
 def parse_shard(text: str | None, environment: Mapping[str, str] = os.environ) -> Shard:
     """`i/n`, or without it what SLURM or torchrun says of this process; else the whole.
 
@@ -131,6 +139,11 @@ def screen(
     workers = max(2, threads()) if workers is None else workers
     for what, number in (("batch size", batch_size), ("number of workers", workers)):
         check_count(what, number, most=65_536)
+    if (begun := shards_begun(out)) not in (None, shard.of):
+        raise BthubError(
+            f"{out} holds a screening in {begun} shards, this would be shard {shard.number} of {shard.of}: name the "
+            f"shard, as --shard 3/{begun}, or choose another --out folder"
+        )
     pipe = pipeline or load_pipeline(detector, localizer, backend=backend, check_input=check_input, threads=1, say=say)
     folder = out / shard.name
     record = {
@@ -415,6 +428,9 @@ def _read(file: Path, reads: Callable[[Path], Any]) -> Any:
 @contextmanager
 def counting(inputs: list[str], shard: Shard, progress: tqdm) -> Iterator[None]:
     """Count the list beside the work, so that the bar can tell the time left."""
+    if not all(Path(name).exists() for name in inputs):  # a data set on the Hub would be downloaded for it
+        yield
+        return
     over = threading.Event()
 
     def count() -> None:

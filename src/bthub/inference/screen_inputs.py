@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from bthub.imaging import dicom
 from bthub.imaging.checks import MAX_FILE_BYTES, printable
 from bthub.imaging.folders import is_hidden, left_out, look_below
 from bthub.imaging.image_io import SUFFIXES, name_of, read_image, read_picture_bytes
+from bthub.imaging.intake import MAX_STUDY_BYTES
 from bthub.imaging.zips import open_zip
 
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
@@ -50,9 +51,11 @@ class Item:
         """
         name = printable(self.key)
         content = self.content()
-        if len(content) > MAX_FILE_BYTES:
-            raise BthubError(f"{name}: the file is too large, at most {MAX_FILE_BYTES >> 20} MB are read")
-        if dicom.is_dicom(content[:132]):
+        is_dicom = dicom.is_dicom(content[:132])
+        most = MAX_STUDY_BYTES if is_dicom else MAX_FILE_BYTES
+        if len(content) > most:
+            raise BthubError(f"{name}: the file is too large, at most {most >> 20} MB are read")
+        if is_dicom:
             return [
                 (number, _frame(frame, f"{name}, frame {number + 1}")) for number, frame in _dicom_frames(content, name)
             ]
@@ -119,13 +122,21 @@ def _key(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def _bytes(file: IO[bytes]) -> bytes:
+    """What is in an open file, not much more than may be read of it."""
+    content = file.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES and dicom.is_dicom(content[:132]):
+        content += file.read(MAX_STUDY_BYTES - MAX_FILE_BYTES)
+    return content
+
+
 def _file(path: Path) -> Item:
     def content() -> bytes:
         try:
             if not path.is_file():
                 raise BthubError(f"{printable(path)}: no such file, or not a regular file")
             with open(path, "rb") as file:
-                return file.read(MAX_FILE_BYTES + 1)
+                return _bytes(file)
         except OSError as error:
             raise BthubError(f"{printable(path)}: the file cannot be read ({error.strerror})") from error
 
@@ -193,7 +204,7 @@ def _member(path: Path, member: str, place: int) -> bytes:
     try:
         archive = _opened(path, path.stat().st_mtime_ns)
         with archive.open(archive.infolist()[place]) as file:
-            return file.read(MAX_FILE_BYTES + 1)  # whatever the zip says of its size
+            return _bytes(file)  # whatever the zip says of its size
     except RuntimeError as error:  # it is encrypted
         raise BthubError(f"{name}: cannot be unpacked ({error})") from error
     except Exception as error:  # zlib, lzma and bz2 each raise their own kind

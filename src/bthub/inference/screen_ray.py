@@ -9,7 +9,6 @@ Inputs and the folder for the parts lie on storage that all machines see under t
 
 import logging
 import os
-import re
 import socket
 import threading
 import time
@@ -67,7 +66,7 @@ def screen_on_ray(
     ray = _connect(address)
     try:
         processors = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        of = _shards_begun(out) or SHARDS_A_PROCESSOR * processors
+        of = screen.shards_begun(out) or SHARDS_A_PROCESSOR * processors
         options = {
             "inputs": inputs,
             "out": str(out),
@@ -186,14 +185,6 @@ def _knock(address: str) -> None:
 
 def _any_relative(names: list[str | None]) -> bool:
     return any(name is not None and not os.path.isabs(name) and Path(name).exists() for name in names)
-
-
-def _shards_begun(out: Path) -> int | None:
-    """Into how many shards a screening was cut that is there already."""
-    for folder in out.glob("shard-*-of-*"):
-        if found := re.fullmatch(r"shard-\d+-of-(\d+)", folder.name):
-            return int(found[1])
-    return None
 
 
 @contextmanager
