@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -231,6 +232,13 @@ def test_a_repo_of_someone_elses_making_is_left_alone(server, runs):
     for dry_run in (True, False):
         with pytest.raises(BthubError, match="bthub didn't write it"):
             publish(runs / "resnet18-lgg", dry_run=dry_run)
+    assert "thesis.pdf" in server.files("model", "bthub/resnet18-lgg")
+    # Nor is one whose commits were made into one.
+    repo = server.repos["model", "bthub/resnet18-lgg"]
+    squashed = replace(repo.at("main"), parent=None)
+    repo.commits = {squashed.oid: squashed}
+    with pytest.raises(BthubError, match="bthub didn't write it"):
+        publish(runs / "resnet18-lgg")
     assert "thesis.pdf" in server.files("model", "bthub/resnet18-lgg")
     # One that is new, or that a kill left without a commit, isn't.
     server.add("model", "bthub/resunet18-lgg", {})

@@ -479,9 +479,10 @@ def _check_stage(api: HfApi, repo_id: str, run: Path, commit: str) -> None:
 def _check_it_is_ours(api: HfApi, wanted: Publication, private: bool) -> None:
     """Raise unless the repo is new or has been published to before, and is private where that is asked for."""
     repo_id, kind = wanted.repo_id, wanted.kind
-    # The first commit is the Hub's own.
+    # The first commit is the Hub's own, unless somebody has made one of them all.
     _, *commits = reversed(api.list_repo_commits(repo_id, repo_type=kind))
-    if commits and not any(commit.title == COMMIT_MESSAGE for commit in commits):
+    more = set(api.list_repo_files(repo_id, repo_type=kind)) - KEPT - {CARD}
+    if (commits or more) and not any(commit.title == COMMIT_MESSAGE for commit in commits):
         raise RefusedError(
             f"the {kind} {repo_id} already exists, and bthub didn't write it: all its files would be replaced. Give "
             "the run another name, or delete that repo"
