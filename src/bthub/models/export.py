@@ -113,12 +113,13 @@ class _Distance(nn.Module):
         return nearest.clamp(min=0).sqrt(), features @ self.weight + self.bias
 
 
-def export(run: str | Path, data: str | Path, *, pictures: int = PICTURES) -> Export:
+def export(run: str | Path, data: str | Path | None = None, *, pictures: int = PICTURES) -> Export:
     """Write the ONNX files of a run into its folder.
 
     Args:
         run: a local run folder.
-        data: the set that it was trained on: folder of `bthub data build`, or a Hub id.
+        data: the set that it was trained on: folder of `bthub data build`, or a Hub id; by default the folder below
+            `data` that has the set's name.
         pictures: of its training split, for the ranges of the eight-bit network.
 
     Returns:
@@ -131,6 +132,7 @@ def export(run: str | Path, data: str | Path, *, pictures: int = PICTURES) -> Ex
     folder = RunFolder.local(run)
     if pictures < 1:
         raise BthubError(f"{pictures} pictures were asked for, expected 1 or more")
+    data = data or Path("data") / folder.training.dataset.name
     rows = load_split(data, "train", folder.training.protocol)
     chosen = _spread(_trained_on(folder, rows, data), pictures)
     images = [upright_rgb(image) for image in chosen["image"]]
