@@ -18,6 +18,7 @@ EXTRAS = {
     "export": "export",
     **dict.fromkeys(("data", "train", "ood-check", "imagenet-weights"), "train"),
     **dict.fromkeys(("evaluate", "explain", "compare", "two-stage", "cross-validate", "card", "publish"), "evaluation"),
+    "clean-stacks": "evaluation",
     "reproduce": "train,evaluation",
     "practice": "practice",
 }
@@ -43,6 +44,8 @@ def _run(args: argparse.Namespace) -> int | None:
         name = (error.name or "").partition(".")[0]
         if name in ("", "bthub"):
             raise
+        if name == "fcntl":
+            raise BthubError(f"bthub {args.command} doesn't run on Windows itself: use WSL") from error
         raise BthubError(
             f'bthub {args.command} needs {name}, which isn\'t installed: pip install "bthub[{EXTRAS[args.command]}]"'
         ) from error
@@ -415,8 +418,8 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("runs", metavar="run", type=named_path, nargs="+", help="run folder")
     export.add_argument(
         "--data",
-        default="data/lgg",
-        help="the data set they were trained on: folder of `bthub data build`, or a Hub id; default: %(default)s",
+        help="the data set they were trained on: folder of `bthub data build`, or a Hub id; default: the folder below "
+        "data/ that has the set's name",
     )
     export.add_argument(
         "--pictures",

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from fresh import Fresh
 
+from bthub import cli
+
 EXAMPLE = str(next((Path(__file__).parents[2] / "space" / "examples").glob("*.png")))
 
 
@@ -35,3 +37,9 @@ def test_without_torch_the_extra_is_named(missing, fresh: Fresh, tmp_path):
     )
     done = fresh.run(code, folder=tmp_path, environment=os.environ)
     assert f"need {missing}" in done.stdout and "bthub[torch]" in done.stdout, done.stderr
+
+
+def test_every_command_has_an_extra_or_needs_none():
+    """So that one whose packages aren't there is told what to install."""
+    choices = next(action.choices for action in cli._parser()._actions if action.choices)
+    assert set(choices) - set(cli.EXTRAS) == {"migrate"}
