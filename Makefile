@@ -28,7 +28,7 @@ dashboard: $(VENV)/.dashboard  ## compare the trained models on http://127.0.0.1
 	@PORT=$(PORT) HF_HUB_OFFLINE=1 $(BIN)/python dashboard/serve.py
 
 dashboard-pictures: $(VENV)/.test  ## what the models see on the dashboard's slices, made beforehand: dashboard/prepared
-	@cd dashboard && ../$(BIN)/python prepare.py ../$(or $(DATA),data/lgg)
+	@cd dashboard && ../$(BIN)/python prepare.py $(abspath $(or $(DATA),data/lgg))
 
 practice: PORT := $(if $(filter file,$(origin PORT)),7861,$(PORT))
 practice: $(VENV)/.practice  ## sign in, keep cases, write reports: http://127.0.0.1:7861 (PORT= changes it)

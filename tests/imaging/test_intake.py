@@ -248,6 +248,16 @@ def test_a_zip_of_volumes_leaves_the_masks_out(tmp_path, pixels):
     assert study.notes == ("Left out: 1 file: a file named as a mask.",)
 
 
+def test_a_name_of_endless_digits(tmp_path, pixels):
+    """Python refuses to make a number of more than 4,300."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[0]).save(buffer, "PNG")
+    names = (f"{'1' * 5000}.png", "2.png", "10.png")
+    study = open_study(write_zip(tmp_path / "long.zip", dict.fromkeys(names, buffer.getvalue())))
+    assert len(study.read()) == 3
+    assert sorted(names, key=intake.natural)[:2] == ["2.png", "10.png"]
+
+
 def test_a_zip_of_pictures_leaves_masks_and_overlays_out(tmp_path, pixels):
     def png(picture: np.ndarray) -> bytes:
         buffer = io.BytesIO()

@@ -362,8 +362,8 @@ def read_bytes(path: Path, name: str) -> bytes:
 
 
 def natural(path: str) -> list[int | str]:
-    """A key that puts slice 2 before slice 10."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path)]
+    """A key that puts slice 2 before slice 10; numbers have 18 digits at most, as Python converts no endless ones."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d{1,18})", path)]
 
 
 # -- what they hold

@@ -125,6 +125,7 @@ def run(
                 hint = "; --no-input-check analyzes it all the same" if isinstance(result, NotASliceError) else ""
                 say(BthubError(f"{result}{hint}"))
                 failed += 1
+                one.read = None  # a study's files would stay in memory
                 continue
             answered += 1
             if isinstance(result, StudyResult):
@@ -144,7 +145,7 @@ def run(
             except BthubError as error:  # the disk may be full for a large picture and not for the next
                 say(error)
                 failed += 1
-            one.read = None  # a study's files would stay in memory
+            one.read = None
     if not as_json and sys.stdout.isatty():  # what is piped on is for programs
         print(DISCLAIMER, file=sys.stderr)
     return 0 if not failed else 1 if answered else 2

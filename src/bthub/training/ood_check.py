@@ -34,7 +34,7 @@ from bthub.errors import BthubError, named_path, report_errors
 from bthub.imaging.image_io import upright_rgb
 from bthub.imaging.kinds import FLAIR_LIKE, OTHER_MRI, drawings
 from bthub.models.input_check import InputCheck, describe, load_input_check, save_input_check
-from bthub.runs.folder import INPUT_CHECK, INPUT_CHECK_WEIGHTS, RunFolder, provenance, write_json
+from bthub.runs.folder import INPUT_CHECK, INPUT_CHECK_WEIGHTS, ONNX_INPUT_CHECK, RunFolder, provenance, write_json
 from bthub.training.ood_images import Outside, outside_pictures
 
 ARCHITECTURE = "tf_efficientnet_lite0"
@@ -75,6 +75,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
                     key = (name, split, shown_as)
                     slices[key] = described(network, images, " ".join(key), len(shown))
     check = fit(network, slices)
+    (run.path / ONNX_INPUT_CHECK).unlink(missing_ok=True)  # of the old one: `bthub export` writes it anew
     save_input_check(check, run.path / INPUT_CHECK_WEIGHTS)
     record = {
         "architecture": ARCHITECTURE,
