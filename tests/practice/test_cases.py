@@ -14,11 +14,11 @@ from practice_help import BOTH, BOX, picture, png, seen_by
 
 from bthub.errors import BthubError
 from bthub.practice import cases as cases_module
-from bthub.practice.cases import Cases, Search, decode_mask, file_name
+from bthub.practice.cases import Cases, Search, decode_mask, file_name, summarize
 from bthub.practice.commands import main
 from bthub.practice.database import Database
 from bthub.practice.files import FileStore
-from bthub.practice.models import Case, StoredFile, Upload, now
+from bthub.practice.models import VOLUME, Account, Case, Examination, Slice, StoredFile, Upload, now
 from bthub.practice.web import context
 
 
@@ -245,6 +245,56 @@ def test_a_correction_counts_and_the_models_mask_stays(serve):
     for content in (b"", b"nothing", png(np.zeros((32, 32), np.uint8)), picture()[:60]):
         answer = browser.client.post(f"/slices/{first['id']}/correction", content=content, headers=headers)
         assert answer.status_code == 400 and "64 x 64" in answer.json()["error"]
+
+
+# Of each slice: what the model says, probability, threshold, whether it is uncertain, area.
+CLEAR, CALLED = ("no_tumor", 0.7, 0.8, False, 0), ("tumor", 0.4, 0.3, False, 9)
+UNSURE, UNSURE_CALLED = ("no_tumor", 0.2, 0.3, True, 0), ("tumor", 0.85, 0.8, True, 5)
+LONE, SKIPPED = ("tumor", 0.99, 0.8, False, 0), (None, None, 0.5, False, 0)
+
+
+@pytest.mark.parametrize(
+    ("slices", "label", "uncertain", "decides"),
+    [
+        ((CLEAR, CALLED), "tumor", False, CALLED),
+        ((CLEAR, UNSURE), "no_tumor", True, UNSURE),
+        ((UNSURE, CALLED), "tumor", False, CALLED),
+        ((UNSURE_CALLED, CALLED), "tumor", False, CALLED),
+        ((UNSURE_CALLED, CLEAR), "tumor", True, UNSURE_CALLED),
+        ((CLEAR, SKIPPED), "no_tumor", False, CLEAR),
+    ],
+)
+def test_the_slices_that_decide_give_the_figures(sqlite_settings, slices, label, uncertain, decides):
+    found = summarized(sqlite_settings, slices)
+    assert (found.label, found.uncertain) == (label, uncertain)
+    assert (found.probability, found.threshold) == decides[1:3]
+
+
+def test_a_stack_shows_the_probability_of_what_is_outlined(sqlite_settings):
+    """Of the lone slice the area was removed."""
+    found = summarized(sqlite_settings, (LONE, CALLED, UNSURE_CALLED), kind=VOLUME, label="tumor")
+    assert (found.probability, found.threshold) == CALLED[1:3]
+    found = summarized(sqlite_settings, (LONE, CLEAR), kind=VOLUME, label="no_tumor", uncertain=True)
+    assert (found.probability, found.threshold) == LONE[1:3]
+
+
+def summarized(settings, slices, **columns) -> Examination:
+    database = Database(settings.database_url)
+    with database.write() as session:
+        account = Account(name=f"a{now()}", full_name="A")
+        session.add(account)
+        session.flush()
+        examination = Examination(account_id=account.id, title="t", **columns)
+        session.add(examination)
+        session.flush()
+        for position, (label, probability, threshold, uncertain, area) in enumerate(slices):
+            result = {"threshold": threshold, "area_px": area}
+            more = {"label": label, "probability": probability, "uncertain": uncertain, "area_px": area}
+            session.add(Slice(examination_id=examination.id, position=position, name="s", result=result, **more))
+        session.flush()
+        summarize(session, examination)
+    database.close()
+    return examination
 
 
 def test_deleting_can_be_undone_until_the_session_ends(serve, settings):

@@ -55,6 +55,9 @@ def test_a_nifti_from_the_upload_to_a_corrected_mask_in_its_own_grid(serve, tmp_
     assert int(np.asarray(got.dataobj).sum()) == 1200
     report = browser.post(f"/examinations/{id}/reports").url.path
     assert browser.get(f"{report}/report.json").json()["verdict"]["volume_ml"] == pytest.approx(6.0)
+    # Back to the model's outline, the volume is the model's too.
+    browser.client.post(f"/slices/{data['slices'][2]['id']}/revert", headers=headers)
+    assert browser.get(f"{report}/report.json").json()["verdict"]["volume_ml"] == pytest.approx(8.0)
 
 
 def test_a_zip_of_two_scans_offers_the_other(serve_sqlite, tmp_path):

@@ -28,9 +28,9 @@ from bthub.practice.cases import drop_uploads, encode, full_disk, refresh, summa
 from bthub.practice.database import Database
 from bthub.practice.files import FileStore
 from bthub.practice.log import log_failure
-from bthub.practice.models import DONE, FAILED, QUEUED, RUNNING, Examination, Slice, Upload
+from bthub.practice.models import DONE, FAILED, PICTURES, QUEUED, RUNNING, VOLUME, Examination, Slice, Upload
 from bthub.practice.settings import Settings
-from bthub.practice.study import PICTURES, VOLUME, geometry, laid_out, pictures_of, renamed, study_of
+from bthub.practice.study import geometry, laid_out, pictures_of, renamed, study_of
 from bthub.practice.texts import Refusal
 
 BATCH = 8

@@ -15,7 +15,7 @@ from PIL import Image
 from sqlalchemy import ColumnElement, delete, func, or_, select
 from sqlalchemy.orm import Session
 
-from bthub.inference.result import TUMOR, measure
+from bthub.inference.result import NO_TUMOR, TUMOR, measure
 from bthub.practice import access
 from bthub.practice.accounts import audit, check_length, clean, clean_text, fold
 from bthub.practice.database import Database
@@ -25,6 +25,7 @@ from bthub.practice.models import (
     FAILED,
     QUEUED,
     SIGNED,
+    VOLUME,
     Account,
     Audit,
     Case,
@@ -521,22 +522,46 @@ def summarize(session: Session, examination: Examination) -> None:
     ).all()
     examination.corrected = any(by_hand for _, by_hand in masks_that_count(session, slices).values())
     if not slices:
-        examination.label = examination.probability = examination.area_px = examination.area_mm2 = None
+        examination.label = examination.probability = examination.threshold = None
+        examination.area_px = examination.area_mm2 = examination.volume_ml = None
+        examination.uncertain = False
         return
-    highest = max(slices, key=lambda found: found.probability or 0)
+    if examination.kind != VOLUME:  # of a stack `analyze_study` says it, from neighboring slices
+        tumor = [found for found in slices if found.label == TUMOR]
+        examination.label = TUMOR if tumor else NO_TUMOR
+        examination.uncertain = (
+            all(found.uncertain for found in tumor) if tumor else any(found.uncertain for found in slices)
+        )
+    deciding = _deciding(examination, slices)
     # A corrected slice without the model's verdict may have the largest area.
     largest = max(slices, key=lambda found: found.area_px or 0)
-    examination.probability = highest.probability
-    examination.threshold = (highest.result or {}).get("threshold")
-    if examination.kind != "volume":  # of a stack `analyze_study` says it, from neighboring slices
-        examination.label = TUMOR if any(found.label == TUMOR for found in slices) else "no_tumor"
-        examination.uncertain = highest.uncertain
+    examination.probability = deciding.probability
+    examination.threshold = (deciding.result or {}).get("threshold")
     examination.area_px = largest.area_px
     examination.area_mm2 = largest.area_mm2
     spacing = examination.spacing_mm
-    if examination.kind == "volume" and spacing and spacing[0] and examination.corrected:
+    if examination.kind == VOLUME and spacing and spacing[0]:
         voxel = spacing[0] * spacing[1] * spacing[2]
         examination.volume_ml = sum(found.area_px or 0 for found in slices) * voxel / 1000
+
+
+def _deciding(examination: Examination, slices: Sequence[Slice]) -> Slice:
+    """The slice on which an examination's verdict rests: the most probable one of those that speak for it.
+
+    Not simply the most probable one of all: thresholds depend on the kind of picture, so that a lower probability may
+    be a tumor where a higher one is none.
+    """
+    if examination.label == TUMOR:
+        called = [found for found in slices if found.label == TUMOR]
+        # Of a stack those count whose outline is left after cleaning, as in `bthub.inference.study`.
+        outlined = [found for found in called if (found.result or {}).get("area_px")]
+        chosen = outlined if outlined and examination.kind == VOLUME else called
+        chosen = [found for found in chosen if found.uncertain == examination.uncertain] or chosen
+    elif examination.uncertain:
+        chosen = [found for found in slices if found.uncertain or found.label == TUMOR]
+    else:
+        chosen = list(slices)
+    return max(chosen or slices, key=lambda found: found.probability or 0)
 
 
 def masks_that_count(session: Session, slices: Sequence[Slice]) -> dict[str, tuple[str | None, bool]]:

@@ -18,6 +18,7 @@ LANGUAGES = ("en", "de")
 
 QUEUED, RUNNING, DONE, FAILED = "queued", "running", "done", "failed"
 DRAFT, SIGNED = "draft", "signed"
+PICTURES, VOLUME = "pictures", "volume"
 
 
 def now() -> datetime:
@@ -197,7 +198,7 @@ class Examination(Deletable, Base):
     title: Mapped[str] = mapped_column(String(200))
     examined_on: Mapped[date | None] = mapped_column(Date)
     created_at: Mapped[datetime] = mapped_column(default=now)
-    kind: Mapped[str] = mapped_column(String(20), default="pictures")  # or volume
+    kind: Mapped[str] = mapped_column(String(20), default=PICTURES)  # or VOLUME
     check_input: Mapped[bool] = mapped_column(default=True)
     done: Mapped[int] = mapped_column(default=0)
     total: Mapped[int] = mapped_column(default=0)
