@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 from PIL import Image
-from practice_help import BOTH, BOX, picture, png, seen_by
+from practice_help import BOTH, BOX, DarkCorners, picture, png, seen_by
 
 from bthub.errors import BthubError
 from bthub.practice import cases as cases_module
@@ -19,6 +19,7 @@ from bthub.practice.commands import main
 from bthub.practice.database import Database
 from bthub.practice.files import FileStore
 from bthub.practice.models import VOLUME, Account, Case, Examination, Slice, StoredFile, Upload, now
+from bthub.practice.report import sentences
 from bthub.practice.web import context
 
 
@@ -533,6 +534,77 @@ def test_a_report_says_how_good_the_models_are_on_this_kind_of_input(serve_sqlit
     browser.post("/language", language="de")
     report = browser.post(f"/examinations/{examination}/reports").url.path
     assert "findet der Detektor 93 von 100" in browser.get(report).text
+
+
+def pdf_text(content: bytes) -> str:
+    import pypdfium2
+
+    pages = pypdfium2.PdfDocument(content)
+    return " ".join("".join(page.get_textpage().get_text_range() for page in pages).split())
+
+
+def test_a_report_says_what_limits_the_analysis(serve_sqlite):
+    browser = serve_sqlite().begin()
+    id = browser.analyze(picture(None), b"no picture at all", anyway="yes")
+    browser.post(f"/examinations/{id}/save", pseudonym="P")
+    report = browser.post(f"/examinations/{id}/reports").url.path
+    content = browser.get(f"{report}/report.json").json()
+    assert content["examination"]["checked"] is False and content["examination"]["slices"] == 1
+    assert [one["name"] for one in content["examination"]["not_analyzed"]] == ["slice_2.png"]
+    assert "no tumor on this slice" in content["findings"] and "Not analyzed: 1 of 2 slices." in content["findings"]
+    for text in (browser.get(report).text, pdf_text(browser.get(f"{report}/report.pdf").content)):
+        for words in (
+            "These pictures were not checked",
+            "1 of 2 files could not",
+            "slice_2.png: this is not a picture",
+        ):
+            assert words in text.replace("&#39;", "'")
+
+
+def test_a_drawing_by_hand_isnt_put_into_the_models_mouth(serve_sqlite):
+    browser = serve_sqlite().begin()
+    for box, drawn, words, draft in (
+        ((20, 24, 40, 44), False, "After the correction by hand, no tumor is outlined", "no tumor is outlined."),
+        (None, True, "A person has outlined a tumor by hand", "The outline was drawn or corrected by hand."),
+    ):
+        _, examination = browser.case(picture(box), pseudonym=f"P{drawn}")
+        (found,) = browser.slices(f"/examinations/{examination}")
+        headers = {"x-form-token": browser.token("/cases"), "accept": "application/json"}
+        mask = png(np.full((64, 64), 255 * drawn, np.uint8))
+        assert browser.client.post(f"/slices/{found['id']}/correction", content=mask, headers=headers).is_success
+        page = browser.get(f"/examinations/{examination}").text
+        report = browser.post(f"/examinations/{examination}/reports").url.path
+        for text in (page, browser.get(report).text):
+            assert "The verdict above is the model" in text and words in text and "estimate by a model" not in text
+        findings = browser.get(f"{report}/report.json").json()["findings"]
+        said = "The model found no tumor" if drawn else "The model suspects a tumor"
+        assert findings.startswith(said) and draft in findings
+    assert "nothing outlined" in browser.get("/").text and "nothing outlined" in browser.get("/cases").text
+
+
+def test_why_a_verdict_is_uncertain():
+    verdict = {"uncertain": True, "checked": True, "corrected": False, "rough": False, "band": (0.4, 0.6)}
+
+    def said(kind: str, label: str, count: int, marked: int) -> str:
+        found = sentences("en", kind=kind, label=label, count=count, marked=marked, **verdict)
+        return next(text for text, _ in found if text.startswith("Uncertain"))
+
+    assert "between 40.0% and 60.0%" in said("pictures", "tumor", 1, 1)
+    assert "rests on" in said("volume", "tumor", 9, 2)
+    # One slice of a stack may say tumor with 99%: that isn't close to the threshold.
+    assert "whole scan" in said("volume", "no_tumor", 9, 0) and "close to" not in said("volume", "no_tumor", 9, 0)
+    assert "at least one slice the probability" in said("pictures", "no_tumor", 2, 0)
+
+
+def test_an_outline_on_gray_slices_other_than_flair_is_called_rough(serve_sqlite, monkeypatch):
+    monkeypatch.setattr(DarkCorners, "inspect", lambda self, images: [(True, "other_mri") for _ in images])
+    browser = serve_sqlite().begin()
+    case, examination = browser.case()
+    report = browser.post(f"/examinations/{examination}/reports").url.path
+    for path in (f"/cases/{case}", report):
+        assert "rough guess" in browser.get(path).text
+    browser.case(picture(None), pseudonym="P-002")
+    assert "rough guess" not in browser.get("/examinations/" + browser.analyze(picture(None))).text
 
 
 @BOTH

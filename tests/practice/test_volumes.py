@@ -60,6 +60,21 @@ def test_a_nifti_from_the_upload_to_a_corrected_mask_in_its_own_grid(serve, tmp_
     assert browser.get(f"{report}/report.json").json()["verdict"]["volume_ml"] == pytest.approx(8.0)
 
 
+def test_slices_that_were_not_analyzed_are_not_counted(serve_sqlite, tmp_path):
+    scan(tmp_path)
+    array = np.asarray(nibabel.load(tmp_path / "scan.nii.gz").dataobj)
+    array = np.concatenate([np.zeros_like(array[..., :1]), array], axis=-1).astype(np.int16)
+    browser = serve_sqlite().begin()
+    content = gzip.compress(nibabel.Nifti1Image(array, np.diag([1.0, 1.0, 5.0, 1.0])).to_bytes())
+    id = upload(browser, "blank.nii.gz", content)
+    assert "4 of 8" in browser.post(f"/examinations/{id}/save", pseudonym="P").text
+    report = browser.post(f"/examinations/{id}/reports").url.path
+    content = browser.get(f"{report}/report.json").json()
+    assert (content["examination"]["slices"], content["examination"]["total"]) == (8, 9)
+    assert "Not analyzed: 1 of 9 slices. It is outlined on 4 of 8 slices." in content["findings"]
+    assert "1 of 9 slices were not analyzed" in browser.get(report).text
+
+
 def test_a_zip_of_two_scans_offers_the_other(serve_sqlite, tmp_path):
     browser = serve_sqlite().begin()
     archive = io.BytesIO()

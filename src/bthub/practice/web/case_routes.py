@@ -32,7 +32,7 @@ from bthub.practice.models import (
     Upload,
 )
 from bthub.practice.plots import Point, bars, timeline
-from bthub.practice.report import area_text, day_text
+from bthub.practice.report import area_text, counted_slices, day_text, rough_outline, sentences
 from bthub.practice.texts import Refusal, number, percent, sentence
 from bthub.practice.web.context import Visit, checked_visit, form_of, script_visit, visit_of
 from bthub.practice.web.lanes import lane, run
@@ -159,6 +159,9 @@ def _shown(visit: Visit, session: Any, examination: Examination) -> dict[str, An
     largest = max(
         range(len(readable)), key=lambda i: (readable[i].area_px or 0, readable[i].probability or 0), default=0
     )
+    counted = counted_slices(slices, counting)
+    marked = sum(bool(found.area_px) for found in counted)
+    result = (readable[largest].result or {}) if readable else {}
     uploads = session.scalar(select(Upload.id).where(Upload.examination_id == examination.id).limit(1)) is not None
     return {
         "examination": examination,
@@ -166,6 +169,20 @@ def _shown(visit: Visit, session: Any, examination: Examination) -> dict[str, An
         "entries": entries,
         "start": largest,
         "refused": [found for found in slices if found.problem],
+        "counted": len(counted),
+        "marked": marked,
+        "sentences": sentences(
+            visit.language,
+            kind=examination.kind,
+            label=examination.label,
+            uncertain=examination.uncertain,
+            checked=examination.check_input,
+            corrected=examination.corrected,
+            count=len(counted),
+            marked=marked,
+            rough=rough_outline(slices, counting),
+            band=result.get("referral_band", result.get("review_band")),
+        ),
         "uploads": uploads,
         "drawn": has_corrections(session, examination.id),
         "engine": visit.practice.engine,
@@ -210,6 +227,7 @@ def viewer_words(visit: Visit) -> dict[str, str]:
         "tumor": "Tumor suspected",
         "no_tumor": "No tumor found",
         "skipped": "Not analyzed: blank, or not a brain",
+        "uncertain": "uncertain",
         "by_hand": "corrected by hand",
         "unsaved": "Your correction isn't saved: leave all the same?",
         "saving": "Saving",
