@@ -14,6 +14,7 @@ from practice_help import BOTH, BOX, DarkCorners, picture, png, seen_by
 
 from bthub.errors import BthubError
 from bthub.practice import cases as cases_module
+from bthub.practice import quality
 from bthub.practice.cases import Cases, Search, decode_mask, file_name, summarize
 from bthub.practice.commands import main
 from bthub.practice.database import Database
@@ -470,7 +471,32 @@ def test_follow_up_tells_noise_from_growth(serve):
     # From nothing to something has no percentage.
     browser.case(picture(None), examined_on="2025-12-01")
     page = browser.get(f"/cases/{case}/follow-up").text
-    assert "0 pixels → 1,600 pixels" in page and "be said here" in page
+    assert "0 pixels → 1,600 pixels" in page and "tell whether the tumor changed" in page
+    # Pictures of another size have pixels of another size.
+    browser.case(picture((20, 20, 80, 80), side=128), examined_on="2026-04-01")
+    page = browser.get(f"/cases/{case}/follow-up").text
+    assert "0 pixels → 3,600 pixels" in page and "be compared" in page and "<circle" not in page.partition("<main")[2]
+
+
+def test_an_undated_examination_is_of_the_day_of_its_upload(serve_sqlite):
+    browser = serve_sqlite().begin()
+    case, _ = browser.case(picture((20, 20, 40, 40)), examined_on="2026-01-01")
+    _, undated = browser.case(picture((10, 10, 50, 50)), examined_on="")
+    page = browser.get(f"/cases/{case}/follow-up").text
+    assert "400 pixels → 1,600 pixels" in page
+    assert browser.get(f"/cases/{case}").text.count(f"/examinations/{undated}/masks.zip")  # the latest is shown
+    assert "1,600" in browser.get("/cases").text
+
+
+def test_the_bars_are_those_of_the_examinations_own_size(serve_sqlite, monkeypatch):
+    seen = []
+    error_for = quality.error_for
+    monkeypatch.setattr(quality, "error_for", lambda facts, share: seen.append(share) or error_for(facts, share))
+    browser = serve_sqlite().begin()
+    case, _ = browser.case(picture((20, 20, 40, 40)), examined_on="2026-01-01")
+    browser.case(picture((10, 10, 50, 50)), examined_on="2026-02-01")
+    browser.get(f"/cases/{case}/follow-up")
+    assert sorted(seen) == [400 / 4096, 1600 / 4096, 1600 / 4096]
 
 
 def test_home_shows_what_was_done_last(serve_sqlite):
@@ -603,7 +629,9 @@ def test_an_outline_on_gray_slices_other_than_flair_is_called_rough(serve_sqlite
     report = browser.post(f"/examinations/{examination}/reports").url.path
     for path in (f"/cases/{case}", report):
         assert "rough guess" in browser.get(path).text
-    browser.case(picture(None), pseudonym="P-002")
+    browser.case(picture((20, 20, 40, 44)), examined_on="2026-05-01")
+    page = browser.get(f"/cases/{case}/follow-up").text
+    assert "rough guess" in page and "tell whether the tumor changed" in page and 'class="error"' not in page
     assert "rough guess" not in browser.get("/examinations/" + browser.analyze(picture(None))).text
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -492,12 +492,8 @@ def refresh(session: Session, case_id: str) -> None:
     if case is None:
         return
     there = (Examination.case_id == case_id, Examination.deleted_at.is_(None))
-    latest = session.scalar(
-        select(Examination)
-        .where(*there, Examination.state == DONE)
-        .order_by(Examination.examined_on.desc().nulls_last(), Examination.created_at.desc())
-        .limit(1)
-    )
+    done = session.scalars(select(Examination).where(*there, Examination.state == DONE)).all()
+    latest = max(done, key=in_time, default=None)
     case.examinations = session.scalar(select(func.count()).select_from(Examination).where(*there)) or 0
     case.examined_on = session.scalar(select(func.max(Examination.examined_on)).where(*there))
     case.corrected = bool(session.scalar(select(func.count()).where(*there, Examination.corrected.is_(True))))
@@ -513,6 +509,16 @@ def refresh(session: Session, case_id: str) -> None:
         or 0
     )
     case.changed_at = now()
+
+
+def day_of(examination: Examination) -> date:
+    """When an examination was made, as far as it is known: its scan date, else the day of its upload."""
+    return examination.examined_on or examination.created_at.date()
+
+
+def in_time(examination: Examination) -> tuple[date, datetime]:
+    """For sorting examinations in time."""
+    return day_of(examination), examination.created_at
 
 
 def summarize(session: Session, examination: Examination) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from bthub.inference.result import NO_TUMOR, TUMOR
 from bthub.practice import access
-from bthub.practice.cases import decode, encode, full_disk, masks_that_count
+from bthub.practice.cases import decode, encode, full_disk, in_time, masks_that_count
 from bthub.practice.database import Database
 from bthub.practice.files import FileStore
 from bthub.practice.models import (
@@ -379,11 +379,8 @@ class _Kept:
 
 
 def _read(session: Session, account: Account, case: Case) -> _Kept:
-    examinations = session.scalars(
-        access.own(Examination, account.id)
-        .where(Examination.case_id == case.id, Examination.state == DONE)
-        .order_by(Examination.examined_on, Examination.created_at)
-    ).all()
+    done = access.own(Examination, account.id).where(Examination.case_id == case.id, Examination.state == DONE)
+    examinations = sorted(session.scalars(done), key=in_time)
     with_slices = [
         (one, session.scalars(select(Slice).where(Slice.examination_id == one.id).order_by(Slice.position)).all())
         for one in examinations
