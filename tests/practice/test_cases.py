@@ -5,7 +5,7 @@ import io
 import json
 import re
 import zipfile
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -13,13 +13,14 @@ from PIL import Image
 from practice_help import BOTH, BOX, DarkCorners, picture, png, seen_by
 
 from bthub.errors import BthubError
+from bthub.practice import accounts, quality
 from bthub.practice import cases as cases_module
-from bthub.practice import quality
+from bthub.practice.analysis import MOST_TRIES
 from bthub.practice.cases import Cases, Search, decode_mask, file_name, summarize
 from bthub.practice.commands import main
 from bthub.practice.database import Database
 from bthub.practice.files import FileStore
-from bthub.practice.models import VOLUME, Account, Case, Examination, Slice, StoredFile, Upload, now
+from bthub.practice.models import QUEUED, VOLUME, Account, Case, Examination, Slice, StoredFile, Upload, now
 from bthub.practice.report import sentences
 from bthub.practice.web import context
 
@@ -73,10 +74,70 @@ def test_the_uploaded_file_is_gone_once_saved(serve, settings):
 def test_keeping_the_upload_is_a_choice(serve_sqlite, sqlite_settings):
     browser = serve_sqlite().begin()
     id = browser.analyze(picture())
-    browser.post(f"/examinations/{id}/save", pseudonym="P", keep="yes")
-    database = Database(sqlite_settings.database_url)
+    case = browser.post(f"/examinations/{id}/save", pseudonym="P", keep="yes")
+    assert "Delete the original files" in case.text
+    # Another of the same patient isn't kept for that.
+    other = browser.analyze(picture(seed=1))
+    assert "Delete the original files" not in browser.post(f"/examinations/{other}/save", pseudonym="P").text
+    assert uploads(sqlite_settings) == [id]
+    browser.post(f"/examinations/{id}/originals/delete")
+    assert uploads(sqlite_settings) == []
+
+
+def uploads(settings) -> list[str]:
+    """Of which examinations the files are there as they came."""
+    database = Database(settings.database_url)
     with database.read() as session:
-        assert session.query(Upload).count() == 1
+        found = [one.examination_id for one in session.query(Upload)]
+    database.close()
+    return found
+
+
+def test_a_failure_of_a_saved_examination_can_be_mended(serve_sqlite, sqlite_settings, monkeypatch):
+    browser = serve_sqlite().begin()
+    pixels = np.asarray(Image.open(io.BytesIO(picture()))).copy()
+    pixels[0, 0] = 200  # the check of these models looks at the corner
+    id = browser.analyze(png(pixels), pseudonym="P")
+    page = browser.get(f"/examinations/{id}")
+    assert page.url.path.startswith("/cases/") and "Analyze anyway" in page.text and "a day after" in page.text
+    assert uploads(sqlite_settings) == [id]
+    browser.post(f"/examinations/{id}/again", anyway="yes")
+    browser.wait(id)
+    assert "Tumor suspected" in browser.get(f"/examinations/{id}").text and uploads(sqlite_settings) == []
+    # What no other try mends keeps nothing, saved or not.
+    for label in ("P", ""):
+        browser.analyze(b"no picture at all", pseudonym=label)
+        assert uploads(sqlite_settings) == []
+    # Nobody tries again: a day later the files are gone, and the examination says why it failed.
+    id = browser.analyze(png(pixels), pseudonym="P")
+    monkeypatch.setattr(accounts, "UNSAVED", timedelta(0))
+    browser.client.app.state.practice.accounts.sweep()
+    assert uploads(sqlite_settings) == []
+    page = browser.get(f"/examinations/{id}").text
+    assert "look like a slice" in page and "Analyze anyway" not in page
+
+
+def test_a_study_that_keeps_failing_is_dropped_too(serve_sqlite, sqlite_settings):
+    browser = serve_sqlite().begin()
+    files = [("files", ("scan.nii.gz", b"\x1f\x8b" + b"0" * 50, "application/gzip"))]
+    answer = browser.post("/analyze", files=files, pseudonym="P")
+    browser.wait(answer.url.path.rpartition("/")[2])
+    assert uploads(sqlite_settings) == []
+
+
+def test_an_analysis_during_which_the_server_keeps_dying_is_given_up(serve_sqlite, sqlite_settings):
+    browser = serve_sqlite().begin()
+    id = browser.analyze(picture())
+    practice = browser.client.app.state.practice
+    with practice.database.write() as session:
+        found = session.get_one(Examination, id)
+        found.state, found.tries = QUEUED, MOST_TRIES
+    browser.wait(id)
+    page = browser.get(f"/examinations/{id}").text
+    assert "stopped several times" in page and "Try again" in page
+    browser.post(f"/examinations/{id}/again")
+    browser.wait(id)
+    assert "Tumor suspected" in browser.get(f"/examinations/{id}").text
 
 
 def test_what_is_no_slice_is_refused_and_can_be_analyzed_all_the_same(serve_sqlite):
@@ -373,7 +434,6 @@ def test_the_history_stays_fast_with_ten_thousand_cases(settings):
                     "folded": f"p-{i}",
                     "area_px": i % 977,
                     "label": "tumor" if i % 3 else "no_tumor",
-                    "keep_identifiers": False,
                     "created_at": now(),
                     "changed_at": now(),
                     "examinations": 1,

@@ -12,6 +12,9 @@ import pytest
 from PIL import Image
 from practice_help import BOTH, picture, png
 
+from bthub.errors import BthubError
+from bthub.practice import analysis
+
 
 def scan(tmp_path, spacing=(1.0, 1.0, 5.0)) -> bytes:
     """Eight slices with a bright block on four of them, as NIfTI."""
@@ -103,6 +106,34 @@ def test_a_zip_of_two_scans_offers_the_other(serve_sqlite, tmp_path):
     assert browser.post(f"/examinations/{id}/again", scan="0", sure="yes").status_code == 200
     browser.wait(id)
     assert "8.0 ml" in browser.get(f"/examinations/{id}").text
+
+
+def test_a_labeled_study_offers_its_other_scan_even_after_a_failure(serve_sqlite, tmp_path, monkeypatch):
+    browser = serve_sqlite().begin()
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as files:
+        files.writestr("study/flair.nii.gz", scan(tmp_path))
+        files.writestr("study/t1.nii.gz", scan(tmp_path, (2.0, 2.0, 5.0)))
+    files = [("files", ("study.zip", archive.getvalue(), "application/zip"))]
+    id = browser.wait(browser.post("/analyze", files=files, pseudonym="P").url.path.rpartition("/")[2])
+    page = browser.get(f"/examinations/{id}")
+    assert page.url.path.startswith("/cases/") and "Scans in this study" in page.text and "a day after" in page.text
+
+    def fail(*_, **__):
+        raise BthubError("t1.nii.gz: this can't be read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(analysis, "analyze_study", fail)
+        browser.post(f"/examinations/{id}/again", scan="1")
+        browser.wait(id)
+    page = browser.get(f"/examinations/{id}").text
+    assert "could not be analyzed" in page and "Scans in this study" in page and "8.0 ml" not in page
+    browser.post(f"/examinations/{id}/again", scan="0")
+    browser.wait(id)
+    assert "8.0 ml" in browser.get(f"/examinations/{id}").text
+    # Saved by somebody who has seen it, only the result is kept.
+    browser.post(f"/examinations/{id}/save", pseudonym="P")
+    assert "Scans in this study" not in browser.get(f"/examinations/{id}").text
 
 
 def test_pictures_have_no_grid(serve_sqlite):

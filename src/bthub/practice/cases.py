@@ -195,15 +195,21 @@ class Cases:
                     "reload the page and tick the box there if you want that.",
                     409,
                 )
-            session.execute(delete(Slice).where(Slice.examination_id == examination_id))
-            examination.state, examination.problem, examination.done = QUEUED, None, 0
-            if unchecked:
-                examination.check_input = False
             if scan is not None:
-                known = (examination.geometry or {}).get("scans", [])
+                known = scans_of(examination)
                 if not 0 <= scan < len(known):
                     raise access.NotFound
-                examination.geometry = {"scan": scan}
+                # With the names of all: should this one fail, another can be chosen.
+                examination.geometry = {"scan": scan, "scans": known}
+            session.execute(delete(Slice).where(Slice.examination_id == examination_id))
+            examination.state, examination.problem, examination.done = QUEUED, None, 0
+            examination.remarks = None
+            if unchecked:
+                examination.check_input = False
+            summarize(session, examination)
+            if examination.case_id:
+                session.flush()
+                refresh(session, examination.case_id)
 
     def save(self, account: Account, examination_id: str, pseudonym: str, examined_on: date | None, keep: bool) -> str:
         """Save an examination in the case of a label, made where there is none; returns the case's id.
@@ -213,7 +219,7 @@ class Cases:
             examination_id: which.
             pseudonym: the patient's label.
             examined_on: the scan date.
-            keep: keep the files as they came, with what identifies the patient in them, for this case.
+            keep: keep the files as they came, with what identifies the patient in them, after saving too.
 
         Raises:
             NotFound: it isn't the account's.
@@ -228,15 +234,30 @@ class Cases:
             if examination.case_id not in (None, case.id):
                 there = session.get_one(Case, examination.case_id).pseudonym
                 raise Refusal("This examination is saved already, in the case {label}.", 409, label=there)
-            if keep:
-                case.keep_identifiers = True
+            # Saved once more, from another window, it keeps what was chosen first.
+            examination.keep_identifiers = keep or (examination.case_id is not None and examination.keep_identifiers)
             examination.case_id = case.id
             examination.examined_on = examined_on or examination.examined_on
             session.flush()
-            drop_uploads(session, examination)
+            drop_uploads(session, examination, chosen=True)
             refresh(session, case.id)
             audit(session, account.id, "save", examination.id)
         return case.id
+
+    def delete_originals(self, account_id: str, examination_id: str) -> None:
+        """Delete an examination's files as they came, with what identifies the patient in them, for good.
+
+        Raises:
+            NotFound: it isn't the account's.
+            Refusal: it is at work.
+        """
+        with self._writing() as session:
+            examination = access.get(session, Examination, account_id, examination_id)
+            if examination.state not in (DONE, FAILED):
+                raise Refusal("It is being analyzed: wait until it is done.", 409)
+            examination.keep_identifiers = False
+            session.execute(delete(Upload).where(Upload.examination_id == examination_id))
+            audit(session, account_id, "delete originals", examination_id)
 
     def _case(self, session: Session, account_id: str, pseudonym: str) -> Case:
         label, folded = _label(pseudonym)
@@ -593,12 +614,31 @@ def has_corrections(session: Session, examination_id: str) -> bool:
     return session.scalar(drawn.where(Slice.examination_id == examination_id).limit(1)) is not None
 
 
-def drop_uploads(session: Session, examination: Examination) -> None:
-    """Forget the files of a saved examination as they came, unless its case keeps them."""
-    case = session.get(Case, examination.case_id) if examination.case_id else None
-    if case is None or case.keep_identifiers or examination.state not in (DONE, FAILED):
+def scans_of(examination: Examination) -> list[str]:
+    """The names of the scans in an examination's study, of which one was analyzed; empty for pictures."""
+    return list((examination.geometry or {}).get("scans", []))
+
+
+def drop_uploads(session: Session, examination: Examination, *, chosen: bool = False) -> None:
+    """Forget the files of an examination as they came, unless the person keeps them or may still need them.
+
+    Needed are those of a result that isn't saved, of a failure that another try may mend, and of a study of several
+    scans until somebody has seen which of them was analyzed. `Accounts.sweep` forgets these a day after the upload.
+
+    Args:
+        session: of the caller's transaction.
+        examination: which.
+        chosen: the person has seen the result, and saves it.
+    """
+    if examination.keep_identifiers or examination.state not in (DONE, FAILED):
         return
-    session.execute(delete(Upload).where(Upload.examination_id == examination.id))
+    several = len(scans_of(examination)) > 1
+    if examination.state == FAILED:
+        needed = several or bool((examination.facts or {}).get("mend"))
+    else:
+        needed = examination.case_id is None or (several and not chosen)
+    if not needed:
+        session.execute(delete(Upload).where(Upload.examination_id == examination.id))
 
 
 # -- small things

@@ -146,6 +146,12 @@ def set_day(visit: Checked, id: str, examined_on: Field = "", before: Field = ""
     return visit.to(f"/examinations/{id}")
 
 
+@router.post("/examinations/{id}/originals/delete")
+def delete_originals(visit: Checked, id: str) -> Response:
+    visit.practice.cases.delete_originals(visit.account.id, id)
+    return visit.to(f"/examinations/{id}")
+
+
 @router.post("/examinations/{id}/delete")
 def delete_examination(visit: Checked, id: str) -> Response:
     case_id = visit.practice.cases.delete(visit.account.id, Examination, id, visit.session_id)
