@@ -128,7 +128,7 @@ class Exports:
             names: set[str] = set()
             entries = []
             for found in slices:
-                stem = unique(safe(found.name.rpartition(".")[0] or found.name), names)
+                stem = _stem(found, names)
                 picture = mask = None
                 if found.picture:
                     picture = f"{place}/{stem}.png"
@@ -222,7 +222,7 @@ class Exports:
         def fill(archive: zipfile.ZipFile) -> Iterator[None]:
             names: set[str] = set()
             for found in slices:
-                stem = unique(safe(found.name.rpartition(".")[0] or found.name), names)
+                stem = _stem(found, names)
                 if found.picture:
                     archive.writestr(f"{stem}.png", self._files.read(found.picture))
                 if address := counting[found.id][0]:
@@ -499,13 +499,24 @@ def safe(text: str) -> str:
     )
 
 
-def unique(name: str, used: set[str]) -> str:
-    """The name, with a number where it is taken; compared as systems do that don't know case."""
+def unique(name: str, used: set[str], endings: Sequence[str] = ("",)) -> str:
+    """The name, with a number where it is taken with any of the endings; compared as systems do that don't know case.
+
+    Args:
+        name: without the endings.
+        used: what is taken; those that are chosen here are added.
+        endings: with which the name will be used.
+    """
     chosen, number = name, 2
-    while chosen.casefold() in used:
+    while not used.isdisjoint(chosen.casefold() + ending for ending in endings):
         chosen, number = f"{name}_{number}", number + 1
-    used.add(chosen.casefold())
+    used.update(chosen.casefold() + ending for ending in endings)
     return chosen
+
+
+def _stem(found: Slice, used: set[str]) -> str:
+    """What the files of a slice are called, each with its ending: a picture may be called as another's mask."""
+    return unique(safe(found.name.rpartition(".")[0] or found.name), used, ("", "_mask", "_model_mask"))
 
 
 def cell(value: object) -> object:
