@@ -85,10 +85,12 @@ class Accounts:
         check_password(password, folded)
         key = "register:" + self.digest(address)
         self._limit({key: REGISTRATIONS_OF_ADDRESS})
+        # Before, and by itself: one that is refused counts too, or it would tell without end which names are taken.
+        with self._database.write() as session:
+            session.add(Attempt(key=key))
         hashed = hash_password(password)
         try:
             with self._database.write() as session:
-                session.add(Attempt(key=key))
                 if invite_only(session):
                     self._use_invitation(session, invitation)
                 account = Account(name=folded, full_name=full_name, password=hashed)
