@@ -66,14 +66,13 @@ from starlette.routing import Route
 
 from bthub import BthubError, NotASliceError, Pipeline, Result, load_pipeline
 from bthub.imaging.intake import MAX_STUDY_BYTES, Study, is_study, open_study
-from bthub.imaging.kinds import OTHER_MRI, TITLES
+from bthub.imaging.kinds import OTHER_MRI, ROUGH, TITLES
 from bthub.imaging.volume import PLANES
 from bthub.inference.result import DISCLAIMER, NO_TUMOR, TUMOR, UNCERTAIN
 from bthub.inference.study import analyze_study
 from bthub.project import DATASET, DEFAULTS, hub_id
 from parts import (
     LAYERS,
-    ROUGH,
     area_in_words,
     data_address,
     download_html,

@@ -17,9 +17,6 @@ FRACTIONS = ("half", "a third", "a quarter", "a fifth", "a sixth", "a seventh", 
 LAYERS = {"fill": "Fill", "outline": "Outline", "box": "Box", "experts": "Experts' outline"}
 """What can be shown over a picture; `viewer.js` and `style.css` know them by these names."""
 
-ROUGH = "The outline is a rough guess: on gray slices other than FLAIR the model is much less accurate."
-"""Said beside the outline of a gray slice that isn't like FLAIR."""
-
 
 def download_html(name: str, kind: str, content: bytes, text: str) -> str:
     """A link that saves `content` under `name`."""

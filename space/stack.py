@@ -8,12 +8,11 @@ import re
 import numpy as np
 from PIL import Image
 
-from bthub.imaging.kinds import OTHER_MRI
+from bthub.imaging.kinds import OTHER_MRI, ROUGH
 from bthub.inference.result import DISCLAIMER, NO_TUMOR, TUMOR, UNCERTAIN
 from bthub.inference.study import EMPTY, StudyResult, listed
 from parts import (
     LAYERS,
-    ROUGH,
     area_in_words,
     data_address,
     download_html,

@@ -85,6 +85,17 @@ def test_a_name_is_taken_once(accounts):
         accounts.register("ada@example.ORG ", PASSWORD, "Ada", "1.2.3.4")
 
 
+def test_refused_registrations_are_limited_too(accounts, monkeypatch):
+    """They tell which names are taken."""
+    monkeypatch.setattr(accounts_module, "REGISTRATIONS_OF_ADDRESS", 3)
+    accounts.register("ada@example.org", PASSWORD, "Ada", "1.2.3.4")
+    for _ in range(2):
+        with pytest.raises(Refusal, match="taken"):
+            accounts.register("ada@example.org", PASSWORD, "Ada", "1.2.3.4")
+    with pytest.raises(Refusal, match="Too many"):
+        accounts.register("ada@example.org", PASSWORD, "Ada", "1.2.3.4")
+
+
 def test_failures_are_limited_by_account_and_by_address(accounts, monkeypatch):
     accounts.register("ada@example.org", PASSWORD, "Ada", "1.2.3.4")
     for _ in range(accounts_module.FAILURES_OF_ACCOUNT):
@@ -201,6 +212,7 @@ def test_deleting_an_account_leaves_nothing(serve, settings):
     assert browser.post("/account/delete", password="wrong wrong wrong", sure="yes").status_code == 403
     assert browser.post("/account/delete", password=PASSWORD).status_code == 400
     assert browser.post("/account/delete", password=PASSWORD, sure="yes").url.path == "/register"
+    browser.client.app.state.practice.files.sweep()  # as happens every few minutes, unless a backup reads
     database = Database(settings.database_url)
     with database.read() as session:
         left = {

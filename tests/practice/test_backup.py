@@ -22,7 +22,7 @@ from bthub.practice.backup import backup, check, restore
 from bthub.practice.commands import main
 from bthub.practice.database import Database
 from bthub.practice.files import FileStore, MissingFile
-from bthub.practice.models import Account, Base, Case, Report, StoredFile
+from bthub.practice.models import Account, Base, Case, Examination, Report, StoredFile
 
 
 def rows(database: Database) -> dict[str, list]:
@@ -61,6 +61,50 @@ def test_migrations_go_up_and_down_with_data_in_them(serve, settings, database):
         assert set(inspect(connection).get_table_names()) <= {"alembic_version"}
     database.migrate()
     assert not any(rows(database).values())
+
+
+def test_kept_files_stay_the_choice_of_their_examination(serve, database):
+    """Before, it was the case's; of a case that keeps files, those examinations keep them that have any."""
+    browser = serve().begin()
+    ids = [browser.analyze(picture(seed=i)) for i in range(2)]
+    for id, keep in zip(ids, ("yes", ""), strict=True):
+        browser.post(f"/examinations/{id}/save", pseudonym="P", keep=keep)
+    before = rows(database)
+    database.migrate("0001")
+    with database.engine.connect() as connection:
+        assert all(connection.execute(text('SELECT keep_identifiers FROM "case"')).scalars())
+        assert connection.execute(text("SELECT count(*) FROM slice")).scalar() == 2
+    database.migrate()
+    assert rows(database) == before
+    with database.read() as session:
+        assert {one.id: one.keep_identifiers for one in session.scalars(select(Examination))} == {
+            ids[0]: True,
+            ids[1]: False,
+        }
+
+
+def test_a_backup_of_an_earlier_revision_is_restored(serve_sqlite, sqlite_settings, tmp_path):
+    serve_sqlite().begin().case()
+    database = Database(sqlite_settings.database_url)
+    backup(sqlite_settings, database, tmp_path / "now.zip")
+    before = rows(database)
+    database.close()
+    with zipfile.ZipFile(tmp_path / "now.zip") as now, zipfile.ZipFile(tmp_path / "old.zip", "w") as old:
+        for name in now.namelist():
+            lines = now.read(name)
+            if name == "backup.json":
+                lines = json.dumps({**json.loads(lines), "revision": "0001"}).encode()
+            elif name in ("tables/case.jsonl", "tables/examination.jsonl"):
+                (row,) = map(json.loads, lines.splitlines())
+                row = {key: value for key, value in row.items() if key not in ("keep_identifiers", "tries")}
+                lines = json.dumps(row | ({"keep_identifiers": False} if "case." in name else {})).encode()
+            old.writestr(name, lines)
+    other = settings_module.load(tmp_path / "other", {})
+    target = Database(other.database_url)
+    target.migrate()
+    restore(other, target, tmp_path / "old.zip")
+    assert rows(target) == before
+    target.close()
 
 
 def test_a_database_of_a_later_version_is_left_alone(sqlite_settings):

@@ -5,20 +5,23 @@ import io
 import json
 import re
 import zipfile
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
 from PIL import Image
-from practice_help import BOTH, BOX, picture, png, seen_by
+from practice_help import BOTH, BOX, DarkCorners, picture, png, seen_by
 
 from bthub.errors import BthubError
+from bthub.practice import accounts, quality
 from bthub.practice import cases as cases_module
-from bthub.practice.cases import Cases, Search, decode_mask, file_name
+from bthub.practice.analysis import MOST_TRIES
+from bthub.practice.cases import Cases, Search, decode_mask, file_name, summarize
 from bthub.practice.commands import main
 from bthub.practice.database import Database
 from bthub.practice.files import FileStore
-from bthub.practice.models import Case, StoredFile, Upload, now
+from bthub.practice.models import QUEUED, VOLUME, Account, Case, Examination, Slice, StoredFile, Upload, now
+from bthub.practice.report import sentences
 from bthub.practice.web import context
 
 
@@ -71,10 +74,70 @@ def test_the_uploaded_file_is_gone_once_saved(serve, settings):
 def test_keeping_the_upload_is_a_choice(serve_sqlite, sqlite_settings):
     browser = serve_sqlite().begin()
     id = browser.analyze(picture())
-    browser.post(f"/examinations/{id}/save", pseudonym="P", keep="yes")
-    database = Database(sqlite_settings.database_url)
+    case = browser.post(f"/examinations/{id}/save", pseudonym="P", keep="yes")
+    assert "Delete the original files" in case.text
+    # Another of the same patient isn't kept for that.
+    other = browser.analyze(picture(seed=1))
+    assert "Delete the original files" not in browser.post(f"/examinations/{other}/save", pseudonym="P").text
+    assert uploads(sqlite_settings) == [id]
+    browser.post(f"/examinations/{id}/originals/delete")
+    assert uploads(sqlite_settings) == []
+
+
+def uploads(settings) -> list[str]:
+    """Of which examinations the files are there as they came."""
+    database = Database(settings.database_url)
     with database.read() as session:
-        assert session.query(Upload).count() == 1
+        found = [one.examination_id for one in session.query(Upload)]
+    database.close()
+    return found
+
+
+def test_a_failure_of_a_saved_examination_can_be_mended(serve_sqlite, sqlite_settings, monkeypatch):
+    browser = serve_sqlite().begin()
+    pixels = np.asarray(Image.open(io.BytesIO(picture()))).copy()
+    pixels[0, 0] = 200  # the check of these models looks at the corner
+    id = browser.analyze(png(pixels), pseudonym="P")
+    page = browser.get(f"/examinations/{id}")
+    assert page.url.path.startswith("/cases/") and "Analyze anyway" in page.text and "a day after" in page.text
+    assert uploads(sqlite_settings) == [id]
+    browser.post(f"/examinations/{id}/again", anyway="yes")
+    browser.wait(id)
+    assert "Tumor suspected" in browser.get(f"/examinations/{id}").text and uploads(sqlite_settings) == []
+    # What no other try mends keeps nothing, saved or not.
+    for label in ("P", ""):
+        browser.analyze(b"no picture at all", pseudonym=label)
+        assert uploads(sqlite_settings) == []
+    # Nobody tries again: a day later the files are gone, and the examination says why it failed.
+    id = browser.analyze(png(pixels), pseudonym="P")
+    monkeypatch.setattr(accounts, "UNSAVED", timedelta(0))
+    browser.client.app.state.practice.accounts.sweep()
+    assert uploads(sqlite_settings) == []
+    page = browser.get(f"/examinations/{id}").text
+    assert "look like a slice" in page and "Analyze anyway" not in page
+
+
+def test_a_study_that_keeps_failing_is_dropped_too(serve_sqlite, sqlite_settings):
+    browser = serve_sqlite().begin()
+    files = [("files", ("scan.nii.gz", b"\x1f\x8b" + b"0" * 50, "application/gzip"))]
+    answer = browser.post("/analyze", files=files, pseudonym="P")
+    browser.wait(answer.url.path.rpartition("/")[2])
+    assert uploads(sqlite_settings) == []
+
+
+def test_an_analysis_during_which_the_server_keeps_dying_is_given_up(serve_sqlite, sqlite_settings):
+    browser = serve_sqlite().begin()
+    id = browser.analyze(picture())
+    practice = browser.client.app.state.practice
+    with practice.database.write() as session:
+        found = session.get_one(Examination, id)
+        found.state, found.tries = QUEUED, MOST_TRIES
+    browser.wait(id)
+    page = browser.get(f"/examinations/{id}").text
+    assert "stopped several times" in page and "Try again" in page
+    browser.post(f"/examinations/{id}/again")
+    browser.wait(id)
+    assert "Tumor suspected" in browser.get(f"/examinations/{id}").text
 
 
 def test_what_is_no_slice_is_refused_and_can_be_analyzed_all_the_same(serve_sqlite):
@@ -247,6 +310,56 @@ def test_a_correction_counts_and_the_models_mask_stays(serve):
         assert answer.status_code == 400 and "64 x 64" in answer.json()["error"]
 
 
+# Of each slice: what the model says, probability, threshold, whether it is uncertain, area.
+CLEAR, CALLED = ("no_tumor", 0.7, 0.8, False, 0), ("tumor", 0.4, 0.3, False, 9)
+UNSURE, UNSURE_CALLED = ("no_tumor", 0.2, 0.3, True, 0), ("tumor", 0.85, 0.8, True, 5)
+LONE, SKIPPED = ("tumor", 0.99, 0.8, False, 0), (None, None, 0.5, False, 0)
+
+
+@pytest.mark.parametrize(
+    ("slices", "label", "uncertain", "decides"),
+    [
+        ((CLEAR, CALLED), "tumor", False, CALLED),
+        ((CLEAR, UNSURE), "no_tumor", True, UNSURE),
+        ((UNSURE, CALLED), "tumor", False, CALLED),
+        ((UNSURE_CALLED, CALLED), "tumor", False, CALLED),
+        ((UNSURE_CALLED, CLEAR), "tumor", True, UNSURE_CALLED),
+        ((CLEAR, SKIPPED), "no_tumor", False, CLEAR),
+    ],
+)
+def test_the_slices_that_decide_give_the_figures(sqlite_settings, slices, label, uncertain, decides):
+    found = summarized(sqlite_settings, slices)
+    assert (found.label, found.uncertain) == (label, uncertain)
+    assert (found.probability, found.threshold) == decides[1:3]
+
+
+def test_a_stack_shows_the_probability_of_what_is_outlined(sqlite_settings):
+    """Of the lone slice the area was removed."""
+    found = summarized(sqlite_settings, (LONE, CALLED, UNSURE_CALLED), kind=VOLUME, label="tumor")
+    assert (found.probability, found.threshold) == CALLED[1:3]
+    found = summarized(sqlite_settings, (LONE, CLEAR), kind=VOLUME, label="no_tumor", uncertain=True)
+    assert (found.probability, found.threshold) == LONE[1:3]
+
+
+def summarized(settings, slices, **columns) -> Examination:
+    database = Database(settings.database_url)
+    with database.write() as session:
+        account = Account(name=f"a{now()}", full_name="A")
+        session.add(account)
+        session.flush()
+        examination = Examination(account_id=account.id, title="t", **columns)
+        session.add(examination)
+        session.flush()
+        for position, (label, probability, threshold, uncertain, area) in enumerate(slices):
+            result = {"threshold": threshold, "area_px": area}
+            more = {"label": label, "probability": probability, "uncertain": uncertain, "area_px": area}
+            session.add(Slice(examination_id=examination.id, position=position, name="s", result=result, **more))
+        session.flush()
+        summarize(session, examination)
+    database.close()
+    return examination
+
+
 def test_deleting_can_be_undone_until_the_session_ends(serve, settings):
     browser = serve().begin()
     case, examination = browser.case()
@@ -321,7 +434,6 @@ def test_the_history_stays_fast_with_ten_thousand_cases(settings):
                     "folded": f"p-{i}",
                     "area_px": i % 977,
                     "label": "tumor" if i % 3 else "no_tumor",
-                    "keep_identifiers": False,
                     "created_at": now(),
                     "changed_at": now(),
                     "examinations": 1,
@@ -419,7 +531,32 @@ def test_follow_up_tells_noise_from_growth(serve):
     # From nothing to something has no percentage.
     browser.case(picture(None), examined_on="2025-12-01")
     page = browser.get(f"/cases/{case}/follow-up").text
-    assert "0 pixels → 1,600 pixels" in page and "be said here" in page
+    assert "0 pixels → 1,600 pixels" in page and "tell whether the tumor changed" in page
+    # Pictures of another size have pixels of another size.
+    browser.case(picture((20, 20, 80, 80), side=128), examined_on="2026-04-01")
+    page = browser.get(f"/cases/{case}/follow-up").text
+    assert "0 pixels → 3,600 pixels" in page and "be compared" in page and "<circle" not in page.partition("<main")[2]
+
+
+def test_an_undated_examination_is_of_the_day_of_its_upload(serve_sqlite):
+    browser = serve_sqlite().begin()
+    case, _ = browser.case(picture((20, 20, 40, 40)), examined_on="2026-01-01")
+    _, undated = browser.case(picture((10, 10, 50, 50)), examined_on="")
+    page = browser.get(f"/cases/{case}/follow-up").text
+    assert "400 pixels → 1,600 pixels" in page
+    assert browser.get(f"/cases/{case}").text.count(f"/examinations/{undated}/masks.zip")  # the latest is shown
+    assert "1,600" in browser.get("/cases").text
+
+
+def test_the_bars_are_those_of_the_examinations_own_size(serve_sqlite, monkeypatch):
+    seen = []
+    error_for = quality.error_for
+    monkeypatch.setattr(quality, "error_for", lambda facts, share: seen.append(share) or error_for(facts, share))
+    browser = serve_sqlite().begin()
+    case, _ = browser.case(picture((20, 20, 40, 40)), examined_on="2026-01-01")
+    browser.case(picture((10, 10, 50, 50)), examined_on="2026-02-01")
+    browser.get(f"/cases/{case}/follow-up")
+    assert sorted(seen) == [400 / 4096, 1600 / 4096, 1600 / 4096]
 
 
 def test_home_shows_what_was_done_last(serve_sqlite):
@@ -483,6 +620,79 @@ def test_a_report_says_how_good_the_models_are_on_this_kind_of_input(serve_sqlit
     browser.post("/language", language="de")
     report = browser.post(f"/examinations/{examination}/reports").url.path
     assert "findet der Detektor 93 von 100" in browser.get(report).text
+
+
+def pdf_text(content: bytes) -> str:
+    import pypdfium2
+
+    pages = pypdfium2.PdfDocument(content)
+    return " ".join("".join(page.get_textpage().get_text_range() for page in pages).split())
+
+
+def test_a_report_says_what_limits_the_analysis(serve_sqlite):
+    browser = serve_sqlite().begin()
+    id = browser.analyze(picture(None), b"no picture at all", anyway="yes")
+    browser.post(f"/examinations/{id}/save", pseudonym="P")
+    report = browser.post(f"/examinations/{id}/reports").url.path
+    content = browser.get(f"{report}/report.json").json()
+    assert content["examination"]["checked"] is False and content["examination"]["slices"] == 1
+    assert [one["name"] for one in content["examination"]["not_analyzed"]] == ["slice_2.png"]
+    assert "no tumor on this slice" in content["findings"] and "Not analyzed: 1 of 2 slices." in content["findings"]
+    for text in (browser.get(report).text, pdf_text(browser.get(f"{report}/report.pdf").content)):
+        for words in (
+            "These pictures were not checked",
+            "1 of 2 files could not",
+            "slice_2.png: this is not a picture",
+        ):
+            assert words in text.replace("&#39;", "'")
+
+
+def test_a_drawing_by_hand_isnt_put_into_the_models_mouth(serve_sqlite):
+    browser = serve_sqlite().begin()
+    for box, drawn, words, draft in (
+        ((20, 24, 40, 44), False, "After the correction by hand, no tumor is outlined", "no tumor is outlined."),
+        (None, True, "A person has outlined a tumor by hand", "The outline was drawn or corrected by hand."),
+    ):
+        _, examination = browser.case(picture(box), pseudonym=f"P{drawn}")
+        (found,) = browser.slices(f"/examinations/{examination}")
+        headers = {"x-form-token": browser.token("/cases"), "accept": "application/json"}
+        mask = png(np.full((64, 64), 255 * drawn, np.uint8))
+        assert browser.client.post(f"/slices/{found['id']}/correction", content=mask, headers=headers).is_success
+        page = browser.get(f"/examinations/{examination}").text
+        report = browser.post(f"/examinations/{examination}/reports").url.path
+        for text in (page, browser.get(report).text):
+            assert "The verdict above is the model" in text and words in text and "estimate by a model" not in text
+        findings = browser.get(f"{report}/report.json").json()["findings"]
+        said = "The model found no tumor" if drawn else "The model suspects a tumor"
+        assert findings.startswith(said) and draft in findings
+    assert "nothing outlined" in browser.get("/").text and "nothing outlined" in browser.get("/cases").text
+
+
+def test_why_a_verdict_is_uncertain():
+    verdict = {"uncertain": True, "checked": True, "corrected": False, "rough": False, "band": (0.4, 0.6)}
+
+    def said(kind: str, label: str, count: int, marked: int) -> str:
+        found = sentences("en", kind=kind, label=label, count=count, marked=marked, **verdict)
+        return next(text for text, _ in found if text.startswith("Uncertain"))
+
+    assert "between 40.0% and 60.0%" in said("pictures", "tumor", 1, 1)
+    assert "rests on" in said("volume", "tumor", 9, 2)
+    # One slice of a stack may say tumor with 99%: that isn't close to the threshold.
+    assert "whole scan" in said("volume", "no_tumor", 9, 0) and "close to" not in said("volume", "no_tumor", 9, 0)
+    assert "at least one slice the probability" in said("pictures", "no_tumor", 2, 0)
+
+
+def test_an_outline_on_gray_slices_other_than_flair_is_called_rough(serve_sqlite, monkeypatch):
+    monkeypatch.setattr(DarkCorners, "inspect", lambda self, images: [(True, "other_mri") for _ in images])
+    browser = serve_sqlite().begin()
+    case, examination = browser.case()
+    report = browser.post(f"/examinations/{examination}/reports").url.path
+    for path in (f"/cases/{case}", report):
+        assert "rough guess" in browser.get(path).text
+    browser.case(picture((20, 20, 40, 44)), examined_on="2026-05-01")
+    page = browser.get(f"/cases/{case}/follow-up").text
+    assert "rough guess" in page and "tell whether the tumor changed" in page and 'class="error"' not in page
+    assert "rough guess" not in browser.get("/examinations/" + browser.analyze(picture(None))).text
 
 
 @BOTH

@@ -14,6 +14,7 @@ from sqlalchemy import select
 from bthub.practice.accounts import audit
 from bthub.practice.analysis import Engine
 from bthub.practice.database import Database, Turns
+from bthub.practice import files as files_module
 from bthub.practice.files import FileStore
 from bthub.practice.models import Account
 from bthub.practice.quality import facts
@@ -156,6 +157,17 @@ def test_a_sweep_leaves_what_is_about_to_be_saved(settings):
         with pytest.raises(ZeroDivisionError):
             files.stage("a" * 32, content)
     assert not files._staged
+    # So does one that would have made the first row, and what nobody attaches within the hour is forgotten.
+    address = files.stage("a" * 32, b"another")
+    with pytest.raises(ZeroDivisionError), database.write() as session:
+        files.attach(session, "a" * 32, address, 7, "image/png")
+        _ = 1 / 0
+    assert files.place.has(address) and files.sweep() == 1 and not files.place.has(address)
+    files.stage("a" * 32, b"another")
+    assert files.sweep() == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files_module, "FORGOTTEN", 0.0)
+        assert files.sweep() == 1 and not files.place.has(address)
     database.close()
 
 

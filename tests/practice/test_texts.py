@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bthub.imaging.kinds import TITLES
+from bthub.imaging.kinds import ROUGH, TITLES
 from bthub.practice import texts
 from bthub.practice.models import PROFESSIONS
 from bthub.practice.web.context import TEMPLATES
@@ -219,4 +219,4 @@ def test_the_accepted_language():
 
 @pytest.mark.parametrize("language", [code for code in texts.NAMES if code != "en"])
 def test_kinds_of_pictures_are_in_the_table(language):
-    assert set(TITLES.values()) <= set(texts.table(language))
+    assert {*TITLES.values(), ROUGH} <= set(texts.table(language))

@@ -12,6 +12,9 @@ import pytest
 from PIL import Image
 from practice_help import BOTH, picture, png
 
+from bthub.errors import BthubError
+from bthub.practice import analysis
+
 
 def scan(tmp_path, spacing=(1.0, 1.0, 5.0)) -> bytes:
     """Eight slices with a bright block on four of them, as NIfTI."""
@@ -55,6 +58,24 @@ def test_a_nifti_from_the_upload_to_a_corrected_mask_in_its_own_grid(serve, tmp_
     assert int(np.asarray(got.dataobj).sum()) == 1200
     report = browser.post(f"/examinations/{id}/reports").url.path
     assert browser.get(f"{report}/report.json").json()["verdict"]["volume_ml"] == pytest.approx(6.0)
+    # Back to the model's outline, the volume is the model's too.
+    browser.client.post(f"/slices/{data['slices'][2]['id']}/revert", headers=headers)
+    assert browser.get(f"{report}/report.json").json()["verdict"]["volume_ml"] == pytest.approx(8.0)
+
+
+def test_slices_that_were_not_analyzed_are_not_counted(serve_sqlite, tmp_path):
+    scan(tmp_path)
+    array = np.asarray(nibabel.load(tmp_path / "scan.nii.gz").dataobj)
+    array = np.concatenate([np.zeros_like(array[..., :1]), array], axis=-1).astype(np.int16)
+    browser = serve_sqlite().begin()
+    content = gzip.compress(nibabel.Nifti1Image(array, np.diag([1.0, 1.0, 5.0, 1.0])).to_bytes())
+    id = upload(browser, "blank.nii.gz", content)
+    assert "4 of 8" in browser.post(f"/examinations/{id}/save", pseudonym="P").text
+    report = browser.post(f"/examinations/{id}/reports").url.path
+    content = browser.get(f"{report}/report.json").json()
+    assert (content["examination"]["slices"], content["examination"]["total"]) == (8, 9)
+    assert "Not analyzed: 1 of 9 slices. It is outlined on 4 of 8 slices." in content["findings"]
+    assert "1 of 9 slices were not analyzed" in browser.get(report).text
 
 
 def test_a_zip_of_two_scans_offers_the_other(serve_sqlite, tmp_path):
@@ -85,6 +106,34 @@ def test_a_zip_of_two_scans_offers_the_other(serve_sqlite, tmp_path):
     assert browser.post(f"/examinations/{id}/again", scan="0", sure="yes").status_code == 200
     browser.wait(id)
     assert "8.0 ml" in browser.get(f"/examinations/{id}").text
+
+
+def test_a_labeled_study_offers_its_other_scan_even_after_a_failure(serve_sqlite, tmp_path, monkeypatch):
+    browser = serve_sqlite().begin()
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as files:
+        files.writestr("study/flair.nii.gz", scan(tmp_path))
+        files.writestr("study/t1.nii.gz", scan(tmp_path, (2.0, 2.0, 5.0)))
+    files = [("files", ("study.zip", archive.getvalue(), "application/zip"))]
+    id = browser.wait(browser.post("/analyze", files=files, pseudonym="P").url.path.rpartition("/")[2])
+    page = browser.get(f"/examinations/{id}")
+    assert page.url.path.startswith("/cases/") and "Scans in this study" in page.text and "a day after" in page.text
+
+    def fail(*_, **__):
+        raise BthubError("t1.nii.gz: this can't be read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(analysis, "analyze_study", fail)
+        browser.post(f"/examinations/{id}/again", scan="1")
+        browser.wait(id)
+    page = browser.get(f"/examinations/{id}").text
+    assert "could not be analyzed" in page and "Scans in this study" in page and "8.0 ml" not in page
+    browser.post(f"/examinations/{id}/again", scan="0")
+    browser.wait(id)
+    assert "8.0 ml" in browser.get(f"/examinations/{id}").text
+    # Saved by somebody who has seen it, only the result is kept.
+    browser.post(f"/examinations/{id}/save", pseudonym="P")
+    assert "Scans in this study" not in browser.get(f"/examinations/{id}").text
 
 
 def test_pictures_have_no_grid(serve_sqlite):

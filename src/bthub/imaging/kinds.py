@@ -18,6 +18,8 @@ TITLES = {
     FLAIR_LIKE: "a FLAIR slice in gray",
     OTHER_MRI: "a brain MRI slice in gray, not FLAIR",
 }
+ROUGH = "The outline is a rough guess: on gray slices other than FLAIR the model is much less accurate."
+"""Said beside the outline of a slice of the kind OTHER_MRI."""
 COLORFUL = 0.04
 """Images whose mean channel difference exceeds this share of the maximum are in color. Dark pixels don't count."""
 # For `is_drawing`. Levels are sums of the three channels.

@@ -16,6 +16,8 @@ from sqlalchemy.orm import Session
 
 from bthub.practice.database import Database
 from bthub.practice.models import (
+    DONE,
+    FAILED,
     LANGUAGES,
     PROFESSIONS,
     Account,
@@ -28,6 +30,7 @@ from bthub.practice.models import (
     Option,
     Report,
     SignIn,
+    Upload,
     now,
 )
 from bthub.practice.settings import Settings
@@ -46,6 +49,8 @@ WINDOW = timedelta(minutes=15)
 FAILURES_OF_ACCOUNT, FAILURES_OF_ADDRESS = 8, 60
 REGISTRATIONS_OF_ADDRESS = 60
 RECOVERY = timedelta(hours=24)
+UNSAVED = timedelta(hours=24)
+"""How long results that aren't saved are kept, and uploads that might be analyzed again."""
 INVITE_ONLY = "invite-only"
 
 WRONG = "The name or the password is wrong."
@@ -80,10 +85,12 @@ class Accounts:
         check_password(password, folded)
         key = "register:" + self.digest(address)
         self._limit({key: REGISTRATIONS_OF_ADDRESS})
+        # Before, and by itself: one that is refused counts too, or it would tell without end which names are taken.
+        with self._database.write() as session:
+            session.add(Attempt(key=key))
         hashed = hash_password(password)
         try:
             with self._database.write() as session:
-                session.add(Attempt(key=key))
                 if invite_only(session):
                     self._use_invitation(session, invitation)
                 account = Account(name=folded, full_name=full_name, password=hashed)
@@ -401,12 +408,11 @@ class Accounts:
                         table.deleted_in.is_(None) | table.deleted_in.not_in(alive),
                     )
                 )
-            # What was analyzed and not saved.
-            session.execute(
-                delete(Examination).where(
-                    Examination.case_id.is_(None), Examination.created_at < moment - timedelta(hours=24)
-                )
-            )
+            # What was analyzed and not saved; and of what is saved, the files that another try might have needed.
+            old = Examination.created_at < moment - UNSAVED
+            session.execute(delete(Examination).where(Examination.case_id.is_(None), old))
+            done = Examination.state.in_((DONE, FAILED)) & Examination.keep_identifiers.is_(False)
+            session.execute(delete(Upload).where(Upload.examination_id.in_(select(Examination.id).where(old, done))))
 
 
 def profile_mark(account: Account) -> str:

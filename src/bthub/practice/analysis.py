@@ -28,12 +28,14 @@ from bthub.practice.cases import drop_uploads, encode, full_disk, refresh, summa
 from bthub.practice.database import Database
 from bthub.practice.files import FileStore
 from bthub.practice.log import log_failure
-from bthub.practice.models import DONE, FAILED, QUEUED, RUNNING, Examination, Slice, Upload
+from bthub.practice.models import DONE, FAILED, PICTURES, QUEUED, RUNNING, VOLUME, Examination, Slice, Upload
 from bthub.practice.settings import Settings
-from bthub.practice.study import PICTURES, VOLUME, geometry, laid_out, pictures_of, renamed, study_of
+from bthub.practice.study import geometry, laid_out, pictures_of, renamed, study_of
 from bthub.practice.texts import Refusal
 
 BATCH = 8
+MOST_TRIES = 3
+"""Analyses that are begun and not ended, as where the server is killed, before one is given up."""
 AT_ONCE = 4
 """Examinations that take turns; the others wait."""
 PAUSE = 2.0
@@ -156,14 +158,13 @@ class Engine:
             except SQLAlchemyError as error:
                 # The database is away: what was at work is begun again when it is back.
                 print(f"bthub: the database failed ({type(error).__name__}), trying again", file=sys.stderr, flush=True)
-                self._put_back()
+                self._put_back(tries=0)
                 self._over.wait(PAUSE)
             except Exception as error:
                 log_failure(error)
                 self._put_back()
                 self._over.wait(PAUSE)
-        for work in self._works:
-            work.folder.cleanup()
+        self._put_back(tries=0)
 
     def _turn(self, *, pictures_only: bool = False) -> None:
         """One batch of the work whose turn it is."""
@@ -173,7 +174,12 @@ class Engine:
             if self._step(found):
                 self._works.append(found)
 
-    def _put_back(self) -> None:
+    def _put_back(self, **values: int) -> None:
+        """Let what is at work wait again.
+
+        Args:
+            values: columns to set, such as `tries` where the work itself wasn't the reason.
+        """
         for work in self._works:
             work.folder.cleanup()
         self._works = []
@@ -182,7 +188,9 @@ class Engine:
                 running = list(session.scalars(select(Examination.id).where(Examination.state == RUNNING)))
                 for id in running:
                     session.execute(delete(Slice).where(Slice.examination_id == id))
-                    session.execute(update(Examination).where(Examination.id == id).values(state=QUEUED, done=0))
+                    session.execute(
+                        update(Examination).where(Examination.id == id).values(state=QUEUED, done=0, **values)
+                    )
         except SQLAlchemyError:
             pass  # the next turn comes here again
 
@@ -210,10 +218,19 @@ class Engine:
                 if found is None:
                     return begun
                 found.state = RUNNING
+                found.tries += 1
                 session.execute(delete(Slice).where(Slice.examination_id == found.id))
                 uploads = session.scalars(
                     select(Upload).where(Upload.examination_id == found.id).order_by(Upload.position)
                 ).all()
+            if found.tries > MOST_TRIES:
+                self._fail(
+                    found.id,
+                    "The server stopped several times while it analyzed this. Try again, or try another file. If it "
+                    "keeps failing, tell the administrator.",
+                    RETRY,
+                )
+                continue
             folder = tempfile.TemporaryDirectory(dir=self._tmp, prefix="upload-")
             work = _Work(found.id, found.account_id, found.check_input, folder)
             work.scan = (found.geometry or {}).get("scan")
@@ -390,6 +407,7 @@ class Engine:
             ).all()
             examination.total = examination.done = len(problems)
             examination.state = FAILED if all(problems) else DONE
+            examination.tries = 0
             if examination.state == FAILED:
                 examination.problem = problems[0] if problems else FAILURE
                 _say_mend(examination, UNCHECKED if work.refused else None)
@@ -405,8 +423,12 @@ class Engine:
         with self._database.write() as session:
             examination = session.get(Examination, id)
             if examination is not None:
-                examination.state, examination.problem = FAILED, problem[:2000]
+                examination.state, examination.problem, examination.tries = FAILED, problem[:2000], 0
                 _say_mend(examination, mend)
+                drop_uploads(session, examination)
+                if examination.case_id:
+                    session.flush()
+                    refresh(session, examination.case_id)
 
 
 def _mend(error: Exception) -> str | None:

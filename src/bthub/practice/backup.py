@@ -15,7 +15,8 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Date, Table, func, select, text
+from sqlalchemy import Date, DateTime, MetaData, Table, TableClause, column, func, select, text
+from sqlalchemy import table as clause
 from sqlalchemy.orm import Session
 
 from bthub.errors import BthubError
@@ -123,7 +124,7 @@ def restore(settings: Settings, database: Database, source: Path) -> tuple[int, 
                 for table in tables():
                     if table.name not in present or f"tables/{table.name}.jsonl" not in names:
                         continue
-                    rows += _fill(session, table, archive)
+                    rows += _fill(session, _as_it_is(session, table), archive)
                 _set_counters(session, database)
             _replace_secret(settings.folder / "secret", head["secret"])
             database.migrate()
@@ -140,7 +141,14 @@ def _tables_there(session: Session, database: Database) -> list[str]:
     return inspect(session.connection()).get_table_names()
 
 
-def _fill(session: Session, table: Table, archive: zipfile.ZipFile) -> int:
+def _as_it_is(session: Session, table: Table) -> TableClause:
+    """A table with the columns that it has in the database, which may be those of an earlier revision."""
+    there = Table(table.name, MetaData(), autoload_with=session.connection(), resolve_fks=False)
+    types = {one.name: one.type for one in there.columns} | {one.name: one.type for one in table.columns}
+    return clause(table.name, *(column(one.name, types[one.name]) for one in there.columns))
+
+
+def _fill(session: Session, table: TableClause, archive: zipfile.ZipFile) -> int:
     rows = 0
     batch: list[dict[str, Any]] = []
     with archive.open(f"tables/{table.name}.jsonl") as lines:
@@ -181,11 +189,11 @@ def _to_json(value: Any) -> Any:
     return {"base64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value
 
 
-def _from_json(table: Table, name: str, value: Any) -> Any:
+def _from_json(table: TableClause, name: str, value: Any) -> Any:
     kind = table.columns[name].type if name in table.columns else None
     if value is None or kind is None:
         return value
-    if isinstance(kind, UtcTime):
+    if isinstance(kind, (UtcTime, DateTime)):
         return datetime.fromisoformat(value)
     return date.fromisoformat(value) if isinstance(kind, Date) else value
 

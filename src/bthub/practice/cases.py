@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -15,7 +15,7 @@ from PIL import Image
 from sqlalchemy import ColumnElement, delete, func, or_, select
 from sqlalchemy.orm import Session
 
-from bthub.inference.result import TUMOR, measure
+from bthub.inference.result import NO_TUMOR, TUMOR, measure
 from bthub.practice import access
 from bthub.practice.accounts import audit, check_length, clean, clean_text, fold
 from bthub.practice.database import Database
@@ -25,6 +25,7 @@ from bthub.practice.models import (
     FAILED,
     QUEUED,
     SIGNED,
+    VOLUME,
     Account,
     Audit,
     Case,
@@ -194,15 +195,21 @@ class Cases:
                     "reload the page and tick the box there if you want that.",
                     409,
                 )
-            session.execute(delete(Slice).where(Slice.examination_id == examination_id))
-            examination.state, examination.problem, examination.done = QUEUED, None, 0
-            if unchecked:
-                examination.check_input = False
             if scan is not None:
-                known = (examination.geometry or {}).get("scans", [])
+                known = scans_of(examination)
                 if not 0 <= scan < len(known):
                     raise access.NotFound
-                examination.geometry = {"scan": scan}
+                # With the names of all: should this one fail, another can be chosen.
+                examination.geometry = {"scan": scan, "scans": known}
+            session.execute(delete(Slice).where(Slice.examination_id == examination_id))
+            examination.state, examination.problem, examination.done = QUEUED, None, 0
+            examination.remarks = None
+            if unchecked:
+                examination.check_input = False
+            summarize(session, examination)
+            if examination.case_id:
+                session.flush()
+                refresh(session, examination.case_id)
 
     def save(self, account: Account, examination_id: str, pseudonym: str, examined_on: date | None, keep: bool) -> str:
         """Save an examination in the case of a label, made where there is none; returns the case's id.
@@ -212,7 +219,7 @@ class Cases:
             examination_id: which.
             pseudonym: the patient's label.
             examined_on: the scan date.
-            keep: keep the files as they came, with what identifies the patient in them, for this case.
+            keep: keep the files as they came, with what identifies the patient in them, after saving too.
 
         Raises:
             NotFound: it isn't the account's.
@@ -227,15 +234,30 @@ class Cases:
             if examination.case_id not in (None, case.id):
                 there = session.get_one(Case, examination.case_id).pseudonym
                 raise Refusal("This examination is saved already, in the case {label}.", 409, label=there)
-            if keep:
-                case.keep_identifiers = True
+            # Saved once more, from another window, it keeps what was chosen first.
+            examination.keep_identifiers = keep or (examination.case_id is not None and examination.keep_identifiers)
             examination.case_id = case.id
             examination.examined_on = examined_on or examination.examined_on
             session.flush()
-            drop_uploads(session, examination)
+            drop_uploads(session, examination, chosen=True)
             refresh(session, case.id)
             audit(session, account.id, "save", examination.id)
         return case.id
+
+    def delete_originals(self, account_id: str, examination_id: str) -> None:
+        """Delete an examination's files as they came, with what identifies the patient in them, for good.
+
+        Raises:
+            NotFound: it isn't the account's.
+            Refusal: it is at work.
+        """
+        with self._writing() as session:
+            examination = access.get(session, Examination, account_id, examination_id)
+            if examination.state not in (DONE, FAILED):
+                raise Refusal("It is being analyzed: wait until it is done.", 409)
+            examination.keep_identifiers = False
+            session.execute(delete(Upload).where(Upload.examination_id == examination_id))
+            audit(session, account_id, "delete originals", examination_id)
 
     def _case(self, session: Session, account_id: str, pseudonym: str) -> Case:
         label, folded = _label(pseudonym)
@@ -491,12 +513,8 @@ def refresh(session: Session, case_id: str) -> None:
     if case is None:
         return
     there = (Examination.case_id == case_id, Examination.deleted_at.is_(None))
-    latest = session.scalar(
-        select(Examination)
-        .where(*there, Examination.state == DONE)
-        .order_by(Examination.examined_on.desc().nulls_last(), Examination.created_at.desc())
-        .limit(1)
-    )
+    done = session.scalars(select(Examination).where(*there, Examination.state == DONE)).all()
+    latest = max(done, key=in_time, default=None)
     case.examinations = session.scalar(select(func.count()).select_from(Examination).where(*there)) or 0
     case.examined_on = session.scalar(select(func.max(Examination.examined_on)).where(*there))
     case.corrected = bool(session.scalar(select(func.count()).where(*there, Examination.corrected.is_(True))))
@@ -514,6 +532,16 @@ def refresh(session: Session, case_id: str) -> None:
     case.changed_at = now()
 
 
+def day_of(examination: Examination) -> date:
+    """When an examination was made, as far as it is known: its scan date, else the day of its upload."""
+    return examination.examined_on or examination.created_at.date()
+
+
+def in_time(examination: Examination) -> tuple[date, datetime]:
+    """For sorting examinations in time."""
+    return day_of(examination), examination.created_at
+
+
 def summarize(session: Session, examination: Examination) -> None:
     """Bring an examination's figures up to date with its slices."""
     slices = session.scalars(
@@ -521,22 +549,46 @@ def summarize(session: Session, examination: Examination) -> None:
     ).all()
     examination.corrected = any(by_hand for _, by_hand in masks_that_count(session, slices).values())
     if not slices:
-        examination.label = examination.probability = examination.area_px = examination.area_mm2 = None
+        examination.label = examination.probability = examination.threshold = None
+        examination.area_px = examination.area_mm2 = examination.volume_ml = None
+        examination.uncertain = False
         return
-    highest = max(slices, key=lambda found: found.probability or 0)
+    if examination.kind != VOLUME:  # of a stack `analyze_study` says it, from neighboring slices
+        tumor = [found for found in slices if found.label == TUMOR]
+        examination.label = TUMOR if tumor else NO_TUMOR
+        examination.uncertain = (
+            all(found.uncertain for found in tumor) if tumor else any(found.uncertain for found in slices)
+        )
+    deciding = _deciding(examination, slices)
     # A corrected slice without the model's verdict may have the largest area.
     largest = max(slices, key=lambda found: found.area_px or 0)
-    examination.probability = highest.probability
-    examination.threshold = (highest.result or {}).get("threshold")
-    if examination.kind != "volume":  # of a stack `analyze_study` says it, from neighboring slices
-        examination.label = TUMOR if any(found.label == TUMOR for found in slices) else "no_tumor"
-        examination.uncertain = highest.uncertain
+    examination.probability = deciding.probability
+    examination.threshold = (deciding.result or {}).get("threshold")
     examination.area_px = largest.area_px
     examination.area_mm2 = largest.area_mm2
     spacing = examination.spacing_mm
-    if examination.kind == "volume" and spacing and spacing[0] and examination.corrected:
+    if examination.kind == VOLUME and spacing and spacing[0]:
         voxel = spacing[0] * spacing[1] * spacing[2]
         examination.volume_ml = sum(found.area_px or 0 for found in slices) * voxel / 1000
+
+
+def _deciding(examination: Examination, slices: Sequence[Slice]) -> Slice:
+    """The slice on which an examination's verdict rests: the most probable one of those that speak for it.
+
+    Not simply the most probable one of all: thresholds depend on the kind of picture, so that a lower probability may
+    be a tumor where a higher one is none.
+    """
+    if examination.label == TUMOR:
+        called = [found for found in slices if found.label == TUMOR]
+        # Of a stack those count whose outline is left after cleaning, as in `bthub.inference.study`.
+        outlined = [found for found in called if (found.result or {}).get("area_px")]
+        chosen = outlined if outlined and examination.kind == VOLUME else called
+        chosen = [found for found in chosen if found.uncertain == examination.uncertain] or chosen
+    elif examination.uncertain:
+        chosen = [found for found in slices if found.uncertain or found.label == TUMOR]
+    else:
+        chosen = list(slices)
+    return max(chosen or slices, key=lambda found: found.probability or 0)
 
 
 def masks_that_count(session: Session, slices: Sequence[Slice]) -> dict[str, tuple[str | None, bool]]:
@@ -562,12 +614,31 @@ def has_corrections(session: Session, examination_id: str) -> bool:
     return session.scalar(drawn.where(Slice.examination_id == examination_id).limit(1)) is not None
 
 
-def drop_uploads(session: Session, examination: Examination) -> None:
-    """Forget the files of a saved examination as they came, unless its case keeps them."""
-    case = session.get(Case, examination.case_id) if examination.case_id else None
-    if case is None or case.keep_identifiers or examination.state not in (DONE, FAILED):
+def scans_of(examination: Examination) -> list[str]:
+    """The names of the scans in an examination's study, of which one was analyzed; empty for pictures."""
+    return list((examination.geometry or {}).get("scans", []))
+
+
+def drop_uploads(session: Session, examination: Examination, *, chosen: bool = False) -> None:
+    """Forget the files of an examination as they came, unless the person keeps them or may still need them.
+
+    Needed are those of a result that isn't saved, of a failure that another try may mend, and of a study of several
+    scans until somebody has seen which of them was analyzed. `Accounts.sweep` forgets these a day after the upload.
+
+    Args:
+        session: of the caller's transaction.
+        examination: which.
+        chosen: the person has seen the result, and saves it.
+    """
+    if examination.keep_identifiers or examination.state not in (DONE, FAILED):
         return
-    session.execute(delete(Upload).where(Upload.examination_id == examination.id))
+    several = len(scans_of(examination)) > 1
+    if examination.state == FAILED:
+        needed = several or bool((examination.facts or {}).get("mend"))
+    else:
+        needed = examination.case_id is None or (several and not chosen)
+    if not needed:
+        session.execute(delete(Upload).where(Upload.examination_id == examination.id))
 
 
 # -- small things

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from bthub.inference.result import NO_TUMOR, TUMOR
 from bthub.practice import access
-from bthub.practice.cases import decode, encode, full_disk, masks_that_count
+from bthub.practice.cases import decode, encode, full_disk, in_time, masks_that_count
 from bthub.practice.database import Database
 from bthub.practice.files import FileStore
 from bthub.practice.models import (
@@ -128,7 +128,7 @@ class Exports:
             names: set[str] = set()
             entries = []
             for found in slices:
-                stem = unique(safe(found.name.rpartition(".")[0] or found.name), names)
+                stem = _stem(found, names)
                 picture = mask = None
                 if found.picture:
                     picture = f"{place}/{stem}.png"
@@ -175,6 +175,10 @@ class Exports:
                     "label": examination.label,
                     "tumor_probability": examination.probability,
                     "threshold": examination.threshold,
+                    "uncertain": examination.uncertain,
+                    "checked": examination.check_input,
+                    "corrected_by_hand": examination.corrected,
+                    "remarks": examination.remarks or [],
                     "area_px": examination.area_px,
                     "area_mm2": examination.area_mm2,
                     "volume_ml": examination.volume_ml,
@@ -218,7 +222,7 @@ class Exports:
         def fill(archive: zipfile.ZipFile) -> Iterator[None]:
             names: set[str] = set()
             for found in slices:
-                stem = unique(safe(found.name.rpartition(".")[0] or found.name), names)
+                stem = _stem(found, names)
                 if found.picture:
                     archive.writestr(f"{stem}.png", self._files.read(found.picture))
                 if address := counting[found.id][0]:
@@ -375,11 +379,8 @@ class _Kept:
 
 
 def _read(session: Session, account: Account, case: Case) -> _Kept:
-    examinations = session.scalars(
-        access.own(Examination, account.id)
-        .where(Examination.case_id == case.id, Examination.state == DONE)
-        .order_by(Examination.examined_on, Examination.created_at)
-    ).all()
+    done = access.own(Examination, account.id).where(Examination.case_id == case.id, Examination.state == DONE)
+    examinations = sorted(session.scalars(done), key=in_time)
     with_slices = [
         (one, session.scalars(select(Slice).where(Slice.examination_id == one.id).order_by(Slice.position)).all())
         for one in examinations
@@ -498,13 +499,24 @@ def safe(text: str) -> str:
     )
 
 
-def unique(name: str, used: set[str]) -> str:
-    """The name, with a number where it is taken; compared as systems do that don't know case."""
+def unique(name: str, used: set[str], endings: Sequence[str] = ("",)) -> str:
+    """The name, with a number where it is taken with any of the endings; compared as systems do that don't know case.
+
+    Args:
+        name: without the endings.
+        used: what is taken; those that are chosen here are added.
+        endings: with which the name will be used.
+    """
     chosen, number = name, 2
-    while chosen.casefold() in used:
+    while not used.isdisjoint(chosen.casefold() + ending for ending in endings):
         chosen, number = f"{name}_{number}", number + 1
-    used.add(chosen.casefold())
+    used.update(chosen.casefold() + ending for ending in endings)
     return chosen
+
+
+def _stem(found: Slice, used: set[str]) -> str:
+    """What the files of a slice are called, each with its ending: a picture may be called as another's mask."""
+    return unique(safe(found.name.rpartition(".")[0] or found.name), used, ("", "_mask", "_model_mask"))
 
 
 def cell(value: object) -> object:

@@ -149,11 +149,13 @@ class FileStore:
         self._mutex = threading.Lock()
         # When each file was staged that no transaction has attached yet: until then a sweep leaves it.
         self._staged: dict[str, list[float]] = {}
+        # What was staged and no longer is: the next sweep removes those for which no row was committed.
+        self._ended: set[str] = set()
 
     def stage(self, account_id: str, content: bytes) -> str:
         """Put a file's bytes in place, before a transaction, and return the address.
 
-        Sweeps leave it until the transaction of its `attach` has ended. Without one it is swept at the next start.
+        Sweeps leave it until the transaction of its `attach` has ended, or for FORGOTTEN where there is none.
         """
         address = self.address(account_id, content)
         with self._mutex:
@@ -173,6 +175,7 @@ class FileStore:
                 stamps.pop(0)
             if not stamps:
                 self._staged.pop(address, None)
+                self._ended.add(address)
 
     def _is_staged(self, address: str) -> bool:
         since = time.monotonic() - FORGOTTEN
@@ -254,6 +257,20 @@ class FileStore:
         Args:
             orphans: also files without a row, which a killed process leaves. Only while no other one runs.
         """
+        since = time.monotonic() - FORGOTTEN
+        with self._mutex:
+            for address in [one for one, stamps in self._staged.items() if max(stamps) <= since]:
+                del self._staged[address]
+                self._ended.add(address)
+            ended, self._ended = self._ended, set()
+        try:
+            return self._sweep(ended, orphans=orphans)
+        except BaseException:
+            with self._mutex:
+                self._ended |= ended  # for the next sweep
+            raise
+
+    def _sweep(self, ended: set[str], *, orphans: bool) -> int:
         with self._database.write() as session:
             # Alone: who adds a file has made its row and its use visible before, or comes after.
             self._database.lock_files(session, alone=True)
@@ -269,7 +286,7 @@ class FileStore:
             if isinstance(self.place, Folder):
                 self.place.clear_partial()
             gone = list(self.place.addresses())
-        return self._remove_without_row(gone)
+        return self._remove_without_row(sorted({*gone, *ended}))
 
     def _remove_without_row(self, addresses: list[str]) -> int:
         removed = 0
@@ -281,7 +298,7 @@ class FileStore:
                 for address in part:
                     # Who stages it meanwhile finds it gone, and writes it anew.
                     with self._mutex:
-                        if address not in kept and not self._is_staged(address):
+                        if address not in kept and not self._is_staged(address) and self.place.has(address):
                             self.place.remove(address)
                             removed += 1
         return removed

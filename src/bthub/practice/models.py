@@ -18,6 +18,7 @@ LANGUAGES = ("en", "de")
 
 QUEUED, RUNNING, DONE, FAILED = "queued", "running", "done", "failed"
 DRAFT, SIGNED = "draft", "signed"
+PICTURES, VOLUME = "pictures", "volume"
 
 
 def now() -> datetime:
@@ -170,7 +171,6 @@ class Case(Deletable, Base):
     account_id: Mapped[str] = _owner()
     pseudonym: Mapped[str] = mapped_column(String(80))
     folded: Mapped[str] = mapped_column(String(80))
-    keep_identifiers: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime] = mapped_column(default=now)
     changed_at: Mapped[datetime] = mapped_column(default=now)
     examined_on: Mapped[date | None] = mapped_column(Date)
@@ -197,8 +197,10 @@ class Examination(Deletable, Base):
     title: Mapped[str] = mapped_column(String(200))
     examined_on: Mapped[date | None] = mapped_column(Date)
     created_at: Mapped[datetime] = mapped_column(default=now)
-    kind: Mapped[str] = mapped_column(String(20), default="pictures")  # or volume
+    kind: Mapped[str] = mapped_column(String(20), default=PICTURES)  # or VOLUME
     check_input: Mapped[bool] = mapped_column(default=True)
+    keep_identifiers: Mapped[bool] = mapped_column(default=False)  # the uploads stay once it is saved
+    tries: Mapped[int] = mapped_column(default=0)  # analyses begun since one ended
     done: Mapped[int] = mapped_column(default=0)
     total: Mapped[int] = mapped_column(default=0)
     problem: Mapped[str | None] = mapped_column(Text)
@@ -217,7 +219,7 @@ class Examination(Deletable, Base):
 
 
 class Upload(Base):
-    """A file as it came. Gone once analyzed, unless the person keeps identifiers for this case."""
+    """A file as it came. Gone once its examination is saved, unless the person keeps it: `cases.drop_uploads`."""
 
     __tablename__ = "upload"
 

@@ -10,6 +10,8 @@ SEED, PAIRS = 0, 20_000
 SIZES = {"small": (0.0, 0.0075), "medium": (0.0075, 0.03), "large": (0.03, 1.0)}
 """Share of the picture that is tumor, from and below; in evaluation's terms under 500 and 2,000 pixels of 256 x 256."""
 LEAST_PATIENTS = 5
+UNKNOWN: dict[str, Any] = {"percent": None, "verdict": "unknown", "low": None, "high": None}
+"""What `change` says where nothing can be said."""
 
 
 def facts(detector: RunFolder, localizer: RunFolder) -> dict[str, Any]:
@@ -101,7 +103,7 @@ def change(before: float, after: float, error: dict[str, Any] | None, *, by_hand
         tumor is measured.
     """
     percent = None if before == 0 else 100 * (after - before) / before
-    answer: dict[str, Any] = {"percent": percent, "verdict": "unknown", "low": None, "high": None}
+    answer: dict[str, Any] = {**UNKNOWN, "percent": percent}
     if by_hand or error is None or before <= 0 or after <= 0:
         return answer
     factor = error["factor"]

@@ -19,7 +19,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from bthub.errors import BthubError
-from bthub.imaging.kinds import TITLES
+from bthub.imaging.kinds import OTHER_MRI, ROUGH, TITLES
 from bthub.inference.result import DISCLAIMER, TUMOR
 from bthub.practice import access
 from bthub.practice.accounts import audit, check_length, clean_text
@@ -31,6 +31,7 @@ from bthub.practice.models import (
     DRAFT,
     LANGUAGES,
     SIGNED,
+    VOLUME,
     Account,
     Case,
     Examination,
@@ -39,7 +40,7 @@ from bthub.practice.models import (
     Slice,
     now,
 )
-from bthub.practice.texts import Refusal, number, percent, translate
+from bthub.practice.texts import Refusal, foreign, number, percent, translate
 
 FORMAT = "bthub-report-1"
 DIGEST = "sha256"
@@ -232,7 +233,10 @@ def build(
         select(Note).where(Note.case_id == case.id, Note.deleted_at.is_(None)).order_by(Note.number)
     ).all()
     facts = examination.facts or {}
-    found = [_slice(one, counting[one.id]) for one in slices]
+    counted = counted_slices(slices, counting)
+    refused = session.scalars(
+        select(Slice).where(Slice.examination_id == examination.id, Slice.result.is_(None)).order_by(Slice.position)
+    ).all()
     result = (shown.result or {}) if shown is not None else {}
     band = result.get("referral_band", result.get("review_band"))
     content = {
@@ -254,8 +258,16 @@ def build(
             "examined_on": examination.examined_on and examination.examined_on.isoformat(),
             "kind": examination.kind,
             "spacing_mm": examination.spacing_mm,
-            "slices": len(slices),
-            "slices_with_tumor": sum(bool(one.area_px) for one in slices),
+            "checked": examination.check_input,
+            "slices": len(counted),
+            "slices_with_tumor": sum(bool(one.area_px) for one in counted),
+            "total": len(slices) + len(refused),
+            "not_analyzed": [
+                {"name": one.name, "reason": one.problem or (one.result or {}).get("skipped")}
+                for one in sorted([*refused, *(set(slices) - set(counted))], key=lambda one: one.position)
+            ],
+            "remarks": examination.remarks or [],
+            "rough_outline": rough_outline(slices, counting),
         },
         "verdict": {
             "label": examination.label,
@@ -269,7 +281,7 @@ def build(
             "corrected_by_hand": examination.corrected,
         },
         "shown_slice": shown and {"position": shown.position + 1, **_slice(shown, counting[shown.id])},
-        "slices": found,
+        "slices": [_slice(one, counting[one.id]) for one in slices],
         "models": facts.get("models", {}),
         "quality": {stage: facts[stage] for stage in ("detector", "localizer") if stage in facts}
         | {"input": _input(slices, facts)},
@@ -305,39 +317,173 @@ def _slice(found: Slice, counting: tuple[str | None, bool]) -> dict[str, Any]:
         "area_mm2": found.area_mm2,
         "model_area_px": result.get("area_px"),
         "corrected_by_hand": counting[1],
+        "input_kind": result.get("input_kind"),
         "width": result.get("width"),
         "height": result.get("height"),
     }
 
 
-def _draft(session: Session, examination: Examination, language: str) -> str:
-    """Findings to begin with: what was measured, in sentences that the author changes."""
-    slices = session.scalars(
-        select(Slice).where(Slice.examination_id == examination.id, Slice.result.is_not(None))
-    ).all()
-    marked = sum(bool(found.area_px) for found in slices)
-    if examination.label != TUMOR and not marked:
-        return (
-            translate("The model found no tumor on {count} slices.", language, count=len(slices))
-            if len(slices) != 1
-            else translate("The model found no tumor on this slice.", language)
-        )
-    text = translate(
-        "The model suspects a tumor, with a probability of up to {probability}.",
-        language,
-        probability=percent(examination.probability or 0, language),
+def counted_slices(slices: Sequence[Slice], counting: dict[str, tuple[str | None, bool]]) -> list[Slice]:
+    """The slices that figures count: those that were analyzed, and those on which somebody drew.
+
+    Args:
+        slices: of an examination.
+        counting: of `masks_that_count`.
+    """
+    return [one for one in slices if one.result is not None and (one.label is not None or counting[one.id][1])]
+
+
+def rough_outline(slices: Sequence[Slice], counting: dict[str, tuple[str | None, bool]]) -> bool:
+    """Whether the model drew an outline that counts on a kind of slice on which it is much less accurate."""
+    return any(
+        bool(one.area_px) and not counting[one.id][1] and (one.result or {}).get("input_kind") == OTHER_MRI
+        for one in slices
     )
-    if len(slices) > 1:
-        text += " " + translate(
-            "It is outlined on {marked} of {count} slices.", language, marked=marked, count=len(slices)
+
+
+def sentences(
+    language: str,
+    *,
+    kind: str,
+    label: str | None,
+    uncertain: bool,
+    checked: bool,
+    corrected: bool,
+    count: int,
+    marked: int,
+    rough: bool,
+    band: Sequence[float] | None = None,
+) -> list[tuple[str, bool]]:
+    """What a verdict means and doesn't mean, as the pages and the report say it under the verdict.
+
+    Args:
+        language: of the sentences.
+        kind: of the examination, PICTURES or VOLUME.
+        label, uncertain: the model's verdict.
+        checked: whether the input check was on.
+        corrected: whether an outline that counts was drawn by hand.
+        count, marked: slices that are counted, and how many of them have an outline.
+        rough: as of `rough_outline`.
+        band: the referral band, 0-1, where it can be told.
+
+    Returns:
+        Each sentence, and whether it is a warning.
+    """
+
+    def t(text: str, **values: object) -> str:
+        return translate(text, language, **values)
+
+    found = []
+    if corrected and not marked:
+        text = t("The verdict above is the model's. After the correction by hand, no tumor is outlined.")
+        found.append((text, True))
+    elif corrected and label == TUMOR:
+        text = t(
+            "The verdict above is the model's. A person has corrected its outline; areas are those of the corrected "
+            "outline."
         )
+        found.append((text, True))
+    elif corrected:
+        text = t(
+            "The verdict above is the model's. A person has outlined a tumor by hand; areas are those of that outline."
+        )
+        found.append((text, True))
+    if uncertain:
+        found.append((_uncertainty(language, kind, label, count, band), True))
+    if not checked:
+        text = t("These pictures were not checked: if they aren't slices of a brain MRI, the verdict means nothing.")
+        found.append((text, True))
+    if label != TUMOR:
+        text = t("This is not an all-clear: the models know only a few kinds of tumor, and they miss some tumors.")
+        found.append((text, False))
+    elif not corrected:
+        text = (
+            t("The outline is an estimate by a model, not a diagnosis.")
+            if marked
+            else t("The model suspects a tumor, but could not outline it.")
+        )
+        found.append((text, False))
+    if rough:
+        found.append((t(ROUGH), True))
+    return found
+
+
+def _uncertainty(language: str, kind: str, label: str | None, count: int, band: Sequence[float] | None) -> str:
+    """Why a verdict is uncertain. Of several slices it isn't always that a probability is close to the threshold."""
+
+    def t(text: str, **values: object) -> str:
+        return translate(text, language, **values)
+
+    if count > 1 and label == TUMOR:
+        return t(
+            "Uncertain: on every slice that the verdict rests on, the probability is close to the threshold. There the "
+            "model is wrong too often to be relied on. A person should look."
+        )
+    if count > 1 and kind == VOLUME:
+        return t(
+            "Uncertain: the model outlined nothing in the whole scan, but on at least one slice it saw a tumor or was "
+            "unsure. A person should look."
+        )
+    if count > 1:
+        return t(
+            "Uncertain: on at least one slice the probability is close to the threshold. There the model is wrong too "
+            "often to be relied on. A person should look."
+        )
+    if not band:
+        return t(
+            "Uncertain: this close to the threshold the model is wrong too often to be relied on. A person should look."
+        )
+    low, high = (percent(end, language) for end in band)
+    return t(
+        "Uncertain: this close to the threshold (between {low} and {high}) the model is wrong too often "
+        "to be relied on. A person should look.",
+        low=low,
+        high=high,
+    )
+
+
+def _draft(session: Session, examination: Examination, language: str) -> str:
+    """Findings to begin with: what the model said and what was drawn by hand, in sentences that the author changes."""
+
+    def t(text: str, **values: object) -> str:
+        return translate(text, language, **values)
+
+    slices = session.scalars(select(Slice).where(Slice.examination_id == examination.id)).all()
+    counting = masks_that_count(session, slices)
+    counted = counted_slices(slices, counting)
+    count, marked = len(counted), sum(bool(found.area_px) for found in counted)
+    if examination.label == TUMOR:
+        probability = percent(examination.probability or 0, language)
+        found = [t("The model suspects a tumor, with a probability of {probability}.", probability=probability)]
+    elif count == 1:
+        found = [t("The model found no tumor on this slice.")]
+    else:
+        found = [t("The model found no tumor on {count} slices.", count=count)]
+    if examination.uncertain:
+        found.append(_uncertainty(language, examination.kind, examination.label, count, None))
+    if not examination.check_input:
+        found.append(
+            t("These pictures were not checked: if they aren't slices of a brain MRI, the verdict means nothing.")
+        )
+    if count < len(slices):
+        left = {"count": len(slices) - count, "total": len(slices)}
+        found.append(t("Not analyzed: {count} of {total} slices.", **left))
+    if examination.corrected and not marked:
+        found.append(t("After a correction by hand, no tumor is outlined."))
+    elif examination.corrected and count == 1:
+        found.append(t("The outline was drawn or corrected by hand."))
+    elif examination.corrected:
+        found.append(
+            t("After a correction by hand, {marked} of {count} slices have an outline.", marked=marked, count=count)
+        )
+    elif marked and count > 1:
+        found.append(t("It is outlined on {marked} of {count} slices.", marked=marked, count=count))
     if examination.area_px:
-        text += " " + translate(
-            "Largest area: {area}.", language, area=area_text(examination.area_px, examination.area_mm2, language)
-        )
+        area = area_text(examination.area_px, examination.area_mm2, language)
+        found.append(t("Largest area: {area}.", area=area))
     if examination.volume_ml:
-        text += " " + translate("Volume: {volume} ml.", language, volume=number(examination.volume_ml, language, 1))
-    return text
+        found.append(t("Volume: {volume} ml.", volume=number(examination.volume_ml, language, 1)))
+    return " ".join(found)
 
 
 def area_text(pixels: int | None, mm2: float | None, language: str) -> str:
@@ -403,8 +549,8 @@ def lines(content: dict[str, Any], language: str) -> dict[str, Any]:
     """A report's content in words.
 
     Returns:
-        `verdict`, `tone`, `meaning` (sentences), `numbers`, `quality` and `models` (pairs of term and value), `kind`,
-        `basis` and `who`.
+        `verdict`, `tone`, `meaning` and `remarks` (sentences), `numbers`, `quality` and `models` (pairs of term and
+        value), `caption` of the picture, `kind`, `basis` and `who`.
     """
 
     def t(text: str, **values: object) -> str:
@@ -413,43 +559,52 @@ def lines(content: dict[str, Any], language: str) -> dict[str, Any]:
     verdict, examination = content["verdict"], content["examination"]
     probability, threshold = verdict["tumor_probability"], verdict["threshold"]
     tumor, unsure = verdict["label"] == TUMOR, verdict["uncertain"]
+    count = examination["slices"]
     meaning = []
     if probability is not None and threshold is not None:
         values = {"probability": percent(probability, language), "threshold": percent(threshold, language)}
-        if tumor:
-            meaning.append(
+        meaning.append(
+            t(
+                "The probability of a tumor on this slice is {probability}; at {threshold} or more the detector "
+                "predicts a tumor.",
+                **values,
+            )
+            if count == 1
+            else t(
+                "On the slice that decides the verdict, the probability of a tumor is {probability}; at {threshold} or "
+                "more the detector predicts a tumor on a slice.",
+                **values,
+            )
+        )
+    meaning += [
+        text
+        for text, _ in sentences(
+            language,
+            kind=examination["kind"],
+            label=verdict["label"],
+            uncertain=unsure,
+            checked=examination.get("checked", True),  # reports that were signed earlier don't say it
+            corrected=verdict["corrected_by_hand"],
+            count=count,
+            marked=examination["slices_with_tumor"],
+            rough=examination.get("rough_outline", False),
+            # Reports that were signed earlier call it review_band.
+            band=verdict.get("referral_band", verdict.get("review_band")),
+        )
+    ]
+    remarks = [foreign(text, language) for text in examination.get("remarks", [])]
+    if left := examination.get("not_analyzed", []):
+        values = {"count": len(left), "total": examination["total"]}
+        if examination["kind"] == VOLUME:
+            remarks.append(
                 t(
-                    "The highest probability of a tumor on a slice is {probability}; at {threshold} or more "
-                    "the detector predicts a tumor.",
+                    "{count} of {total} slices were not analyzed: they are blank, or not recognized as a brain.",
                     **values,
                 )
             )
-            meaning.append(t("The outline is an estimate by a model, not a diagnosis."))
         else:
-            meaning.append(
-                t(
-                    "The highest probability of a tumor on a slice is {probability}; at {threshold} or more "
-                    "the detector would predict a tumor.",
-                    **values,
-                )
-            )
-            meaning.append(
-                t("This is not an all-clear: the models know only a few kinds of tumor, and they miss some tumors.")
-            )
-        # Reports that were signed earlier call it review_band.
-        band = verdict.get("referral_band", verdict.get("review_band"))
-        if verdict["uncertain"] and band:
-            low, high = (percent(end, language) for end in band)
-            meaning.append(
-                t(
-                    "Uncertain: this close to the threshold (between {low} and {high}) the model is wrong too often "
-                    "to be relied on. A person should look.",
-                    low=low,
-                    high=high,
-                )
-            )
-    if verdict["corrected_by_hand"]:
-        meaning.append(t("The outline was corrected by hand; areas are those of the corrected outline."))
+            remarks.append(t("{count} of {total} files could not be analyzed:", **values))
+            remarks += [foreign(one["reason"], language) for one in left]
     numbers = [
         (t("Largest area"), area_text(verdict["area_px"], verdict["area_mm2"], language)),
         (
@@ -485,6 +640,11 @@ def lines(content: dict[str, Any], language: str) -> dict[str, Any]:
                 found=round(100 * figures["recall"]),
                 flagged=round(100 * (1 - figures["specificity"])),
             )
+    caption = ""
+    if shown := content["shown_slice"]:
+        # Reports that were signed earlier count the analyzed slices alone.
+        total = examination.get("total", max(count, shown["position"]))
+        caption = t("Slice {number} of {count}, the outline in red", number=shown["position"], count=total)
     detector = content["quality"].get("detector")
     basis = detector and t(
         "Measured on {samples} slices of {patients} patients with lower-grade glioma that no "
@@ -497,6 +657,8 @@ def lines(content: dict[str, Any], language: str) -> dict[str, Any]:
         "verdict": t("Uncertain") if unsure else t("Tumor suspected") if tumor else t("No tumor found"),
         "tone": "uncertain" if unsure else "tumor" if tumor else "clear",
         "meaning": meaning,
+        "remarks": remarks,
+        "caption": caption,
         "numbers": numbers,
         "quality": quality,
         "kind": kind,
@@ -592,15 +754,9 @@ def to_pdf(content: dict[str, Any], picture: bytes | None, language: str) -> byt
         pdf.image(io.BytesIO(picture), x=left + pdf.c_margin, y=top, w=width * factor, h=height * factor)
         bottom = top + height * factor
         pdf.set_xy(left, bottom + 0.5)
-        shown = content["shown_slice"]
         pdf.set_font("sans", size=7.5)
         pdf.set_text_color(90)
-        caption = t(
-            "Slice {number} of {count}, the outline in red",
-            number=shown["position"],
-            count=max(content["examination"]["slices"], shown["position"]),
-        )
-        pdf.multi_cell(78, 3.6, caption, **new_line)
+        pdf.multi_cell(78, 3.6, words["caption"], **new_line)
         pdf.set_text_color(0)
         bottom = pdf.get_y()
         pdf.set_left_margin(left + 84)
@@ -620,6 +776,10 @@ def to_pdf(content: dict[str, Any], picture: bytes | None, language: str) -> byt
         pdf.multi_cell(0, 5, value, **new_line)
     pdf.set_left_margin(left)
     pdf.set_xy(left, max(bottom, pdf.get_y()))
+    if words["remarks"]:
+        heading(t("What limits this analysis"))
+        for text in words["remarks"]:
+            body(text)
     heading(t("Findings"))
     body(content["findings"] or "–")
     heading(t("Impression"))
@@ -652,6 +812,7 @@ def not_in_pdf(content: dict[str, Any]) -> str:
     """
     written = [content["patient_label"], content["examination"]["title"], content["findings"], content["impression"]]
     written += [part or "" for part in content["author"].values()]
+    written += [one["reason"] for one in content["examination"].get("not_analyzed", [])]
     written += [part for note in content["notes"] for part in (note["author"], note["text"])]
     return "".join(
         c

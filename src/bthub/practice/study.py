@@ -16,8 +16,6 @@ from bthub.imaging.volume import Grid, Volume
 from bthub.inference.pipeline import ReadPicture, read_picture
 from bthub.practice.models import Upload
 
-PICTURES, VOLUME = "pictures", "volume"
-
 
 def study_of(files: Sequence[tuple[str, Path]]) -> Study | None:
     """The study that uploaded files are; None where they are pictures.

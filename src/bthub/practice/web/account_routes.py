@@ -207,7 +207,6 @@ def delete(visit: Checked, password: Field = "", sure: Field = "") -> Response:
         if not visit.account.complete:
             return visit.page("error.html", error.status, text=text)
         return _account(visit, error.status, text)
-    visit.practice.files.sweep()
     answer = visit.to("/register")
     visit.clear_session(answer)
     return answer

@@ -1,7 +1,7 @@
 """Pages about cases: home, upload, examinations, history, notes, corrections, follow-up, exports."""
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -13,7 +13,9 @@ from bthub.practice import access, quality
 from bthub.practice.cases import (
     SORTS,
     Search,
+    day_of,
     has_corrections,
+    in_time,
     masks_that_count,
     read_day,
 )
@@ -32,7 +34,7 @@ from bthub.practice.models import (
     Upload,
 )
 from bthub.practice.plots import Point, bars, timeline
-from bthub.practice.report import area_text, day_text
+from bthub.practice.report import area_text, counted_slices, day_text, rough_outline, sentences
 from bthub.practice.texts import Refusal, number, percent, sentence
 from bthub.practice.web.context import Visit, checked_visit, form_of, script_visit, visit_of
 from bthub.practice.web.lanes import lane, run
@@ -144,6 +146,12 @@ def set_day(visit: Checked, id: str, examined_on: Field = "", before: Field = ""
     return visit.to(f"/examinations/{id}")
 
 
+@router.post("/examinations/{id}/originals/delete")
+def delete_originals(visit: Checked, id: str) -> Response:
+    visit.practice.cases.delete_originals(visit.account.id, id)
+    return visit.to(f"/examinations/{id}")
+
+
 @router.post("/examinations/{id}/delete")
 def delete_examination(visit: Checked, id: str) -> Response:
     case_id = visit.practice.cases.delete(visit.account.id, Examination, id, visit.session_id)
@@ -159,6 +167,9 @@ def _shown(visit: Visit, session: Any, examination: Examination) -> dict[str, An
     largest = max(
         range(len(readable)), key=lambda i: (readable[i].area_px or 0, readable[i].probability or 0), default=0
     )
+    counted = counted_slices(slices, counting)
+    marked = sum(bool(found.area_px) for found in counted)
+    result = (readable[largest].result or {}) if readable else {}
     uploads = session.scalar(select(Upload.id).where(Upload.examination_id == examination.id).limit(1)) is not None
     return {
         "examination": examination,
@@ -166,6 +177,20 @@ def _shown(visit: Visit, session: Any, examination: Examination) -> dict[str, An
         "entries": entries,
         "start": largest,
         "refused": [found for found in slices if found.problem],
+        "counted": len(counted),
+        "marked": marked,
+        "sentences": sentences(
+            visit.language,
+            kind=examination.kind,
+            label=examination.label,
+            uncertain=examination.uncertain,
+            checked=examination.check_input,
+            corrected=examination.corrected,
+            count=len(counted),
+            marked=marked,
+            rough=rough_outline(slices, counting),
+            band=result.get("referral_band", result.get("review_band")),
+        ),
         "uploads": uploads,
         "drawn": has_corrections(session, examination.id),
         "engine": visit.practice.engine,
@@ -210,6 +235,7 @@ def viewer_words(visit: Visit) -> dict[str, str]:
         "tumor": "Tumor suspected",
         "no_tumor": "No tumor found",
         "skipped": "Not analyzed: blank, or not a brain",
+        "uncertain": "uncertain",
         "by_hand": "corrected by hand",
         "unsaved": "Your correction isn't saved: leave all the same?",
         "saving": "Saving",
@@ -369,12 +395,8 @@ def case_page(visit: Seen, id: str, examination: str = "") -> Response:
 
 def _examinations(session: Any, account: Account, case_id: str) -> Sequence[Examination]:
     """Those of a case, the latest first."""
-    found: Sequence[Examination] = session.scalars(
-        access.own(Examination, account.id)
-        .where(Examination.case_id == case_id)
-        .order_by(Examination.examined_on.desc().nulls_last(), Examination.created_at.desc())
-    ).all()
-    return found
+    found = session.scalars(access.own(Examination, account.id).where(Examination.case_id == case_id))
+    return sorted(found, key=in_time, reverse=True)
 
 
 @router.post("/cases/{id}/rename")
@@ -435,12 +457,17 @@ def follow_up(visit: Seen, id: str, before: str = "", after: str = "") -> Respon
         first = next((one for one in done if one.id == before), done[0])
         second = next((one for one in done if one.id == after), done[-1])
         sides = [_shown(visit, session, one) for one in (first, second)]
-        points = [_point(visit, one) for one in done]
-        shares = {one.id: _share(session, one) for one in (first, second)}
-    error = quality.error_for(second.facts, None if measure_of(first, second) == "ml" else max(shares.values()))
-    values = [_value(one, measure_of(first, second)) for one in (first, second)]
+        outlined = {one.id: _outlined(session, one) for one in done}
+    measure, unit = measure_of(first, second), measure_of(*done)
+    pair = [outlined[one.id] for one in (first, second)]
+    rough, comparable = any(one.rough for one in pair), _comparable(measure, pair)
+    share = None if measure == "ml" else max(one.share for one in pair)
+    error = None if rough else quality.error_for(second.facts, share)
+    values = [_value(one, measure) for one in (first, second)]
     change = quality.change(values[0], values[1], error, by_hand=first.corrected or second.corrected)
-    unit = measure_of(*done)
+    plot = None
+    if _comparable(unit, list(outlined.values())):
+        plot = timeline([_point(visit, one, outlined[one.id], unit) for one in done], visit.language)
     return visit.page(
         "follow-up.html",
         case=case,
@@ -448,12 +475,40 @@ def follow_up(visit: Seen, id: str, before: str = "", after: str = "") -> Respon
         first=first,
         second=second,
         sides=sides,
-        change=change,
+        change=change if comparable else quality.UNKNOWN,
         error=error,
-        values=[_measure_text(visit, value, measure_of(first, second)) for value in values],
-        plot=timeline([point(unit) for point in points], visit.language),
+        rough=rough,
+        comparable=comparable,
+        values=[_measure_text(visit, value, measure) for value in values],
+        plot=plot,
         unit={"ml": "ml", "mm2": "cm²", "px": visit.t("pixels")}[unit],
     )
+
+
+class _Outlined(NamedTuple):
+    """What tells whether two measurements can be compared."""
+
+    share: float
+    """The largest share of a slice that is tumor."""
+    sizes: set[tuple[int, int]]
+    """Width and height of the slices, in pixels."""
+    rough: bool
+    """Whether a kind of slice is among the outlined ones on which the localizer's measured error doesn't hold."""
+
+
+def _outlined(session: Any, examination: Examination) -> _Outlined:
+    slices = session.scalars(
+        select(Slice).where(Slice.examination_id == examination.id, Slice.result.is_not(None))
+    ).all()
+    sizes = [(one.result["width"], one.result["height"]) for one in slices]
+    shares = [(one.area_px or 0) / (width * height) for one, (width, height) in zip(slices, sizes, strict=True)]
+    rough = rough_outline(slices, masks_that_count(session, slices))
+    return _Outlined(max(shares, default=0.0), set(sizes), rough)
+
+
+def _comparable(measure: str, found: Sequence[_Outlined]) -> bool:
+    """Pixels of pictures of different sizes are of different size themselves, as far as anybody knows."""
+    return measure != "px" or len(set().union(*(one.sizes for one in found))) <= 1
 
 
 def measure_of(*examinations: Examination) -> str:
@@ -474,25 +529,15 @@ def _measure_text(visit: Visit, value: float, measure: str) -> str:
     return area_text(round(value), value if measure == "mm2" else None, visit.language)
 
 
-def _share(session: Any, examination: Examination) -> float:
-    """The largest share of a slice that is tumor."""
-    slices = session.scalars(
-        select(Slice).where(Slice.examination_id == examination.id, Slice.result.is_not(None))
-    ).all()
-    return max(((one.area_px or 0) / (one.result["width"] * one.result["height"]) for one in slices), default=0.0)
-
-
-def _point(visit: Visit, examination: Examination) -> Any:
-    def point(measure: str) -> Point:
-        value = _value(examination, measure) / (100 if measure == "mm2" else 1)
-        error = quality.error_for(examination.facts, None if measure == "ml" else 0.02)
-        # Of one measurement: a difference of two is wider by the root of two, in logarithms.
-        spread = None if error is None or examination.corrected else error["factor"] ** (0.5**0.5)
-        day = examination.examined_on or examination.created_at.date()
-        name = day_text(day.isoformat(), visit.language)
-        return Point(day, value, name, spread and (value / spread, value * spread))
-
-    return point
+def _point(visit: Visit, examination: Examination, outlined: _Outlined, measure: str) -> Point:
+    value = _value(examination, measure) / (100 if measure == "mm2" else 1)
+    error = None
+    if not (examination.corrected or outlined.rough):
+        error = quality.error_for(examination.facts, None if measure == "ml" else outlined.share)
+    # Of one measurement: a difference of two is wider by the root of two, in logarithms.
+    spread = error and error["factor"] ** (0.5**0.5)
+    day = day_of(examination)
+    return Point(day, value, day_text(day.isoformat(), visit.language), spread and (value / spread, value * spread))
 
 
 # -- exports

@@ -112,7 +112,8 @@ class Viewer {
     this.caption.replaceChildren();
     const left = document.createElement("span");
     const strong = document.createElement("strong");
-    strong.textContent = `${this.words[one.label] || ""} ${one.probability}`;
+    const unsure = one.uncertain ? ` (${this.words.uncertain})` : "";
+    strong.textContent = `${this.words[one.label] || ""}${unsure} ${one.probability}`;
     left.append(strong, ` · ${one.area}${one.by_hand ? " · " + this.words.by_hand : ""}`);
     const right = document.createElement("span");
     right.className = "break";
