@@ -74,6 +74,7 @@ def study_html(result: StudyResult, name: str, *, checked: bool = True, unchecke
     notice = ""
     if not checked:
         # Whatever the model says of pictures that may show anything, it isn't good news.
+        verdict = f"Unchecked: {verdict[0].lower()}{verdict[1:]}"
         notice, state = f'<p class="notice">{unchecked}</p>', "tumor" if state == "tumor" else "unsure"
     if result.tumor_slices and any(one is not None and one.input_kind == OTHER_MRI for one in result.results):
         remark += f" {ROUGH}"

@@ -132,6 +132,12 @@ class Browser:
         """What the form of a page says of what it was loaded with."""
         return seen_by(self.get(page).text)
 
+    def form(self, page: str, action: str) -> dict[str, str]:
+        """As `seen`, of the one form that a page sends to an address."""
+        found = re.search(rf'action="{action}".*?</form>', self.get(page).text, re.DOTALL)
+        assert found, action
+        return seen_by(found[0])
+
     def write(self, page: str, **form):
         """Send a form whose page has the same address, such as a report, as it is now."""
         return self.post(page, **self.seen(page), **form)

@@ -1,6 +1,8 @@
 // The page: takes a picture, hands it to the worker, shows the answer. Nothing leaves the visitor's machine.
 
 const element = (id) => document.getElementById(id);
+// As `bthub.imaging.kinds.ROUGH`.
+const ROUGH = "The outline is a rough guess: on gray slices other than FLAIR the model is much less accurate.";
 const CONTROL_SECONDS = 60; // at most; a keeper that fails says so before
 const waiting = new Map();
 let number = 0;
@@ -78,17 +80,18 @@ async function analyze(buffer, checkInput = true) {
   });
 }
 
-async function show(name, buffer, checked = true) {
+/** Analyze and show a picture; `load` gives its bytes. */
+async function show(name, load, checked = true) {
   const result = element("result");
   result.setAttribute("aria-busy", "true");
   try {
-    draw(name, await analyze(buffer, checked), checked);
+    draw(name, await analyze(await load(), checked), checked);
   } catch (error) {
     result.replaceChildren(text("h2", "This picture could not be analyzed"), text("p", error.message));
     result.className = "error";
     if (error.refused) {
       const button = text("button", "Analyze anyway");
-      button.addEventListener("click", () => show(name, buffer, false));
+      button.addEventListener("click", () => show(name, load, false));
       result.append(text("p", "If you are sure that it is a slice of a brain MRI:"), button);
     }
   }
@@ -132,6 +135,7 @@ function draw(name, found, checked) {
       text("p", `Area ${found.area_px.toLocaleString("en")} pixels, box ${x0},${y0} to ${x1},${y1}.`),
       text("p", "The marked area is an estimate by a model, not a diagnosis."),
     );
+    if (found.input_kind === "other_mri") parts.push(text("p", ROUGH));
   }
   parts.push(picture(found));
   const kept = { ...found, image: undefined, mask: undefined };
@@ -182,8 +186,15 @@ function picture({ image, mask, width, height, bbox, label }) {
   return canvas;
 }
 
+/** The bytes of an example. */
+async function example(file) {
+  const answer = await fetch(`./examples/${file}`).catch(() => null);
+  if (!answer?.ok) throw new Error("The example could not be loaded: check the network, then try again.");
+  return answer.arrayBuffer();
+}
+
 async function take(file) {
-  if (file) await show(file.name, await file.arrayBuffer());
+  if (file) await show(file.name, () => file.arrayBuffer());
 }
 
 element("file").addEventListener("change", (event) => {
@@ -197,9 +208,6 @@ zone.addEventListener("drop", (event) => {
   take(event.dataTransfer.files[0]);
 });
 for (const button of document.querySelectorAll("#examples button")) {
-  button.addEventListener("click", async () => {
-    const file = button.dataset.file;
-    await show(file, await (await fetch(`./examples/${file}`)).arrayBuffer());
-  });
+  button.addEventListener("click", () => show(button.dataset.file, () => example(button.dataset.file)));
 }
 window.bthub = { analyze, ready };

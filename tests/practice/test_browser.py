@@ -9,6 +9,7 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import highdicom
 import nibabel
@@ -17,6 +18,9 @@ import pytest
 from PIL import Image
 from practice_help import picture, served
 from scans import PATIENT_ID, data, series
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Route
 
 pytestmark = pytest.mark.browser
 
@@ -76,9 +80,28 @@ def test_the_whole_story(browser, sqlite_settings, tmp_path):
         page.mouse.down()
         page.mouse.move(x + 30, y + 10, steps=4)
         page.mouse.up()
+        # While it is being saved, nothing is drawn and no other slice is shown: both would be lost.
+        held: list[Route] = []
+        page.route("**/correction", lambda route: held.append(route))
         page.click("[data-control=save]")
+        page.wait_for_selector("[data-say]:text-is('Saving')")
+        page.locator("#viewer [data-slider]").fill("5")
+        page.mouse.move(x, y + box["height"] * 0.4)
+        page.mouse.down()
+        page.mouse.move(x + 60, y + box["height"] * 0.4, steps=4)
+        page.mouse.up()
+        held[0].continue_()
         page.wait_for_selector("[data-say]:text-is('Saved')")
+        page.unroute("**/correction")
         page.wait_for_selector("[data-live=corrections] li")
+        assert page.inner_text("[data-place]") == "Slice 3 of 8" and page.input_value("#viewer [data-slider]") == "2"
+        shown, kept = page.evaluate(
+            "() => { const { masks, slices } = viewers.get('viewer');"
+            " return [masks.get(2).reduce((a, b) => a + b, 0), slices[2].area_px]; }"
+        )
+        assert shown == kept
+        page.evaluate("() => { const one = viewers.get('viewer'); one.slices[2].uncertain = true; one.tell(); }")
+        assert "Tumor suspected (uncertain)" in page.inner_text("[data-caption]")
         assert "corrected by hand" in page.inner_text("[data-caption]")
         ml = float(page.inner_text("[data-live=numbers] dd >> nth=1").split()[0])
         assert ml > 8.0

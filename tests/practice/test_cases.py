@@ -210,15 +210,18 @@ def test_what_is_too_long_is_refused_and_never_cut(serve):
     browser = serve().begin()
     case, examination = browser.case(pseudonym="L" * 80)
     report = browser.post(f"/examinations/{examination}/reports").url.path
+    place = browser.client.app.state.practice.files.place
+    stored = set(place.addresses())
     # Cut to 80 characters, this label would be the other case's.
     for label in ("L" * 80 + "2", "ß" * 41):
         for address, form in (
-            ("/analyze", {"files": [("files", ("a.png", picture(), "image/png"))]}),
+            ("/analyze", {"files": [("files", ("a.png", picture(seed=7), "image/png"))]}),
             (f"/examinations/{examination}/save", {}),
             (f"/cases/{case}/rename", {}),
         ):
             answer = browser.post(address, pseudonym=label, **form)
             assert answer.status_code == 400 and f"label has {len(label.replace('ß', 'ss'))}" in answer.text, address
+    assert set(place.addresses()) == stored  # what is refused leaves nothing
     for address, form in (
         (f"/cases/{case}/notes", {"text": "n" * 20_000 + "END"}),
         (report, {**browser.seen(report), "findings": "f" * 8_000 + "END"}),
@@ -273,7 +276,15 @@ def test_notes_keep_what_they_said(serve):
     case, _ = browser.case()
     browser.post(f"/cases/{case}/notes", text="Left frontal.")
     note = re.search(r'action="/notes/(\w+)"', browser.get(f"/cases/{case}").text)[1]
-    browser.post(f"/notes/{note}", text="Right frontal.")
+    seen = browser.form(f"/cases/{case}", f"/notes/{note}")
+    assert browser.post(f"/notes/{note}", **seen, text="Right frontal.").status_code == 200
+    # From a page that is stale, or without its mark, nothing is replaced, and what was typed stays in the form.
+    for marks in (seen, {}):
+        answer = browser.post(f"/notes/{note}", **marks, text="Neither.")
+        assert (
+            answer.status_code == 409 and "in another window" in answer.text and ">Neither.</textarea>" in answer.text
+        )
+        assert "Neither." not in browser.get(f"/cases/{case}").text
     page = browser.get(f"/cases/{case}").text
     assert "Right frontal." in page and "Left frontal." in page and page.count("Ada Lovelace, 20") == 2
     assert browser.post(f"/cases/{case}/notes", text="  ").status_code == 400
@@ -487,6 +498,17 @@ def test_the_export_opens_without_bthub(serve):
     masks = browser.get(f"/examinations/{examination}/masks.zip")
     with zipfile.ZipFile(io.BytesIO(masks.content)) as archive:
         assert sorted(archive.namelist()) == ["slice_1.png", "slice_1_mask.png"]
+
+
+def test_a_picture_named_as_anothers_mask_keeps_its_own_name_in_a_zip(serve_sqlite):
+    browser = serve_sqlite().begin()
+    files = [("files", (name, picture(), "image/png")) for name in ("X.png", "X_mask.png", "X_model_mask.png")]
+    id = browser.wait(browser.post("/analyze", files=files).url.path.rpartition("/")[2])
+    case = browser.post(f"/examinations/{id}/save", pseudonym="P").url.path
+    for address in (f"/examinations/{id}/masks.zip", f"{case}/export.zip"):
+        with zipfile.ZipFile(io.BytesIO(browser.get(address).content)) as archive:
+            names = [name for name in archive.namelist() if name.endswith(".png")]
+        assert len(set(names)) == len(names) == 6
 
 
 def test_corrected_masks_are_a_data_set_that_the_builder_reads(serve_sqlite, tmp_path):

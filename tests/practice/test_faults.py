@@ -53,10 +53,12 @@ def test_a_clock_that_jumps_loses_nothing_and_locks_nobody_out(serve, settings, 
         browser.post("/sign-in", name="ada@example.org", password="wrong again")
     sign_in(browser)
     browser.post(f"/cases/{case}/notes", text="in the future")
-    browser.post(f"/notes/{note}", text="changed in the future")
+    seen = browser.form(f"/cases/{case}", f"/notes/{note}")
+    browser.post(f"/notes/{note}", **seen, text="changed in the future")
     clock(days=-400)  # earlier than the account
     sign_in(browser)
-    browser.post(f"/notes/{note}", text="changed in the past")
+    seen = browser.form(f"/cases/{case}", f"/notes/{note}")
+    browser.post(f"/notes/{note}", **seen, text="changed in the past")
     report = browser.post(f"/examinations/{examination}/reports").url.path
     browser.write(report, findings="", impression="Signed in the past.", action="sign")
     page = browser.get(f"/cases/{case}").text

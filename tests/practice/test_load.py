@@ -11,10 +11,10 @@ from practice_help import Browser, picture, served
 from scripts import script
 from sqlalchemy import select
 
+from bthub.practice import files as files_module
 from bthub.practice.accounts import audit
 from bthub.practice.analysis import Engine
 from bthub.practice.database import Database, Turns
-from bthub.practice import files as files_module
 from bthub.practice.files import FileStore
 from bthub.practice.models import Account
 from bthub.practice.quality import facts

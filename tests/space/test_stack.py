@@ -97,11 +97,13 @@ def test_a_bad_scan_is_one_sentence(handlers: dict, tmp_path: Path, name: str, c
     assert str(tmp_path) not in page and page.count("<p>") == 1
 
 
-def test_a_scan_without_a_tumor(handlers: dict, tmp_path: Path) -> None:
+def test_a_scan_without_a_tumor(app: ModuleType, handlers: dict, tmp_path: Path) -> None:
     window = {"WindowCenter": 127.5, "WindowWidth": 255, "VOILUTFunction": "LINEAR_EXACT"}
     folder = write_series(tmp_path / "s", series(STACK[[0, 3]], **window))
     page, *_ = handlers["show"](sorted(map(str, folder.iterdir())))
     assert "No tumor found" in page and "not an all-clear" in page
+    unchecked, *_ = handlers["again"](sorted(map(str, folder.iterdir())), True, 0, app.AS_SCANNED)
+    assert ">Unchecked: no tumor found</h2>" in unchecked
     assert "Nothing outlined on 2 slices; highest probability" in page and "Tumor volume" not in page
 
 

@@ -184,6 +184,17 @@ def test_a_person_chooses_an_example(page):
     assert page.get_by_role("link", name="The app on a server").get_attribute("href") == "https://app.example"
 
 
+def test_an_example_that_cannot_be_loaded_is_a_sentence(browser, server):
+    context = browser.new_context(service_workers="block")
+    page = context.new_page()
+    lost = lambda route: route.abort() if route.request.resource_type == "fetch" else route.continue_()  # noqa: E731
+    page.route("**/examples/*.png", lost)
+    page.goto(f"http://127.0.0.1:{server.server_port}/")
+    page.get_by_role("button", name="Large tumor").click()
+    page.get_by_text("The example could not be loaded").wait_for()
+    context.close()
+
+
 def test_small_enough_and_nothing_leaves(site, server, page):
     out, size = site
     said = int(page.inner_text("#size"))

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from bthub.imaging.image_io import read_image
-from bthub.imaging.kinds import has_color, is_drawing
+from bthub.imaging.kinds import OTHER_MRI, ROUGH, has_color, is_drawing
 from bthub.inference.backends import stages
 
 SPACE = Path(__file__).parents[2] / "space"
@@ -92,3 +92,8 @@ def test_the_same_digits(pictures, tmp_path):
         assert found[name]["color"] == has_color(picture), name
         assert found[name]["drawing"] == is_drawing(image) == (name in ("bit", "labels", "mask")), name
         assert (found[name]["width"], found[name]["height"]) == picture.size
+
+
+def test_the_page_calls_the_same_outlines_rough() -> None:
+    page = (SPACE / "browser" / "app.js").read_text(encoding="utf-8")
+    assert f'"{ROUGH}"' in page and f'found.input_kind === "{OTHER_MRI}"' in page

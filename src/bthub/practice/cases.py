@@ -1,6 +1,7 @@
 """Cases, examinations, notes and corrections: how they are saved, found, changed, deleted and brought back."""
 
 import errno
+import hashlib
 import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -128,6 +129,8 @@ class Cases:
         if not account.complete:
             raise Refusal("First answer the questions about you: until then nothing is saved.", 403)
         check_day(examined_on)
+        if pseudonym.strip():
+            _label(pseudonym)  # refused before any file is kept
         staged = []
         with full_disk():
             for name, content in files:
@@ -389,16 +392,29 @@ class Cases:
             audit(session, account.id, "add note", note.id)
         return note.id
 
-    def edit_note(self, account: Account, note_id: str, text: str) -> str:
+    def edit_note(self, account: Account, note_id: str, text: str, seen: str) -> str:
         """Change a note, and keep what it said before; returns the id of its case.
+
+        Args:
+            account: whose.
+            note_id: which.
+            text: the new text.
+            seen: `note_mark` of the text that was changed into it.
 
         Raises:
             NotFound: it isn't the account's.
-            Refusal: there is no text.
+            Refusal: there is no text, or the note says something else by now.
         """
         text = _note(text)
         with self._writing() as session:
             note = access.get(session, Note, account.id, note_id)
+            session.refresh(note, with_for_update=True)
+            if note.text != text and note_mark(note) != seen:
+                raise Refusal(
+                    "This note was changed in another window after you opened it here: your text wasn't saved. It is "
+                    "still in the form: compare the two, then save again to replace what is saved.",
+                    409,
+                )
             if note.text != text:
                 session.add(NoteVersion(note_id=note.id, at=note.changed_at, author=note.author, text=note.text))
                 note.text, note.folded, note.changed_at, note.author = text, fold(text), now(), account.full_name
@@ -530,6 +546,11 @@ def refresh(session: Session, case_id: str) -> None:
         or 0
     )
     case.changed_at = now()
+
+
+def note_mark(note: Note) -> str:
+    """What a note says, as a digest: a form bears that of the text that it was loaded with."""
+    return hashlib.sha256(note.text.encode()).hexdigest()
 
 
 def day_of(examination: Examination) -> date:

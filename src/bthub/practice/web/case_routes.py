@@ -17,6 +17,7 @@ from bthub.practice.cases import (
     has_corrections,
     in_time,
     masks_that_count,
+    note_mark,
     read_day,
 )
 from bthub.practice.models import (
@@ -355,6 +356,21 @@ def history(
 
 @router.get("/cases/{id}")
 def case_page(visit: Seen, id: str, examination: str = "") -> Response:
+    return _case(visit, id, examination)
+
+
+def _case(
+    visit: Visit, id: str, examination: str, refusal: Refusal | None = None, typed: dict[str, str] | None = None
+) -> Response:
+    """The page of a case.
+
+    Args:
+        visit: who asks.
+        id: of the case.
+        examination: the one that is shown; by default the latest.
+        refusal: why the form of a note wasn't taken.
+        typed: by the note's id, its text as it was sent and not saved.
+    """
     account = visit.account
     with visit.practice.database.read() as session:
         case = access.get(session, Case, account.id, id)
@@ -383,6 +399,10 @@ def case_page(visit: Seen, id: str, examination: str = "") -> Response:
         )
     return visit.page(
         "case.html",
+        refusal.status if refusal else 200,
+        problem=refusal and sentence(refusal, visit.language),
+        typed=typed or {},
+        marks={one.id: note_mark(one) for one in notes},
         case=case,
         examinations=examinations,
         shown=shown,
@@ -418,8 +438,13 @@ def add_note(visit: Checked, id: str, text: Field = "", examination: Field = "")
 
 
 @router.post("/notes/{id}")
-def edit_note(visit: Checked, id: str, text: Field = "", examination: Field = "") -> Response:
-    case_id = visit.practice.cases.edit_note(visit.account, id, text)
+def edit_note(visit: Checked, id: str, text: Field = "", examination: Field = "", seen: Field = "") -> Response:
+    try:
+        case_id = visit.practice.cases.edit_note(visit.account, id, text, seen)
+    except Refusal as refusal:
+        with visit.practice.database.read() as session:
+            case_id = access.get(session, Note, visit.account.id, id).case_id
+        return _case(visit, case_id, examination, refusal, {id: text})
     return visit.to(f"/cases/{case_id}{_of(examination)}#notes")
 
 

@@ -11,7 +11,7 @@ for (const choice of document.querySelectorAll("select[data-send]")) {
 }
 // A form that was sent is not sent twice.
 document.addEventListener("submit", (event) => {
-  if (event.defaultPrevented || event.target.dataset.sent) return;
+  if (event.defaultPrevented) return;
   const button = event.submitter;
   setTimeout(() => {
     for (const one of event.target.querySelectorAll("button")) one.disabled = true;

@@ -22,6 +22,7 @@ class Viewer {
     this.masks = new Map();
     this.heats = new Map();
     this.edit = null;
+    this.sending = false; // until the answer, nothing is drawn and no other slice is shown: it would be lost
     this.listeners = [];
     this.listen();
     this.go(this.at);
@@ -94,7 +95,10 @@ class Viewer {
 
   async go(index) {
     const next = Math.max(0, Math.min(this.slices.length - 1, index));
-    if (this.edit && next !== this.at) { if (!this.leave()) return; }
+    if (next !== this.at && (this.sending || (this.edit && !this.leave()))) {
+      if (this.slider) this.slider.value = this.at;
+      return;
+    }
     this.at = next;
     if (this.slider) this.slider.value = next;
     this.tell();
@@ -273,7 +277,7 @@ class Viewer {
 
   begin() {
     const one = this.slices[this.at];
-    if (!this.controls.save || this.edit || !this.images.has(this.at)) return;
+    if (!this.controls.save || this.edit || this.sending || !this.images.has(this.at)) return;
     const mask = this.masks.get(this.at);
     this.edit = { mask: mask ? mask.slice() : new Uint8Array(one.width * one.height), steps: [] };
     this.mode(true);
@@ -289,6 +293,7 @@ class Viewer {
   }
 
   leave() {
+    if (this.sending) return false;
     if (this.edit?.steps.length && !window.confirm(this.words.unsaved)) return false;
     this.end();
     return true;
@@ -307,7 +312,7 @@ class Viewer {
   }
 
   down(event) {
-    if (!this.edit || event.button > 0) return;
+    if (!this.edit || this.sending || event.button > 0) return;
     this.canvas.setPointerCapture(event.pointerId);
     this.remember();
     this.drawing = this.spot(event);
@@ -333,7 +338,7 @@ class Viewer {
     const step = Math.max(1, Number(this.controls.size.value) / 4);
     const within = (value, side) => Math.max(0, Math.min(side, value));
     this.pointer = { x: within(from.x + way[0] * step, one.width), y: within(from.y + way[1] * step, one.height) };
-    if (event.key === " " || event.shiftKey) {
+    if (!this.sending && (event.key === " " || event.shiftKey)) {
       // A key that is held down is one stroke to take back.
       if (!event.repeat) this.remember();
       this.paint(from, this.pointer);
@@ -371,11 +376,12 @@ class Viewer {
   }
 
   undo() {
-    const before = this.edit?.steps.pop();
+    const before = this.sending ? null : this.edit?.steps.pop();
     if (before) { this.edit.mask = before; this.count(); this.soon(); }
   }
 
   clear() {
+    if (this.sending) return;
     this.remember();
     this.edit.mask.fill(0);
     this.count();
@@ -388,27 +394,32 @@ class Viewer {
   }
 
   async save() {
+    if (this.sending) return;
+    this.drawing = null;
+    this.sending = true;
+    const mask = this.edit.mask.slice();
     const one = this.slices[this.at];
     const canvas = document.createElement("canvas");
     canvas.width = one.width; canvas.height = one.height;
     const context = canvas.getContext("2d");
     const data = context.createImageData(one.width, one.height);
-    for (let i = 0; i < this.edit.mask.length; i++) {
-      data.data[4 * i] = data.data[4 * i + 1] = data.data[4 * i + 2] = this.edit.mask[i] ? 255 : 0;
+    for (let i = 0; i < mask.length; i++) {
+      data.data[4 * i] = data.data[4 * i + 1] = data.data[4 * i + 2] = mask[i] ? 255 : 0;
       data.data[4 * i + 3] = 255;
     }
     context.putImageData(data, 0, 0);
     const body = await new Promise((done) => canvas.toBlob(done, "image/png"));
-    await this.send("correction", body, this.edit.mask);
+    await this.send("correction", body, mask);
   }
 
   async revert() {
-    if (!window.confirm(this.words.revert)) return;
+    if (this.sending || !window.confirm(this.words.revert)) return;
     await this.send("revert", null, null);
   }
 
   async send(what, body, mask) {
     const at = this.at;
+    this.sending = true;
     this.say(this.words.saving);
     for (const name of ["save", "cancel"]) if (this.controls[name]) this.controls[name].disabled = true;
     try {
@@ -429,6 +440,7 @@ class Viewer {
     } catch (error) {
       this.say(error instanceof TypeError || !error.message ? this.words.failed : error.message);
     } finally {
+      this.sending = false;
       for (const name of ["save", "cancel"]) if (this.controls[name]) this.controls[name].disabled = false;
     }
   }
