@@ -330,6 +330,7 @@ def test_test_images_that_the_run_was_chosen_on_are_refused(detector, tiny_lgg):
 def test_test_images_that_the_initial_weights_were_trained_on_are_refused(detector, tiny_lgg):
     """The run itself has seen none of them, but what it started from has."""
     start = shutil.copytree(detector, detector.parent / "start")
+    (start / WEIGHTS).unlink()  # as the comparison's runs come
     training = json.loads((detector / TRAINING).read_text())
     training["initial_weights"] = [{"source": "start", "weights": None, "lgg": True}]
     write_json(detector / TRAINING, training)

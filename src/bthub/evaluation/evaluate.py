@@ -251,7 +251,7 @@ def ancestors(folder: RunFolder) -> Iterator[RunFolder]:
     for origin in folder.training.initial_weights:
         for place in (folder.path.parent / origin.source, place_of(origin.source)):
             if place.resolve() != folder.path.resolve() and (place / TRAINING).is_file():
-                found = RunFolder.open(place)
+                found = RunFolder.open(place, weights=False)
                 yield found
                 yield from ancestors(found)
                 break
