@@ -200,6 +200,16 @@ def test_the_page_has_each_run_and_both_stages(pair):
     assert by_source.page(pair, "validation") is None
 
 
+def test_a_page_without_any_auc_has_no_finding(pair):
+    """As of a mixture whose sources have one class each."""
+    entry = json.loads((pair[0].path / SOURCES).read_text())
+    for part in entry["test"]["by_source"].values():
+        del part["metrics"]["roc_auc"]
+    write_json(pair[0].path / SOURCES, entry)
+    page = by_source.page([RunFolder(pair[0].path, "gate", "gate")], "test")
+    assert "## gate (mix)" in page and "is best on" not in page
+
+
 def test_two_runs_measured_on_different_pictures_are_not_joined(pair):
     entry = json.loads((pair[1].path / SOURCES).read_text())
     entry["test"]["dataset"] |= {"name": "other-mix", "sha256": "0" * 64}

@@ -30,6 +30,7 @@ from bthub.models.localizer import Localizer, load_localizer
 from bthub.runs.folder import (
     CALIBRATION,
     COST,
+    HISTORY,
     METRICS,
     PREPROCESSOR,
     SPLIT,
@@ -325,6 +326,18 @@ def test_test_images_that_the_run_was_chosen_on_are_refused(detector, tiny_lgg):
     with pytest.raises(BthubError, match="chosen and calibrated on"):
         evaluate(detector, tiny_lgg, "test")
     evaluate(detector, tiny_lgg, "validation")  # these it was chosen on by design
+
+
+def test_the_kept_epoch_is_marked_where_it_is(detector, monkeypatch):
+    """Epochs are counted from zero in the files, and from one for readers."""
+    drawn = []
+    monkeypatch.setattr(plots, "_save", lambda figure, run, name: drawn.append(figure))
+    run = RunFolder.open(detector)
+    plots.draw_history(run)
+    (marked,) = [line for line in drawn[0].axes[0].lines if line.get_label() == "kept epoch"]
+    losses = next(line for line in drawn[0].axes[0].lines if line.get_label() == "validation")
+    rows = [int(row["epoch"]) for row in run.rows(HISTORY)]
+    assert marked.get_xdata()[0] == losses.get_xdata()[rows.index(run.training.best.epoch)]
 
 
 def test_test_images_that_the_initial_weights_were_trained_on_are_refused(detector, tiny_lgg):

@@ -39,6 +39,16 @@ def test_without_torch_the_extra_is_named(missing, fresh: Fresh, tmp_path):
     assert f"need {missing}" in done.stdout and "bthub[torch]" in done.stdout, done.stderr
 
 
+def test_on_windows_the_way_is_wsl_and_no_package(monkeypatch, capsys):
+    def run(_):
+        raise ModuleNotFoundError("No module named 'fcntl'", name="fcntl")
+
+    monkeypatch.setattr(cli, "_screen", run)
+    assert cli.main(["screen", EXAMPLE, "--out", "found"]) == 2
+    err = capsys.readouterr().err
+    assert "bthub screen doesn't run on Windows itself: use WSL" in err and "pip install" not in err
+
+
 def test_every_command_has_an_extra_or_needs_none():
     """So that one whose packages aren't there is told what to install."""
     choices = next(action.choices for action in cli._parser()._actions if action.choices)

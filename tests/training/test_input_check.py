@@ -23,7 +23,7 @@ from bthub.data.views import FLAIR_ALONE, LGG_VIEWS, SEQUENCES, show
 from bthub.imaging.image_io import read_image
 from bthub.imaging.kinds import FLAIR_LIKE, OTHER_MRI
 from bthub.models.input_check import InputCheck, describe, letterbox, load_input_check, save_input_check
-from bthub.runs.folder import INPUT_CHECK, INPUT_CHECK_WEIGHTS, write_json
+from bthub.runs.folder import INPUT_CHECK, INPUT_CHECK_WEIGHTS, ONNX_INPUT_CHECK, write_json
 from bthub.training import ood_check, ood_images
 
 ROOT = Path(__file__).parents[2]
@@ -252,7 +252,10 @@ def test_fitting_leaves_a_check_and_what_was_measured(script, tiny_runs, tiny_lg
     monkeypatch.setattr(script, "REFERENCES", 8)
     arguments = ["--data", str(tiny_lgg), "--run", str(run), "--weights", str(tmp_path / "weights.safetensors")]
     monkeypatch.setattr(sys, "argv", ["input_check.py", *arguments])
+    (run / ONNX_INPUT_CHECK).parent.mkdir(exist_ok=True)
+    (run / ONNX_INPUT_CHECK).write_bytes(b"of an older check")
     script.main()
+    assert not (run / ONNX_INPUT_CHECK).exists()
 
     record = json.loads((run / INPUT_CHECK).read_text())
     rows = {split: load_split(tiny_lgg, split) for split in ("train", "validation", "test")}

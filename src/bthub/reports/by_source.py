@@ -72,6 +72,8 @@ def _finding(runs: Sequence[RunFolder], split: str) -> str:
     run = next((run for run in detectors if run.id == DEFAULTS["detector"]), detectors[0])
     parts = run.sources[split].by_source.items()
     reached = sorted((part.metrics["roc_auc"].value or 0, key) for key, part in parts if "roc_auc" in part.metrics)
+    if not reached:
+        return ""
     (low, worst), (high, best) = reached[0], reached[-1]
     return f"{run.id} is best on {best} (ROC AUC {high:.3f}) and worst on {worst} ({low:.3f}).\n\n"
 
