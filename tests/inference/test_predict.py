@@ -384,12 +384,14 @@ def test_a_folder_with_a_dicom_series_and_other_files(tmp_path, capsys):
     Image.fromarray(TUMOR).save(folder / "plain.png")
     (folder / "flair.nii.gz").write_bytes(nifti(STACK.transpose(2, 1, 0)))
     write_zip(folder / "other.zip", {f"{i}": data(file) for i, file in enumerate(series(STACK[:3]))})
+    (folder / ".hidden").write_bytes(b"x")
     assert predict(folder, "--json") == 0
     out, err = capsys.readouterr()
     rows = [json.loads(line) for line in out.splitlines()]
     assert [Path(row["file"]).name for row in rows] == ["study", "flair.nii.gz", "other.zip", "plain.png"]
     assert [row.get("kind") for row in rows] == ["DICOM", "NIfTI", "DICOM", None]
-    assert [len(row.get("areas_px", [])) for row in rows] == [5, 5, 3, 0] and "Left out" not in err
+    assert [len(row.get("areas_px", [])) for row in rows] == [5, 5, 3, 0]
+    assert err.lower().count("left out") == 1 and "hidden" in err  # said once
 
 
 def test_a_volume_a_zip_and_pictures_together(tmp_path, pictures, capsys):

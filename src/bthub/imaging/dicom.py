@@ -499,7 +499,9 @@ def _check_pixels(dataset: "Dataset", syntax: Any, name: str) -> None:
     pixel_bytes = rows * columns * (int(dataset.BitsAllocated) // 8)
     frames = int(dataset.get("NumberOfFrames") or 1)
     if int(dataset.get("HighBit", dataset.BitsStored - 1)) != int(dataset.BitsStored) - 1:
-        raise BthubError(f"{name}: its samples lie in the upper bits, as old devices wrote them; save it anew")
+        raise BthubError(
+            f"{name}: its samples lie in the upper bits, as in files of old devices; convert it with a DICOM tool"
+        )
     if not syntax.is_encapsulated:
         # pydicom sees to it that there are not fewer.
         if pixel_bytes and len(dataset.PixelData) >= (frames + 1) * pixel_bytes:

@@ -1,7 +1,7 @@
 """The kind of a picture: three sequences in color, one in gray, or no scan at all but a mask or a drawing.
 
 Three kinds of scans are told apart: LGG's three sequences in color, FLAIR in gray, and any other brain MRI in gray.
-Color is seen in the pixels, and so are the few levels of a mask; the two gray kinds are told apart by a linear layer on
+Color is seen in the pixels, and so are the flat areas of a mask; the two gray kinds are told apart by a linear layer on
 the features of the input check's network (`bthub ood-check` fits and measures it). See `bthub.runs.operating_point` for
 what depends on the kind.
 """

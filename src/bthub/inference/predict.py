@@ -231,7 +231,7 @@ def _inside(folder: str) -> tuple[list[_Input], int]:
     others = [path for path in others if os.path.basename(path) != RESULTS]
     series = [_Input(folder, True)] if holds_dicom(others) else []
     if series:
-        others = []  # the study itself says what it leaves out
+        others = tree.hidden = tree.repeated = []  # the study itself says what it leaves out
     note = left_out(
         {
             "files named as masks": masks,
@@ -277,8 +277,7 @@ def _describe(file: str, result: Result) -> str:
         x0, y0, x1, y1 = result.bbox
         parts += [size, f"box {x0},{y0}-{x1},{y1}"]
     elif result.mask is not None:
-        suspected = result.label != NO_TUMOR
-        parts.append("no area outlined" + (", what is suspected is too small or too faint" if suspected else ""))
+        parts.append("no area outlined" + ("" if result.label == NO_TUMOR else ": it is too small or too faint"))
     return "  ".join(parts)
 
 

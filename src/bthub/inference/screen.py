@@ -141,8 +141,8 @@ def screen(
         check_count(what, number, most=65_536)
     if (begun := shards_begun(out)) not in (None, shard.of):
         raise BthubError(
-            f"{out} holds a screening in {begun} shards, this would be shard {shard.number} of {shard.of}: name the "
-            f"shard, as --shard 3/{begun}, or choose another --out folder"
+            f"{out} holds a screening in {begun} shard{'s' * (begun > 1)}, but this would be shard {shard.number} of "
+            f"{shard.of}: name the shard, for example --shard 1/{begun}, or choose another --out folder"
         )
     pipe = pipeline or load_pipeline(detector, localizer, backend=backend, check_input=check_input, threads=1, say=say)
     folder = out / shard.name
